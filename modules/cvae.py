@@ -1,0 +1,163 @@
+"""The conditional VAE: the five networks wired into a training pass and a rollout.
+
+Shapes: T time, B batch, C channels, H, W. Clips are time-major, (T, B, 3, H, W), so that one step,
+or all steps after the first, are a contiguous slice that flattens into one batch.
+F, L, N, D are the channel counts F_dim, L_dim, N_dim, D_out_dim.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modules.errors import UserError
+from modules.losses import frame_mse, kl_to_standard_normal
+from modules.modules import (
+    Decoder_Fusion,
+    Gaussian_Predictor,
+    Generator,
+    Label_Encoder,
+    RGB_Encoder,
+)
+from modules.schedules import STREAM_ROLLOUT, derived_seed
+
+# Labels encoded at once in a rollout: enough for one efficient batch, little memory.
+LABEL_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is needed to build the model; stored beside its weights."""
+
+    F_dim: int = 128
+    L_dim: int = 32
+    N_dim: int = 12
+    D_out_dim: int = 192
+    frame_H: int = 32
+    frame_W: int = 64
+
+    def check(self) -> None:
+        """Raise UserError for dimensions that the networks cannot be built with."""
+        for name, divisor in (("F_dim", 8), ("L_dim", 2), ("N_dim", 4), ("D_out_dim", 8)):
+            value = getattr(self, name)
+            if value < divisor or value % divisor:
+                raise UserError(f"--{name} {value}: must be a positive multiple of {divisor}")
+        if (self.F_dim + self.L_dim + self.N_dim) % 4:
+            raise UserError(
+                f"--L_dim {self.L_dim}: F_dim + L_dim + N_dim must be a multiple of 4, "
+                f"it is {self.F_dim + self.L_dim + self.N_dim}"
+            )
+        for name in ("frame_H", "frame_W"):
+            if getattr(self, name) < 4:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least 4")
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain values for the checkpoint."""
+        return asdict(self)
+
+
+class ClipOutput(NamedTuple):
+    """What a training pass over clips gives, for the T-1 predicted frames."""
+
+    prediction: Tensor  # (T-1, B, 3, H, W), unbounded
+    mse: Tensor  # (T-1, B) mean-square error per pixel
+    kl: Tensor  # (T-1, B) nats, summed over the latent's dimensions
+
+
+class CVAE(nn.Module):
+    """p(x_t | x_{t-1}, P_t, z_t) with the posterior q(z_t | x_t, P_t) and the prior N(0, I)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        config.check()
+        self.config = config
+        f, latent = config.F_dim, config.N_dim
+        self.frame_transformation = RGB_Encoder(3, f)
+        self.label_transformation = Label_Encoder(3, config.L_dim)
+        self.Gaussian_Predictor = Gaussian_Predictor(f + config.L_dim, latent)
+        self.Decoder_Fusion = Decoder_Fusion(f + config.L_dim + latent, config.D_out_dim)
+        self.Generator = Generator(config.D_out_dim, 3)
+
+    def decode(self, frame_feature: Tensor, label_feature: Tensor, z: Tensor) -> Tensor:
+        """Frame t from the features of frame t-1 and label t and the latent; (B, 3, H, W) float32.
+
+        (B, F, H, W), (B, L, H, W), (B, N, H, W) → unbounded; callers clamp what they show or feed.
+        """
+        return self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
+
+    def forward(
+        self, frames: Tensor, labels: Tensor, noise: Tensor, *, teacher_forcing: bool
+    ) -> ClipOutput:
+        """All frames of the clips, for training.
+
+        frames, labels: (T, B, 3, H, W) in [0, 1]; noise: ε, (T-1, B, N, H, W) from N(0, I).
+        Frame t is made from frame t-1 (the true one, or the model's own, clamped to [0, 1] as at
+        validation), label t and z_t from the posterior, which sees the true frame t and label t.
+        Frame 0 is given and never a target. The target is the true frame t either way.
+        """
+        steps, batch = frames.shape[0] - 1, frames.shape[1]
+        # One batch for all true frames and one for all labels: only free-running decoding is
+        # sequential.
+        frame_features = self.frame_transformation(frames.flatten(0, 1)).unflatten(0, (-1, batch))
+        label_features = self.label_transformation(labels[1:].flatten(0, 1))  # ((T-1)·B, L, H, W)
+        mu, logvar = self.Gaussian_Predictor.moments(
+            frame_features[1:].flatten(0, 1), label_features
+        )  # 2 × ((T-1)·B, N, H, W)
+        z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
+        kl = kl_to_standard_normal(mu, logvar).unflatten(0, (steps, batch))  # (T-1, B)
+
+        if teacher_forcing:
+            previous = frame_features[:-1].flatten(0, 1)  # ((T-1)·B, F, H, W)
+            prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
+        else:
+            label_t, z_t = label_features.split(batch), z.split(batch)
+            feature, made = frame_features[0], []
+            for t in range(steps):
+                made.append(self.decode(feature, label_t[t], z_t[t]))  # (B, 3, H, W)
+                if t + 1 < steps:
+                    feature = self.frame_transformation(made[-1].clamp(0.0, 1.0))  # (B, F, H, W)
+            prediction = torch.stack(made)  # (T-1, B, 3, H, W)
+        return ClipOutput(prediction, frame_mse(prediction, frames[1:]), kl)
+
+    @torch.no_grad()
+    def rollout(
+        self, first_frame: Tensor, labels: Tensor, latents: Iterator[Tensor]
+    ) -> Iterator[Tensor]:
+        """Free-running frames 1 … T-1 from the decoder path alone: no true frame but the first.
+
+        first_frame: (B, 3, H, W) in [0, 1]; labels: (T, B, 3, H, W) uint8 or in [0, 1];
+        latents: one (B, N, H, W) for each step. Yields (B, 3, H, W) in [0, 1] per step: predictions
+        are clamped both as fed back and as returned. The network must be in evaluation mode.
+        """
+        if self.training:
+            raise RuntimeError("rollout needs evaluation mode: call eval() first")
+        frame = first_frame
+        for start in range(1, labels.shape[0], LABEL_CHUNK):
+            chunk = labels[start : start + LABEL_CHUNK]  # (≤ 32, B, 3, H, W)
+            if chunk.dtype == torch.uint8:
+                chunk = chunk.float() / 255.0
+            features = self.label_transformation(chunk.flatten(0, 1)).split(chunk.shape[1])
+            for label_feature in features:  # (B, L, H, W)
+                z = next(latents).to(frame.device, non_blocking=True)
+                feature = self.frame_transformation(frame)  # (B, F, H, W)
+                frame = self.decode(feature, label_feature, z).clamp(0.0, 1.0)  # (B, 3, H, W)
+                yield frame
+
+
+def prior_latents(
+    config: ModelConfig, seed: int, sequences: list[int], scale: float = 1.0
+) -> Iterator[Tensor]:
+    """Endless latents from N(0, I), times `scale`: (B, N, H, W) for each step, on the CPU.
+
+    Each sequence has a generator of its own, seeded by (seed, sequence number), so its latents do
+    not depend on the device, the batch or the order in which sequences are made.
+    """
+    shape = (config.N_dim, config.frame_H, config.frame_W)
+    generators = [
+        torch.Generator().manual_seed(derived_seed(seed, STREAM_ROLLOUT, number))
+        for number in sequences
+    ]
+    while True:
+        yield scale * torch.stack([torch.randn(shape, generator=g) for g in generators])

@@ -1,0 +1,64 @@
+"""Building blocks of the five networks. Attribute names are those of existing checkpoints.
+
+Shapes: B batch (or batch x time), C channels, H, W. Every block keeps H and W.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Residual(nn.Module):
+    """conv3 → LeakyReLU → conv3 → LeakyReLU, plus identity (or a 1×1 convolution when i ≠ o)."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, out_chans, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1)
+        self.relu = nn.LeakyReLU(0.01, inplace=True)
+        self.skip = nn.Conv2d(in_chans, out_chans, 1) if in_chans != out_chans else None
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W)
+        out = self.relu(self.conv1(x))  # (B, out, H, W)
+        out = self.relu(self.conv2(out))  # (B, out, H, W)
+        return out + (x if self.skip is None else self.skip(x))  # (B, out, H, W)
+
+
+class DepthConv(nn.Module):
+    """1×1 → LeakyReLU → depthwise 3×3 → 1×1, plus identity (or a 1×1 adaptor when i ≠ o)."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_chans, in_chans, 1), nn.LeakyReLU(0.01, inplace=True)
+        )
+        self.depth_conv = nn.Conv2d(in_chans, in_chans, 3, padding=1, groups=in_chans)
+        self.conv2 = nn.Conv2d(in_chans, out_chans, 1)
+        self.adaptor = nn.Conv2d(in_chans, out_chans, 1) if in_chans != out_chans else None
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W)
+        out = self.conv2(self.depth_conv(self.conv1(x)))  # (B, out, H, W)
+        return out + (x if self.adaptor is None else self.adaptor(x))  # (B, out, H, W)
+
+
+class ConvFFN(nn.Module):
+    """Gated feed-forward: 1×1 to 4C, halves a and b, a · LeakyReLU₀.₁(b), 1×1 back, plus identity."""
+
+    def __init__(self, chans: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(chans, 4 * chans, 1)
+        self.conv_out = nn.Conv2d(2 * chans, chans, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        a, b = self.conv(x).chunk(2, dim=1)  # 2 × (B, 2C, H, W)
+        return x + self.conv_out(a * F.leaky_relu(b, 0.1))  # (B, C, H, W)
+
+
+class DepthConvBlock(nn.Module):
+    """DepthConv then ConvFFN."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(DepthConv(in_chans, out_chans), ConvFFN(out_chans))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W)
+        return self.block(x)  # (B, out, H, W)

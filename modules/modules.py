@@ -1,0 +1,127 @@
+"""The five networks, tensor for tensor as in existing checkpoints. All keep H and W.
+
+Shapes: B batch (or batch x time), F, L, N, D the channel counts F_dim, L_dim, N_dim, D_out_dim.
+
+The stand-alone activations of Label_Encoder and Gaussian_Predictor are identities: the code that
+wrote existing checkpoints gave them a negative slope of 1.0, and its weights only make sense with
+that. They keep their place in the sequence, since the tensors are named by position.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from modules.layers import DepthConvBlock, Residual
+
+# exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
+# and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
+LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
+
+
+class RGB_Encoder(nn.Sequential):
+    """Frame → frame feature: (B, 3, H, W) in [0, 1] → (B, F, H, W). F divisible by 8."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        f = out_chans
+        super().__init__(
+            Residual(in_chans, f // 8),
+            DepthConvBlock(f // 8, f // 8),
+            Residual(f // 8, f // 4),
+            DepthConvBlock(f // 4, f // 4),
+            Residual(f // 4, f // 2),
+            DepthConvBlock(f // 2, f // 2),
+            nn.Conv2d(f // 2, f, 3, padding=1),
+        )
+
+
+class Label_Encoder(nn.Sequential):
+    """Skeleton image → label feature: (B, 3, H, W) in [0, 1] → (B, L, H, W). L even; H, W ≥ 4."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        half = out_chans // 2
+        super().__init__(
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(in_chans, half, kernel_size=7),
+            nn.BatchNorm2d(half),
+            nn.Identity(),
+            Residual(half, out_chans),
+        )
+
+
+class Gaussian_Predictor(nn.Sequential):
+    """Posterior q(z | x_t, P_t): features of frame t and label t → z, mu, logvar.
+
+    (B, F, H, W), (B, L, H, W) → three (B, N, H, W), float32. N divisible by 4. in_chans is F + L.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        n = out_chans
+        super().__init__(
+            Residual(in_chans, n // 4),
+            DepthConvBlock(n // 4, n // 4),
+            Residual(n // 4, n // 2),
+            DepthConvBlock(n // 2, n // 2),
+            Residual(n // 2, n),
+            nn.Identity(),
+            nn.Conv2d(n, 2 * n, 1),
+        )
+
+    def moments(self, frame_feature: Tensor, label_feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and bounded log variance of q, both (B, N, H, W) float32."""
+        features = torch.cat((frame_feature, label_feature), dim=1)  # (B, F+L, H, W)
+        # float32 from here on: half precision turns a small KL into -0.0 and overflows in exp.
+        mu, logvar = super().forward(features).float().chunk(2, dim=1)  # 2 × (B, N, H, W)
+        return mu, logvar.clamp(LOGVAR_MIN, LOGVAR_MAX)
+
+    def reparameterize(self, mu: Tensor, logvar: Tensor, noise: Tensor | None = None) -> Tensor:
+        """z = mu + exp(½·logvar)·ε with ε ~ N(0, I), Kingma & Welling 2014, section 2.4.
+
+        noise: ε of mu's shape; drawn from torch's global generator when None.
+        """
+        return mu + torch.exp(0.5 * logvar) * (torch.randn_like(mu) if noise is None else noise)
+
+    def forward(  # type: ignore[override]
+        self, frame_feature: Tensor, label_feature: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mu, logvar = self.moments(frame_feature, label_feature)
+        return self.reparameterize(mu, logvar), mu, logvar
+
+
+class Decoder_Fusion(nn.Sequential):
+    """Features of frame t-1 and label t, latent z_t → fused feature (B, D, H, W).
+
+    in_chans is F + L + N, divisible by 4; D even.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        i, d = in_chans, out_chans
+        super().__init__(
+            DepthConvBlock(i, i),
+            Residual(i, i // 4),
+            DepthConvBlock(i // 4, i // 2),
+            Residual(i // 2, i // 2),
+            DepthConvBlock(i // 2, d // 2),
+            nn.Conv2d(d // 2, d, 1),
+        )
+
+    def forward(  # type: ignore[override]
+        self, frame_feature: Tensor, label_feature: Tensor, z: Tensor
+    ) -> Tensor:
+        z = z.to(frame_feature.dtype)
+        return super().forward(torch.cat((frame_feature, label_feature, z), dim=1))  # (B, D, H, W)
+
+
+class Generator(nn.Sequential):
+    """Fused feature → frame: (B, D, H, W) → (B, 3, H, W), unbounded. D divisible by 8."""
+
+    def __init__(self, input_nc: int, output_nc: int) -> None:
+        d = input_nc
+        super().__init__(
+            DepthConvBlock(d, d),
+            Residual(d, d // 2),
+            DepthConvBlock(d // 2, d // 2),
+            Residual(d // 2, d // 4),
+            DepthConvBlock(d // 4, d // 4),
+            Residual(d // 4, d // 8),
+            DepthConvBlock(d // 8, d // 8),
+            nn.Conv2d(d // 8, output_nc, 1),
+        )

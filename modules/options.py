@@ -1,0 +1,288 @@
+"""Every option of Trainer.py and Tester.py, each with its default, its range and a line of help.
+
+A field of a dataclass is an option: its name is what users type, its annotation the type. The
+parser is made from the fields, so an option cannot exist in one place and be missing in another.
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from modules.cvae import ModelConfig
+from modules.errors import ArgumentParser, UserError
+
+T = TypeVar("T")
+
+DATA, MODEL, OPTIMISATION = "data", "model", "optimisation"
+TEACHER_FORCING, KL_ANNEALING, SAVING, RUN = "teacher forcing", "KL annealing", "saving", "run"
+
+
+def option(
+    default: Any,
+    group: str,
+    help_text: str,
+    *,
+    choices: Sequence[str] | None = None,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    shown: str | None = None,
+) -> Any:
+    """One option. shown: what --help prints as the default when it is derived later."""
+    meta = {"group": group, "help": help_text, "choices": choices, "shown": shown}
+    return dataclasses.field(
+        default=default, metadata={**meta, "bounds": (at_least, above, at_most)}
+    )
+
+
+@dataclasses.dataclass
+class TrainerOptions:
+    """What Trainer.py takes, in the order of its --help."""
+
+    # fmt: off
+    DR: str | None = option(None, DATA, "data set root (train/, val/ and test/ in it)", shown="none: give it, or a --preset")
+    train_vi_len: int = option(16, DATA, "frames in a training clip, the given first one included", at_least=2)
+    val_vi_len: int = option(630, DATA, "frames of the validation video; a shorter one is used whole", at_least=2)
+    frame_H: int = option(32, DATA, "frame height in pixels; images are resized once", at_least=4)
+    frame_W: int = option(64, DATA, "frame width in pixels", at_least=4)
+    partial: float = option(1.0, DATA, "use only this first part of the training frames, 0-1", above=0, at_most=1)
+    fast_train: bool = option(False, DATA, "begin with short epochs: see the next two")
+    fast_partial: float = option(0.4, DATA, "part of an epoch's clips that a short epoch visits, drawn anew each epoch, 0-1", above=0, at_most=1)
+    fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0)
+    no_shuffle: bool = option(False, DATA, "the same consecutive clips in the same order every epoch, as older code did")
+    num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no number depends on it", at_least=1)
+
+    F_dim: int = option(128, MODEL, "channels of a frame's feature, a multiple of 8", at_least=8)
+    L_dim: int = option(32, MODEL, "channels of a label's feature, a multiple of 2", at_least=2)
+    N_dim: int = option(12, MODEL, "channels of the latent, a multiple of 4", at_least=4)
+    D_out_dim: int = option(192, MODEL, "channels of the fused feature, a multiple of 8", at_least=8)
+
+    batch_size: int = option(2, OPTIMISATION, "clips in a step", at_least=1)
+    num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1)
+    lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
+    optim: str = option("Adam", OPTIMISATION, "optimiser (AdamW: weight decay 0.01)", choices=("Adam", "AdamW"))
+    lr_scheduler: str = option("constant", OPTIMISATION, "learning rate by epoch", choices=("constant", "multistep", "cosine"))
+    lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is lr_gamma times lower", at_least=0, shown="at 1/2 and 3/4 of num_epoch")
+    lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1)
+    grad_clip: float = option(1.0, OPTIMISATION, "largest norm of the gradient; 0 = no clipping", at_least=0)
+
+    tfr: float = option(1.0, TEACHER_FORCING, "teacher-forcing ratio at the start: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
+    tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0)
+    tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1)
+    detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when this many validations are alike (2 or more); 0 = never", at_least=0)
+    detector_threshold: float = option(0.1, TEACHER_FORCING, "alike: both loss and PSNR (dB) differ by less than this", above=0)
+
+    kl_anneal_type: str = option("Cyclical", KL_ANNEALING, "how β rises; None: constant", choices=("Cyclical", "Monotonic", "None"))
+    kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run", at_least=1)
+    kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "part of a cycle in which β rises, 0-1; the rest is plateau", above=0, at_most=1)
+    kl_beta: float = option(1.0, KL_ANNEALING, "plateau of β (None: the constant); 0 switches the KL term off", at_least=0)
+
+    save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset")
+    per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1)
+    auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead")
+    store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label | truth | prediction) after each validation")
+    ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test")
+    resume: bool = option(False, SAVING, "continue the run in save_root with its own options")
+
+    device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
+    gpu: int = option(1, RUN, "number of GPUs", at_least=1)
+    seed: int = option(0, RUN, "seed of every random draw", at_least=0)
+    precision: str = option("auto", RUN, "of the networks; auto: bfloat16 where the hardware has it. Loss and KL are always float32", choices=("auto", "float32", "bfloat16"))
+    test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path")
+    dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing")
+    preset: str | None = option(None, RUN, "a ready set of options; options given beside it win", choices=("demo",), shown="none")
+    # fmt: on
+
+
+@dataclasses.dataclass
+class TesterOptions:
+    """What Tester.py takes. Model and frame size come from the checkpoint."""
+
+    # fmt: off
+    ckpt_path: str | None = option(None, DATA, "checkpoint to generate with", shown="required")
+    DR: str | None = option(None, DATA, "data set root", shown="the one that the checkpoint was trained on")
+    save_root: str | None = option(None, SAVING, "folder for the results", shown="the split's name, beside the checkpoint")
+    split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
+    num_workers: int = option(2, DATA, "threads that decode the images; no number depends on it", at_least=1)
+    frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, shown="the checkpoint's, else 32")
+    frame_W: int | None = option(None, MODEL, "frame width, likewise", at_least=4, shown="the checkpoint's, else 64")
+    latent_scale: float = option(1.0, RUN, "multiplies the latent; 0 = the prior's mean", at_least=0)
+    batch_size: int = option(8, RUN, "sequences generated side by side; no pixel depends on it", at_least=1)
+    seed: int = option(0, RUN, "seed of the latents", at_least=0)
+    device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
+    precision: str = option("auto", RUN, "of the networks; auto: bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16"))
+    # fmt: on
+
+
+# A preset's options lie between the defaults and what is typed.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The procedural data set, small enough to be learnt on two cores in minutes.
+    "demo": {
+        "DR": "runs/demo_data",
+        "save_root": "runs/demo",
+        "auto_save": True,
+        "store_visualization": True,
+        "F_dim": 32,
+        "L_dim": 16,
+        "D_out_dim": 48,
+        "num_epoch": 12,
+    },
+}
+
+# What a resumed run may change without being another run.
+MAY_CHANGE_ON_RESUME = frozenset(
+    "num_epoch num_workers save_root per_save auto_save store_visualization resume device gpu "
+    "dry_run preset test DR ckpt_path".split()
+)
+
+
+def _argument_type(hint: Any) -> tuple[type, bool]:
+    """(scalar type, takes several values) of a field's annotation."""
+    if isinstance(hint, UnionType):
+        hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    if get_args(hint):
+        return get_args(hint)[0], True
+    return hint, False
+
+
+def build_parser(options_class: type, description: str) -> argparse.ArgumentParser:
+    """The command line of a dataclass of options, grouped as its fields are."""
+    parser = ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    hints = get_type_hints(options_class)
+    groups: dict[str, Any] = {}
+    for entry in dataclasses.fields(options_class):
+        meta = entry.metadata
+        group = groups.setdefault(meta["group"], None) or parser.add_argument_group(meta["group"])
+        groups[meta["group"]] = group
+        scalar, several = _argument_type(hints[entry.name])
+        text = meta["help"]
+        if scalar is not bool:
+            text += f" ({meta['shown'] or entry.default})"
+        text = text.replace("%", "%%")
+        flag = f"--{entry.name}"
+        if scalar is bool:
+            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(
+                flag,
+                type=scalar,
+                nargs="+" if several else None,
+                choices=meta["choices"],
+                default=argparse.SUPPRESS,
+                metavar=None if meta["choices"] else scalar.__name__.upper(),
+                help=text,
+            )
+    return parser
+
+
+def parse(
+    options_class: type[T], description: str, argv: Sequence[str] | None = None
+) -> tuple[T, frozenset[str]]:
+    """Options from the command line: defaults, then the preset's, then what was typed.
+
+    Returns the options and the names of those that were typed. Raises UserError on unknown options
+    and on values out of range.
+    """
+    typed = vars(build_parser(options_class, description).parse_args(argv))
+    for name, value in typed.items():
+        if isinstance(value, list):
+            typed[name] = tuple(value)
+    preset = PRESETS[typed["preset"]] if typed.get("preset") else {}
+    options = options_class(**{**preset, **typed})
+    check_ranges(options)
+    return options, frozenset(typed)
+
+
+def check_ranges(options: Any) -> None:
+    """Raise UserError for the first option that is outside its range or not finite."""
+    for entry in dataclasses.fields(options):
+        at_least, above, at_most = entry.metadata["bounds"]
+        value = getattr(options, entry.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if not math.isfinite(number):
+                raise UserError(f"--{entry.name} {number}: must be a finite number")
+            if at_least is not None and number < at_least:
+                raise UserError(f"--{entry.name} {number}: must be at least {at_least}")
+            if above is not None and number <= above:
+                raise UserError(f"--{entry.name} {number}: must be above {above}")
+            if at_most is not None and number > at_most:
+                raise UserError(f"--{entry.name} {number}: must be at most {at_most}")
+
+
+def parse_trainer(
+    description: str, argv: Sequence[str] | None = None
+) -> tuple[TrainerOptions, frozenset[str]]:
+    """Trainer.py's options with what follows from others filled in. See parse()."""
+    options, explicit = parse(TrainerOptions, description, argv)
+    if options.resume and options.save_root is None and options.DR is None:
+        raise UserError("--resume needs --save_root, the folder of the run to continue")
+    finish_trainer_options(options)
+    return options, explicit
+
+
+def finish_trainer_options(options: TrainerOptions) -> None:
+    """Fill in derived defaults and refuse combinations that make no sense (UserError)."""
+    if options.DR is None and not (options.resume or options.test):
+        raise UserError(
+            "no data set: give its root with --DR, or --preset demo for one that needs no download"
+        )
+    if options.test and options.ckpt_path is None:
+        raise UserError("--test validates a checkpoint: name it with --ckpt_path")
+    if options.test and options.resume:
+        raise UserError("--test and --resume exclude each other: --test takes --ckpt_path")
+    if options.resume and options.ckpt_path is not None:
+        raise UserError(
+            "--resume and --ckpt_path exclude each other: --resume continues the run in "
+            "save_root, --ckpt_path starts a new run from given weights"
+        )
+    if options.detector_patience == 1:
+        raise UserError("--detector_patience 1: one validation is always like itself; 2 or more")
+    if options.lr_milestones is None:
+        options.lr_milestones = (options.num_epoch // 2, options.num_epoch * 3 // 4)
+    if options.save_root is None and options.DR is not None:
+        options.save_root = str(Path("runs") / (Path(options.DR).resolve().name or "run"))
+
+
+def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[str]:
+    """A line for each typed option that another one makes meaningless, so that none is silent."""
+    needs = {
+        "fast_partial": (options.fast_train, "--fast_train"),
+        "fast_train_epoch": (options.fast_train, "--fast_train"),
+        "lr_milestones": (options.lr_scheduler == "multistep", "--lr_scheduler multistep"),
+        "lr_gamma": (options.lr_scheduler == "multistep", "--lr_scheduler multistep"),
+        "detector_threshold": (options.detector_patience > 0, "--detector_patience"),
+        "kl_anneal_cycle": (options.kl_anneal_type == "Cyclical", "--kl_anneal_type Cyclical"),
+        "kl_anneal_ratio": (options.kl_anneal_type != "None", "--kl_anneal_type"),
+    }
+    lines = [
+        f"note: --{name} has no effect without {other}"
+        for name, (met, other) in needs.items()
+        if name in explicit and not met
+    ]
+    if options.auto_save and "per_save" in explicit:
+        lines.append("note: --per_save is ignored with --auto_save")
+    return lines
+
+
+def model_config(options: TrainerOptions) -> ModelConfig:
+    """The model's settings among the options."""
+    names = [entry.name for entry in dataclasses.fields(ModelConfig)]
+    return ModelConfig(**{name: getattr(options, name) for name in names})
+
+
+def as_lines(options: Any) -> list[str]:
+    """The resolved options, a line for each group, as printed at the start of a run."""
+    groups: dict[str, list[str]] = {}
+    for entry in dataclasses.fields(options):
+        value = getattr(options, entry.name)
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        groups.setdefault(entry.metadata["group"], []).append(f"{entry.name}={text}")
+    return [f"{group + ':':<17} {'  '.join(items)}" for group, items in groups.items()]

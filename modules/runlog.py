@@ -1,0 +1,131 @@
+"""What a run writes as text: metrics.csv, psnr_per_frame.csv and config.json.
+
+Files are written anew through a temporary file and a rename; metrics.csv alone grows by appending,
+a whole line at a time.
+"""
+
+import csv
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
+# in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
+METRIC_COLUMNS = (
+    "epoch,train_loss,train_mse,train_kl,train_psnr,val_loss,val_psnr,beta,tfr,tf_active,lr,"
+    "skipped,frames_per_second,seconds"
+).split(",")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old content or the new, never a part.
+
+    Temporary file in the same folder, flush, fsync, rename, fsync of the folder.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder durable (where the system can fsync a folder)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _cell(value: Any) -> str:
+    """A CSV cell that reads back to the same number."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def append_metrics(path: Path, row: dict[str, Any]) -> None:
+    """Append one epoch's row (and the header to a new file); on the disk when this returns."""
+    if set(row) != set(METRIC_COLUMNS):
+        raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
+    line = ",".join(_cell(row[name]) for name in METRIC_COLUMNS) + "\n"
+    header = "" if path.exists() and path.stat().st_size else ",".join(METRIC_COLUMNS) + "\n"
+    with path.open("a", newline="") as file:
+        file.write(header + line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a metrics.csv as float64 arrays of equal length; empty cells are NaN.
+
+    A last line that was cut short (the program was killed while writing) is left out.
+    """
+    with path.open(newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    rows = [row for row in rows if len(row) == len(header)]
+    return {
+        name: np.array([float(row[i]) if row[i] else math.nan for row in rows])
+        for i, name in enumerate(header)
+    }
+
+
+def truncate_metrics(path: Path, last_epoch: int) -> None:
+    """Drop the rows after last_epoch, and a half line: what a resumed run will write again."""
+    if not path.exists():
+        return
+    header, *lines = path.read_text().split("\n")
+    columns = header.count(",")
+    kept = [
+        line
+        for line in lines
+        if line.count(",") == columns and int(line.split(",", 1)[0]) <= last_epoch
+    ]
+    write_atomically(path, "".join(f"{line}\n" for line in [header, *kept]).encode())
+
+
+def write_psnr_per_frame(path: Path, psnr: np.ndarray) -> None:
+    """psnr_per_frame.csv: `frame,psnr`, frames 1 … T-1, dB."""
+    lines = ["frame,psnr", *(f"{t},{_cell(float(value))}" for t, value in enumerate(psnr, 1))]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def read_psnr_per_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(frame numbers, PSNR in dB) of a psnr_per_frame.csv."""
+    columns = read_metrics(path)
+    return columns["frame"].astype(int), columns["psnr"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """config.json: `options`, `versions` and what else describes the run."""
+    write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """A run's config.json; empty when there is none."""
+    path = run / "config.json"
+    return json.loads(path.read_text()) if path.exists() else {}

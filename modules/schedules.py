@@ -1,0 +1,141 @@
+"""Schedules: what β, the teacher-forcing ratio and the learning rate are in epoch e (from 0).
+
+All are pure functions of (epoch, settings), so a resumed run needs nothing to continue them.
+Only the detector depends on results; its state goes into the checkpoint.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# Streams of random numbers: one number for each purpose, so that no two share draws.
+STREAM_CLIPS, STREAM_TEACHER_FORCING, STREAM_LATENT, STREAM_ROLLOUT = 0, 1, 2, 3
+
+
+def derived_seed(*path: int) -> int:
+    """A 63-bit seed that is a pure function of non-negative integers such as (seed, epoch, step).
+
+    numpy's SeedSequence hashes them, so that neighbouring numbers give unrelated streams.
+    """
+    return int(np.random.SeedSequence(path).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def kl_weight(
+    epoch: float,
+    *,
+    num_epoch: int,
+    anneal_type: str = "Cyclical",
+    cycles: float = 10,
+    ratio: float = 1.0,
+    beta: float = 1.0,
+) -> float:
+    """β in epoch e, from Fu et al. 2019, "Cyclical Annealing Schedule", equations 6 and 7.
+
+    With M cycles over N epochs, τ = (e mod N/M) / (N/M) and β = beta · min(1, τ / ratio).
+
+    epoch:       e, from 0; any unit, as long as num_epoch has the same (the paper uses iterations)
+    anneal_type: "Cyclical"; "Monotonic", which is M = 1 whatever `cycles` says; "None", always beta
+    cycles:      M, the number of cycles in the whole run; N/M need not be a whole number
+    ratio:       R, the part of a cycle in which β rises; the rest stays on the plateau
+    beta:        the plateau
+    """
+    if anneal_type == "None":
+        return beta
+    count = 1.0 if anneal_type == "Monotonic" else float(cycles)
+    # e·M/N mod 1 is τ; a product rounds better than the remainder of a rounded cycle length,
+    # which may land just under 1 where the cycle begins.
+    position = epoch * count / num_epoch
+    tau = position - math.floor(position + 1e-9)
+    return beta * min(1.0, max(0.0, tau) / ratio)
+
+
+def teacher_forcing_ratio(
+    epoch: int,
+    *,
+    tfr: float = 1.0,
+    tfr_sde: int = 10,
+    tfr_d_step: float = 0.1,
+    raised_at: int | None = None,
+) -> float:
+    """Probability of teacher forcing in epoch e: step decay, or counted from a raise.
+
+    `tfr` before epoch tfr_sde, then one tfr_d_step less for every epoch from tfr_sde on, never
+    below 0. After a raise by the detector: 1 in epoch `raised_at`, one step less per epoch after.
+    """
+    if raised_at is not None:
+        start, steps = 1.0, epoch - raised_at
+    else:
+        start, steps = tfr, max(0, epoch - tfr_sde + 1)
+    # Rounded so that 1 - 10 · 0.1 is 0 and the file shows 0.7, not 0.7000000000000001.
+    return max(0.0, round(start - steps * tfr_d_step, 10))
+
+
+def teacher_forcing_drawn(seed: int, epoch: int, ratio: float) -> bool:
+    """Whether teacher forcing is on in this epoch: one draw per epoch, by (seed, epoch) alone."""
+    rng = np.random.default_rng([seed, epoch, STREAM_TEACHER_FORCING])
+    return bool(rng.random() < ratio)
+
+
+@dataclass
+class TF_detector:
+    """Notices that validation has come to rest and raises teacher forcing again.
+
+    When the last `patience` validations differ by less than `threshold` in both loss and PSNR (dB),
+    the ratio returns to 1 in the next epoch and falls by tfr_d_step in every epoch from there; the
+    history then starts anew. patience 0 switches it off.
+    """
+
+    patience: int = 0
+    threshold: float = 0.1
+    history: list[tuple[float, float]] = field(default_factory=list)
+    raised_at: int | None = None
+
+    def update(self, epoch: int, val_loss: float, val_psnr: float) -> bool:
+        """Note the validation after `epoch`; True if teacher forcing is raised for the next one."""
+        if self.patience <= 0:
+            return False
+        self.history = [*self.history, (val_loss, val_psnr)][-self.patience :]
+        if len(self.history) < self.patience:
+            return False
+        losses, psnrs = zip(*self.history, strict=True)
+        # A NaN makes either comparison false: a broken validation is no rest.
+        resting = (
+            max(losses) - min(losses) < self.threshold and max(psnrs) - min(psnrs) < self.threshold
+        )
+        if resting and all(map(math.isfinite, (*losses, *psnrs))):
+            self.raised_at = epoch + 1
+            self.history = []
+            return True
+        return False
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain values for the checkpoint."""
+        return {"history": [list(pair) for pair in self.history], "raised_at": self.raised_at}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up a saved state; patience and threshold stay those of this run."""
+        self.history = [(float(loss), float(psnr)) for loss, psnr in state["history"]]
+        self.raised_at = None if state["raised_at"] is None else int(state["raised_at"])
+
+
+def learning_rate(
+    epoch: float,
+    *,
+    num_epoch: int,
+    lr: float,
+    scheduler: str = "constant",
+    milestones: tuple[int, ...] = (),
+    gamma: float = 0.1,
+) -> float:
+    """Learning rate in epoch e.
+
+    "constant"; "multistep": times gamma from each milestone epoch on; "cosine": from lr down
+    towards 0 at the end, lr · ½(1 + cos(π e / num_epoch)) (Loshchilov & Hutter 2017, equation 5,
+    without restarts).
+    """
+    if scheduler == "multistep":
+        return lr * gamma ** sum(epoch >= milestone for milestone in milestones)
+    if scheduler == "cosine":
+        return lr * 0.5 * (1.0 + math.cos(math.pi * min(epoch / num_epoch, 1.0)))
+    return lr
