@@ -41,7 +41,7 @@ class DepthConv(nn.Module):
 
 
 class ConvFFN(nn.Module):
-    """Gated feed-forward: 1×1 to 4C, halves a and b, a · LeakyReLU₀.₁(b), 1×1 back, plus identity."""
+    """Gated feed-forward: 1×1 to 4C in halves a, b; a·LeakyReLU₀.₁(b); 1×1 to C; plus identity."""
 
     def __init__(self, chans: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
 
 
 class RGB_Encoder(nn.Sequential):
-    """Frame → frame feature: (B, 3, H, W) in [0, 1] → (B, F, H, W). F divisible by 8."""
+    """Frame → frame feature: (B, 3, H, W) in [0, 1] → (B, F, H, W). F ≥ 8."""
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
         f = out_chans
@@ -34,7 +34,7 @@ class RGB_Encoder(nn.Sequential):
 
 
 class Label_Encoder(nn.Sequential):
-    """Skeleton image → label feature: (B, 3, H, W) in [0, 1] → (B, L, H, W). L even; H, W ≥ 4."""
+    """Skeleton image → label feature: (B, 3, H, W) in [0, 1] → (B, L, H, W). L ≥ 2; H, W ≥ 4."""
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
         half = out_chans // 2
@@ -50,7 +50,7 @@ class Label_Encoder(nn.Sequential):
 class Gaussian_Predictor(nn.Sequential):
     """Posterior q(z | x_t, P_t): features of frame t and label t → z, mu, logvar.
 
-    (B, F, H, W), (B, L, H, W) → three (B, N, H, W), float32. N divisible by 4. in_chans is F + L.
+    (B, F, H, W), (B, L, H, W) → three (B, N, H, W), float32. N ≥ 4. in_chans is F + L.
     """
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
@@ -89,7 +89,7 @@ class Gaussian_Predictor(nn.Sequential):
 class Decoder_Fusion(nn.Sequential):
     """Features of frame t-1 and label t, latent z_t → fused feature (B, D, H, W).
 
-    in_chans is F + L + N, divisible by 4; D even.
+    in_chans is F + L + N.
     """
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
@@ -111,7 +111,7 @@ class Decoder_Fusion(nn.Sequential):
 
 
 class Generator(nn.Sequential):
-    """Fused feature → frame: (B, D, H, W) → (B, 3, H, W), unbounded. D divisible by 8."""
+    """Fused feature → frame: (B, D, H, W) → (B, 3, H, W), unbounded. D ≥ 8."""
 
     def __init__(self, input_nc: int, output_nc: int) -> None:
         d = input_nc

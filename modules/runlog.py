@@ -18,9 +18,9 @@ import torch
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
 METRIC_COLUMNS = (
-    "epoch,train_loss,train_mse,train_kl,train_psnr,val_loss,val_psnr,beta,tfr,tf_active,lr,"
-    "skipped,frames_per_second,seconds"
-).split(",")
+    *("epoch", "train_loss", "train_mse", "train_kl", "train_psnr", "val_loss", "val_psnr"),
+    *("beta", "tfr", "tf_active", "lr", "skipped", "frames_per_second", "seconds"),
+)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

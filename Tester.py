@@ -1,0 +1,174 @@
+"""Generate videos with a trained checkpoint: frames, GIFs and the submission file.
+
+    python Tester.py --ckpt_path runs/demo/best.ckpt                # the test sequences
+    python Tester.py --ckpt_path runs/demo/best.ckpt --split val    # the validation video, scored
+
+Only the decoder path runs: first frame, labels, and latents from the prior with a fixed seed.
+Writes pred_seq{i}.gif, frames/{i}/{t}.png (exact pixels; frame 0 is the given one) and
+submission.csv; with --split val also psnr_per_frame.csv and .png.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import dataloader
+from modules import plots, runlog
+from modules.checkpoint import load_checkpoint, with_frame_size
+from modules.device import choose_device, choose_precision, describe
+from modules.errors import UserError, run_as_script
+from modules.evaluation import Sequence, generate, score, to_uint8
+from modules.losses import frame_mse, psnr_of_mse
+from modules.options import TesterOptions, as_lines, parse
+
+# Submissions are scored on this many predicted frames of a sequence, as integers.
+SUBMISSION_FRAMES = 600
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Video:
+    """What to generate; truth where it is known."""
+
+    name: str  # its folder's number
+    sequence: Sequence
+    truth: torch.Tensor | None  # (T, H, W, 3) uint8
+
+
+def load_videos(o: TesterOptions, root: Path, height: int, width: int) -> list[Video]:
+    """The sequences of the split, in numeric order. Raises UserError on faults of the data."""
+    size = {"height": height, "width": width, "workers": o.num_workers}
+    if o.split == "val":
+        # Longer than any video: the whole one is wanted.
+        video = dataloader.load_val(root, val_vi_len=2**31, **size)
+        return [Video("0", Sequence(video.frames[0], video.labels), video.frames)]
+    return [
+        Video(s.name, Sequence(s.first_frame, s.labels), None)
+        for s in dataloader.load_test(root, **size)
+    ]
+
+
+# ---------------------------------------------------------------- output
+
+
+def submission_lines(videos: list[np.ndarray]) -> Iterator[str]:
+    """submission.csv: a row for each frame, the given one included, sequence after sequence.
+
+    videos: (T, H, W, 3) uint8 each. A row is the frame as (3, H, W) flattened: all R, then G,
+    then B.
+    """
+    digits = [str(value) for value in range(256)]
+    yield "id," + ",".join(map(str, range(videos[0][0].size))) + "\n"
+    row = 0
+    for video in videos:
+        for frame in video:
+            values = frame.transpose(2, 0, 1).ravel().tolist()
+            yield f"{row}," + ",".join([digits[value] for value in values]) + "\n"
+            row += 1
+
+
+def write_frames(folder: Path, video: np.ndarray) -> None:
+    """{t}.png for each frame of (T, H, W, 3) uint8; frames of an earlier, longer video go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        if old.stem.isdecimal() and int(old.stem) >= len(video):
+            old.unlink()
+    for t, frame in enumerate(video):
+        Image.fromarray(frame).save(folder / f"{t}.png")
+
+
+def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> None:
+    """GIFs, frames and submission.csv. Raises UserError when the disk or folder refuses."""
+    try:
+        for video, frames in zip(videos, made, strict=True):
+            write_frames(root / "frames" / video.name, frames)
+            plots.write_gif(root / f"pred_seq{video.name}.gif", frames)
+        temporary = root / ".submission.csv.tmp"
+        with temporary.open("w", newline="") as file:
+            file.writelines(submission_lines(made))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(root / "submission.csv")
+    except OSError as error:
+        raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
+
+
+def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarray) -> None:
+    """psnr_per_frame.csv and .png, and the two averages in words."""
+    assert video.truth is not None
+    result = score(made, video.truth)
+    runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
+    plots.draw_psnr_per_frame(
+        root / "psnr_per_frame.png",
+        result.psnr,
+        labels=video.sequence.labels.numpy(),
+        truth=video.truth.numpy(),
+        prediction=pixels,
+    )
+    rounded = torch.from_numpy(pixels).permute(0, 3, 1, 2)[1 : SUBMISSION_FRAMES + 1] / 255.0
+    target = video.truth.permute(0, 3, 1, 2)[1 : SUBMISSION_FRAMES + 1] / 255.0
+    submitted = psnr_of_mse(frame_mse(rounded, target)).double().mean().item()
+    print(
+        f"PSNR {result.mean_psnr:.4f} dB, average over frames 1-{len(result.psnr)}\n"
+        f"PSNR {submitted:.4f} dB, average over frames 1-{len(rounded)} rounded to integers "
+        "(as submissions are scored)"
+    )
+
+
+# ---------------------------------------------------------------- run
+
+
+def main() -> None:
+    o, _ = parse(TesterOptions, (__doc__ or "").strip())
+    if o.ckpt_path is None:
+        raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
+    device = choose_device(o.device)
+    precision = choose_precision(o.precision, device)
+    checkpoint = with_frame_size(load_checkpoint(Path(o.ckpt_path)), o.frame_H, o.frame_W)
+    config = checkpoint.config
+    o.DR = o.DR or checkpoint.data_root
+    if o.DR is None:
+        raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
+    o.frame_H, o.frame_W = config.frame_H, config.frame_W
+    root = Path(o.save_root or Path(o.ckpt_path).parent / o.split)
+    o.save_root = str(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
+    print("\n".join(as_lines(o)), flush=True)
+
+    videos = load_videos(o, Path(o.DR), config.frame_H, config.frame_W)
+    model = checkpoint.build_model().to(device).to(memory_format=torch.channels_last)
+    total = sum(len(v.sequence.labels) - 1 for v in videos)
+    print(f"{len(videos)} sequences, {total} frames to make on {describe(device, precision)}")
+    with tqdm(total=total, desc="frames", leave=False, disable=None) as bar:
+        made = generate(
+            model,
+            [v.sequence for v in videos],
+            numbers=[int(v.name) for v in videos],
+            seed=o.seed,
+            device=device,
+            precision=precision,
+            latent_scale=o.latent_scale,
+            batch_size=o.batch_size,
+            advance=bar.update,
+        )
+    if not all(torch.isfinite(video).all() for video in made):
+        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
+    pixels = [to_uint8(video).numpy() for video in made]
+    write_results(root, videos, pixels)
+    if o.split == "val":
+        report_score(root, videos[0], made[0], pixels[0])
+    print(f"frames, GIFs and submission.csv are in {root}")
+
+
+if __name__ == "__main__":
+    run_as_script(main)

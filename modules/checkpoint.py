@@ -1,0 +1,214 @@
+"""Checkpoints: plain values and tensors, written atomically, read without running code.
+
+A checkpoint of the older code is `{state_dict, optimizer, lr, tfr, last_epoch}`, where `optimizer`
+holds weights again. Ours has the same keys with the same meaning (but a real optimiser's state)
+and more: `config` (the model's settings), `options`, `data_root` and `training` (what a resumed
+run needs). Dimensions of a checkpoint without `config` are read off its tensor shapes.
+"""
+
+import io
+import math
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.cvae import CVAE, ModelConfig
+from modules.errors import UserError
+from modules.evaluation import Score
+from modules.runlog import write_atomically
+
+# The tensors whose shapes tell the dimensions: (option, tensor, axis, divisor).
+_DIMENSION_OF = (
+    ("F_dim", "frame_transformation.6.weight", 0, 1),
+    ("L_dim", "label_transformation.4.conv1.weight", 0, 1),
+    ("N_dim", "Gaussian_Predictor.6.weight", 0, 2),
+    ("D_out_dim", "Decoder_Fusion.5.weight", 0, 1),
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and fits the five networks."""
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    config: ModelConfig
+    has_frame_size: bool  # older checkpoints do not carry one; config then has the default
+    last_epoch: int
+    options: dict[str, Any]  # of the run that wrote it; empty in older ones
+    data_root: str | None
+    training: dict[str, Any]  # what --resume needs; empty in older ones
+    optimizer: dict[str, Any]
+
+    def build_model(self) -> CVAE:
+        """The model with these weights, on the CPU."""
+        model = CVAE(self.config)
+        model.load_state_dict(self.state_dict)
+        return model
+
+
+class Best:
+    """The best validation results so far, and which checkpoints a new one earns."""
+
+    def __init__(self, psnr: float = -math.inf, loss: float = math.inf, epoch: int = -1) -> None:
+        self.psnr, self.loss, self.epoch = psnr, loss, epoch  # epoch: of the highest PSNR
+
+    def update(self, epoch: int, result: Score) -> list[str]:
+        """Names of the --auto_save files that this validation earns; none if not finite."""
+        psnr, loss = result.mean_psnr, result.loss
+        if not (math.isfinite(psnr) and math.isfinite(loss)):
+            return []
+        higher, lower = psnr > self.psnr, loss < self.loss
+        if higher:
+            self.psnr, self.epoch = psnr, epoch
+        self.loss = min(loss, self.loss)
+        cases = {
+            "best.ckpt": higher and lower,
+            "best_psnr.ckpt": higher,
+            "best_loss.ckpt": lower,
+        }
+        return [name for name, holds in cases.items() if holds]
+
+
+def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
+    """Write the same content to each path, each atomically.
+
+    content: only dictionaries, lists, tensors, strings, numbers and None, or it could not be read
+    back without running code. Raises UserError when the disk is full or the folder unwritable; an
+    earlier file of that name is then intact.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    for path in paths:
+        try:
+            write_atomically(path, buffer.getvalue())
+        except OSError as error:
+            raise UserError(
+                f"{path}: the checkpoint cannot be written ({error.strerror}); "
+                "what was saved before is intact"
+            ) from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of this or the older code onto the CPU. Raises UserError, naming the file,
+    when it is missing, damaged, of another architecture, or holds more than plain values."""
+    content = _read(path)
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: no checkpoint of this model (it has no state_dict of tensors)")
+    assert isinstance(content, dict)
+    # DataParallel and DistributedDataParallel put this before every name.
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    saved = content.get("config")
+    config = _config(path, state, saved if isinstance(saved, dict) else {})
+    _check_tensors(path, state, config)
+
+    def plain(name: str) -> dict[str, Any]:
+        value = content.get(name)
+        # In the older code `optimizer` holds weights, not an optimiser's state.
+        return value if isinstance(value, dict) and isinstance(saved, dict) else {}
+
+    last_epoch, data_root = content.get("last_epoch"), content.get("data_root")
+    return Checkpoint(
+        path=path,
+        state_dict=state,
+        config=config,
+        has_frame_size=isinstance(saved, dict),
+        last_epoch=last_epoch if isinstance(last_epoch, int) else -1,
+        options=plain("options"),
+        data_root=data_root if isinstance(data_root, str) else None,
+        training=plain("training"),
+        optimizer=plain("optimizer"),
+    )
+
+
+def with_frame_size(checkpoint: Checkpoint, height: int | None, width: int | None) -> Checkpoint:
+    """The checkpoint with a frame size from the command line, where it carries none of its own.
+
+    Raises UserError when it carries another one.
+    """
+    config = checkpoint.config
+    for name, value in (("frame_H", height), ("frame_W", width)):
+        if value is None:
+            continue
+        if checkpoint.has_frame_size and value != getattr(config, name):
+            raise UserError(
+                f"--{name} {value}: {checkpoint.path} was trained with {getattr(config, name)}"
+            )
+        config = replace(config, **{name: value})
+    return replace(checkpoint, config=config)
+
+
+def _read(path: Path) -> Any:
+    """What the file holds, its archive's checksums verified. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+    if not path.is_file():
+        raise UserError(f"{path}: not a checkpoint file")
+    damaged = f"{path}: damaged, or not a checkpoint"
+    try:
+        if zipfile.is_zipfile(path):
+            # torch.load does not look at the checksums: a flipped byte would be a wrong weight.
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
+            if bad is not None:
+                raise UserError(f"{damaged} (wrong checksum in {bad})")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
+            raise UserError(
+                f"{path}: holds a Python object ({found.group(1)}) besides tensors and plain "
+                "values; it is not loaded, since that could run code"
+            ) from error
+        raise UserError(damaged) from error
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:
+        # Truncated, empty, text and zero files raise exceptions of half a dozen classes, and a
+        # damaged pickle may raise any; whichever it is, the file cannot be used.
+        raise UserError(damaged) from error
+
+
+def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:
+    """The model's settings as saved, or read off the shapes."""
+    names = {entry.name for entry in fields(ModelConfig)}
+    values = {name: value for name, value in saved.items() if name in names}
+    if not values:
+        for name, tensor, axis, divisor in _DIMENSION_OF:
+            if tensor not in state or state[tensor].dim() <= axis:
+                raise UserError(f"{path}: another architecture (it has no tensor {tensor})")
+            values[name] = state[tensor].shape[axis] // divisor
+    try:
+        config = ModelConfig(**values)
+        config.check()
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path}: another architecture ({error})") from error
+    return config
+
+
+def _check_tensors(path: Path, state: dict[str, Tensor], config: ModelConfig) -> None:
+    """Raise UserError unless the tensors are just those of the model, by name and shape."""
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in CVAE(config).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    faults = [
+        f"{name} is missing"
+        if name not in found
+        else f"{name} is unknown"
+        if name not in expected
+        else f"{name} is {'x'.join(map(str, found[name]))}, not {'x'.join(map(str, shape))}"
+        for name, shape in {**found, **expected}.items()
+        if found.get(name) != expected.get(name)
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(f"{path}: another architecture ({'; '.join(faults[:3])}{more})")

@@ -1,0 +1,146 @@
+"""Free-running generation and its score: validation, --test and Tester.py share it.
+
+Only the decoder path runs: first frame, labels and prior latents, never a later true frame.
+Shapes: T time, B batch, H, W.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.cvae import CVAE, prior_latents
+from modules.device import autocast
+from modules.losses import frame_mse, psnr_of_mse
+
+
+class Sequence(NamedTuple):
+    """What a video is made from."""
+
+    first_frame: Tensor  # (H, W, 3) uint8
+    labels: Tensor  # (T, H, W, 3) uint8
+
+
+class Score(NamedTuple):
+    """How well frames 1 … T-1 of a video were predicted; the given frame 0 never counts."""
+
+    psnr: np.ndarray  # (T-1,) dB per frame
+    mse: np.ndarray  # (T-1,) mean-square error per pixel of values in [0, 1]
+
+    @property
+    def mean_psnr(self) -> float:
+        """PSNR of the video: the mean over its frames, in dB."""
+        return float(self.psnr.mean())
+
+    @property
+    def loss(self) -> float:
+        """val_loss: the mean over the same frames."""
+        return float(self.mse.mean())
+
+
+def score(prediction: Tensor, truth: Tensor) -> Score:
+    """Score frames 1 … T-1. prediction: (T, 3, H, W) in [0, 1]; truth: (T, H, W, 3) uint8."""
+    target = truth.permute(0, 3, 1, 2).float() / 255.0
+    mse = frame_mse(prediction[1:], target[1:])
+    return Score(psnr_of_mse(mse).double().numpy(), mse.double().numpy())
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Frames in [0, 1] as exact pixels: (T, 3, H, W) float → (T, H, W, 3) uint8.
+
+    round(255·x), clamped: 1.02 must not wrap to 4. A NaN is refused (ValueError): as an integer it
+    would be any number.
+    """
+    if not torch.isfinite(frames).all():
+        raise ValueError("frames are not finite")
+    return (frames.clamp(0, 1) * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def generate(
+    model: CVAE,
+    sequences: list[Sequence],
+    *,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    latent_scale: float = 1.0,
+    batch_size: int = 1,
+    numbers: list[int] | None = None,
+    advance: Callable[[int], object] = lambda frames: None,
+) -> list[Tensor]:
+    """Generate each sequence from its first frame: (T, 3, H, W) float32 in [0, 1] on the CPU.
+
+    Frame 0 is the given one. Latents depend on the seed and the sequence's number alone (its place
+    in the list unless `numbers` says otherwise), pixels not on the batch: where this hardware's
+    kernels round differently in a batch, sequences are made one at a time.
+    advance: called with the number of frames made, for a progress bar.
+    """
+    numbers = list(range(len(sequences))) if numbers is None else numbers
+    was_training = model.training
+    model.eval()
+    try:
+        made: list[Tensor] = []
+        with torch.no_grad(), autocast(device, precision):
+            for group_numbers, group in _groups(model, sequences, numbers, batch_size, device):
+                first, labels = _stack(group, device)
+                latents = prior_latents(model.config, seed, group_numbers, latent_scale)
+                frames = [first]
+                for frame in model.rollout(first, labels, latents):
+                    frames.append(frame)
+                    advance(len(group))
+                video = torch.stack(frames, dim=1).cpu()  # (B, T, 3, H, W)
+                made += [v[: len(s.labels)] for v, s in zip(video, group, strict=True)]
+        return made
+    finally:
+        model.train(was_training)
+
+
+def _groups(
+    model: CVAE,
+    sequences: list[Sequence],
+    numbers: list[int],
+    batch_size: int,
+    device: torch.device,
+) -> list[tuple[list[int], list[Sequence]]]:
+    """(numbers, sequences) of each batch: of batch_size, or of one where a batch would round."""
+    groups = []
+    for start in range(0, len(sequences), batch_size):
+        part = slice(start, start + batch_size)
+        group, group_numbers = sequences[part], numbers[part]
+        if len(group) == 1 or _batch_changes_nothing(model, group, device):
+            groups.append((group_numbers, group))
+        else:
+            groups += [([n], [s]) for n, s in zip(group_numbers, group, strict=True)]
+    return groups
+
+
+def _stack(group: list[Sequence], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) first frames in [0, 1] and (T, B, 3, H, W) uint8 labels of sequences.
+
+    Shorter ones are filled up with their last label; what is made from it is cut off again.
+    """
+    first = torch.stack([s.first_frame for s in group]).to(device)
+    longest = max(len(s.labels) for s in group)
+    filled = [
+        torch.cat((s.labels, s.labels[-1:].expand(longest - len(s.labels), -1, -1, -1)))
+        for s in group
+    ]
+    labels = torch.stack(filled, dim=1).to(device)  # (T, B, H, W, 3)
+    return first.permute(0, 3, 1, 2).float() / 255.0, labels.permute(0, 1, 4, 2, 3)
+
+
+def _batch_changes_nothing(model: CVAE, group: list[Sequence], device: torch.device) -> bool:
+    """Whether one step of these sequences together equals the same steps one by one, bit for bit.
+
+    Kernels are chosen by shape, and some sum in another order for another batch. Then nearly every
+    value differs in its last bits after one step, so one step on real input tells.
+    """
+
+    def step(sequences: list[Sequence], numbers: list[int]) -> Tensor:
+        first, labels = _stack(sequences, device)
+        return next(model.rollout(first, labels, prior_latents(model.config, 0, numbers)))
+
+    together = step(group, list(range(len(group))))
+    return all(torch.equal(together[i : i + 1], step([s], [i])) for i, s in enumerate(group))

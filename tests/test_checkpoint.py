@@ -1,0 +1,271 @@
+"""Checkpoints: old and new ones load, damaged and hostile ones never; no file is half written."""
+
+import argparse
+import errno
+import io
+import math
+import os
+import pathlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modules import checkpoint as checkpoint_module
+from modules import runlog
+from modules.checkpoint import Best, load_checkpoint, save_checkpoints, with_frame_size
+from modules.cvae import CVAE, ModelConfig
+from modules.errors import UserError
+from modules.evaluation import Score
+
+CONFIG = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24, frame_H=8, frame_W=12)
+
+
+def older_content(config: ModelConfig = CONFIG) -> dict:
+    """What the older code saved: `optimizer` is the weights again."""
+    weights = CVAE(config).state_dict()
+    return {"state_dict": weights, "optimizer": weights, "lr": 1e-3, "tfr": 0.5, "last_epoch": 7}
+
+
+def new_content() -> dict:
+    model = CVAE(CONFIG)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    sum(p.square().sum() for p in model.parameters()).backward()
+    optimizer.step()
+    return {
+        "state_dict": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "lr": 1e-3,
+        "tfr": 0.5,
+        "last_epoch": 7,
+        "config": CONFIG.to_dict(),
+        "options": {"DR": "somewhere", "lr_milestones": (1, 2)},
+        "data_root": "somewhere",
+        "training": {"best": {"psnr": -math.inf}},
+    }
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "last.ckpt"
+    save_checkpoints([path], new_content())
+    return path
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIG, ModelConfig(), ModelConfig(8, 2, 4, 8), ModelConfig(37, 11, 13, 21)]
+)
+def test_older_checkpoints_load_with_any_dimensions(tmp_path: Path, config: ModelConfig) -> None:
+    content, path = older_content(config), tmp_path / "old.ckpt"
+    torch.save(content, path)
+    found = load_checkpoint(path)
+    dimensions = ("F_dim", "L_dim", "N_dim", "D_out_dim")
+    assert [getattr(found.config, n) for n in dimensions] == [
+        getattr(config, n) for n in dimensions
+    ]
+    assert (found.config.frame_H, found.config.frame_W, found.has_frame_size) == (32, 64, False)
+    assert (found.last_epoch, found.optimizer, found.training) == (7, {}, {})
+    for name, value in found.build_model().state_dict().items():
+        assert torch.equal(value, content["state_dict"][name])
+
+
+def test_older_formats_and_prefixes(tmp_path: Path) -> None:
+    content = older_content()
+    prefixed = {
+        **content,
+        "state_dict": {f"module.{k}": v for k, v in content["state_dict"].items()},
+    }
+    torch.save(prefixed, tmp_path / "parallel.ckpt")
+    torch.save(content, tmp_path / "tar.ckpt", _use_new_zipfile_serialization=False)
+    for name in ("parallel.ckpt", "tar.ckpt"):
+        state = load_checkpoint(tmp_path / name).state_dict
+        assert all(torch.equal(v, content["state_dict"][k]) for k, v in state.items())
+
+
+def test_new_checkpoint_round_trip(saved: Path) -> None:
+    found = load_checkpoint(saved)
+    assert found.config == CONFIG
+    assert found.has_frame_size
+    assert found.options["lr_milestones"] == (1, 2)
+    assert found.data_root == "somewhere"
+    assert found.training["best"]["psnr"] == -math.inf
+    optimizer = torch.optim.Adam(found.build_model().parameters(), fused=True)
+    optimizer.load_state_dict(found.optimizer)
+    assert len(optimizer.state) == len(list(CVAE(CONFIG).parameters()))
+
+
+def test_ours_has_the_older_keys(saved: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    assert {"state_dict", "optimizer", "lr", "tfr", "last_epoch"} <= set(content)
+    CVAE(CONFIG).load_state_dict(content["state_dict"])  # weights move the other way too
+
+
+def test_frame_size(saved: Path, tmp_path: Path) -> None:
+    torch.save(older_content(), tmp_path / "old.ckpt")
+    old = with_frame_size(load_checkpoint(tmp_path / "old.ckpt"), 8, 20)
+    assert (old.config.frame_H, old.config.frame_W) == (8, 20)
+    ours = load_checkpoint(saved)
+    assert with_frame_size(ours, 8, None).config == CONFIG
+    with pytest.raises(UserError, match=r"--frame_W 20.*12"):
+        with_frame_size(ours, None, 20)
+
+
+class Hostile:
+    """Unpickling it would create a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.target),))
+
+
+def test_loading_never_runs_code(tmp_path: Path) -> None:
+    target = tmp_path / "was_run"
+    torch.save({**older_content(), "extra": Hostile(target)}, tmp_path / "hostile.ckpt")
+    with pytest.raises(UserError, match=r"hostile\.ckpt.*Python object \((posix|os)\.mkdir\)"):
+        load_checkpoint(tmp_path / "hostile.ckpt")
+    assert not target.exists()
+    torch.load(tmp_path / "hostile.ckpt", weights_only=False)  # the control: it would have run
+    assert target.exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [argparse.Namespace(a=1), pathlib.PurePosixPath("a"), np.float64(1.0), np.zeros(2)],
+    ids=["Namespace", "path", "numpy scalar", "numpy array"],
+)
+def test_python_objects_are_refused_by_name(tmp_path: Path, value: object) -> None:
+    torch.save({**older_content(), "extra": value}, tmp_path / "objects.ckpt")
+    with pytest.raises(UserError, match=r"objects\.ckpt: holds a Python object"):
+        load_checkpoint(tmp_path / "objects.ckpt")
+
+
+def damaged(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"epoch,loss\n0,1\n" * 20,
+        "zeros": bytes(len(data)),
+        "truncated": data[: len(data) // 2],
+        "without its end": data[:-30],
+        "flipped": data[: len(data) // 2]
+        + bytes([data[len(data) // 2] ^ 16])
+        + data[len(data) // 2 + 1 :],
+    }
+    path.write_bytes(contents[kind])
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "text", "zeros", "truncated", "without its end", "flipped"]
+)
+def test_damaged_files_are_errors_that_name_the_path(saved: Path, kind: str) -> None:
+    load_checkpoint(saved)  # the control
+    damaged(saved, kind)
+    with pytest.raises(UserError, match=r"last\.ckpt: damaged"):
+        load_checkpoint(saved)
+
+
+def test_flipped_byte_would_load_without_the_checksums(saved: Path) -> None:
+    damaged(saved, "flipped")
+    torch.load(saved, weights_only=True)  # silently
+
+
+def test_missing_folder_and_other_content(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint file"):
+        load_checkpoint(tmp_path)
+    for content in ([1, 2], {"weights": 1}, {"state_dict": {"a": 1}}, torch.zeros(3)):
+        torch.save(content, tmp_path / "other.ckpt")
+        with pytest.raises(UserError, match=r"other\.ckpt: no checkpoint of this model"):
+            load_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_another_architecture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    for change, words in (
+        (lambda s: s.pop("Generator.7.bias"), r"Generator\.7\.bias is missing"),
+        (lambda s: s.update(head=torch.zeros(2)), "head is unknown"),
+        (lambda s: s.update({"Generator.7.bias": torch.zeros(4)}), "Generator.7.bias is 4, not 3"),
+        (lambda s: s.pop("Decoder_Fusion.5.weight"), "no tensor Decoder_Fusion.5.weight"),
+        (lambda s: s.clear(), "no tensor"),
+    ):
+        content = older_content()
+        change(content["state_dict"])
+        torch.save(content, path)
+        with pytest.raises(UserError, match=f"x.ckpt: another architecture.*{words}"):
+            load_checkpoint(path)
+
+
+class TestWriting:
+    def test_a_failed_write_leaves_the_old_file_and_no_rest(
+        self, saved: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = saved.read_bytes()
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(runlog.os, "fsync", full)
+        with pytest.raises(UserError, match=r"last\.ckpt: .*No space left on device.*intact"):
+            save_checkpoints([saved], older_content())
+        assert saved.read_bytes() == before
+        assert [p.name for p in saved.parent.iterdir()] == ["last.ckpt"]
+
+    def test_synced_before_the_rename(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[str] = []
+        fsync, rename = os.fsync, Path.replace
+        monkeypatch.setattr(runlog.os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
+        monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("rename"), rename(a, b)))
+        runlog.write_atomically(tmp_path / "a", b"x")
+        assert calls == ["fsync", "rename", "fsync"]
+
+    def test_missing_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="cannot be written"):
+            save_checkpoints([tmp_path / "none" / "a.ckpt"], {})
+
+    def test_only_plain_values_are_saved(self, saved: Path) -> None:
+        # What weights_only refuses must not get in: it could not be read back.
+        buffer = io.BytesIO(saved.read_bytes())
+        torch.load(buffer, weights_only=True)
+
+    def test_same_content_everywhere(self, tmp_path: Path) -> None:
+        paths = [tmp_path / "best.ckpt", tmp_path / "last.ckpt"]
+        save_checkpoints(paths, older_content())
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+class TestBest:
+    @staticmethod
+    def result(psnr: float, loss: float) -> Score:
+        return Score(np.array([psnr]), np.array([loss]))
+
+    def test_three_cases(self) -> None:
+        best = Best()
+        everything = ["best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"]
+        assert best.update(0, self.result(20.0, 0.01)) == everything  # the first saves all
+        assert best.update(1, self.result(19.0, 0.02)) == []
+        assert best.update(2, self.result(21.0, 0.02)) == ["best_psnr.ckpt"]
+        assert best.update(3, self.result(20.5, 0.009)) == ["best_loss.ckpt"]
+        assert best.update(4, self.result(22.0, 0.008)) == everything
+        assert best.update(5, self.result(22.0, 0.008)) == []  # equal is no better
+        assert (best.psnr, best.loss, best.epoch) == (22.0, 0.008, 4)
+
+    @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+    def test_not_finite_is_never_best(self, wrong: float) -> None:
+        best = Best()
+        assert best.update(0, self.result(wrong, 0.1)) == []
+        assert best.update(1, self.result(20.0, wrong)) == []
+        assert best.update(2, self.result(20.0, 0.1)) != []
+
+    def test_state_is_plain(self) -> None:
+        assert vars(Best(**vars(Best(1.0, 2.0, 3)))) == {"psnr": 1.0, "loss": 2.0, "epoch": 3}
+
+
+def test_no_unsafe_load_anywhere() -> None:
+    source = Path(checkpoint_module.__file__).read_text()
+    assert "weights_only=True" in source

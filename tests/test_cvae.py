@@ -1,0 +1,242 @@
+"""The model: what the training pass sees and gives, and what a rollout may not see."""
+
+import pytest
+import torch
+
+from modules.cvae import CVAE, ModelConfig, prior_latents
+from modules.evaluation import Sequence, generate, score, to_uint8
+from modules.losses import kl_to_standard_normal
+
+CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
+CPU = torch.device("cpu")
+
+
+def clips(steps: int = 5, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """frames, labels, noise of a random clip."""
+    g = torch.Generator().manual_seed(seed)
+    frames = torch.rand(steps, batch, 3, 8, 12, generator=g)
+    labels = torch.rand(steps, batch, 3, 8, 12, generator=g)
+    return frames, labels, torch.randn(steps - 1, batch, 4, 8, 12, generator=g)
+
+
+@pytest.fixture
+def model() -> CVAE:
+    torch.manual_seed(0)
+    return CVAE(CONFIG).eval()
+
+
+def usual_loop(
+    model: CVAE, frames: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor, forced: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The task's definition, frame by frame: predictions and KL."""
+    previous, predictions, kls = frames[0], [], []
+    for t in range(1, len(frames)):
+        label = model.label_transformation(labels[t])
+        mu, logvar = model.Gaussian_Predictor.moments(model.frame_transformation(frames[t]), label)
+        z = model.Gaussian_Predictor.reparameterize(mu, logvar, noise[t - 1])
+        predictions.append(model.decode(model.frame_transformation(previous), label, z))
+        kls.append(kl_to_standard_normal(mu, logvar))
+        previous = frames[t] if forced else predictions[-1].clamp(0, 1)
+    return torch.stack(predictions), torch.stack(kls)
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_batched_pass_equals_frame_by_frame(model: CVAE, forced: bool) -> None:
+    frames, labels, noise = clips()
+    out = model(frames, labels, noise, teacher_forcing=forced)
+    prediction, kl = usual_loop(model, frames, labels, noise, forced)
+    torch.testing.assert_close(out.prediction, prediction, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(out.kl, kl, rtol=1e-4, atol=1e-3)
+    mse = (prediction - frames[1:]).square().mean(dim=(2, 3, 4))
+    torch.testing.assert_close(out.mse, mse, rtol=1e-4, atol=1e-6)
+    assert out.mse.shape == out.kl.shape == (4, 2)
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_gradients_equal_those_of_frame_by_frame(model: CVAE, forced: bool) -> None:
+    frames, labels, noise = clips()
+    out = model(frames, labels, noise, teacher_forcing=forced)
+    (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
+    ours = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    prediction, kl = usual_loop(model, frames, labels, noise, forced)
+    ((prediction - frames[1:]).square().mean() + 1e-3 * kl.mean()).backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(ours[name], p.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def changed(x: torch.Tensor, t: int) -> torch.Tensor:
+    """x with another frame t."""
+    other = x.clone()
+    other[t] = torch.rand(x[t].shape, generator=torch.Generator().manual_seed(99))
+    return other
+
+
+def test_frame_t_uses_label_t_and_the_posterior_frame_t(model: CVAE) -> None:
+    frames, labels, noise = clips()
+    base = model(frames, labels, noise, teacher_forcing=True)
+
+    def moved(frames: torch.Tensor, labels: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Which predicted frames and which KL terms change, as frame numbers."""
+        out = model(frames, labels, noise, teacher_forcing=True)
+        prediction = (out.prediction - base.prediction).abs().amax(dim=(1, 2, 3, 4))
+        kl = (out.kl - base.kl).abs().amax(dim=1)
+        return [[t + 1 for t in range(4) if d[t] > 0] for d in (prediction, kl)]
+
+    assert moved(frames, changed(labels, 2)) == [[2], [2]]
+    assert moved(frames, changed(labels, 0)) == [[], []]
+    # Frame 2 is what the posterior of step 2 sees, and the previous frame of step 3.
+    assert moved(changed(frames, 2), labels) == [[2, 3], [2]]
+    assert moved(changed(frames, 0), labels) == [[1], []]  # frame 0 is no target and has no KL
+
+
+def test_free_running_feeds_predictions_back(model: CVAE) -> None:
+    frames, labels, noise = clips()
+    with torch.no_grad():
+        for p in model.Gaussian_Predictor.parameters():
+            p.zero_()  # cut the posterior's view of the true frames
+    base = model(frames, labels, noise, teacher_forcing=False).prediction
+    other = model(changed(frames, 2), labels, noise, teacher_forcing=False).prediction
+    assert torch.equal(base, other)  # true frames after the first play no part
+    other = model(changed(frames, 0), labels, noise, teacher_forcing=False).prediction
+    assert (base - other).abs().amax(dim=(1, 2, 3, 4)).min() > 0  # the first one reaches all
+    forced = model(frames, labels, noise, teacher_forcing=True).prediction
+    assert torch.equal(base[0], forced[0])
+    assert not torch.allclose(base[1:], forced[1:])
+
+
+def test_teacher_forcing_does_not_change_the_target(model: CVAE) -> None:
+    frames, labels, noise = clips()
+    for forced in (True, False):
+        out = model(frames, labels, noise, teacher_forcing=forced)
+        mse = (out.prediction - frames[1:]).square().mean(dim=(2, 3, 4))
+        torch.testing.assert_close(out.mse, mse)
+
+
+def roll(model: CVAE, frames: torch.Tensor, labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    latents = prior_latents(CONFIG, seed, list(range(frames.shape[1])))
+    return torch.stack(list(model.rollout(frames[0], labels, latents)))
+
+
+def test_rollout_sees_no_true_frame_but_the_first(model: CVAE) -> None:
+    frames, labels, _ = clips(steps=40)
+    base = roll(model, frames, labels)
+    assert base.shape == (39, 2, 3, 8, 12)
+    assert base.min() >= 0
+    assert base.max() <= 1
+    assert not torch.equal(base[0], roll(model, changed(frames, 0), labels)[0])
+    moved = roll(model, frames, changed(labels, 35))  # beyond one chunk of labels
+    assert torch.equal(base[:34], moved[:34])  # frames 1 … 34
+    assert not torch.equal(base[34], moved[34])  # frame 35 is made with label 35
+    assert torch.equal(base, roll(model, frames, changed(labels, 0)))
+
+
+def test_rollout_never_runs_the_posterior(model: CVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("the posterior ran")
+
+    frames, labels, noise = clips()
+    monkeypatch.setattr(model.Gaussian_Predictor, "moments", forbidden)
+    monkeypatch.setattr(model.Gaussian_Predictor, "forward", forbidden)
+    roll(model, frames, labels)
+    with pytest.raises(AssertionError):  # the control: training does
+        model(frames, labels, noise, teacher_forcing=True)
+
+
+def test_rollout_feeds_back_what_it_returns(model: CVAE) -> None:
+    frames, labels, _ = clips()
+    with torch.no_grad():
+        model.Generator[7].bias.fill_(5.0)  # far above 1: unclamped feedback would differ
+    made = roll(model, frames, labels)
+    assert made.max() == 1.0
+    latents = prior_latents(CONFIG, 0, [0, 1])
+    next(latents)
+    label = model.label_transformation(labels[2])
+    again = model.decode(model.frame_transformation(made[0]), label, next(latents)).clamp(0, 1)
+    torch.testing.assert_close(again, made[1])
+
+
+def test_rollout_refuses_training_mode(model: CVAE) -> None:
+    frames, labels, _ = clips()
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        roll(model.train(), frames, labels)
+
+
+def test_latents_are_by_seed_and_sequence() -> None:
+    both, second = prior_latents(CONFIG, 3, [0, 1]), prior_latents(CONFIG, 3, [1])
+    for _ in range(3):
+        assert torch.equal(next(both)[1:], next(second))
+    assert not torch.equal(next(prior_latents(CONFIG, 4, [1])), next(prior_latents(CONFIG, 3, [1])))
+    first = next(prior_latents(CONFIG, 3, [0]))
+    assert torch.equal(next(prior_latents(CONFIG, 3, [0], scale=0.5)), 0.5 * first)
+    assert next(prior_latents(CONFIG, 3, [0], scale=0.0)).abs().max() == 0
+
+
+def sequences(lengths: tuple[int, ...]) -> list[Sequence]:
+    g = torch.Generator().manual_seed(1)
+
+    def pixels(*shape: int) -> torch.Tensor:
+        return torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
+
+    return [Sequence(pixels(8, 12, 3), pixels(n, 8, 12, 3)) for n in lengths]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_generated_pixels_do_not_depend_on_the_batch(model: CVAE, precision: torch.dtype) -> None:
+    given = sequences((5, 37, 2, 9, 9))
+    results = [
+        generate(model, given, seed=3, device=CPU, precision=precision, batch_size=n)
+        for n in (1, 2, 3, 8)
+    ]
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+    assert [len(v) for v in results[0]] == [5, 37, 2, 9, 9]
+    for video, sequence in zip(results[0], given, strict=True):
+        assert torch.equal(to_uint8(video)[0], sequence.first_frame)
+    other_seed = generate(model, given, seed=4, device=CPU, precision=precision)
+    assert not torch.equal(other_seed[0], results[0][0])  # the control
+
+
+def test_batches_that_round_differently_are_taken_apart(
+    model: CVAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = sequences((5, 6, 7))
+    alone = generate(model, given, seed=0, device=CPU, precision=torch.float32)
+    plain = model.Generator.forward
+
+    def rounding(x: torch.Tensor) -> torch.Tensor:
+        return plain(x) + (1e-6 if len(x) > 1 else 0.0)  # as if a batch summed in another order
+
+    monkeypatch.setattr(model.Generator, "forward", rounding)
+    batched = generate(model, given, seed=0, device=CPU, precision=torch.float32, batch_size=3)
+    for a, b in zip(alone, batched, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_generate_restores_the_mode(model: CVAE) -> None:
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    generate(model, sequences((4,)), seed=0, device=CPU, precision=torch.float32)
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_score_is_the_mean_over_frames_1_to_the_end() -> None:
+    truth = torch.full((3, 4, 4, 3), 100, dtype=torch.uint8)
+    prediction = torch.full((3, 3, 4, 4), 100 / 255)
+    prediction[0] += 0.5  # frame 0 never counts
+    prediction[1] += 0.1
+    prediction[2] += 0.01
+    result = score(prediction, truth)
+    assert result.psnr.tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
+    assert result.mean_psnr == pytest.approx(30.0, abs=1e-3)
+    assert result.loss == pytest.approx((0.01 + 0.0001) / 2, rel=1e-3)
+
+
+def test_pixels_are_rounded_and_clamped() -> None:
+    values = torch.tensor([-0.2, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.02])
+    frames = values.reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
+    assert to_uint8(frames)[0, :, :, 0].ravel().tolist() == [0, 0, 0, 1, 255, 255]
+    with pytest.raises(ValueError, match="finite"):
+        to_uint8(torch.full((1, 3, 2, 2), float("nan")))

@@ -1,0 +1,183 @@
+"""Options: the contract's names and defaults, what wins over what, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from modules.errors import UserError
+from modules.options import (
+    PRESETS,
+    TesterOptions,
+    TrainerOptions,
+    as_lines,
+    build_parser,
+    parse,
+    parse_trainer,
+    without_effect,
+)
+
+# Every option that the contract names, with its default where it gives one.
+CONTRACT = {
+    "train_vi_len": 16, "val_vi_len": 630, "frame_H": 32, "frame_W": 64, "partial": 1.0,
+    "fast_train": False, "fast_partial": 0.4, "fast_train_epoch": 5,
+    "F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192,
+    "batch_size": 2, "num_epoch": 70, "lr": 0.001, "optim": "Adam", "grad_clip": 1.0,
+    "tfr": 1.0, "tfr_sde": 10, "tfr_d_step": 0.1, "detector_patience": 0,
+    "kl_anneal_type": "Cyclical", "kl_anneal_cycle": 10, "kl_anneal_ratio": 1, "kl_beta": 1.0,
+    "per_save": 3, "auto_save": False, "store_visualization": False, "resume": False,
+    "device": "auto", "gpu": 1, "test": False, "dry_run": False,
+}  # fmt: skip
+
+
+# A line as it stands in many a report.
+USUAL = """
+--batch_size 1 --lr 0.001 --device cuda --optim Adam --gpu 1 --save_root . --num_epoch 100
+--train_vi_len 32 --tfr 1.0 --tfr_sde 10 --tfr_d_step 0.1
+--kl_anneal_type Cyclical --kl_anneal_cycle 10 --kl_anneal_ratio 1 --auto_save
+"""
+
+
+def trainer(*typed: str) -> TrainerOptions:
+    return parse_trainer("", ["--DR", "data", *typed])[0]
+
+
+def test_defaults_are_the_contract_s() -> None:
+    options = trainer()
+    assert {name: getattr(options, name) for name in CONTRACT} == CONTRACT
+    for name in [
+        "DR",
+        "num_workers",
+        "lr_scheduler",
+        "lr_milestones",
+        "lr_gamma",
+        "detector_threshold",
+    ]:
+        assert hasattr(options, name)
+    for name in ["save_root", "ckpt_path", "seed", "precision", "preset"]:
+        assert hasattr(options, name)
+
+
+def test_the_usual_command_line_parses() -> None:
+    options = trainer(*USUAL.split())
+    assert (options.device, options.save_root, options.num_epoch) == ("cuda", ".", 100)
+
+
+def test_typed_beats_preset_beats_default() -> None:
+    options, explicit = parse_trainer("", ["--preset", "demo", "--F_dim", "64", "--lr", "0.001"])
+    assert options.F_dim == 64
+    assert options.L_dim == PRESETS["demo"]["L_dim"] != TrainerOptions().L_dim
+    assert options.N_dim == TrainerOptions().N_dim
+    assert explicit == {"preset", "F_dim", "lr"}
+    # Typing a default's own value counts as typed.
+    default = str(TrainerOptions().L_dim)
+    assert parse_trainer("", ["--preset", "demo", "--L_dim", default])[0].L_dim == int(default)
+
+
+def test_presets_name_real_options() -> None:
+    names = {entry.name for entry in dataclasses.fields(TrainerOptions)}
+    for preset in PRESETS.values():
+        assert set(preset) <= names
+
+
+def test_help_is_grouped_and_complete() -> None:
+    text = build_parser(TrainerOptions, "what it does").format_help()
+    groups = ["data:", "model:", "optimisation:", "teacher forcing:", "KL annealing:"]
+    places = [text.index(f"\n{group}\n") for group in [*groups, "saving:", "run:"]]
+    assert places == sorted(places)
+    for entry in dataclasses.fields(TrainerOptions):
+        assert f"--{entry.name}" in text
+        assert entry.metadata["help"]
+
+
+def test_no_data_set_names_both_ways() -> None:
+    with pytest.raises(UserError, match=r"--DR.*--preset demo"):
+        parse_trainer("", [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("--batchsize 2", "--batchsize"),
+        ("--batch 2", "--batch"),  # no abbreviations
+        ("--num_epoch ten", "--num_epoch"),
+        ("--num_epoch 0", "--num_epoch 0: must be at least 1"),
+        ("--num_epoch 2.5", "--num_epoch"),
+        ("--train_vi_len 1", "--train_vi_len 1"),
+        ("--train_vi_len -3", "--train_vi_len -3"),
+        ("--val_vi_len 1", "--val_vi_len 1"),
+        ("--frame_H 0", "--frame_H 0"),
+        ("--frame_W -64", "--frame_W -64"),
+        ("--partial 0", "--partial 0.0: must be above 0"),
+        ("--partial 1.5", "--partial 1.5"),
+        ("--fast_partial 0", "--fast_partial"),
+        ("--batch_size 0", "--batch_size 0"),
+        ("--lr 0", "--lr 0.0"),
+        ("--lr nan", "--lr nan: must be a finite number"),
+        ("--lr inf", "--lr inf"),
+        ("--optim SGD", "--optim"),
+        ("--lr_scheduler step", "--lr_scheduler"),
+        ("--lr_milestones 3 x", "--lr_milestones"),
+        ("--lr_milestones -1", "--lr_milestones -1"),
+        ("--grad_clip -1", "--grad_clip -1"),
+        ("--tfr 1.1", "--tfr 1.1"),
+        ("--tfr_d_step -0.1", "--tfr_d_step -0.1"),
+        ("--detector_patience 1", "--detector_patience 1"),
+        ("--detector_threshold 0", "--detector_threshold"),
+        ("--kl_anneal_type cyclic", "--kl_anneal_type"),
+        ("--kl_anneal_cycle 0", "--kl_anneal_cycle 0"),
+        ("--kl_anneal_ratio 0", "--kl_anneal_ratio"),
+        ("--kl_beta -1", "--kl_beta -1"),
+        ("--per_save 0", "--per_save 0"),
+        ("--device tpu", "--device"),
+        ("--gpu 0", "--gpu 0"),
+        ("--seed -1", "--seed -1"),
+        ("--precision half", "--precision"),
+        ("--preset none", "--preset"),
+        ("--test", "--ckpt_path"),
+        ("--resume --ckpt_path a", "--resume and --ckpt_path"),
+        ("--num_workers 0", "--num_workers 0"),
+        ("stray", "stray"),
+    ],
+)
+def test_refused(typed: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        trainer(*typed.split())
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_derived_values() -> None:
+    assert trainer("--num_epoch", "20").lr_milestones == (10, 15)
+    assert trainer("--lr_scheduler", "multistep", "--lr_milestones", "3", "7").lr_milestones == (
+        3,
+        7,
+    )
+    assert trainer().save_root == "runs/data"
+
+
+def test_options_without_effect_are_said() -> None:
+    def notes(*typed: str) -> str:
+        return "\n".join(without_effect(*parse_trainer("", ["--DR", "data", *typed])))
+
+    assert notes() == ""
+    assert "--fast_partial has no effect without --fast_train" in notes("--fast_partial", "0.2")
+    assert notes("--fast_partial", "0.2", "--fast_train") == ""
+    assert "--lr_gamma" in notes("--lr_gamma", "0.5")
+    assert "--per_save is ignored with --auto_save" in notes("--per_save", "2", "--auto_save")
+    assert "--kl_anneal_cycle" in notes("--kl_anneal_cycle", "4", "--kl_anneal_type", "Monotonic")
+
+
+def test_tester_options() -> None:
+    options, _ = parse(TesterOptions, "", ["--ckpt_path", "a.ckpt"])
+    assert (options.split, options.latent_scale, options.seed) == ("test", 1.0, 0)
+    for name in ["DR", "save_root", "device", "precision", "batch_size", "frame_H", "frame_W"]:
+        assert hasattr(options, name)
+    with pytest.raises(UserError, match="--split"):
+        parse(TesterOptions, "", ["--split", "train"])
+
+
+def test_printed_options_hold_every_value() -> None:
+    text = "\n".join(as_lines(trainer("--lr", "0.5")))
+    for entry in dataclasses.fields(TrainerOptions):
+        assert f"{entry.name}=" in text
+    assert "lr=0.5" in text

@@ -1,0 +1,82 @@
+"""metrics.csv, psnr_per_frame.csv and config.json."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modules import runlog
+
+
+def row(epoch: int, **values: float) -> dict[str, float]:
+    return {**dict.fromkeys(runlog.METRIC_COLUMNS, 0.5), "epoch": epoch, **values}
+
+
+def test_columns_are_the_contract_s() -> None:
+    assert ",".join(runlog.METRIC_COLUMNS) == (
+        "epoch,train_loss,train_mse,train_kl,train_psnr,val_loss,val_psnr,beta,tfr,tf_active,lr,"
+        "skipped,frames_per_second,seconds"
+    )
+
+
+def test_rows_are_appended_and_read_back_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    runlog.append_metrics(path, row(0, train_loss=1 / 3, val_loss=math.nan))
+    first = path.read_text()
+    runlog.append_metrics(path, row(1, train_loss=1e-17))
+    assert path.read_text().startswith(first)
+    assert path.read_text().count("epoch") == 1
+    found = runlog.read_metrics(path)
+    assert found["epoch"].tolist() == [0, 1]
+    assert found["train_loss"].tolist() == [1 / 3, 1e-17]
+    assert math.isnan(found["val_loss"][0])
+    with pytest.raises(ValueError, match="columns"):
+        runlog.append_metrics(path, {"epoch": 2})
+
+
+def test_resume_drops_later_rows_and_half_lines(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for epoch in range(12):
+        runlog.append_metrics(path, row(epoch))
+    whole = path.read_text()
+    path.write_text(whole + "12,0.5,0.")  # killed while writing
+    assert len(runlog.read_metrics(path)["epoch"]) == 12
+    runlog.truncate_metrics(path, 11)
+    assert path.read_text() == whole
+    runlog.truncate_metrics(path, 9)
+    assert runlog.read_metrics(path)["epoch"].tolist() == list(range(10))
+    runlog.append_metrics(path, row(10))
+    assert runlog.read_metrics(path)["epoch"].tolist() == list(range(11))
+    runlog.truncate_metrics(tmp_path / "none.csv", 3)  # nothing to do
+
+
+def test_psnr_per_frame_counts_from_1(tmp_path: Path) -> None:
+    path = tmp_path / "psnr_per_frame.csv"
+    runlog.write_psnr_per_frame(path, np.array([20.25, 30.5]))
+    assert path.read_text() == "frame,psnr\n1,20.25\n2,30.5\n"
+    frames, psnr = runlog.read_psnr_per_frame(path)
+    assert (frames.tolist(), psnr.tolist()) == ([1, 2], [20.25, 30.5])
+
+
+def test_config(tmp_path: Path) -> None:
+    assert runlog.read_config(tmp_path) == {}
+    runlog.write_config(tmp_path / "config.json", {"options": {"lr": 0.1}, "versions": {}})
+    assert json.loads((tmp_path / "config.json").read_text())["options"]["lr"] == 0.1
+    assert runlog.read_config(tmp_path)["options"] == {"lr": 0.1}
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.json"
+    runlog.write_config(path, {"options": 1})
+
+    def broken(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runlog.os, "fsync", broken)
+    with pytest.raises(OSError, match="No space"):
+        runlog.write_config(path, {"options": 2})
+    assert json.loads(path.read_text()) == {"options": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
