@@ -1,0 +1,699 @@
+"""The data set in the folder layout: check it, read it into memory, cut it into training clips.
+
+    python dataloader.py demo data/demo      # make a small synthetic data set to try things on
+    python dataloader.py check data/demo     # say what is in it, or list all of its faults
+
+Layout (`frame` before a number is optional, numbering begins at 0 or 1, .png .jpg .jpeg):
+
+    ROOT/train/train_img/0.png …   ROOT/train/train_label/0.png …   ROOT/train/clips.csv (optional)
+    ROOT/val/val_img/0.png …       ROOT/val/val_label/0.png …
+    ROOT/test/test_img/0/0.png     ROOT/test/test_label/0/0.png …   a folder for each sequence
+
+Every image is decoded and resized once and kept in memory as uint8, (N, H, W, 3); nothing is
+written below ROOT. Legend: N frames, B clips, T frames of a clip, H, W height and width in pixels.
+"""
+
+import csv
+import hashlib
+import os
+import re
+import stat
+import sys
+import warnings
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from modules.errors import ArgumentParser, UserError, run_as_script
+from modules.losses import psnr
+from modules.schedules import STREAM_CLIPS
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+FRAME_NAME = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)
+# Twice an 8K video frame; beyond it a picture is a mistake or made to fill the memory.
+MAX_PIXELS = 2**26
+MAX_NAMED = 5  # names in one fault
+MAX_LISTED = 20  # damaged files of one folder, wrong lines of one file
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Frames that were filmed in one go, as indices into a split's frames; stop is exclusive."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class VideoData:
+    """One folder of frames in memory, RGB."""
+
+    frames: Tensor  # (N, H, W, 3) uint8
+    labels: Tensor  # (N, H, W, 3) uint8
+    recordings: tuple[Recording, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TestSequence:
+    """What is given of one test sequence: its folder's name, first frame and all T labels."""
+
+    name: str
+    first_frame: Tensor  # (H, W, 3) uint8
+    labels: Tensor  # (T, H, W, 3) uint8
+
+
+# ----------------------------------------------------------------------------------------
+# Faults
+
+
+class Faults:
+    """The faults of one data set, collected so that all are reported together."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lines: list[str] = []
+        self.count = 0
+
+    def add(self, where: str, what: str, count: int = 1) -> None:
+        self.lines.append(f"{where}: {what}" if where else what)
+        self.count += count
+
+    def add_listed(self, where: str, faults: Sequence[tuple[str, str]], noun: str) -> None:
+        """Add many faults of the same kind: the first ones in full, the others as a number."""
+        for place, what in faults[:MAX_LISTED]:
+            self.add(place, what)
+        if (more := len(faults) - MAX_LISTED) > 0:
+            self.add(where, f"and {more} more {noun}", count=more)
+
+    def raise_if_any(self) -> None:
+        """Raises UserError with every fault; a single one makes a single line."""
+        if self.count == 0:
+            return
+        if len(self.lines) == 1:
+            raise UserError(f"{self.root}: 1 fault in the data set: {self.lines[0]}")
+        listing = "".join(f"\n  - {line}" for line in self.lines)
+        raise UserError(f"{self.root}: {self.count} faults in the data set{listing}")
+
+
+def _named(names: Iterable[object], total: int | None = None) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    shown, more = names[:MAX_NAMED], (total or len(names)) - MAX_NAMED
+    return ", ".join(map(str, shown)) + (f" and {more} more" if more > 0 else "")
+
+
+# ----------------------------------------------------------------------------------------
+# Structure: which files there are, without opening an image
+
+
+def _list_folder(root: Path, where: str, faults: Faults) -> list[os.DirEntry[str]] | None:
+    """What is in a folder apart from hidden files, by name; None if there is no such folder."""
+    try:
+        with os.scandir(root / where) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except FileNotFoundError:
+        faults.add(where, "the folder is missing")
+    except NotADirectoryError:
+        faults.add(where, "is not a folder")
+    except OSError as error:
+        faults.add(where, f"the folder cannot be read ({error.strerror})")
+    return None
+
+
+def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
+    """The images of a folder by frame number, in numeric order. Files of other kinds are ignored.
+
+    Empty if the folder is missing or has none, which is then among the faults.
+    """
+    entries = _list_folder(root, where, faults)
+    if entries is None:
+        return {}
+    by_number: dict[int, list[str]] = {}
+    unnumbered: list[str] = []
+    for entry in entries:
+        stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 (a Path for each is slow)
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if match := FRAME_NAME.fullmatch(stem):
+            by_number.setdefault(int(match[1]), []).append(entry.name)
+        else:
+            unnumbered.append(entry.name)
+    if unnumbered:
+        faults.add(where, f"images whose name is no frame number: {_named(unnumbered)}")
+    elif not by_number:
+        faults.add(where, "the folder has no images (0.png, 1.png, …)")
+    numbers = sorted(by_number)
+    if twice := [number for number in numbers if len(by_number[number]) > 1]:
+        pairs = (" = ".join(by_number[number]) for number in twice[:MAX_NAMED])
+        faults.add(where, f"frame numbers used twice: {_named(pairs, len(twice))}")
+    return {number: root / where / by_number[number][0] for number in numbers}
+
+
+def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> None:
+    """Numbering begins at 0 or 1 and has no gaps."""
+    if not (ordered := sorted(numbers)):
+        return  # already reported
+    if ordered[0] > 1:
+        faults.add(where, f"numbering begins at {ordered[0]}; it must begin at 0 or 1")
+    # The gaps are not enumerated beyond what is named: a name may well be a date in seconds.
+    gaps: list[int] = []
+    for before, after in pairwise(ordered):
+        gaps.extend(range(before + 1, min(after, before + 1 + MAX_NAMED)))
+    if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
+        faults.add(where, f"gaps in the numbering, without {_named(gaps[:MAX_NAMED], missing)}")
+
+
+def _check_pairs(
+    split: str, images: dict[int, Path], labels: dict[int, Path], faults: Faults
+) -> None:
+    """Every image has its label and the other way round."""
+    if not images or not labels:
+        return  # already reported
+    parts = [
+        f"without {partner}: {_named(files[number].name for number in alone)}"
+        for files, others, partner in ((images, labels, "a label"), (labels, images, "an image"))
+        if (alone := sorted(files.keys() - others.keys()))
+    ]
+    if parts:
+        faults.add(split, f"{len(images)} images, {len(labels)} labels; {'; '.join(parts)}")
+
+
+def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tuple[int, int]]:
+    """Rows (start, stop) of train/clips.csv in order of start; frame numbers, stop exclusive.
+
+    Without the file, the whole folder is one recording. Empty if the file has a fault.
+    """
+    where = "train/clips.csv"
+    if not os.path.lexists(root / where):
+        return [(min(numbers), max(numbers) + 1)] if numbers else []
+    try:
+        # utf-8-sig: spreadsheets put a byte-order mark before the header.
+        with (root / where).open(encoding="utf-8-sig", newline="") as stream:
+            rows = [(i, [c.strip() for c in row]) for i, row in enumerate(csv.reader(stream), 1)]
+    except OSError as error:
+        faults.add(where, f"cannot be read ({error.strerror})")
+        return []
+    except (UnicodeDecodeError, csv.Error) as error:
+        faults.add(where, f"is no text in the form of a table ({error})")
+        return []
+    rows = [(line, cells) for line, cells in rows if any(cells)]
+    if not rows or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
+        found = f"begins with {','.join(rows[0][1])!r:.60}" if rows else "is empty"
+        faults.add(where, f"{found}; its first line must be the header start,stop")
+        return []
+    if len(rows) == 1:
+        faults.add(where, "has no rows; without the file the folder is one recording")
+        return []
+
+    wrong: list[tuple[str, str]] = []
+    clips: list[tuple[int, int, int]] = []  # start, stop, line
+    first, end = min(numbers, default=0), max(numbers, default=-1) + 1
+    for line, cells in rows[1:]:
+        place, text = f"{where} line {line}", f"{','.join(cells):.60}"
+        if len(cells) != 2 or not all(re.fullmatch(r"-?[0-9]{1,18}", cell) for cell in cells):
+            wrong.append((place, f"{text!r} is not two whole numbers start,stop"))
+            continue
+        start, stop = map(int, cells)
+        if start >= stop:
+            wrong.append((place, f"{text}: start must be below stop"))
+        elif numbers and (start < first or stop > end):
+            wrong.append((place, f"{text} is out of range; all frames together are {first},{end}"))
+        else:
+            clips.append((start, stop, line))
+    clips.sort()
+    for before, after in pairwise(clips):
+        if after[0] < before[1]:
+            text = f"{after[0]},{after[1]} overlaps {before[0]},{before[1]} of line {before[2]}"
+            wrong.append((f"{where} line {after[2]}", text))
+    faults.add_listed(where, wrong, "wrong rows")
+    return [] if wrong else [(start, stop) for start, stop, _ in clips]
+
+
+# ----------------------------------------------------------------------------------------
+# Pixels
+
+
+@dataclass
+class Pictures:
+    """Images of one folder that are to be read, in order, and what reading them gave."""
+
+    where: str
+    files: list[Path]
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height) as stored
+    damaged: list[tuple[str, str]] = field(default_factory=list)  # file and what is wrong with it
+
+    def tensor(self) -> Tensor:
+        return torch.from_numpy(self.pixels)  # (N, H, W, 3) uint8
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Eight bits RGB from any kind of PNG or JPEG; transparency is dropped."""
+    if image.mode.startswith("I"):
+        # 16-bit grey. Pillow's own conversion cuts everything above 255 off; 65535 is white here.
+        grey = (np.asarray(image).astype(np.int64) + 128) // 257
+        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # without this step Pillow prints a warning
+    return image.convert("RGB")
+
+
+def _decode(path: Path) -> Image.Image | str:
+    """The image of a file as it is stored, fully decoded, or in words why it cannot be used."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return "is not a file"  # opening a pipe would wait for ever
+        if status.st_size == 0:
+            return "the file is empty (0 bytes)"
+        with path.open("rb") as stream:
+            # Only these two decoders, since a name says little about what a file holds.
+            image = Image.open(stream, formats=("PNG", "JPEG"))
+            if image.width * image.height > MAX_PIXELS:
+                return f"{image.width} x {image.height} pixels are too many for a video frame"
+            # Pillow decodes a PNG without looking at its checksums: flipped bits become pixels.
+            image.verify()
+            stream.seek(0)
+            image = Image.open(stream, formats=("PNG", "JPEG"))
+            image.load()
+            return image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return "the pixels are too many for a video frame"
+    except UnidentifiedImageError:
+        return "is not a PNG or JPEG image, or its beginning is damaged"
+    except Exception as error:
+        # Not narrower: Pillow's decoders meet damaged files with OSError, SyntaxError, ValueError,
+        # EOFError, struct.error, zlib.error and others, and all of them mean this file.
+        reason = error.strerror if isinstance(error, OSError) else None
+        return f"cannot be read ({reason or error or type(error).__name__})"
+
+
+def _read_pictures(
+    folders: Sequence[Pictures],
+    size: tuple[int, int] | None,
+    workers: int,
+    faults: Faults,
+    progress: bool = False,
+) -> None:
+    """Decode all files by a pool of threads, Pillow decoding outside Python's global lock.
+
+    size: (width, height) that the pixels are resized to; None only checks the files. Each image has
+    its place in the result, so the number of threads changes nothing but the time.
+    """
+
+    def read(job: tuple[Pictures, int]) -> tuple[int, int] | str:
+        folder, index = job
+        image = _decode(folder.files[index])
+        if isinstance(image, str):
+            return image
+        stored = image.size
+        if size is not None:
+            image = _to_rgb(image)
+            if stored != size:
+                image = image.resize(size, Image.Resampling.BILINEAR)
+            folder.pixels[index] = np.asarray(image)
+        return stored
+
+    for folder in folders:
+        if size is not None:
+            folder.pixels = np.zeros((len(folder.files), size[1], size[0], 3), np.uint8)
+    jobs = [(folder, index) for folder in folders for index in range(len(folder.files))]
+    pool = ThreadPoolExecutor(max_workers=max(1, workers))
+    # The bar is for a person who waits, not for a log file.
+    hidden = not (progress and sys.stderr.isatty())
+    bar = tqdm(total=len(jobs), desc="reading", unit=" images", disable=hidden, leave=False)
+    try:
+        # Pillow warns of large images and raises at huge ones; here both make a fault.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            for (folder, index), result in zip(jobs, pool.map(read, jobs), strict=True):
+                bar.update()
+                if isinstance(result, str):
+                    folder.damaged.append((f"{folder.where}/{folder.files[index].name}", result))
+                else:
+                    folder.sizes[result] += 1
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the whole folder
+        bar.close()
+    for folder in folders:
+        faults.add_listed(folder.where, folder.damaged, "damaged images")
+
+
+# ----------------------------------------------------------------------------------------
+# Splits
+
+
+@dataclass
+class Plan:
+    """The files of a split, or of a test sequence with that name, that are to be read."""
+
+    images: Pictures
+    labels: Pictures
+    recordings: tuple[Recording, ...] = ()  # as indices into the files
+    name: str = ""
+
+    def video(self) -> VideoData:
+        return VideoData(self.images.tensor(), self.labels.tensor(), self.recordings)
+
+    def sequence(self) -> TestSequence:
+        return TestSequence(self.name, self.images.tensor()[0], self.labels.tensor())
+
+
+def _folders(plans: Iterable[Plan]) -> list[Pictures]:
+    return [folder for plan in plans for folder in (plan.images, plan.labels)]
+
+
+def _open_root(root: Path) -> Faults:
+    faults = Faults(root)
+    _list_folder(root, "", faults)
+    faults.raise_if_any()
+    return faults
+
+
+def _plan_video(
+    root: Path, split: str, faults: Faults, *, partial: float = 1.0, limit: int | None = None
+) -> Plan:
+    """Check the structure of train or val and choose the frames to read.
+
+    They are the first round(partial · N) of the N frames within recordings, or the first `limit`.
+    """
+    image_folder, label_folder = f"{split}/{split}_img", f"{split}/{split}_label"
+    images: dict[int, Path] = {}
+    labels: dict[int, Path] = {}
+    if _list_folder(root, split, faults) is not None:
+        images = _list_images(root, image_folder, faults)
+        labels = _list_images(root, label_folder, faults)
+        _check_numbering(image_folder, images, faults)
+        _check_numbering(label_folder, labels, faults)
+        _check_pairs(split, images, labels, faults)
+    numbers = sorted(images.keys() | labels.keys())
+    clips = _read_clips(root, numbers, faults) if split == "train" else []
+    parts = [numbers[bisect_left(numbers, a) : bisect_left(numbers, b)] for a, b in clips]
+    parts = parts or [numbers]  # with a broken clips.csv, still all images are checked
+    budget = limit if limit is not None else round(partial * sum(map(len, parts)))
+    used: list[int] = []
+    recordings: list[Recording] = []
+    for part in parts:
+        if part := part[: budget - len(used)]:
+            recordings.append(Recording(len(used), len(used) + len(part)))
+            used += part
+    if split == "val" and numbers and len(used) < 2:
+        faults.add(split, f"{len(used)} frame to validate on; it takes at least 2")
+    return Plan(
+        Pictures(image_folder, [images[number] for number in used if number in images]),
+        Pictures(label_folder, [labels[number] for number in used if number in labels]),
+        tuple(recordings),
+    )
+
+
+def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
+    """Names of the folders of test sequences by their number. Files beside them are ignored."""
+    entries = _list_folder(root, where, faults)
+    if entries is None:
+        return {}
+    # Not entry.is_dir(): it raises at a link into a folder that may not be read.
+    names = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112
+    sequences: dict[int, str] = {}
+    if odd := [name for name in names if not re.fullmatch("[0-9]+", name)]:
+        faults.add(where, f"folders whose name is no number: {_named(odd)}")
+    elif not names:
+        faults.add(where, "has no folders of sequences (0, 1, …)")
+    for name in names:
+        if name not in odd and sequences.setdefault(int(name), name) != name:
+            faults.add(where, f"sequence number used twice: {sequences[int(name)]} = {name}")
+    return sequences
+
+
+def _plan_test(root: Path, faults: Faults) -> list[Plan]:
+    """Check the structure of the test split; the sequences in numeric order."""
+    if _list_folder(root, "test", faults) is None:
+        return []
+    label_names = _list_sequences(root, "test/test_label", faults)
+    image_names = _list_sequences(root, "test/test_img", faults)
+    if label_names and image_names:
+        for number in sorted(image_names.keys() - label_names.keys()):
+            faults.add(f"test/test_label/{image_names[number]}", "the folder is missing")
+        for number in sorted(label_names.keys() - image_names.keys()):
+            faults.add(f"test/test_img/{label_names[number]}", "the folder is missing")
+    plans = []
+    for number in sorted(label_names.keys() & image_names.keys()):
+        label_folder = f"test/test_label/{label_names[number]}"
+        image_folder = f"test/test_img/{image_names[number]}"
+        labels = _list_images(root, label_folder, faults)
+        images = _list_images(root, image_folder, faults)
+        _check_numbering(label_folder, labels, faults)
+        if len(labels) == 1:
+            faults.add(label_folder, "has 1 label; a sequence takes at least 2")
+        if labels and images and min(labels) != min(images):
+            first = f"the first label is {min(labels)}, but the first image {min(images)}"
+            faults.add(image_folder, f"the first frame is missing: {first}")
+        first_frame = Pictures(image_folder, list(images.values())[:1])
+        every_label = Pictures(label_folder, list(labels.values()))
+        plans.append(Plan(first_frame, every_label, name=label_names[number]))
+    return plans
+
+
+def load_train_val(
+    root: Path,
+    *,
+    height: int,
+    width: int,
+    train_vi_len: int,
+    val_vi_len: int,
+    partial: float = 1.0,
+    workers: int = 2,
+    progress: bool = False,
+    need_train: bool = True,
+) -> tuple[VideoData | None, VideoData]:
+    """Read the training frames (None without `need_train`) and the validation video.
+
+    height, width: what every image is resized to, pixels
+    train_vi_len:  frames of a training clip; some recording must be at least as long
+    val_vi_len:    frames of the validation video at most, its first ones
+    partial:       part of the training frames, in (0, 1], that is read: the first ones
+    workers:       decoding threads; they do not change the result
+    progress:      show a bar on stderr if that is a terminal
+
+    Raises UserError with all faults of the two splits together.
+    """
+    root = Path(root)
+    faults = _open_root(root)
+    train = _plan_video(root, "train", faults, partial=partial) if need_train else None
+    if train is not None and faults.count == 0:
+        longest = max((rec.stop - rec.start for rec in train.recordings), default=0)
+        if longest < train_vi_len:
+            cut = f" with --partial {partial}" if partial < 1 else ""
+            what = f"is longer than every recording (longest: {longest} frames{cut})"
+            faults.add("train", f"--train_vi_len {train_vi_len} {what}")
+    val = _plan_video(root, "val", faults, limit=val_vi_len)
+    folders = _folders(plan for plan in (train, val) if plan is not None)
+    _read_pictures(folders, (width, height), workers, faults, progress)
+    faults.raise_if_any()
+    return (train.video() if train is not None else None), val.video()
+
+
+def load_val(
+    root: Path, *, height: int, width: int, val_vi_len: int, workers: int = 2
+) -> VideoData:
+    """Read the validation video alone; see `load_train_val`."""
+    root = Path(root)
+    faults = _open_root(root)
+    val = _plan_video(root, "val", faults, limit=val_vi_len)
+    _read_pictures(_folders([val]), (width, height), workers, faults)
+    faults.raise_if_any()
+    return val.video()
+
+
+def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[TestSequence]:
+    """Read the test sequences in numeric order. Raises UserError with all faults together."""
+    root = Path(root)
+    faults = _open_root(root)
+    plans = _plan_test(root, faults)
+    _read_pictures(_folders(plans), (width, height), workers, faults)
+    faults.raise_if_any()
+    return [plan.sequence() for plan in plans]
+
+
+def summary(train: VideoData, val: VideoData) -> str:
+    """One line on the frames in memory."""
+    _, height, width, _ = val.frames.shape
+    return (
+        f"data: {len(train.frames)} training frames in {len(train.recordings)} recording(s),"
+        f" {len(val.frames)} validation frames, {width} x {height} pixels"
+    )
+
+
+def fingerprint(train: VideoData, val: VideoData) -> str:
+    """SHA-256 of all pixels and recordings: whether a resumed run sees the data it began with."""
+    digest = hashlib.sha256()
+    for data in (train, val):
+        digest.update(repr((tuple(data.frames.shape), data.recordings)).encode())
+        for pixels in (data.frames, data.labels):
+            digest.update(pixels.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+# ----------------------------------------------------------------------------------------
+# Training clips
+
+
+def epoch_clips(
+    recordings: Sequence[Recording],
+    length: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    fraction: float = 1.0,
+) -> np.ndarray:
+    """Start indices of an epoch's clips, (clips,) int64: a pure function of (seed, epoch).
+
+    A recording of n frames gives n // length clips in every epoch, so that all epochs have equally
+    many steps; one shorter than a clip gives none. The clips follow each other from a fresh random
+    offset in [0, length) on. Where the offset leaves room for one clip less, another is laid at
+    that end of the recording that has more uncovered frames (at a tie, the last). So every start is
+    reached in some epoch, the last frames are seen, and no clip crosses a recording.
+
+    length:   frames of a clip, at least 1
+    seed:     not negative, like epoch
+    shuffle:  False gives the same consecutive clips from offset 0 in every epoch, in order
+    fraction: part of the epoch's clips, in (0, 1], that is kept: the first ones, at least one
+    """
+    rng = np.random.default_rng([seed, epoch, STREAM_CLIPS])
+    starts: list[int] = []
+    for recording in recordings:
+        frames = recording.stop - recording.start
+        offset = int(rng.integers(length)) if shuffle else 0
+        grid = list(range(recording.start + offset, recording.stop - length + 1, length))
+        if len(grid) < frames // length:
+            after = frames - offset - len(grid) * length  # frames, uncovered at the end
+            grid.append(recording.start if offset > after else recording.stop - length)
+        starts += grid
+    clips = np.array(starts, dtype=np.int64)
+    if shuffle:
+        rng.shuffle(clips)
+    return clips[: max(1, round(fraction * len(clips)))]
+
+
+def clip_batches(starts: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Starts in batches of `batch_size`, in order; the last may be smaller, none is dropped."""
+    return [starts[i : i + batch_size] for i in range(0, len(starts), batch_size)]
+
+
+def gather_clips(data: VideoData, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+    """Frames and labels of the clips that begin at `starts`, each (T, B, 3, H, W) uint8.
+
+    Time-major, so that one step is contiguous. They are permuted views of (T, B, H, W, 3):
+    flatten(0, 1) is channels-last without a copy.
+    """
+    index = torch.from_numpy(starts[None, :] + np.arange(length)[:, None])  # (T, B)
+    return data.frames[index].permute(0, 1, 4, 2, 3), data.labels[index].permute(0, 1, 4, 2, 3)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """uint8 → float32 in [0, 1], x / 255; shape and memory format are kept."""
+    # A divisor on the device, since CUDA turns division by a plain number into a multiplication
+    # by its rounded reciprocal.
+    return x.float() / torch.full((), 255.0, dtype=torch.float32, device=x.device)
+
+
+def baselines(train: VideoData, val: VideoData) -> dict[str, float]:
+    """Average PSNR in dB over validation frames 1 … T−1 of two predictions that need no model.
+
+    "first_frame" repeats the given frame; "mean_train_frame" shows the mean training frame.
+    """
+    truth = to_unit(val.frames.cpu()).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    mean = train.frames.cpu().numpy().mean(axis=0, dtype=np.float64) / 255.0
+    average = torch.from_numpy(mean).float().permute(2, 0, 1)  # (3, H, W)
+    return {
+        "first_frame": psnr(truth[:1], truth[1:]).double().mean().item(),
+        "mean_train_frame": psnr(average[None], truth[1:]).double().mean().item(),
+    }
+
+
+# ----------------------------------------------------------------------------------------
+# Command line
+
+
+def _summary(name: str, what: str, lengths: Sequence[int], plans: Sequence[Plan]) -> None:
+    """Print two lines on a split; image sizes as stored, each with its number of files."""
+    print(f"{name:<6} {what} of {', '.join(map(str, lengths)) or 0} frames")
+    sizes = []
+    for kind in ("images", "labels"):
+        found: Counter[tuple[int, int]] = sum(
+            (getattr(plan, kind).sizes for plan in plans), Counter()
+        )
+        ranked = (f"{w} x {h} ({count})" for (w, h), count in found.most_common())
+        sizes.append(f"{kind}: {_named(ranked, len(found)) or 'none'}")
+    print(f"{'':<6} {'; '.join(sizes)}")
+
+
+def check(root: Path, workers: int) -> None:
+    """Print what a data set holds. Raises UserError with the faults of all its splits."""
+    faults = _open_root(root)
+    videos = {split: _plan_video(root, split, faults) for split in ("train", "val")}
+    with_test = os.path.lexists(root / "test")
+    tests = _plan_test(root, faults) if with_test else []
+    _read_pictures(_folders([*videos.values(), *tests]), None, workers, faults, progress=True)
+    print(f"{root}: sizes are width x height in pixels (number of files)")
+    for split, plan in videos.items():
+        lengths = [rec.stop - rec.start for rec in plan.recordings]
+        _summary(split, f"{sum(lengths)} frames; {len(lengths)} recording(s)", lengths, [plan])
+    if with_test:
+        _summary("test", f"{len(tests)} sequence(s)", [len(t.labels.files) for t in tests], tests)
+    else:
+        print("test   absent (optional)")
+    faults.raise_if_any()
+    print("no faults")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one of the commands. Raises UserError."""
+    parser = ArgumentParser(description="Make or check a data set in the folder layout.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="make a small synthetic data set")
+    demo.add_argument("root", type=Path, metavar="ROOT", help="folder to make it in")
+    numbers = (
+        ("train", 1200, 2, "training frames"),
+        ("val", 300, 2, "validation frames"),
+        ("test", 3, 0, "test sequences"),
+        ("test_length", 120, 2, "labels of each test sequence"),
+        ("seed", 0, 0, "seed of the motion"),
+        ("frame_H", 32, 8, "height of the images, pixels"),
+        ("frame_W", 64, 8, "width of the images, pixels"),
+    )
+    for name, default, least, text in numbers:
+        text = f"{text}, at least {least} (default {default})"
+        demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+    checker = commands.add_parser("check", help="say what a data set holds, or list its faults")
+    checker.add_argument("root", type=Path, metavar="ROOT", help="folder with train/ and val/")
+    opt = parser.parse_args(argv)
+
+    if opt.command == "check":
+        check(opt.root, workers=min(8, os.cpu_count() or 1))
+        return
+    for name, _, least, _ in numbers:
+        if (value := getattr(opt, name)) < least:
+            raise UserError(f"--{name} {value} is too small; it takes at least {least}")
+    from modules.synthetic import make_demo  # only this command draws anything
+
+    sizes = {"test_length": opt.test_length, "height": opt.frame_H, "width": opt.frame_W}
+    make_demo(opt.root, train=opt.train, val=opt.val, test=opt.test, seed=opt.seed, **sizes)
+    print(
+        f"{opt.root}: {opt.train} training and {opt.val} validation frames, {opt.test} test"
+        f" sequences of {opt.test_length} labels, {opt.frame_W} x {opt.frame_H} pixels"
+    )
+
+
+if __name__ == "__main__":
+    run_as_script(main)
