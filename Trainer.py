@@ -159,14 +159,18 @@ def write_validation(
     """psnr_per_frame.csv and .png, and with --store_visualization val.gif and val_sheet.png."""
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
     if not torch.isfinite(made).all():
-        plots.draw_psnr_per_frame(root / "psnr_per_frame.png", result.psnr)
+        plots.draw_psnr_per_frame(
+            root / "psnr_per_frame.png", result.psnr, title_prefix="Validation"
+        )
         return
-    images = {
+    images: dict[str, Any] = {
         "labels": video.labels.numpy(),
         "truth": video.frames.numpy(),
         "prediction": to_uint8(made).numpy(),
     }
-    plots.draw_psnr_per_frame(root / "psnr_per_frame.png", result.psnr, **images)
+    plots.draw_psnr_per_frame(
+        root / "psnr_per_frame.png", result.psnr, title_prefix="Validation", **images
+    )
     if o.store_visualization:
         plots.write_comparison_gif(root / "val.gif", **images)
         plots.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)

@@ -235,7 +235,7 @@ def parse_trainer(
 
 def finish_trainer_options(options: TrainerOptions) -> None:
     """Fill in derived defaults and refuse combinations that make no sense (UserError)."""
-    if options.DR is None and not (options.resume or options.test):
+    if options.DR is None and not (options.resume or options.ckpt_path):
         raise UserError(
             "no data set: give its root with --DR, or --preset demo for one that needs no download"
         )
