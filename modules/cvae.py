@@ -81,7 +81,13 @@ class CVAE(nn.Module):
         return self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
 
     def forward(
-        self, frames: Tensor, labels: Tensor, noise: Tensor, *, teacher_forcing: bool
+        self,
+        frames: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        *,
+        teacher_forcing: bool,
+        detach: bool = False,
     ) -> ClipOutput:
         """All frames of the clips, for training.
 
@@ -89,6 +95,7 @@ class CVAE(nn.Module):
         Frame t is made from frame t-1 (the true one, or the model's own, clamped to [0, 1] as at
         validation), label t and z_t from the posterior, which sees the true frame t and label t.
         Frame 0 is given and never a target. The target is the true frame t either way.
+        detach: free running treats the fed-back frames as given, with no gradient through them.
         """
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # One batch for all true frames and one for all labels: only free-running decoding is
@@ -104,15 +111,34 @@ class CVAE(nn.Module):
         if teacher_forcing:
             previous = frame_features[:-1].flatten(0, 1)  # ((T-1)·B, F, H, W)
             prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
+        elif detach:
+            # Without a gradient through the fed-back frames only making them is sequential; the
+            # pass that is differentiated is then one batch, as with teacher forcing.
+            with torch.no_grad():
+                made = self._free_running(frame_features[0], label_features, z, steps)
+            fed_back = torch.stack(made[:-1]).flatten(0, 1).clamp(0.0, 1.0)
+            previous = torch.cat((frame_features[0], self.frame_transformation(fed_back)))
+            prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
         else:
-            label_t, z_t = label_features.split(batch), z.split(batch)
-            feature, made = frame_features[0], []
-            for t in range(steps):
-                made.append(self.decode(feature, label_t[t], z_t[t]))  # (B, 3, H, W)
-                if t + 1 < steps:
-                    feature = self.frame_transformation(made[-1].clamp(0.0, 1.0))  # (B, F, H, W)
+            made = self._free_running(frame_features[0], label_features, z, steps)
             prediction = torch.stack(made)  # (T-1, B, 3, H, W)
         return ClipOutput(prediction, frame_mse(prediction, frames[1:]), kl)
+
+    def _free_running(
+        self, feature: Tensor, label_features: Tensor, z: Tensor, steps: int
+    ) -> list[Tensor]:
+        """Frames 1 … T-1, each from the one before: T-1 times (B, 3, H, W), unbounded.
+
+        feature: of frame 0, (B, F, H, W); label_features, z: of steps 1 … T-1, ((T-1)·B, …).
+        """
+        batch = feature.shape[0]
+        label_t, z_t = label_features.split(batch), z.split(batch)
+        made: list[Tensor] = []
+        for t in range(steps):
+            made.append(self.decode(feature, label_t[t], z_t[t]))  # (B, 3, H, W)
+            if t + 1 < steps:
+                feature = self.frame_transformation(made[-1].clamp(0.0, 1.0))  # (B, F, H, W)
+        return made
 
     @torch.no_grad()
     def rollout(

@@ -73,6 +73,7 @@ class TrainerOptions:
     tfr: float = option(1.0, TEACHER_FORCING, "teacher-forcing ratio at the start: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
     tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0)
     tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1)
+    detach: bool = option(False, TEACHER_FORCING, "free running: cut the gradient at each fed-back frame; faster, and steadier over long videos")
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when this many validations are alike (2 or more); 0 = never", at_least=0)
     detector_threshold: float = option(0.1, TEACHER_FORCING, "alike: both loss and PSNR (dB) differ by less than this", above=0)
 
@@ -128,10 +129,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "save_root": "runs/demo",
         "auto_save": True,
         "store_visualization": True,
-        "F_dim": 32,
+        "F_dim": 16,
         "L_dim": 16,
-        "D_out_dim": 48,
-        "num_epoch": 12,
+        "N_dim": 4,
+        "D_out_dim": 32,
+        "train_vi_len": 12,
+        "batch_size": 1,
+        "num_epoch": 9,
+        "lr": 0.004,
+        "lr_scheduler": "cosine",
+        "tfr": 0.0,
+        "detach": True,
+        # With a weak KL term free running learns to read the answer off the posterior's latent,
+        # which validation does not have; with β = 1 the term drowns the picture at first.
+        "kl_anneal_type": "None",
+        "kl_beta": 0.001,
     },
 }
 

@@ -73,6 +73,21 @@ class EpochResult(NamedTuple):
     frames_per_second: float
 
 
+def clip_gradient(parameters: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
+    """Scale the gradients so that their norm is at most max_norm; returns the norm before that.
+
+    As torch.nn.utils.clip_grad_norm_, but the squares are summed in float64. Just after teacher
+    forcing ends, a gradient through many fed-back frames can be finite and yet beyond 1e19, whose
+    square overflows float32: its direction is still good for a step. Scalar, float64.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
+    torch._foreach_mul_(gradients, factor)
+    return norm
+
+
 def train_epoch(
     model: CVAE,
     optimizer: torch.optim.Optimizer,
@@ -119,14 +134,16 @@ def train_epoch(
         kept_buffers = [buffer.clone() for buffer in buffers]
 
         with autocast(device, precision):
-            out = model(frames, labels, noise, teacher_forcing=plan.teacher_forcing)
+            out = model(
+                frames, labels, noise, teacher_forcing=plan.teacher_forcing, detach=o.detach
+            )
         mse, kl = out.mse.mean(), out.kl.mean()
         # Kingma & Welling 2014, equation 10, negated; β as in Higgins et al. 2017, equation 4.
         loss = mse + plan.beta * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # Without clipping the norm is still wanted: one NaN in a gradient shows in it.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, o.grad_clip or math.inf)
+        norm = clip_gradient(parameters, o.grad_clip or math.inf)
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
             for buffer, kept in zip(buffers, kept_buffers, strict=True):
                 buffer.copy_(kept)
