@@ -38,7 +38,7 @@ from modules.options import (
     MAY_CHANGE_ON_RESUME,
     TrainerOptions,
     as_lines,
-    finish_trainer_options,
+    fill_in_derived,
     model_config,
     parse_trainer,
     without_effect,
@@ -120,7 +120,10 @@ def demo_data(o: TrainerOptions, explicit: frozenset[str]) -> Iterator[None]:
     if demo_matches(Path(o.DR), **size):
         yield
     elif Path(o.DR).exists():
-        raise UserError(f"{o.DR} is not the demo's data: move it away, or name data with --DR")
+        raise UserError(
+            f"{o.DR} is not the demo's data of {o.frame_W} x {o.frame_H} pixels: "
+            "move it away, or name data with --DR"
+        )
     elif o.dry_run:
         with tempfile.TemporaryDirectory() as folder:
             o.DR = str(Path(folder) / "demo_data")
@@ -176,19 +179,6 @@ def write_validation(
         plots.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
 
 
-def epoch_line(o: TrainerOptions, row: dict[str, Any], best: bool) -> str:
-    """One plain line about an epoch."""
-    skipped = f" | {row['skipped']} sequences skipped" if row["skipped"] else ""
-    return (
-        f"epoch {row['epoch']:>3}/{o.num_epoch} | train loss {row['train_loss']:.5f} "
-        f"mse {row['train_mse']:.5f} kl {row['train_kl']:.4g} psnr {row['train_psnr']:.2f} dB"
-        f" | val loss {row['val_loss']:.5f} psnr {row['val_psnr']:.2f} dB{' *' if best else ''}"
-        f" | beta {row['beta']:.3g} tfr {row['tfr']:.2f} {'on' if row['tf_active'] else 'off'}"
-        f" lr {row['lr']:.2e} | {row['frames_per_second']:.0f} frames/s {row['seconds']:.1f} s"
-        f"{skipped}"
-    )
-
-
 def run(
     o: TrainerOptions,
     root: Path,
@@ -221,6 +211,9 @@ def run(
         detector.load_state_dict(state["detector"])
         best, skipped_in_a_row = Best(**state["best"]), state["skipped_in_a_row"]
         first_epoch = checkpoint.last_epoch + 1
+        if first_epoch >= o.num_epoch:
+            print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
+            return
         earlier = runlog.read_config(root)
         config["parent"] = earlier.get("parent")
         config["resumed_at"] = [*earlier.get("resumed_at", []), first_epoch]
@@ -285,7 +278,7 @@ def run(
         }
         save_checkpoints([root / name for name in [*names, "last.ckpt"]], content)
         plots.draw_curves(root)
-        print(epoch_line(o, row, best.epoch == epoch), flush=True)
+        print(runlog.epoch_line(row, o.num_epoch, best.epoch == epoch), flush=True)
 
     print(
         f"best validation PSNR {best.psnr:.2f} dB (epoch {best.epoch}); without a model: repeating "
@@ -300,7 +293,7 @@ def main() -> None:
     o, checkpoint = take_from_checkpoint(o, explicit)
     if o.test and o.save_root is None:
         o.save_root = str(Path(o.ckpt_path or "").parent / "validation")
-    finish_trainer_options(o)
+    fill_in_derived(o)
     if o.DR is None:
         raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
     device = choose_device(o.device, o.gpu)

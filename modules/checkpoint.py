@@ -86,13 +86,7 @@ def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     for path in paths:
-        try:
-            write_atomically(path, buffer.getvalue())
-        except OSError as error:
-            raise UserError(
-                f"{path}: the checkpoint cannot be written ({error.strerror}); "
-                "what was saved before is intact"
-            ) from error
+        write_atomically(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -241,12 +241,13 @@ def parse_trainer(
     options, explicit = parse(TrainerOptions, description, argv)
     if options.resume and options.save_root is None and options.DR is None:
         raise UserError("--resume needs --save_root, the folder of the run to continue")
-    finish_trainer_options(options)
+    check_combinations(options)
+    fill_in_derived(options)
     return options, explicit
 
 
-def finish_trainer_options(options: TrainerOptions) -> None:
-    """Fill in derived defaults and refuse combinations that make no sense (UserError)."""
+def check_combinations(options: TrainerOptions) -> None:
+    """Refuse combinations that make no sense (UserError)."""
     if options.DR is None and not (options.resume or options.ckpt_path):
         raise UserError(
             "no data set: give its root with --DR, or --preset demo for one that needs no download"
@@ -262,6 +263,10 @@ def finish_trainer_options(options: TrainerOptions) -> None:
         )
     if options.detector_patience == 1:
         raise UserError("--detector_patience 1: one validation is always like itself; 2 or more")
+
+
+def fill_in_derived(options: TrainerOptions) -> None:
+    """Defaults that follow from other options."""
     if options.lr_milestones is None:
         options.lr_milestones = (options.num_epoch // 2, options.num_epoch * 3 // 4)
     if options.save_root is None and options.DR is not None:

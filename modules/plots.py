@@ -38,7 +38,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from modules.errors import ArgumentParser, UserError, run_as_script
-from modules.options import TrainerOptions, finish_trainer_options, option, parse, without_effect
+from modules.options import (
+    TrainerOptions,
+    check_combinations,
+    fill_in_derived,
+    option,
+    parse,
+    without_effect,
+)
 from modules.runlog import (
     METRIC_COLUMNS,
     read_config,
@@ -1372,7 +1379,8 @@ def schedules(argv: Sequence[str]) -> list[str]:
         figure = fu_figure()
     else:
         options.DR = options.DR or "unknown"  # no data is needed here
-        finish_trainer_options(options)
+        check_combinations(options)
+        fill_in_derived(options)
         notes = without_effect(options, explicit)
         if options.detector_patience:
             notes.append("note: the detector's raises depend on results and are not drawn")

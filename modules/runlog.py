@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from modules.errors import UserError
+
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
 METRIC_COLUMNS = (
@@ -26,7 +28,8 @@ METRIC_COLUMNS = (
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
-    Temporary file in the same folder, flush, fsync, rename, fsync of the folder.
+    Temporary file in the same folder, flush, fsync, rename, fsync of the folder. Raises UserError
+    when the disk is full or the folder unwritable; an earlier file of that name is then intact.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,10 +38,13 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); what was there before is intact"
+        ) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -59,15 +65,35 @@ def _cell(value: Any) -> str:
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    """Append one epoch's row (and the header to a new file); on the disk when this returns."""
+    """Append one epoch's row (and the header to a new file); on the disk when this returns.
+
+    Raises UserError when the disk refuses. A line that was cut short by that is dropped by a
+    resumed run (see truncate_metrics).
+    """
     if set(row) != set(METRIC_COLUMNS):
         raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
     line = ",".join(_cell(row[name]) for name in METRIC_COLUMNS) + "\n"
     header = "" if path.exists() and path.stat().st_size else ",".join(METRIC_COLUMNS) + "\n"
-    with path.open("a", newline="") as file:
-        file.write(header + line)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("a", newline="") as file:
+            file.write(header + line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
+    """One plain line about an epoch; a star marks the best validation so far."""
+    skipped = f" | {row['skipped']} sequences skipped" if row["skipped"] else ""
+    return (
+        f"epoch {row['epoch']:>3}/{num_epoch} | train loss {row['train_loss']:.5f} "
+        f"mse {row['train_mse']:.5f} kl {row['train_kl']:.4g} psnr {row['train_psnr']:.2f} dB"
+        f" | val loss {row['val_loss']:.5f} psnr {row['val_psnr']:.2f} dB{' *' if best else ''}"
+        f" | beta {row['beta']:.3g} tfr {row['tfr']:.2f} {'on' if row['tf_active'] else 'off'}"
+        f" lr {row['lr']:.2e} | {row['frames_per_second']:.0f} frames/s {row['seconds']:.1f} s"
+        f"{skipped}"
+    )
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

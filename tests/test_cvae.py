@@ -65,6 +65,38 @@ def test_gradients_equal_those_of_frame_by_frame(model: CVAE, forced: bool) -> N
         torch.testing.assert_close(ours[name], p.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
+def test_detached_pass_feeds_the_same_frames_back_without_their_gradient(model: CVAE) -> None:
+    frames, labels, noise = clips()
+    through = model(frames, labels, noise, teacher_forcing=False)
+    cut = model(frames, labels, noise, teacher_forcing=False, detach=True)
+    torch.testing.assert_close(cut.prediction, through.prediction, rtol=1e-4, atol=1e-5)
+
+    def last_frame_s_gradient(detach: bool) -> torch.Tensor:
+        """Of the last prediction with respect to the first frame: only by way of those between."""
+        first = frames[:1].clone().requires_grad_()
+        clip = torch.cat((first, frames[1:]))
+        out = model(clip, labels, noise, teacher_forcing=False, detach=detach)
+        (gradient,) = torch.autograd.grad(out.prediction[-1].sum(), first)
+        return gradient
+
+    assert last_frame_s_gradient(detach=True).abs().max() == 0
+    assert last_frame_s_gradient(detach=False).abs().max() > 0
+
+
+def test_detached_gradients_reach_every_weight_in_bfloat16(model: CVAE) -> None:
+    # autocast keeps casted weights; those of the pass without gradient must not be used again.
+    frames, labels, noise = clips()
+    norms = {}
+    for precision in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision):
+            out = model(frames, labels, noise, teacher_forcing=False, detach=True)
+        (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
+        norms[precision] = [p.grad.norm().item() for p in model.parameters()]
+    assert min(norms[True]) > 0
+    assert sum(norms[True]) == pytest.approx(sum(norms[False]), rel=0.1)
+
+
 def changed(x: torch.Tensor, t: int) -> torch.Tensor:
     """x with another frame t."""
     other = x.clone()

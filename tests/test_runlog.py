@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from modules import runlog
+from modules.errors import UserError
 
 
 def row(epoch: int, **values: float) -> dict[str, float]:
@@ -76,7 +77,13 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(runlog.os, "fsync", broken)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"config\.json: .*No space.*intact"):
         runlog.write_config(path, {"options": 2})
     assert json.loads(path.read_text()) == {"options": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_row_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.csv"):
+        runlog.append_metrics(tmp_path / "metrics.csv" / "metrics.csv" / "x", row(0))

@@ -91,6 +91,21 @@ class TestTrainer:
         assert "repeating the first frame" in text
         assert "mean training frame" in text
 
+    @pytest.mark.slow
+    def test_real_footage(self, shared: Path, tmp_path: Path) -> None:
+        result = run_script(
+            *("Trainer.py", "--DR", shared / "real_motion", "--save_root", tmp_path / "a", *TINY),
+            *("--num_epoch", "2", "--tfr", "0", "--detach", "--device", "cpu"),
+        )
+        assert result.returncode == 0, result.stderr
+        assert "280 training frames in 4 recording(s), 30 validation frames" in result.stdout
+        frames, _ = runlog.read_psnr_per_frame(tmp_path / "a" / "psnr_per_frame.csv")
+        assert frames[-1] == 29  # a validation video shorter than 630 is used whole
+        tested = run_script("Tester.py", "--ckpt_path", tmp_path / "a" / "last.ckpt")
+        assert tested.returncode == 0, tested.stderr
+        rows = (tmp_path / "a" / "test" / "submission.csv").read_text().count("\n") - 1
+        assert rows == 3 * 30
+
     def test_one_plain_line_per_epoch(self, dataset: Path, tmp_path: Path) -> None:
         text = train(dataset, tmp_path / "a", "--num_epoch", "3")
         assert sum(line.startswith("epoch ") for line in text.splitlines()) == 3
@@ -195,6 +210,12 @@ class TestTrainer:
         parent = json.loads((run / "config.json").read_text())["parent"]
         assert Path(parent["run"]) == trained.resolve()
         assert parent["epoch"] == state(trained / "best.ckpt")["last_epoch"]
+
+        more = ("--save_root", run, "--resume", "--num_epoch", "2")
+        assert run_script("Trainer.py", *more).returncode == 0  # a fine-tuned run resumes too
+        assert json.loads((run / "config.json").read_text())["parent"] == parent
+        done = run_script("Trainer.py", *more)
+        assert "nothing to do" in done.stdout
 
     def test_older_checkpoints_in_both_scripts(self, dataset: Path, tmp_path: Path) -> None:
         config = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24)

@@ -1,0 +1,57 @@
+"""README says what the program does: its options and files exist, its commands parse."""
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+from conftest import REPOSITORY
+
+from modules.options import TesterOptions, TrainerOptions, parse, parse_trainer
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def commands(script: str) -> list[list[str]]:
+    """The arguments of every command line of this script in README's code blocks."""
+    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [
+        shlex.split(line, comments=True)[2:]
+        for line in lines
+        if line.startswith(f"python {script} ")
+    ]
+
+
+@pytest.mark.parametrize("options", [TrainerOptions, TesterOptions])
+def test_every_option_stands_with_its_default(options: type) -> None:
+    for entry in dataclasses.fields(options):
+        default = "off" if entry.default is False else entry.metadata["shown"] or entry.default
+        assert f"| `--{entry.name}` | {default} | {entry.metadata['help']}" in README
+
+
+def test_no_option_stands_that_does_not_exist() -> None:
+    real = {e.name for o in (TrainerOptions, TesterOptions) for e in dataclasses.fields(o)}
+    listed = set(re.findall(r"^\| `--(\w+)`", README, flags=re.MULTILINE))
+    assert listed == real
+
+
+def test_commands_parse() -> None:
+    trainer, tester = commands("Trainer.py"), commands("Tester.py")
+    assert len(trainer) > 5
+    assert len(tester) > 2
+    for arguments in trainer:
+        parse_trainer("", arguments)
+    for arguments in tester:
+        parse(TesterOptions, "", arguments)
+
+
+def test_files_and_figures_exist() -> None:
+    for name in re.findall(r"\]\((docs/[\w.]+)\)", README):
+        assert (REPOSITORY / name).stat().st_size > 1000, name
+    for name in re.findall(r"`((?:modules/)?\w+\.py)`", README):
+        assert (REPOSITORY / name).exists(), name
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"@[A-Z]+@", README)
