@@ -63,15 +63,19 @@ def take_from_checkpoint(
         checkpoint = load_checkpoint(path)
         if not checkpoint.training:
             raise UserError(f"--resume: {path} is of older code; start from it with --ckpt_path")
-        saved = TrainerOptions(**checkpoint.options)
+        try:
+            saved = TrainerOptions(**checkpoint.options)
+        except TypeError as error:
+            raise UserError(f"--resume: {path} is of another version ({error})") from error
         changed = [n for n in sorted(explicit) if getattr(o, n) != getattr(saved, n)]
         refused = [n for n in changed if n not in MAY_CHANGE_ON_RESUME]
         if refused:
             shown = ", ".join(f"--{n} {getattr(saved, n)} → {getattr(o, n)}" for n in refused)
             raise UserError(f"--resume continues a run as it was, but this would change: {shown}")
         typed = {name: getattr(o, name) for name in changed}
-        o = dataclasses.replace(saved, **{**typed, "resume": True, "save_root": o.save_root})
-        return o, checkpoint
+        # The data's absolute place, as the run may be continued from another folder.
+        fixed = {"DR": checkpoint.data_root, "resume": True, "save_root": o.save_root}
+        return dataclasses.replace(saved, **{**fixed, **typed}), checkpoint
     if o.ckpt_path is None:
         return o, None
     checkpoint = load_checkpoint(Path(o.ckpt_path))
@@ -93,13 +97,17 @@ def prepare_save_root(o: TrainerOptions) -> Path:
     """The run's folder, made and tried before anything costs time. UserError if unusable."""
     assert o.save_root is not None
     root = Path(o.save_root)
-    if not (o.resume or o.test) and (
-        (root / "metrics.csv").exists() or (root / "last.ckpt").exists()
-    ):
-        raise UserError(
-            f"--save_root {root} already holds a run: continue it with --resume, "
-            "or give another --save_root"
-        )
+    if not (o.resume or o.test):
+        if (root / "last.ckpt").exists():
+            raise UserError(
+                f"--save_root {root} already holds a run: continue it with --resume, "
+                "or give another --save_root"
+            )
+        if (root / "metrics.csv").exists():
+            raise UserError(
+                f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
+                "move it away, or give another --save_root"
+            )
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
