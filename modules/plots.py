@@ -575,12 +575,13 @@ def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
     """The lowest separate stretches of a curve, lowest first; at most `count`.
 
     psnr: (T-1,) in dB for frames 1 … T-1; values that are not finite count as missing. The curve is
-    smoothed by a moving average as wide as a stretch (a twelfth of the curve, 1 to 31 frames).
+    smoothed by a moving average as wide as a stretch (a twelfth of the curve, 1 to 15 frames: wider
+    would hide a short, deep dip).
     A stretch lies around a local minimum of it; the centres of two are at least twice that width
     apart, so that there is always something higher to see between them.
     """
     n = len(psnr)
-    width = min(31, max(1, n // 12)) | 1
+    width = min(15, max(1, n // 12)) | 1
     kernel = np.ones(min(width, n))
     known = np.isfinite(psnr)
     psnr = np.where(known, psnr, np.inf)

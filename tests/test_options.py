@@ -66,7 +66,7 @@ def test_typed_beats_preset_beats_default() -> None:
     options, explicit = parse_trainer("", ["--preset", "demo", "--F_dim", "64", "--lr", "0.001"])
     assert options.F_dim == 64
     assert options.L_dim == PRESETS["demo"]["L_dim"] != TrainerOptions().L_dim
-    assert options.N_dim == TrainerOptions().N_dim
+    assert options.val_vi_len == TrainerOptions().val_vi_len
     assert explicit == {"preset", "F_dim", "lr"}
     # Typing a default's own value counts as typed.
     default = str(TrainerOptions().L_dim)

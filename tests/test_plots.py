@@ -321,7 +321,7 @@ def test_files_are_written_whole_or_not_at_all(
         lambda: plots.write_sheet(folder / "c.png", frames, frames, frames),
         lambda: plots.draw_psnr_per_frame(folder / "d.png", np.ones(3)),
     ):
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(UserError, match="No space"):
             write()
     names = {"config.json", "curves.png", "metrics.csv", "psnr_per_frame.csv"}
     assert {path.name for path in folder.iterdir()} == names
@@ -344,11 +344,17 @@ def test_lowest_stretches_of_a_hand_made_curve() -> None:
     assert [stretch.lowest for stretch in stretches] == [250, 550, 100]  # lowest first, 400 not
     for start, stop, lowest in stretches:
         assert 1 <= start <= lowest < stop <= 601
-        assert stop - start == 31
+        assert stop - start == 15
     assert stretches == plots.lowest_stretches(curve.copy())
     # Negative control: without the deepest dip, the fourth one is marked.
     others = dips(600, (100, 4.0), (400, 2.0), (550, 6.0))
     assert [stretch.lowest for stretch in plots.lowest_stretches(others)] == [550, 100, 400]
+
+
+def test_a_short_deep_dip_is_found_beside_long_shallow_ones() -> None:
+    curve = dips(629, (80, 3.0), (250, 2.0), (440, 2.0), (590, 2.5))
+    curve[495:503] -= 5.0
+    assert {stretch.lowest for stretch in plots.lowest_stretches(curve)} & set(range(496, 504))
 
 
 def test_lowest_stretches_do_not_overlap() -> None:

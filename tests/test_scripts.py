@@ -342,17 +342,17 @@ def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
 # ---------------------------------------------------------------- Tester
 
 
-class TestTester:
-    @staticmethod
-    @pytest.fixture(scope="class")
-    def tested(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        out = tmp_path_factory.mktemp("tested")
-        result = run_script(
-            *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--save_root", out / "a")
-        )
-        assert result.returncode == 0, result.stderr
-        return out / "a"
+@pytest.fixture(scope="module")
+def tested(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tested")
+    result = run_script(
+        *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--save_root", out / "a")
+    )
+    assert result.returncode == 0, result.stderr
+    return out / "a"
 
+
+class TestTester:
     def test_outputs(self, tested: Path, dataset: Path) -> None:
         assert {p.name for p in tested.iterdir()} == {
             *("frames", "submission.csv", "pred_seq0.gif", "pred_seq1.gif"),
