@@ -135,7 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "D_out_dim": 32,
         "train_vi_len": 12,
         "batch_size": 1,
-        "num_epoch": 9,
+        "num_epoch": 7,
         "lr": 0.004,
         "lr_scheduler": "cosine",
         "tfr": 0.0,
