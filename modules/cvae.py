@@ -116,6 +116,9 @@ class CVAE(nn.Module):
             # pass that is differentiated is then one batch, as with teacher forcing.
             with torch.no_grad():
                 made = self._free_running(frame_features[0], label_features, z, steps)
+            # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
+            # again in the pass below, and they would get no gradient.
+            torch.clear_autocast_cache()
             fed_back = torch.stack(made[:-1]).flatten(0, 1).clamp(0.0, 1.0)
             previous = torch.cat((frame_features[0], self.frame_transformation(fed_back)))
             prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
