@@ -23,7 +23,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from modules.errors import UserError
 
-LEAST_SCORE = 0.5  # of a person, 0-1; what is below is not kept
+LEAST_SCORE = 0.5  # of a person, 0-1; what is below is nobody
 JOINT_LOGIT = 2.0  # of a joint's heat map; Detectron draws joints from this value on
 
 
@@ -50,7 +50,12 @@ def build_network(short_side: int) -> KeypointRCNN:
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
     longest = round(short_side * 5 / 3)
     network = KeypointRCNN(
-        backbone, num_classes=2, num_keypoints=17, min_size=short_side, max_size=longest
+        backbone,
+        num_classes=2,
+        num_keypoints=17,
+        min_size=short_side,
+        max_size=longest,
+        box_score_thresh=LEAST_SCORE,  # joints of less certain people need not be looked for
     )
     for module in network.modules():
         if isinstance(module, FrozenBatchNorm2d):
@@ -123,9 +128,8 @@ def _detect(
     ]
     results = []
     for found in network(images):
-        good = found["scores"] >= LEAST_SCORE
-        points, logits = found["keypoints"][good], found["keypoints_scores"][good]
-        joints = torch.cat([points[..., :2], logits[..., None]], dim=2)  # (K, 17, 3)
-        values = (found["boxes"][good], found["scores"][good], joints)
+        points, logits = found["keypoints"][..., :2], found["keypoints_scores"][..., None]
+        joints = torch.cat([points, logits], dim=2)  # (K, 17, 3)
+        values = (found["boxes"], found["scores"], joints)
         results.append(Detections(*(value.float().cpu().numpy() for value in values)))
     return results

@@ -43,7 +43,7 @@ Array = NDArray[np.float64]
 INK = 24  # of 255: a label's pixel that is brighter in some channel is drawn on
 CUT = 3.0  # a cut changes the picture so many times as much as the frames around it do …
 CUT_BESIDE = 2.0  # … and so many times as much as the step before it and the step after it
-CUT_FLASH = 4.0  # or as one of the two: next to a single foreign frame both are cuts
+CUT_FLASH = 4.0  # the two steps of a single foreign frame stand out from what is beside both
 CUT_LEAST = 1.0  # of 255, mean over pixels: less is no cut, whatever the rest does
 AROUND = 15  # frames to either side that say what is usual
 NEAR = 0.5  # near-identical: closer than this part of the usual step between neighbouring frames
@@ -67,16 +67,19 @@ def find_cuts(steps: Array) -> list[int]:
     passages have each their own measure; and against its neighbours, so that the peak of a fast
     movement, which rises and falls over several frames, is none.
     """
-    cuts = []
+    cuts: set[int] = set()
+    padded = np.pad(steps, 2)
     for t, step in enumerate(steps.tolist()):
         first = max(0, t - AROUND)
         around = np.delete(steps[first : t + AROUND + 1], t - first)
-        beside = [*steps[max(0, t - 1) : t].tolist(), *steps[t + 1 : t + 2].tolist()]
-        if not beside or step <= max(CUT * float(np.median(around)), CUT_LEAST):
+        if not len(around) or step <= max(CUT * float(np.median(around)), CUT_LEAST):
             continue
-        if step > CUT_BESIDE * max(beside) or step > CUT_FLASH * min(beside):
-            cuts.append(t + 1)
-    return cuts
+        before, _, after, later = padded[t + 1 : t + 5].tolist()
+        if step > CUT_BESIDE * max(before, after):
+            cuts.add(t + 1)
+        elif min(step, after) > CUT_FLASH * max(before, later):
+            cuts |= {t + 1, t + 2}
+    return sorted(cuts)
 
 
 def blank_labels(labels: Pixels) -> NDArray[np.bool_]:
@@ -230,15 +233,15 @@ class Findings:
             lines += _label_warnings(
                 where, blank_labels(test.labels), names, drawn_part(test.labels)
             )
-        for kind, pairs in (
-            ("identical", self.copies.identical),
-            ("nearly identical", self.copies.near),
+        for kind, why, pairs in (
+            ("identical", "the splits share frames", self.copies.identical),
+            ("nearly identical", "copies, or a movement that repeats itself", self.copies.near),
         ):
             if pairs:
                 val, train = self.val.names, self.train.names
                 where = _some(f"{val[a]} = train {train[b]}" for a, b in pairs)
                 of = f"{len(pairs)} of {len(val)} frames"
-                lines.append(f"val: {of} are {kind} to training frames: {where}")
+                lines.append(f"val: {of} are {kind} to training frames ({why}): {where}")
         if self.test_copies:
             where = _some(
                 f"{self.tests[a].name} = train {self.train.names[b]}" for a, b in self.test_copies

@@ -211,7 +211,10 @@ class JointFinder:
             for line in content.splitlines(keepends=True):
                 if not line.endswith(b"\n"):
                     break
-                self.people.append(_people(json.loads(line)))
+                rows = json.loads(line)
+                if not isinstance(rows, list):
+                    raise ValueError("a line is no list of people")
+                self.people.append(_people(rows))
                 good += len(line)
             if good < len(content):
                 with self.path.open("r+b") as file:
@@ -280,14 +283,16 @@ def read_track(
 
     Raises UserError: the clip cannot be read, or its labels do not fit.
     """
-    bar = progress_bar(
-        f"{clip.path.name}: {'joints' if finder else 'frames'}",
-        clip.frames and count_sampled(clip.frames, frame_step(clip, o.fps)),
-    )
+    step, frames = frame_step(clip, o.fps), 0
+    what = f"{clip.path.name}: {'joints' if finder else 'frames'}"
+    bar = progress_bar(what, clip.frames and count_sampled(clip.frames, step))
     indices: list[int] = []
     small: list[Pixels] = []
     try:
-        for index, frame in sampled(clip, o.fps):
+        for index, frame in enumerate(read_frames(clip)):
+            frames = index + 1
+            if index != source_index(len(indices), step):
+                continue
             if finder:
                 finder.add(len(indices), frame)
             image = Image.fromarray(frame).resize(SMALL, Image.Resampling.BILINEAR)
@@ -298,11 +303,6 @@ def read_track(
             finder.flush()
     finally:
         bar.close()
-    # The last frames of the clip may lie behind the last one taken.
-    step = frame_step(clip, o.fps)
-    frames = clip.frames if clip.kind == "folder" and clip.frames else None
-    if frames is None:
-        frames = sum(1 for _ in read_frames(clip)) if labels and step > 1 else indices[-1] + 1
     if len(indices) < 2:
         raise UserError(f"{clip.path}: {len(indices)} frames at {o.fps:g} frames/s are no video")
     cuts = find_cuts(differences(np.stack(small)))
@@ -385,9 +385,12 @@ def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) 
     x0, y0 = np.quantile(boxes[:, :2], 0.01, axis=0)
     x1, y1 = np.quantile(boxes[:, 2:], 0.99, axis=0)
     margin = MARGIN * float(np.median(boxes[:, 3] - boxes[:, 1]))
+    least = min(y1 - y0 + margin, ph)  # half of the margins is given up before it is stretched
     x0, y0 = max(x0 - margin, 0), max(y0 - margin, 0)
     x1, y1 = min(x1 + margin, pw), min(y1 + margin, ph)
     height = max(y1 - y0, (x1 - x0) * th / tw, th)
+    if height * tw / th > pw:
+        height = max(min(height, least), pw * th / tw)
     width, height = min(height * tw / th, pw), min(height, ph)
     left = min(max((x0 + x1 - width) / 2, 0), pw - width)
     top = min(max((y0 + y1 - height) / 2, 0), ph - height)
@@ -624,7 +627,8 @@ def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, 
     }
 
 
-# An unfinished import may still be given another size or split: nothing was written with them.
+# An unfinished import may still be given another size or split, since nothing was written with
+# them; one with labels of another tool anything, since it has found nothing that would be lost.
 SOURCE_OPTIONS = ("format", "clips", "labels", "weights", "fps", "source_fps", "detect_size")
 
 
@@ -647,19 +651,26 @@ def _may_go_on(o: VideoOptions, command: dict[str, Any]) -> bool:
         raise UserError(f"--out {o.out}: cannot be used ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{o.out / MARKER}: is damaged; give another --out") from error
-    for name in command if finished else SOURCE_OPTIONS:
+    compared = tuple(command) if finished else () if before.get("labels") else SOURCE_OPTIONS
+    for name in compared:
         if before.get(name) != command[name]:
-            was, now = (
-                ("other ones", "these")
-                if name in ("clips", "labels", "weights", "format")
-                else ("the default" if v is None else v for v in (before.get(name), command[name]))
-            )
-            again = f" (with a copy of {o.out / DETECTIONS} in it, joints are not sought again)"
+            if name in ("format", "clips", "labels", "weights"):
+                what = f"other {name}" if name != "format" else "another version of this program"
+            else:
+                what = f"--{name} {_typed(before.get(name))}, not {_typed(command[name])}"
+            again = f" (with a copy of {o.out / DETECTIONS} in it, no joint is sought again)"
             raise UserError(
-                f"--out {o.out} was made by another command: {name} {was}, not {now}; give another"
-                f" folder{again if finished and not o.labels else ''}"
+                f"--out {o.out} was made with {what}; give another folder"
+                f"{again if finished and not o.labels else ''}"
             )
     return finished
+
+
+def _typed(value: Any) -> str:
+    """An option's value as one would type it."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return "by default" if value is None else str(value)
 
 
 def _weights_identity(o: VideoOptions) -> str:
