@@ -719,7 +719,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     checker.add_argument("root", type=Path, metavar="ROOT", help="folder with train/ and val/")
     text = "write a contact sheet: labels over frames, differences between frames, cuts"
     checker.add_argument("--picture", type=Path, metavar="FILE.png", help=text)
-    from modules.video import add_arguments, import_video, options_from
+    from modules.video_options import add_arguments, options_from
 
     text = "make a data set of your own video: finds the person's joints and draws the labels"
     add_arguments(commands.add_parser("video", help=text, description=text))
@@ -730,6 +730,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check(opt.root, workers, opt.picture)
         return
     if opt.command == "video":
+        from modules.video import import_video  # reads clips, which no other command needs
+
         options = options_from(opt)
         import_video(options)
         check(options.out, workers, options.out / CONTACT_SHEET)

@@ -381,8 +381,10 @@ def test_detected_joints_are_those_of_the_labels(
     assert len(images) > 80
     for name in images:
         a, b = read(tmp_path / "found" / name), read(tmp_path / "given" / name)
-        # Joints are written down to a hundredth of a pixel.
-        assert np.abs(a.astype(int) - b).max() <= (8 if "label" in name else 1), name
+        # Joints are written down to a hundredth of a pixel, which moves single samples of a limb.
+        difference = np.abs(a.astype(int) - b)
+        assert difference.max() <= (40 if "label" in name else 1), name
+        assert difference.mean() < 0.3, name
     assert set(found) - set(given) == {n for n in found if n.startswith("detections/")}
 
 
