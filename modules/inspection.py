@@ -226,7 +226,7 @@ class Findings:
                     if split.name == "train"
                     else "the validation video is scored as one recording"
                 )
-                lines.append(f"{split.name}: the picture jumps before frame {where}; {advice}")
+                lines.append(f"{split.name}: the picture jumps before frame(s) {where}; {advice}")
         for test in self.tests:
             names = [str(t) for t in range(len(test.labels))]
             where = f"test {test.name}"
@@ -316,13 +316,11 @@ def _strip(
 
 
 def _split_strip(split: SplitPixels, rows: int, heading: str) -> Image.Image:
-    """Evenly spaced frames under their labels; the frame after every jump too, while there is room.
-
-    A jump is shown because it is where one has to decide.
-    """
+    """Evenly spaced frames under their labels; the first jumps and blank labels too."""
     shown = np.linspace(0, len(split.frames) - 1, min(rows * COLUMNS, len(split.frames)))
     chosen = set(shown.round().astype(int).tolist())
     chosen |= {t for cut in split.cuts[: COLUMNS // 2] for t in (cut - 1, cut)}
+    chosen |= set(np.flatnonzero(split.blank)[: COLUMNS // 2].tolist())
     order = sorted(chosen)
     captions = [
         f"{split.names[t]}{': jump' if t in split.cuts else ': no label' if split.blank[t] else ''}"
@@ -371,7 +369,7 @@ def _steps_chart(findings: Findings, width: int) -> Image.Image:
             title = "Difference to the frame before (mean over pixels, 0-255)"
             axes.set_title(title, fontsize=AXIS_TEXT, loc="left")
     axes.set_xlabel("frame, in order", fontsize=AXIS_TEXT)
-    figure.tight_layout(pad=0.6)
+    figure.subplots_adjust(0.06, 0.13, 0.985, 0.9, hspace=0.42)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return Image.open(buffer).convert("RGB")

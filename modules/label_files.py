@@ -187,10 +187,10 @@ def _coco(path: Path, content: Any, frame_names: Sequence[str]) -> Labels:
 def _image_numbers(path: Path, images: Any, frame_names: Sequence[str]) -> dict[int | str, int]:
     """COCO's image ids → frame numbers: by the clip's file names, else in numeric order."""
     names: dict[int | str, str] = {}
-    for entry in images if isinstance(images, list) else [None]:
-        key, name = (
-            (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else 2 * (None,)
-        )
+    entries = images if isinstance(images, list) else [images]
+    for entry in entries:
+        about = entry if isinstance(entry, dict) else {}
+        key, name = about.get("id"), about.get("file_name")
         if not isinstance(key, int | str) or not isinstance(name, str) or key in names:
             raise UserError(
                 f"--labels {path}: images must each have an id of its own and file_name"

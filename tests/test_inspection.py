@@ -127,7 +127,7 @@ def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:
     warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
     for words in (
         "train: 2 of 40 labels (5.0%) show nothing: 3, 9",
-        "train: the picture jumps before frame 20; no row of clips.csv begins there",
+        "train: the picture jumps before frame(s) 20; no row of clips.csv begins there",
         "val: 10 of 10 frames are identical to training frames",
         "test 1: 1 of 9 labels (11.1%) show nothing: 4",
         "2 = train 30",
