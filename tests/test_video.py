@@ -381,10 +381,18 @@ def test_detected_joints_are_those_of_the_labels(
     assert len(images) > 80
     for name in images:
         a, b = read(tmp_path / "found" / name), read(tmp_path / "given" / name)
-        # Joints are written down to a hundredth of a pixel, which moves single samples of a limb.
+        # Joints are written down to a hundredth of a pixel, which moves rows of a limb's samples.
         difference = np.abs(a.astype(int) - b)
-        assert difference.max() <= (40 if "label" in name else 1), name
+        assert difference.max() <= (130 if "label" in name else 1), name
         assert difference.mean() < 0.3, name
+    # The part that was cut out is the same in frames and labels: body and limbs share their middle.
+    assert "shows 96 x 48" not in result.stdout
+    for t in range(8):
+        frame = read(tmp_path / f"found/val/val_img/{t}.png")
+        label = read(tmp_path / f"found/val/val_label/{t}.png")
+        body = np.argwhere((frame[..., 0] > 110) & (frame[..., 1] < 40))
+        limbs = np.argwhere(label.max(axis=-1) > 60)
+        assert np.abs((body.min(axis=0) + body.max(axis=0) - limbs.min(axis=0) - limbs.max(axis=0)) / 2).max() <= 1.5  # fmt: skip # noqa: E501
     assert set(found) - set(given) == {n for n in found if n.startswith("detections/")}
 
 
