@@ -141,7 +141,10 @@ def test_recomputing_changes_no_value(mode: str, with_frame_noise: bool) -> None
     for a, b in zip(out, out_again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)  # rounding grows from step to step
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradients_again[name], gradient, rtol=2e-3, atol=2e-5, msg=name)
+        # Through ten steps rounding grows; an error in a part would be of the gradient's own size.
+        if name != "label_transformation.1.bias":  # batch normalisation leaves it only rounding
+            difference = (gradients_again[name] - gradient).norm()
+            assert difference < 5e-3 * gradient.norm(), name
     for name, value in buffers.items():  # batch-norm statistics: counted once, not again
         torch.testing.assert_close(buffers_again[name], value, msg=name)
 
