@@ -286,7 +286,8 @@ class _GraphedStep:
 
 def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
     """Frames as they are forced or fed back: in [0, 1], with noise of the same shape or none."""
-    return (frames if noise is None else frames + noise).clamp(0.0, 1.0)
+    clamped = frames.clamp(0.0, 1.0)
+    return clamped if noise is None else (clamped + noise).clamp(0.0, 1.0)
 
 
 def prior_latents(

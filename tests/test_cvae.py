@@ -109,7 +109,7 @@ def test_frame_noise_is_added_to_what_frames_are_made_from(model: CVAE, mode: st
         label = model.label_transformation(labels[t])
         mu, logvar = model.Gaussian_Predictor.moments(model.frame_transformation(frames[t]), label)
         z = model.Gaussian_Predictor.reparameterize(mu, logvar, noise[t - 1])
-        noisy = (previous + frame_noise[t - 1]).clamp(0, 1)
+        noisy = (previous.clamp(0, 1) + frame_noise[t - 1]).clamp(0, 1)
         made = model.decode(model.frame_transformation(noisy), label, z)
         torch.testing.assert_close(out.prediction[t - 1], made, rtol=1e-4, atol=1e-5)
         previous = frames[t] if mode == "forced" else made
