@@ -139,6 +139,7 @@ def main() -> None:
     o.frame_H, o.frame_W = config.frame_H, config.frame_W
     root = Path(o.save_root or Path(o.ckpt_path).parent / o.split)
     o.save_root = str(root)
+    dataloader.refuse_inside(Path(o.DR), root)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -162,7 +163,8 @@ def main() -> None:
             advance=bar.update,
         )
     if not all(torch.isfinite(video).all() for video in made):
-        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
+        cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
+        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite{cause}")
     pixels = [to_uint8(video).numpy() for video in made]
     write_results(root, videos, pixels)
     if o.split == "val":

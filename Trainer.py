@@ -304,6 +304,7 @@ def main() -> None:
     fill_in_derived(o)
     if o.DR is None:
         raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
+    dataloader.refuse_inside(Path(o.DR), Path(o.save_root or "."))
     device = choose_device(o.device, o.gpu)
     config = model_config(o)
     config.check()
@@ -338,6 +339,8 @@ def main() -> None:
         return
     if o.test or train is None:
         result, made = validate(model, video, o, device)
+        if not torch.isfinite(made).all():
+            raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
         write_validation(root, o, result, video, made)
         print(f"validation PSNR {result.mean_psnr:.4f} dB, loss {result.loss:.6f}: {root}")
         return

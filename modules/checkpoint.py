@@ -141,8 +141,12 @@ def with_frame_size(checkpoint: Checkpoint, height: int | None, width: int | Non
 
 def _read(path: Path) -> Any:
     """What the file holds, its archive's checksums verified. Raises UserError."""
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not path.is_file():
         raise UserError(f"{path}: not a checkpoint file")
     damaged = f"{path}: damaged, or not a checkpoint"
