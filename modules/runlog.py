@@ -4,6 +4,7 @@ Files are written anew through a temporary file and a rename; metrics.csv alone 
 a whole line at a time.
 """
 
+import contextlib
 import csv
 import json
 import math
@@ -44,7 +45,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             f"{path}: cannot be written ({error.strerror}); what was there before is intact"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a file system that has become read-only, unlinking fails even where nothing is.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -29,9 +29,7 @@ def same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and repr(a) == repr(b)
 
 
-def damaged_copies(
-    data: bytes, *, flips: int, cuts: int, seed: int
-) -> Iterator[tuple[str, bytes]]:
+def damaged_copies(data: bytes, *, flips: int, cuts: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """(what was done, content) of damaged versions of a file's content.
 
     flips: one byte each, at random places, gets another value; cuts: the file ends early, at
