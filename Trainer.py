@@ -11,12 +11,17 @@ psnr_per_frame.csv and .png of the latest validation, and the checkpoints.
 """
 
 import dataclasses
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports below take seconds; Ctrl-C meanwhile ends here, without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 from tqdm import tqdm

@@ -17,6 +17,7 @@ import csv
 import hashlib
 import os
 import re
+import signal
 import stat
 import sys
 import warnings
@@ -27,6 +28,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports below take seconds; Ctrl-C meanwhile ends here, without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch

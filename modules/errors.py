@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,8 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
     that closed the pipe (``| head``): nothing, status 141. Too little memory: an ``error:`` too.
     Everything else is a fault of the program and keeps its traceback.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the scripts begin
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):

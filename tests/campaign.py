@@ -502,8 +502,8 @@ def judge(
 ) -> None:
     """Add to the result what is wrong with how a process ended after a signal (or without)."""
     if "Traceback" in out + err:
-        if real_import_interrupted(out, err):
-            result.notes["interrupted while Python was importing"] += 1
+        if before_the_program(out, err):
+            result.notes["interrupted while Python itself was starting"] += 1
         else:
             result.add("tracebacks", f"{log}: {err.strip().splitlines()[-1]}")
     if sent is None or sent is signal.SIGKILL:
@@ -521,9 +521,9 @@ def judge(
         result.add("statuses", f"{log}: {sent.name} was not heeded after a checkpoint was saved")
 
 
-def real_import_interrupted(out: str, err: str) -> bool:
-    """Whether Ctrl-C came before any line of the program itself had run: Python's own traceback."""
-    return not out and err.rstrip().endswith("KeyboardInterrupt")
+def before_the_program(out: str, err: str) -> bool:
+    """Whether Ctrl-C came before the first line of Trainer.py: the interpreter's own traceback."""
+    return not out and "Trainer.py" not in err and err.rstrip().endswith("KeyboardInterrupt")
 
 
 # ---------------------------------------------------------------- the campaign

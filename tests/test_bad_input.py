@@ -798,3 +798,25 @@ def test_in_processes_of_their_own(row: Row, world: Path) -> None:
     )
     assert not faults_of(Outcome(result.returncode, result.stderr), row), result.stderr
     assert state_of(world / "data") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["Trainer.py", "Tester.py", "dataloader.py"])
+def test_ctrl_c_during_the_imports(script: str) -> None:
+    """They take seconds, and are when a user sees a mistake in what was just typed."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", str(REPOSITORY / script), "check", "--nothing"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:  # each import is a line
+            lines.append(line)
+            if "torch." in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in "".join(lines) + rest
+    assert "error:" not in rest  # it had not come to its options
