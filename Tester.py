@@ -96,11 +96,14 @@ def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> No
             write_frames(root / "frames" / video.name, frames)
             plots.write_gif(root / f"pred_seq{video.name}.gif", frames)
         temporary = root / ".submission.csv.tmp"
-        with temporary.open("w", newline="") as file:
-            file.writelines(submission_lines(made))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(root / "submission.csv")
+        try:
+            with temporary.open("w", newline="") as file:
+                file.writelines(submission_lines(made))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(root / "submission.csv")
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
 

@@ -20,6 +20,14 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """The run was asked to stop by a signal, and has saved what it needs to go on."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser whose errors are UserErrors, and which takes no abbreviated options.
 
@@ -66,9 +74,10 @@ def out_of_memory(error: BaseException) -> bool:
 def run_as_script(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and leave the interpreter with its exit status (None is 0).
 
-    UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A reader
-    that closed the pipe (``| head``): nothing, status 141. Too little memory: an ``error:`` too.
-    Everything else is a fault of the program and keeps its traceback.
+    UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A run
+    that was asked to stop: likewise, 128 + the signal's number. A reader that closed the pipe
+    (``| head``): nothing, status 141. Too little memory: an ``error:`` too. Everything else is a
+    fault of the program and keeps its traceback.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the scripts begin
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,6 +91,9 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
         except UserError as error:
             print(f"error: {in_one_line(str(error))}", file=sys.stderr, flush=True)
             status = 2
+        except Stopped as stop:
+            print(f"stopped by {stop}; --resume goes on from here", file=sys.stderr, flush=True)
+            status = 128 + stop.signal_number
         except Exception as error:
             if not out_of_memory(error):
                 raise

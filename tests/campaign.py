@@ -484,6 +484,7 @@ def damage(path: Path, rng: random.Random) -> str:
         else:
             place = rng.randrange(len(data))
             changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        path.unlink()  # it may share its content with last.prev.ckpt
         path.write_bytes(changed)
         try:
             contents(path)
