@@ -735,7 +735,6 @@ RIGHTS = [
     (".", 0o555, TRAIN, "new: cannot be written (Permission denied)"),
     ("run", 0o555, RESUME, "run: cannot be written (Permission denied)"),
     ("run", 0o000, RESUME, "run"),
-    ("run/last.ckpt", 0o000, RESUME, "last.ckpt: cannot be read (Permission denied)"),
     ("run/metrics.csv", 0o000, RESUME, "metrics.csv: "),
     ("run/config.json", 0o000, RESUME, "config.json: "),
     ("run", 0o000, TUNE, "best.ckpt: cannot be read (Permission denied)"),
@@ -820,3 +819,13 @@ def test_ctrl_c_during_the_imports(script: str) -> None:
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in "".join(lines) + rest
     assert "error:" not in rest  # it had not come to its options
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_imports_would_be_noticed() -> None:
+    # The control: a script that begins with its imports shows their traceback.
+    code = "import os, signal, threading\n" \
+        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n" \
+        "import torch\n"  # fmt: skip
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Traceback" in result.stderr
