@@ -210,6 +210,8 @@ def run(
         state.resume_from(checkpoint)
         epoch, steps = state.position.epoch, state.position.step
         if epoch >= o.num_epoch:
+            if distributed.is_main():
+                plots.draw_curves(root)  # it may have been stopped just before
             print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
             return
         print(f"resuming in epoch {epoch}" + f" after {steps} steps" * (steps > 0), flush=True)

@@ -111,6 +111,8 @@ def _also_name(path: Path, other: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(path, temporary)
     temporary.replace(other)
+    # Where both are already names of one file, a rename does nothing and leaves both.
+    temporary.unlink(missing_ok=True)
 
 
 def put_in_place_of_last(checkpoint: Checkpoint) -> None:
@@ -209,15 +211,10 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: not a checkpoint file")
     damaged = f"{path}: damaged, or not a checkpoint"
     try:
+        source: Path | io.BytesIO = path
         if zipfile.is_zipfile(path):
-            # torch.load does not look at the checksums: a flipped byte would be a wrong weight.
-            with zipfile.ZipFile(path) as archive:
-                bad = archive.testzip()
-            if bad is not None:
-                raise UserError(f"{damaged} (wrong checksum in {bad})")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
+            source = _verified(path)
+        return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:
@@ -232,6 +229,22 @@ def _read(path: Path) -> Any:
         # Truncated, empty, text and zero files raise exceptions of half a dozen classes, and a
         # damaged pickle may raise any; whichever it is, the file cannot be used.
         raise UserError(damaged) from error
+
+
+def _verified(path: Path) -> io.BytesIO:
+    """The archive made anew from its records, each verified by its checksum.
+
+    torch.load does not look at the checksums: a flipped byte would be a wrong weight. And it reads
+    what the checksums do not cover, such as a record's attributes, in its own way: one bit there
+    makes it take a tensor for a folder and leave its memory as it was. So it is given an archive
+    that has nothing but what was verified. Raises zipfile.BadZipFile and others.
+    """
+    clean = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(clean, "w") as anew:
+        for record in archive.infolist():
+            anew.writestr(zipfile.ZipInfo(record.filename), archive.read(record))
+    clean.seek(0)
+    return clean
 
 
 def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:

@@ -34,6 +34,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import itertools
 import json
 import random
 import shutil
@@ -297,9 +298,9 @@ class Campaign:
         """The command line of a run."""
         return ["--DR", str(self.data), "--save_root", str(run), *COMMON, *VARIANTS[variant]]
 
-    def make_references(self, variants: set[int]) -> None:
+    def make_references(self) -> None:
         """An uninterrupted `python Trainer.py` of each variant; then one forked, to be timed."""
-        for variant in sorted(variants):
+        for variant in range(len(VARIANTS)):
             run = self.work / f"reference{variant}" / "run"
             run.parent.mkdir()
             began = time.monotonic()
@@ -350,13 +351,15 @@ class Campaign:
                 writer = rng.randrange(2**32)
                 child = fork(arguments, log, lambda w=writer, c=counter: prepare_fork(w, c))
             result.attempts += 1
+            seconds_before = result.notes["second signals"]
             sent, saved = self._attend(child, run, counter, rng, kill, real, result)
+            twice = result.notes["second signals"] > seconds_before
             out, err = (Path(f"{log}.{end}").read_text() for end in ("out", "err"))
             judge(result, child.status, out, err, sent, saved, log)
             if damaged and "last.ckpt" not in out + err and len(out) > 0:
                 result.add("lost", f"{log}: nothing was said of a last.ckpt that was {damaged}")
             stopped = child.status in (143, 130) and STOPPING in err
-            if stopped and not real:
+            if stopped and not real and not twice:  # a second signal stops before the save
                 done, kept = counter.stat().st_size, steps_saved(run / "last.ckpt")
                 result.notes["stopped runs whose steps were counted"] += 1
                 if kept != before + done:
@@ -401,12 +404,14 @@ class Campaign:
         length = self.seconds["python" if real else "forked"]
         moment = rng.choice(("any", "any", "any") if real else ("any", "saving", "saving", "step"))
         number = rng.choice(SIGNALS)
-        at = began + rng.uniform(0.0, 1.1 * length)
+        at = began + rng.uniform(0.0, 0.8 * length)
         pass_by, delay = rng.randrange(6), rng.uniform(0.0, 0.06)
         step = rng.randrange(1, 12)
         second = began + HANG
         sent: signal.Signals | None = None
-        saved, seen, first_mtime = False, False, mtime(run / "last.ckpt")
+        # A resumed run may put last.prev.ckpt in place of a damaged last.ckpt before it begins.
+        first_mtimes = [mtime(run / name) for name in ("last.ckpt", "last.prev.ckpt")]
+        saved = seen = False
         while child.poll() is None:
             now = time.monotonic()
             if now - began > HANG:
@@ -428,7 +433,7 @@ class Campaign:
                 if due:
                     if moment != "any":
                         time.sleep(delay)
-                    saved = mtime(run / "last.ckpt") != first_mtime
+                    saved = mtime(run / "last.ckpt") not in first_mtimes
                     if child.poll() is None:
                         child.send(number)
                         sent = number
@@ -529,23 +534,20 @@ def before_the_program(out: str, err: str) -> bool:
 # ---------------------------------------------------------------- the campaign
 
 
-def spread(kills: int, rng: random.Random) -> list[int]:
-    """Kills of each run, two to seven, so many in all."""
-    shares = []
-    while kills > 0:
-        shares.append(min(kills, rng.randint(2, 7)))
-        kills -= shares[-1]
-    return shares
+def work_on(campaign: Campaign, numbers: Iterator[int], kills: int, target: Path) -> None:
+    """Do a worker's runs until so many kills are done, and write their results.
 
-
-def work_on(campaign: Campaign, jobs: list[tuple[int, int]], target: Path) -> None:
-    """Do the runs of one worker and write their results."""
+    A run may end before the moment that was drawn for its kill has come.
+    """
     results = []
-    for number, kills in jobs:
-        result = campaign.one_run(number, kills)
+    while kills > 0:
+        number = next(numbers)
+        result = campaign.one_run(number, min(kills, random.Random(number).randint(2, 7)))
         results.append(vars(result))
+        done = result.kills.total()
+        kills -= done
         state = "survived" if result.survived else "NOT SURVIVED"
-        print(f"  run {number}: {kills} kills, {result.attempts} starts, {state}", flush=True)
+        print(f"  run {number}: {done} kills, {result.attempts} starts, {state}", flush=True)
         for kind, faults in result.faults.items():
             print("".join(f"    {kind}: {fault}\n" for fault in faults), end="", flush=True)
         if result.survived:
@@ -557,10 +559,7 @@ def campaign(kills: int, seed: int, workers: int, flips: int, cuts: int, work: P
     """The whole campaign; prints its counts. Returns whether all is as promised."""
     began = time.monotonic()
     shared = Campaign(work, seed)
-    jobs = list(enumerate(spread(kills, random.Random(seed))))
-    if len(jobs) < 10:  # a real process is among them even so
-        jobs[-1] = (9, jobs[-1][1])
-    shared.make_references({0} | {number % len(VARIANTS) for number, _ in jobs})
+    shared.make_references()
     took = ", ".join(f"{kind} {value:.1f} s" for kind, value in shared.seconds.items())
     print(f"uninterrupted runs: {took}", flush=True)
     children = []
@@ -570,7 +569,9 @@ def campaign(kills: int, seed: int, workers: int, flips: int, cuts: int, work: P
         pid = os.fork()
         if pid == 0:
             try:
-                work_on(shared, jobs[worker::workers], target)
+                share = kills // workers + (worker < kills % workers)
+                # From 8 on, so that even a short campaign has a `python Trainer.py`, number 9.
+                work_on(shared, itertools.count(8 + worker, workers), share, target)
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()

@@ -22,7 +22,7 @@ from PIL import Image
 import dataloader
 from modules import runlog
 from modules.checkpoint import load_checkpoint, save_checkpoints
-from modules.errors import UserError
+from modules.errors import UserError, run_as_script
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,27 @@ class TestDamagedCheckpoints:
         source, target = trained / "last.ckpt", tmp_path / "cut.ckpt"
         counts, bad = read_damaged(source, target, flips=0, cuts=50, seed=1)
         assert (counts, bad) == ({"refused": 50}, [])
+
+    def test_what_the_checksums_do_not_cover(self, trained: Path, tmp_path: Path) -> None:
+        """The directory of the archive: every byte of a record's entry, set to other values."""
+        source, target = trained / "last.ckpt", tmp_path / "damaged.ckpt"
+        original, data = contents(source), source.read_bytes()
+        begin = data.rindex(b"PK\x01\x02", 0, data.rindex(b"archive/data/5"))
+        wrong = []
+        for place in range(begin, begin + 46):
+            for mask in (0x10, 0xFF):  # 0x10 among the attributes: the record is a folder
+                changed = bytes([data[place] ^ mask])
+                target.write_bytes(data[:place] + changed + data[place + 1 :])
+                if (found := outcome_of_reading(target, original)) not in ("refused", "identical"):
+                    wrong.append((place - begin, mask, found))
+        assert wrong == []
+        # The control: PyTorch alone does not load what was saved where attributes are damaged.
+        attributes = begin + 38
+        changed = bytes([data[attributes] ^ 0x10])
+        target.write_bytes(data[:attributes] + changed + data[attributes + 1 :])
+        alone = torch.load(target, weights_only=True)
+        sound = torch.load(source, weights_only=True)
+        assert not same(alone, sound)
 
     def test_the_damage_is_what_it_says(self) -> None:
         data = bytes(range(256)) * 4
@@ -243,6 +264,57 @@ class TestFullDisk:
             assert f"last.ckpt: cannot be written ({os.strerror(number)})" in str(caught.value)
             assert (run / "last.ckpt").read_bytes() == before
             assert not [path for path in run.iterdir() if "tmp" in path.name]
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError("Unable to allocate 3 GiB"),
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB\nand much advice"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 3 GiB"),
+            MemoryError(),
+        ],
+    )
+    def test_too_little_is_one_line(
+        self, error: Exception, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def main() -> int:
+            raise error
+
+        with pytest.raises(SystemExit) as caught:
+            run_as_script(main)
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: not enough memory (")
+        assert "3 GiB" in line or not error.args
+        assert "and much advice" not in line
+
+    def test_another_error_is_none_of_that(self) -> None:
+        with pytest.raises(RuntimeError, match="shapes"):
+            run_as_script(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
+
+
+class TestLeftovers:
+    """What a process leaves half-written when it is killed while it writes."""
+
+    def test_go_with_the_next_start(self, run: Path) -> None:
+        left = [run / ".last.ckpt.4711.tmp", run / ".last.prev.ckpt.tmp", run / ".curves.png.1.tmp"]
+        for path in left:
+            path.write_bytes(b"half of it")
+        others = run / ".notes"
+        others.touch()
+        assert_refused(resume(run, "--lr", "0.5"), "--lr")
+        assert all(path.exists() for path in left)  # a refused start touches nothing
+        result = resume(run)
+        assert result.returncode == 0, result.stderr
+        assert not any(path.exists() for path in left)
+        assert others.exists()
+
+    def test_are_never_taken_for_a_checkpoint(self, run: Path) -> None:
+        (run / "last.ckpt").rename(run / ".last.ckpt.4711.tmp")
+        (run / "last.prev.ckpt").unlink()
+        assert_refused(resume(run), "no run to continue")
 
 
 class TestReadOnlyFolder:
