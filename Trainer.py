@@ -144,7 +144,7 @@ def run_epoch(
     result, stopped = None, 0.0
     if distributed.is_main():
         try:
-            result, made = validate(state.model, video, o, step.device, watch)
+            result, made = validate(state.shown(), video, o, step.device, watch)
             write_validation(root, o, result, video, made)
         except Stopped as stop:
             stopped = stop.signal_number
@@ -231,7 +231,7 @@ def run(
     train = dataclasses.replace(
         train, frames=train.frames.to(device), labels=train.labels.to(device)
     )
-    step = TrainingStep(model, state.optimizer, train, o)
+    step = TrainingStep(model, state.optimizer, train, o, state.average)
     if device.type == "cuda" and step.why_eager:
         print(f"note: training without CUDA graphs ({step.why_eager})", flush=True)
 
