@@ -9,9 +9,14 @@ submission.csv; with --split val also psnr_per_frame.csv and .png.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports below take seconds; Ctrl-C meanwhile ends here, without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -91,11 +96,14 @@ def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> No
             write_frames(root / "frames" / video.name, frames)
             plots.write_gif(root / f"pred_seq{video.name}.gif", frames)
         temporary = root / ".submission.csv.tmp"
-        with temporary.open("w", newline="") as file:
-            file.writelines(submission_lines(made))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(root / "submission.csv")
+        try:
+            with temporary.open("w", newline="") as file:
+                file.writelines(submission_lines(made))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(root / "submission.csv")
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
 
@@ -139,6 +147,7 @@ def main() -> None:
     o.frame_H, o.frame_W = config.frame_H, config.frame_W
     root = Path(o.save_root or Path(o.ckpt_path).parent / o.split)
     o.save_root = str(root)
+    dataloader.refuse_inside(Path(o.DR), root)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -162,7 +171,8 @@ def main() -> None:
             advance=bar.update,
         )
     if not all(torch.isfinite(video).all() for video in made):
-        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
+        cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
+        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite{cause}")
     pixels = [to_uint8(video).numpy() for video in made]
     write_results(root, videos, pixels)
     if o.split == "val":

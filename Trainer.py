@@ -12,12 +12,17 @@ psnr_per_frame.csv and .png of the latest validation, and the checkpoints.
 
 import dataclasses
 import math
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports below take seconds; Ctrl-C meanwhile ends here, without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 from tqdm import tqdm
@@ -205,6 +210,8 @@ def run(
         state.resume_from(checkpoint)
         epoch, steps = state.position.epoch, state.position.step
         if epoch >= o.num_epoch:
+            if distributed.is_main():
+                plots.draw_curves(root)  # it may have been stopped just before
             print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
             return
         print(f"resuming in epoch {epoch}" + f" after {steps} steps" * (steps > 0), flush=True)
@@ -278,6 +285,7 @@ def main() -> int:
         fill_in_derived(o)
         if o.DR is None:
             raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
+        dataloader.refuse_inside(Path(o.DR), Path(o.save_root or "."))
         device = choose_device(o.device, o.gpu)
         config = model_config(o)
         config.check()
@@ -303,6 +311,8 @@ def main() -> int:
         print("dry run: options, data and model are sound; nothing was written")
     elif train is None:
         result, made = validate(model, video, o, device)
+        if not torch.isfinite(made).all():
+            raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
         write_validation(root, o, result, video, made)
         print(f"validation PSNR {result.mean_psnr:.4f} dB, loss {result.loss:.6f}: {root}")
     else:

@@ -19,6 +19,7 @@ import csv
 import hashlib
 import os
 import re
+import signal
 import stat
 import sys
 import warnings
@@ -31,13 +32,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The imports below take seconds; Ctrl-C meanwhile ends here, without their traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from modules.errors import ArgumentParser, UserError, run_as_script
+from modules.errors import ArgumentParser, UserError, path_argument, run_as_script
 from modules.losses import psnr
 from modules.schedules import STREAM_CLIPS
 
@@ -48,6 +53,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME_NAME = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)
 # Twice an 8K video frame; beyond it a picture is a mistake or made to fill the memory.
 MAX_PIXELS = 2**26
+MAX_SIDE = 2**13  # of a frame that is made, pixels
 CONTACT_SHEET = "contact_sheet.png"  # of `video`, in the data set that it makes
 CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
 MAX_NAMED = 5  # names in one fault
@@ -532,6 +538,20 @@ def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[
     return [plan.sequence() for plan in plans]
 
 
+def refuse_inside(root: Path, results: Path) -> None:
+    """Raise UserError if a folder for results lies in a split of the data set: none is written to.
+
+    Beside the splits, in ROOT itself, it may lie.
+    """
+    folder, top = Path(os.path.abspath(results)), Path(os.path.abspath(root))  # noqa: PTH100
+    for place, base in ((folder, top), (folder.resolve(), top.resolve())):
+        inside = place.relative_to(base).parts[:1] if place.is_relative_to(base) else ()
+        if inside and inside[0] in ("train", "val", "test"):
+            raise UserError(
+                f"--save_root {results}: lies in the data set's {inside[0]}/; name another folder"
+            )
+
+
 def summary(train: VideoData, val: VideoData) -> str:
     """One line on the frames in memory."""
     _, height, width, _ = val.frames.shape
@@ -697,7 +717,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Make or check a data set in the folder layout.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="make a small synthetic data set")
-    demo.add_argument("root", type=Path, metavar="ROOT", help="folder to make it in")
+    demo.add_argument("root", type=path_argument, metavar="ROOT", help="folder to make it in")
     numbers = (
         ("train", 1200, 2, "training frames"),
         ("val", 300, 2, "validation frames"),
@@ -711,9 +731,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         text = f"{text}, at least {least} (default {default})"
         demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     checker = commands.add_parser("check", help="say what a data set holds, or list its faults")
-    checker.add_argument("root", type=Path, metavar="ROOT", help="folder with train/ and val/")
+    checker.add_argument(
+        "root", type=path_argument, metavar="ROOT", help="folder with train/ and val/"
+    )
     text = "write a contact sheet: labels over frames, differences between frames, cuts"
-    checker.add_argument("--picture", type=Path, metavar="FILE.png", help=text)
+    checker.add_argument("--picture", type=path_argument, metavar="FILE.png", help=text)
     from modules.video_options import add_arguments, options_from
 
     text = "make a data set of your own video: finds the person's joints and draws the labels"
@@ -734,6 +756,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, _, least, _ in numbers:
         if (value := getattr(opt, name)) < least:
             raise UserError(f"--{name} {value} is too small; it takes at least {least}")
+        if value > (most := MAX_SIDE if name.startswith("frame") else 2**31):
+            raise UserError(f"--{name} {value} is too large; it takes at most {most}")
     from modules.synthetic import make_demo  # only this command draws anything
 
     sizes = {"test_length": opt.test_length, "height": opt.frame_H, "width": opt.frame_W}

@@ -111,6 +111,8 @@ def _also_name(path: Path, other: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copyfile(path, temporary)
     temporary.replace(other)
+    # Where both are already names of one file, a rename does nothing and leaves both.
+    temporary.unlink(missing_ok=True)
 
 
 def put_in_place_of_last(checkpoint: Checkpoint) -> None:
@@ -131,12 +133,16 @@ def load_last(root: Path) -> Checkpoint:
     Raises UserError when there is neither.
     """
     last, previous = root / LAST, root / PREVIOUS
-    if not last.exists() and not previous.exists():
+    try:
+        found_last, found_previous = last.exists(), previous.exists()
+    except OSError as error:
+        raise UserError(f"--resume: {root} cannot be read ({error.strerror})") from error
+    if not found_last and not found_previous:
         raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
     try:
         return load_checkpoint(last)
     except UserError as error:
-        if not previous.exists():
+        if not found_previous:
             raise
         found = load_checkpoint(previous)
         print(f"note: {error}; going on from {PREVIOUS} instead", flush=True)
@@ -195,21 +201,20 @@ def with_frame_size(checkpoint: Checkpoint, height: int | None, width: int | Non
 
 def _read(path: Path) -> Any:
     """What the file holds, its archive's checksums verified. Raises UserError."""
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not path.is_file():
         raise UserError(f"{path}: not a checkpoint file")
     damaged = f"{path}: damaged, or not a checkpoint"
     try:
+        source: Path | io.BytesIO = path
         if zipfile.is_zipfile(path):
-            # torch.load does not look at the checksums: a flipped byte would be a wrong weight.
-            with zipfile.ZipFile(path) as archive:
-                bad = archive.testzip()
-            if bad is not None:
-                raise UserError(f"{damaged} (wrong checksum in {bad})")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
+            source = _verified(path)
+        return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:
@@ -224,6 +229,22 @@ def _read(path: Path) -> Any:
         # Truncated, empty, text and zero files raise exceptions of half a dozen classes, and a
         # damaged pickle may raise any; whichever it is, the file cannot be used.
         raise UserError(damaged) from error
+
+
+def _verified(path: Path) -> io.BytesIO:
+    """The archive made anew from its records, each verified by its checksum.
+
+    torch.load does not look at the checksums: a flipped byte would be a wrong weight. And it reads
+    what the checksums do not cover, such as a record's attributes, in its own way: one bit there
+    makes it take a tensor for a folder and leave its memory as it was. So it is given an archive
+    that has nothing but what was verified. Raises zipfile.BadZipFile and others.
+    """
+    clean = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(clean, "w") as anew:
+        for record in archive.infolist():
+            anew.writestr(zipfile.ZipInfo(record.filename), archive.read(record))
+    clean.seek(0)
+    return clean
 
 
 def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:

@@ -47,6 +47,8 @@ class ModelConfig:
         # The networks halve these up to three times, rounding down.
         least = {"F_dim": 8, "L_dim": 2, "N_dim": 4, "D_out_dim": 8, "frame_H": 4, "frame_W": 4}
         for name, bound in least.items():
+            if type(getattr(self, name)) is not int:  # from a checkpoint it may be anything
+                raise UserError(f"{name} {getattr(self, name)!r:.40}: must be a whole number")
             if getattr(self, name) < bound:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {bound}")
 

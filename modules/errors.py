@@ -3,9 +3,11 @@
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -39,14 +41,46 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists what there is)")
 
 
+def path_argument(text: str) -> Path:
+    """The type of a positional path: Path, but "" is refused, which Path takes for the current one.
+
+    It is what a shell makes of "$ROOT" when the variable was never set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return Path(text)
+
+
+def in_one_line(message: str) -> str:
+    """The message with control characters of names in it escaped, so that it stays one line.
+
+    The lines of a list of faults, which begin with "  - ", stay lines.
+    """
+    return re.sub(
+        r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, by Python, numpy, or PyTorch on a GPU or the CPU."""
+    # By name: this module is imported before, and without, PyTorch.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
 def run_as_script(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and leave the interpreter with its exit status (None is 0).
 
     UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A run
     that was asked to stop: likewise, 128 + the signal's number. A reader that closed the pipe
-    (``| head``): nothing, status 141. Everything else is a fault of the program and keeps its
-    traceback.
+    (``| head``): nothing, status 141. Too little memory: an ``error:`` too. Everything else is a
+    fault of the program and keeps its traceback.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the scripts begin
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -55,11 +89,22 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
         try:
             status = main() or 0
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {in_one_line(str(error))}", file=sys.stderr, flush=True)
             status = 2
         except Stopped as stop:
             print(f"stopped by {stop}; --resume goes on from here", file=sys.stderr, flush=True)
             status = 128 + stop.signal_number
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            what = (str(error).strip().splitlines() or ["no more could be had"])[0]
+            print(
+                f"error: not enough memory ({what:.200}); fewer or smaller frames, a shorter clip, "
+                "a smaller batch or a smaller model need less",
+                file=sys.stderr,
+                flush=True,
+            )
+            status = 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             status = 130

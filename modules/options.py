@@ -17,6 +17,9 @@ from modules.errors import ArgumentParser, UserError
 
 T = TypeVar("T")
 
+# Of every whole number: what seeds and sizes in PyTorch can hold.
+LARGEST = 2**63 - 1
+
 DATA, MODEL, OPTIMISATION = "data", "model", "optimisation"
 TEACHER_FORCING, KL_ANNEALING, SAVING, RUN = "teacher forcing", "KL annealing", "saving", "run"
 
@@ -47,8 +50,8 @@ class TrainerOptions:
     DR: str | None = option(None, DATA, "data set root (train/, val/ and test/ in it)", shown="none: give it, or a --preset")
     train_vi_len: int = option(16, DATA, "frames in a training clip, the given first one included", at_least=2)
     val_vi_len: int = option(630, DATA, "frames of the validation video; a shorter one is used whole", at_least=2)
-    frame_H: int = option(32, DATA, "frame height in pixels; images are resized once", at_least=4)
-    frame_W: int = option(64, DATA, "frame width in pixels", at_least=4)
+    frame_H: int = option(32, DATA, "frame height in pixels; images are resized once", at_least=4, at_most=8192)
+    frame_W: int = option(64, DATA, "frame width in pixels", at_least=4, at_most=8192)
     partial: float = option(1.0, DATA, "use only this first part of the training frames, 0-1", above=0, at_most=1)
     fast_train: bool = option(False, DATA, "begin with short epochs: see the next two")
     fast_partial: float = option(0.4, DATA, "part of an epoch's clips that a short epoch visits, drawn anew each epoch, 0-1", above=0, at_most=1)
@@ -56,13 +59,13 @@ class TrainerOptions:
     no_shuffle: bool = option(False, DATA, "the same consecutive clips in the same order every epoch, as older code did")
     num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no number depends on it", at_least=1)
 
-    F_dim: int = option(128, MODEL, "channels of a frame's feature", at_least=8)
-    L_dim: int = option(32, MODEL, "channels of a label's feature", at_least=2)
-    N_dim: int = option(12, MODEL, "channels of the latent", at_least=4)
-    D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8)
+    F_dim: int = option(128, MODEL, "channels of a frame's feature", at_least=8, at_most=65536)
+    L_dim: int = option(32, MODEL, "channels of a label's feature", at_least=2, at_most=65536)
+    N_dim: int = option(12, MODEL, "channels of the latent", at_least=4, at_most=65536)
+    D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
 
     batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
-    num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1)
+    num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1, at_most=1_000_000)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
     optim: str = option("Adam", OPTIMISATION, "optimiser (AdamW: weight decay 0.01)", choices=("Adam", "AdamW"))
     lr_scheduler: str = option("constant", OPTIMISATION, "learning rate by epoch", choices=("constant", "multistep", "cosine"))
@@ -117,8 +120,8 @@ class TesterOptions:
     save_root: str | None = option(None, SAVING, "folder for the results", shown="the split's name, beside the checkpoint")
     split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
     num_workers: int = option(2, DATA, "threads that decode the images; no number depends on it", at_least=1)
-    frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, shown="the checkpoint's, else 32")
-    frame_W: int | None = option(None, MODEL, "frame width, likewise", at_least=4, shown="the checkpoint's, else 64")
+    frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
+    frame_W: int | None = option(None, MODEL, "frame width, likewise", at_least=4, at_most=8192, shown="the checkpoint's, else 64")
     latent_scale: float = option(1.0, RUN, "multiplies the latent; 0 = the prior's mean", at_least=0)
     batch_size: int = option(8, RUN, "sequences generated side by side; no pixel depends on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
@@ -227,15 +230,19 @@ def check_ranges(options: Any) -> None:
     for entry in dataclasses.fields(options):
         at_least, above, at_most = entry.metadata["bounds"]
         value = getattr(options, entry.name)
+        if value == "":  # as of "$ROOT" with a variable that was never set
+            raise UserError(f"--{entry.name}: is empty; give a value, or leave the option out")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
-            if not math.isfinite(number):
+            if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"--{entry.name} {number}: must be a finite number")
             if at_least is not None and number < at_least:
                 raise UserError(f"--{entry.name} {number}: must be at least {at_least}")
             if above is not None and number <= above:
                 raise UserError(f"--{entry.name} {number}: must be above {above}")
+            if at_most is None and isinstance(number, int):
+                at_most = LARGEST
             if at_most is not None and number > at_most:
                 raise UserError(f"--{entry.name} {number}: must be at most {at_most}")
 

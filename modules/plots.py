@@ -37,7 +37,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from modules.errors import ArgumentParser, UserError, run_as_script
+from modules.errors import ArgumentParser, UserError, path_argument, run_as_script
 from modules.options import (
     TrainerOptions,
     check_combinations,
@@ -390,15 +390,12 @@ def load_run(folder: Path) -> Run:
         raise UserError(f"{path}: {what}; Trainer.py writes it anew with --resume or a new run")
     if not metrics["epoch"].size:
         raise UserError(f"{path}: has no rows: no epoch has ended yet")
-    if not np.isfinite(metrics["epoch"]).all():
+    epochs = metrics["epoch"]
+    if not np.isfinite(epochs).all():
         raise UserError(f"{path}: has a row without a number of its epoch")
-    try:
-        config = read_config(folder)
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'}: cannot be read as JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'}: is not an object of settings")
-    return Run(folder, config, metrics)
+    if not ((epochs >= 0) & (epochs < 2**31) & (epochs % 1 == 0)).all():
+        raise UserError(f"{path}: has an epoch that is no whole number from 0 on")
+    return Run(folder, read_config(folder), metrics)
 
 
 class Segment(NamedTuple):
@@ -1424,10 +1421,16 @@ def main() -> None:
         ("compare", "figures and summary table of several runs"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+        command.add_argument(
+            "runs", nargs="+", type=path_argument, metavar="RUN", help="folder of a run"
+        )
         if name == "compare":
             command.add_argument(
-                "--out", type=Path, required=True, metavar="DIR", help="folder for the results"
+                "--out",
+                type=path_argument,
+                required=True,
+                metavar="DIR",
+                help="folder for the results",
             )
     commands.add_parser(
         "schedules", add_help=False, help="β, teacher forcing and learning rate of Trainer options"

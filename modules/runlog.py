@@ -4,6 +4,7 @@ Files are written anew through a temporary file and a rename; metrics.csv alone 
 a whole line at a time.
 """
 
+import contextlib
 import csv
 import json
 import math
@@ -48,7 +49,15 @@ def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None 
             f"{path}: cannot be written ({error.strerror}); what was there before is intact"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a file system that has become read-only, unlinking fails even where nothing is.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote here."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -115,16 +124,28 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 
 
 def truncate_metrics(path: Path, last_epoch: int) -> None:
-    """Drop the rows after last_epoch, and a half line: what a resumed run will write again."""
+    """Drop the rows after last_epoch, and a half line: what a resumed run will write again.
+
+    Raises UserError, with the file as it was, when it is no such table.
+    """
     if not path.exists():
         return
-    header, *lines = path.read_text().split("\n")
-    columns = header.count(",")
-    kept = [
-        line
-        for line in lines
-        if line.count(",") == columns and int(line.split(",", 1)[0]) <= last_epoch
-    ]
+    columns = len(METRIC_COLUMNS) - 1
+    try:
+        header, *lines = path.read_text().split("\n")
+        if header and header != ",".join(METRIC_COLUMNS):
+            raise ValueError("its first line is not the header of this table")
+        kept = [
+            line
+            for line in lines
+            if line.count(",") == columns and int(line.split(",", 1)[0]) <= last_epoch
+        ]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path}: is no table of this run's epochs ({error}); mend it, or move it away"
+        ) from error
     write_atomically(path, "".join(f"{line}\n" for line in [header, *kept]).encode())
 
 
@@ -135,9 +156,12 @@ def write_psnr_per_frame(path: Path, psnr: np.ndarray) -> None:
 
 
 def read_psnr_per_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(frame numbers, PSNR in dB) of a psnr_per_frame.csv."""
+    """(frame numbers, PSNR in dB) of a psnr_per_frame.csv. ValueError, KeyError: no such table."""
     columns = read_metrics(path)
-    return columns["frame"].astype(int), columns["psnr"]
+    frames = columns["frame"]
+    if not (np.isfinite(frames) & (np.abs(frames) < 2**31) & (frames % 1 == 0)).all():
+        raise ValueError("a frame's number is no whole number")
+    return frames.astype(int), columns["psnr"]
 
 
 def versions() -> dict[str, str]:
@@ -156,6 +180,16 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """A run's config.json; empty when there is none."""
+    """A run's config.json; empty when there is none. Raises UserError when it is damaged."""
     path = run / "config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: is not an object of settings")
+    return config

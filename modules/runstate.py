@@ -19,6 +19,7 @@ from modules.checkpoint import (
 from modules.cvae import CVAE
 from modules.errors import UserError
 from modules.options import MAY_CHANGE_ON_RESUME, TrainerOptions
+from modules.runlog import remove_leftovers
 from modules.training import (
     Plan,
     Position,
@@ -76,21 +77,23 @@ def prepare_save_root(o: TrainerOptions) -> Path:
     root = Path(o.save_root)
     if not distributed.is_main():
         return root
-    if not (o.resume or o.test):
-        if (root / LAST).exists():
-            raise UserError(
-                f"--save_root {root} already holds a run: continue it with --resume, "
-                "or give another --save_root"
-            )
-        if (root / "metrics.csv").exists():
-            raise UserError(
-                f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
-                "move it away, or give another --save_root"
-            )
     try:
+        if not (o.resume or o.test):
+            if (root / LAST).exists():
+                raise UserError(
+                    f"--save_root {root} already holds a run: continue it with --resume, "
+                    "or give another --save_root"
+                )
+            if (root / "metrics.csv").exists():
+                raise UserError(
+                    f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
+                    "move it away, or give another --save_root"
+                )
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
             pass
+        if not o.test:
+            remove_leftovers(root)
     except OSError as error:
         raise UserError(f"--save_root {root}: cannot be written ({error.strerror})") from error
     return root
