@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 import dataloader
-from modules import plots, runlog, schedules
+from modules import pictures, plots, runlog, schedules
 from modules.checkpoint import (
     Best,
     Checkpoint,
@@ -170,7 +170,7 @@ def write_validation(
     """psnr_per_frame.csv and .png, and with --store_visualization val.gif and val_sheet.png."""
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
     if not torch.isfinite(made).all():
-        plots.draw_psnr_per_frame(
+        pictures.draw_psnr_per_frame(
             root / "psnr_per_frame.png", result.psnr, title_prefix="Validation"
         )
         return
@@ -179,12 +179,12 @@ def write_validation(
         "truth": video.frames.numpy(),
         "prediction": to_uint8(made).numpy(),
     }
-    plots.draw_psnr_per_frame(
+    pictures.draw_psnr_per_frame(
         root / "psnr_per_frame.png", result.psnr, title_prefix="Validation", **images
     )
     if o.store_visualization:
-        plots.write_comparison_gif(root / "val.gif", **images)
-        plots.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
+        pictures.write_comparison_gif(root / "val.gif", **images)
+        pictures.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
 
 
 def run(
