@@ -44,6 +44,7 @@ from modules.options import (
     without_effect,
 )
 from modules.synthetic import demo_matches, make_demo
+from modules.tensorboard_log import TensorBoardLog, check_tensorboard
 from modules.training import epoch_plan, make_optimizer, train_epoch
 
 # ---------------------------------------------------------------- options
@@ -169,20 +170,14 @@ def write_validation(
 ) -> None:
     """psnr_per_frame.csv and .png, and with --store_visualization val.gif and val_sheet.png."""
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
-    if not torch.isfinite(made).all():
-        pictures.draw_psnr_per_frame(
-            root / "psnr_per_frame.png", result.psnr, title_prefix="Validation"
-        )
-        return
-    images: dict[str, Any] = {
-        "labels": video.labels.numpy(),
-        "truth": video.frames.numpy(),
-        "prediction": to_uint8(made).numpy(),
-    }
+    images: dict[str, Any] = {}
+    if torch.isfinite(made).all():  # what is not finite is no picture
+        images = {"labels": video.labels.numpy(), "truth": video.frames.numpy()}
+        images["prediction"] = to_uint8(made).numpy()
     pictures.draw_psnr_per_frame(
         root / "psnr_per_frame.png", result.psnr, title_prefix="Validation", **images
     )
-    if o.store_visualization:
+    if o.store_visualization and images:
         pictures.write_comparison_gif(root / "val.gif", **images)
         pictures.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
 
@@ -234,6 +229,7 @@ def run(
             "epoch": checkpoint.last_epoch,
         }
     runlog.write_config(root / "config.json", config)
+    board = TensorBoardLog(root, o)
     train = dataclasses.replace(
         train, frames=train.frames.to(device), labels=train.labels.to(device)
     )
@@ -267,6 +263,7 @@ def run(
         # The row first: a resumed run drops rows after its checkpoint's epoch, but could not make
         # up a missing one.
         runlog.append_metrics(root / "metrics.csv", row)
+        board.add(row)
         names = earned if o.auto_save else [f"epoch={epoch}.ckpt"] * (epoch % o.per_save == 0)
         content = {
             "state_dict": model.state_dict(),
@@ -302,6 +299,7 @@ def main() -> None:
     if o.test and o.save_root is None:
         o.save_root = str(Path(o.ckpt_path or "").parent / "validation")
     fill_in_derived(o)
+    check_tensorboard(o)
     if o.DR is None:
         raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
     device = choose_device(o.device, o.gpu)

@@ -86,6 +86,7 @@ class TrainerOptions:
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1)
     auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead")
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label | truth | prediction) after each validation")
+    tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)")
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test")
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options")
 
@@ -151,7 +152,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAY_CHANGE_ON_RESUME = frozenset(
     (
         *("num_epoch", "num_workers", "DR", "device", "gpu"),
-        *("save_root", "per_save", "auto_save", "store_visualization"),
+        *("save_root", "per_save", "auto_save", "store_visualization", "tensorboard"),
         *("resume", "ckpt_path", "test", "dry_run", "preset"),
     )
 )
