@@ -39,6 +39,7 @@ ROW = 0.34  # height of a line of legend, cm
 DPI = 220
 STEPS = (1, 2, 5, 10)  # of tick labels
 MARKED_UP_TO = 25  # points of a line that each get a marker; more would run into each other
+THIN_FROM = 150  # points of a line that is drawn thinner, as its ups and downs lie close
 
 
 # ----------------------------------------------------------------------------------------
@@ -234,9 +235,10 @@ def add_line(
     """
     known = np.isfinite(y)
     alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
-    few = (points or len(y)) <= MARKED_UP_TO
+    count = points or len(y)
+    few = count <= MARKED_UP_TO
     marked = np.flatnonzero(known if few else alone).tolist()
-    look = {"lw": 1.2, "marker": "o", "ms": 3, "mew": 0, **look}
+    look = {"lw": 1.2 if count < THIN_FROM else 0.8, "marker": "o", "ms": 3, "mew": 0, **look}
     (axes or panel.axes).plot(x, np.where(known, y, np.nan), markevery=marked, gid=name, **look)
     if label is not None:
         if not few:
@@ -271,7 +273,7 @@ def number_axis(axes: Axes, values: np.ndarray | None = None, log_from: float = 
         if span >= 10:
             axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
     axes.yaxis.set_major_formatter(FuncFormatter(plain_number))
 
 

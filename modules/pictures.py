@@ -102,7 +102,7 @@ def psnr_per_frame_figure(
     figure = new_figure()
     panel = new_panel(figure, "PSNR (dB)", height=4.0, xlabel="frame")
     frames, known = np.arange(1, len(psnr) + 1), np.isfinite(psnr)
-    add_line(panel, frames, psnr, "psnr", color=BLUE, lw=0.9)
+    add_line(panel, frames, psnr, "psnr", color=BLUE)
     if known.all():
         look = {"color": BLACK, "ls": DASHED, "lw": 0.8}
         line = panel.axes.axhline(psnr.mean(), gid="average", label="average", **look)

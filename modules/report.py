@@ -8,7 +8,8 @@ import io
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ from modules.figures import (
     save,
     whole_number_axis,
 )
+from modules.options import IDLE_UNLESS
 from modules.runlog import write_atomically
 from modules.runs import Run, forcing_text, frames_of, kl_text, load_run, value_text
 
@@ -61,18 +63,6 @@ BOOKKEEPING = frozenset(
         *("auto_save", "store_visualization", "tensorboard", "dry_run", "test", "preset"),
     )
 )
-# Options that do nothing unless another one has a certain value.
-IDLE_UNLESS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "fast_partial": lambda o: bool(o.get("fast_train")),
-    "fast_train_epoch": lambda o: bool(o.get("fast_train")),
-    "lr_milestones": lambda o: o.get("lr_scheduler") == "multistep",
-    "lr_gamma": lambda o: o.get("lr_scheduler") == "multistep",
-    "tfr_sde": lambda o: bool(o.get("tfr")) and bool(o.get("tfr_d_step")),
-    "tfr_d_step": lambda o: bool(o.get("tfr")) or bool(o.get("detector_patience")),
-    "detector_threshold": lambda o: bool(o.get("detector_patience")),
-    "kl_anneal_cycle": lambda o: o.get("kl_anneal_type") == "Cyclical",
-    "kl_anneal_ratio": lambda o: o.get("kl_anneal_type") != "None",
-}
 
 
 def settings(run: Run) -> dict[str, str]:
@@ -81,7 +71,7 @@ def settings(run: Run) -> dict[str, str]:
     texts = {
         name: value_text(value)
         for name, value in options.items()
-        if name not in BOOKKEEPING and (name not in IDLE_UNLESS or IDLE_UNLESS[name](options))
+        if name not in BOOKKEEPING and (name not in IDLE_UNLESS or IDLE_UNLESS[name][1](options))
     }
     root = run.config.get("data_root") or options.get("DR")
     if isinstance(root, str):
@@ -95,31 +85,50 @@ def settings(run: Run) -> dict[str, str]:
     return texts
 
 
+def shortest_paths(paths: set[str]) -> dict[str, str]:
+    """Each absolute path → as many of its last parts as tell it from the others."""
+    depth, short = 0, dict.fromkeys(paths, "")
+    while len(set(short.values())) < len(paths) or "" in short.values():
+        depth += 1
+        short = {path: str(Path(*Path(path).parts[-depth:])) for path in paths}
+    return short
+
+
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
     """The settings that are not the same in all runs: the value in each run, None where it is idle.
 
     A setting that some runs have no use for differs only if the others do not agree on it.
     """
     texts = [settings(run) for run in runs]
-    roots = {text["data"] for text in texts if "data" in text}
-    if len({Path(root).name for root in roots}) == len(roots):
-        texts = [{**t, "data": Path(t["data"]).name} if "data" in t else t for t in texts]
+    short = shortest_paths({text["data"] for text in texts if "data" in text})
+    texts = [{**text, "data": short[text["data"]]} if "data" in text else text for text in texts]
     names = dict.fromkeys(name for text in texts for name in text)
     columns = {name: [text.get(name) for text in texts] for name in names}
     return {name: values for name, values in columns.items() if len({*values} - {None}) > 1}
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """A unique label for each run: the settings in which they differ, else its folder's name."""
+    """A unique label for each run: the settings in which it differs from the others.
+
+    Where more than half of the runs agree on a setting, only the others name it. A run without any
+    of its own is called by its folder's name.
+    """
     columns = differing_settings(runs)
+    usual = {
+        name: value
+        for name, values in columns.items()
+        for value, count in Counter(values).items()
+        if 2 * count > len(runs)
+    }
     labels = []
     for i, run in enumerate(runs):
         parts = [
-            values[i] if name == "start" else f"{name}={values[i]}"
+            str(values[i]) if name == "start" else f"{name}={values[i]}"
             for name, values in columns.items()
-            if values[i] is not None
+            if values[i] is not None and values[i] != usual.get(name)
         ]
-        labels.append(", ".join(map(str, parts)) or run.name)
+        alone = f"{run.name}, with the settings of most" if columns else run.name
+        labels.append(", ".join(parts) or alone)
     for name_of in (lambda run: run.name, lambda run: str(run.folder)):
         twice = {label for label in labels if labels.count(label) > 1}
         labels = [
@@ -208,7 +217,8 @@ def summary_notes(runs: Sequence[Run]) -> list[str]:
             notes.append(f"{name} was fine-tuned: its parent's epochs and time are not counted.")
     differing = differing_settings(runs)
     if "data" in differing:
-        roots = ", ".join(f"{name} {settings(run).get('data', '?')}" for name, run in named)
+        data = zip(run_names(runs), differing["data"], strict=True)
+        roots = ", ".join(f"{name} {root or '?'}" for name, root in data)
         notes.append(
             f"The runs have different data roots: {roots}. "
             "Averages over different validation videos cannot be compared."
@@ -339,7 +349,7 @@ def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
                 x, y = run.epochs, run.metrics[column]
                 if axis == "time":
                     x = np.nancumsum(run.metrics["seconds"]) / seconds
-            add_line(panel, x, y, column, lw=0.8 if axis == "frame" else 1.2, **look)
+            add_line(panel, x, y, column, **look)
             drawn.append((x, y))
             if column == "val_psnr" and (best := run.best()) is not None:
                 at = {"color": look["color"], "zorder": 5, **star}

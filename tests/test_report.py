@@ -53,6 +53,24 @@ def test_labels_are_unique(tmp_path: Path) -> None:
     ]
 
 
+def test_labels_of_many_runs_name_what_most_of_them_do_not_share(tmp_path: Path) -> None:
+    changes = ({}, {"tfr": 0.0}, {"train_vi_len": 64}, {"kl_anneal_type": "None", "kl_beta": 0.0})
+    folders = [make_run(tmp_path / str(i), options=change) for i, change in enumerate(changes)]
+    assert labels_of(*folders) == [
+        "0, with the settings of most",
+        *("tfr=0", "train_vi_len=64", "kl_anneal_type=None, kl_beta=0"),
+    ]
+    # Where no value is that of more than half, all are named.
+    assert labels_of(folders[0], folders[2]) == ["train_vi_len=16", "train_vi_len=64"]
+
+
+def test_data_roots_are_told_apart_by_as_little_as_will_do(tmp_path: Path) -> None:
+    roots = ("/data/a/dance", "/data/b/dance", "/data/b/walk")
+    a, b, walk = (make_run(tmp_path / str(i), options={"DR": root}) for i, root in enumerate(roots))
+    assert labels_of(a, b) == ["data=a/dance", "data=b/dance"]
+    assert labels_of(a, walk) == ["data=dance", "data=walk"]
+
+
 @pytest.fixture
 def three(tmp_path: Path) -> list[Path]:
     """Runs of different lengths, in an order that is not that of their results."""
@@ -143,8 +161,7 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
         "nan: no validation gave a number",
         "nan: 7 sequences were skipped",
         f"for want of its csv file: {bare}",
-        "different data roots",
-        "/data/other",
+        "different data roots: nan data, bare ?, whole data, other other.",
     ):
         assert said in printed
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
