@@ -17,10 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from PIL import Image
 
 from modules.runlog import write_atomically
 from modules.runs import plain_number
@@ -205,9 +207,24 @@ def arrange(
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG, whole or not at all."""
+    """Write the figure as PNG, whole or not at all. Raises UserError.
+
+    One without pictures has few colours: 256 of them look the same in a third of the space.
+    """
+    figure.set_dpi(DPI)
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    if not figure.findobj(AxesImage):
+        # An octree has every shade of an edge somewhere near; a median cut spends all on white.
+        image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        paper = np.asarray(image)[0, 0]  # which the octree makes not quite white
+        colours = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+        colours[paper] = 255
+        image.putpalette(colours.tobytes())
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    image.save(buffer, format="PNG", dpi=(DPI, DPI))
     write_atomically(path, buffer.getvalue())
     return path
 
