@@ -585,18 +585,13 @@ def epoch_clips(
     return clips[: max(1, round(fraction * len(clips)))]
 
 
-def clip_batches(starts: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Starts in batches of `batch_size`, in order; the last may be smaller, none is dropped."""
-    return [starts[i : i + batch_size] for i in range(0, len(starts), batch_size)]
-
-
-def gather_clips(data: VideoData, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+def gather_clips(data: VideoData, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Frames and labels of the clips that begin at `starts`, each (T, B, 3, H, W) uint8.
 
-    Time-major, so that one step is contiguous. They are permuted views of (T, B, H, W, 3):
-    flatten(0, 1) is channels-last without a copy.
+    starts: (B,) int64 on the data's device. Time-major, so that one step is contiguous. They are
+    permuted views of (T, B, H, W, 3): flatten(0, 1) is channels-last without a copy.
     """
-    index = torch.from_numpy(starts[None, :] + np.arange(length)[:, None])  # (T, B)
+    index = starts[None, :] + torch.arange(length, device=starts.device)[:, None]  # (T, B)
     return data.frames[index].permute(0, 1, 4, 2, 3), data.labels[index].permute(0, 1, 4, 2, 3)
 
 

@@ -10,8 +10,10 @@ import io
 import math
 import pickle
 import re
+import shutil
 import zipfile
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from torch import Tensor
 
 from modules.cvae import CVAE, ModelConfig
 from modules.errors import UserError
-from modules.evaluation import Score
 from modules.runlog import write_atomically
 
 # The tensors whose shapes tell the dimensions: (option, tensor, axis, divisor).
@@ -59,9 +60,8 @@ class Best:
     def __init__(self, psnr: float = -math.inf, loss: float = math.inf, epoch: int = -1) -> None:
         self.psnr, self.loss, self.epoch = psnr, loss, epoch  # epoch: of the highest PSNR
 
-    def update(self, epoch: int, result: Score) -> list[str]:
+    def update(self, epoch: int, *, loss: float, psnr: float) -> list[str]:
         """Names of the --auto_save files that this validation earns; none if not finite."""
-        psnr, loss = result.mean_psnr, result.loss
         if not (math.isfinite(psnr) and math.isfinite(loss)):
             return []
         higher, lower = psnr > self.psnr, loss < self.loss
@@ -76,8 +76,12 @@ class Best:
         return [name for name, holds in cases.items() if holds]
 
 
+LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
+
+
 def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
-    """Write the same content to each path, each atomically.
+    """Write the same content to each path, each atomically; a last.ckpt that was there is kept
+    as last.prev.ckpt.
 
     content: only dictionaries, lists, tensors, strings, numbers and None, or it could not be read
     back without running code. Raises UserError when the disk is full or the folder unwritable; an
@@ -86,7 +90,57 @@ def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     for path in paths:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue(), before=partial(_keep_previous, path))
+
+
+def _keep_previous(path: Path) -> None:
+    """Give last.ckpt a second name, last.prev.ckpt, before it is replaced.
+
+    So at no moment is there no last.ckpt. Other checkpoints are just replaced.
+    """
+    if path.name == LAST and path.exists():
+        _also_name(path, path.with_name(PREVIOUS))
+
+
+def _also_name(path: Path, other: Path) -> None:
+    """Give a file a second name, which another file may have had, in one step."""
+    temporary = other.with_name(f".{other.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, temporary)
+    temporary.replace(other)
+
+
+def put_in_place_of_last(checkpoint: Checkpoint) -> None:
+    """Make the checkpoint that a run goes on from its last.ckpt.
+
+    A damaged last.ckpt would otherwise become last.prev.ckpt when the next one is written.
+    """
+    if checkpoint.path.name == PREVIOUS:
+        try:
+            _also_name(checkpoint.path, checkpoint.path.with_name(LAST))
+        except OSError as error:
+            raise UserError(f"{checkpoint.path}: cannot be renamed ({error.strerror})") from error
+
+
+def load_last(root: Path) -> Checkpoint:
+    """The newest sound checkpoint of a run: last.ckpt, or last.prev.ckpt (which is then said).
+
+    Raises UserError when there is neither.
+    """
+    last, previous = root / LAST, root / PREVIOUS
+    if not last.exists() and not previous.exists():
+        raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
+    try:
+        return load_checkpoint(last)
+    except UserError as error:
+        if not previous.exists():
+            raise
+        found = load_checkpoint(previous)
+        print(f"note: {error}; going on from {PREVIOUS} instead", flush=True)
+        return found
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

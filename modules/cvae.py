@@ -5,13 +5,15 @@ or all steps after the first, are a contiguous slice that flattens into one batc
 F, L, N, D are the channel counts F_dim, L_dim, N_dim, D_out_dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from modules.device import capture
 from modules.errors import UserError
 from modules.losses import frame_mse, kl_to_standard_normal
 from modules.modules import (
@@ -25,6 +27,8 @@ from modules.schedules import STREAM_ROLLOUT, derived_seed
 
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
+# Frames whose intermediate values are kept at once when they are recomputed with teacher forcing.
+RECOMPUTE_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class CVAE(nn.Module):
         *,
         teacher_forcing: bool,
         detach: bool = False,
+        recompute: bool = False,
     ) -> ClipOutput:
         """All frames of the clips, for training.
 
@@ -96,7 +101,10 @@ class CVAE(nn.Module):
         validation), label t and z_t from the posterior, which sees the true frame t and label t.
         Frame 0 is given and never a target. The target is the true frame t either way.
         detach: free running treats the fed-back frames as given, with no gradient through them.
+        recompute: the same values with less memory, see _forward_in_parts.
         """
+        if recompute:
+            return self._forward_in_parts(frames, labels, noise, teacher_forcing, detach)
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # One batch for all true frames and one for all labels: only free-running decoding is
         # sequential.
@@ -143,29 +151,106 @@ class CVAE(nn.Module):
                 feature = self.frame_transformation(made[-1].clamp(0.0, 1.0))  # (B, F, H, W)
         return made
 
+    def _forward_in_parts(
+        self, frames: Tensor, labels: Tensor, noise: Tensor, teacher_forcing: bool, detach: bool
+    ) -> ClipOutput:
+        """forward() part by part along time, keeping of each part only what it began with.
+
+        The backward pass makes each part's intermediate values again (Chen et al. 2016, "Training
+        Deep Nets with Sublinear Memory Cost"), so that memory holds those of one part at a time: of
+        one step in free running, and with teacher forcing, where steps do not wait for each other,
+        of as many as make an efficient batch. What grows with T is the images, the latents and the
+        first layers of the label encoder, whose batch-norm statistics are the whole clip's.
+        """
+        steps, batch = frames.shape[0] - 1, frames.shape[1]
+        pad, convolution, norm, *rest = self.label_transformation
+        hidden = norm(convolution(pad(labels[1:].flatten(0, 1)))).unflatten(0, (steps, batch))
+
+        def part(previous: Tensor, target: Tensor, hidden: Tensor, noise: Tensor) -> ClipOutput:
+            # (t, B, …) each: the frames t-1 to start from, frames t, what becomes of labels t, ε
+            count = previous.shape[0]
+            label_feature = nn.Sequential(*rest)(hidden.flatten(0, 1))  # (t·B, L, H, W)
+            both = torch.cat((previous, target)).flatten(0, 1)
+            previous_feature, target_feature = self.frame_transformation(both).chunk(2)
+            mu, logvar = self.Gaussian_Predictor.moments(target_feature, label_feature)
+            z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
+            made = self.decode(previous_feature, label_feature, z).unflatten(0, (count, batch))
+            kl = kl_to_standard_normal(mu, logvar).unflatten(0, (count, batch))
+            return ClipOutput(made, frame_mse(made, target), kl)
+
+        at_once = max(1, RECOMPUTE_FRAMES // batch) if teacher_forcing else 1
+        parts: list[ClipOutput] = []
+        previous = frames[:1]
+        for start in range(0, steps, at_once):
+            stop = min(start + at_once, steps)
+            if teacher_forcing:
+                previous = frames[start:stop]
+            inputs = previous, frames[start + 1 : stop + 1], hidden[start:stop], noise[start:stop]
+            # Nothing random happens inside: no random state needs to be kept.
+            out = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
+            parts.append(out)
+            if not teacher_forcing:
+                previous = (out.prediction.detach() if detach else out.prediction).clamp(0.0, 1.0)
+        return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
     @torch.no_grad()
     def rollout(
-        self, first_frame: Tensor, labels: Tensor, latents: Iterator[Tensor]
+        self,
+        first_frame: Tensor,
+        labels: Tensor,
+        latents: Iterator[Tensor],
+        *,
+        graph: bool = False,
     ) -> Iterator[Tensor]:
         """Free-running frames 1 … T-1 from the decoder path alone: no true frame but the first.
 
         first_frame: (B, 3, H, W) in [0, 1]; labels: (T, B, 3, H, W) uint8 or in [0, 1];
         latents: one (B, N, H, W) for each step. Yields (B, 3, H, W) in [0, 1] per step: predictions
         are clamped both as fed back and as returned. The network must be in evaluation mode.
+        graph: run the step as a CUDA graph; RuntimeError where that cannot be.
         """
         if self.training:
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
+        step = _GraphedStep(self._rollout_step) if graph else self._rollout_step
         frame = first_frame
         for start in range(1, labels.shape[0], LABEL_CHUNK):
             chunk = labels[start : start + LABEL_CHUNK]  # (≤ 32, B, 3, H, W)
             if chunk.dtype == torch.uint8:
                 chunk = chunk.float() / 255.0
             features = self.label_transformation(chunk.flatten(0, 1)).split(chunk.shape[1])
-            for label_feature in features:  # (B, L, H, W)
-                z = next(latents).to(frame.device, non_blocking=True)
-                feature = self.frame_transformation(frame)  # (B, F, H, W)
-                frame = self.decode(feature, label_feature, z).clamp(0.0, 1.0)  # (B, 3, H, W)
+            # One transfer for all of the chunk's latents.
+            zs = torch.stack([next(latents) for _ in features]).to(frame.device, non_blocking=True)
+            for label_feature, z in zip(features, zs, strict=True):  # (B, L, H, W), (B, N, H, W)
+                frame = step(frame, label_feature, z)  # (B, 3, H, W)
                 yield frame
+
+    def _rollout_step(self, frame: Tensor, label_feature: Tensor, z: Tensor) -> Tensor:
+        """Frame t in [0, 1] from frame t-1, the feature of label t and z_t."""
+        feature = self.frame_transformation(frame)  # (B, F, H, W)
+        return self.decode(feature, label_feature, z).clamp(0.0, 1.0)  # (B, 3, H, W)
+
+
+class _GraphedStep:
+    """A function of tensors of fixed shapes as a CUDA graph, captured when it is first called."""
+
+    def __init__(self, compute: Callable[..., Tensor]) -> None:
+        self.compute = compute
+        self.inputs: list[Tensor] = []
+        self.output: Tensor | None = None
+        self.replay: Callable[[], None] | None = None
+
+    def _run(self) -> None:
+        self.output = self.compute(*self.inputs)
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        if self.replay is None:
+            self.inputs = [value.clone() for value in values]
+            self.replay = capture(self._run)
+        for static, value in zip(self.inputs, values, strict=True):
+            static.copy_(value)
+        self.replay()
+        assert self.output is not None
+        return self.output.clone()  # the next replay writes over it
 
 
 def prior_latents(

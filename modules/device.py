@@ -1,9 +1,12 @@
-"""The device and the precision that the networks run in."""
+"""The device and the precision that the networks run in, and CUDA graphs."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from modules import distributed
 from modules.errors import UserError
 
 
@@ -13,11 +16,42 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
     if name == "cuda" and count == 0:
         raise UserError("--device cuda: there is no CUDA device here; use --device cpu")
     use_cuda = name == "cuda" or (name == "auto" and count > 0)
-    if gpus > 1:
-        if not use_cuda or gpus > count:
-            raise UserError(f"--gpu {gpus}: there are {count} GPUs here")
-        raise UserError(f"--gpu {gpus}: training on several GPUs is not supported yet; use --gpu 1")
-    return torch.device("cuda" if use_cuda else "cpu")
+    if gpus > 1 and (not use_cuda or gpus > count):
+        raise UserError(f"--gpu {gpus}: there are {count} GPUs here")
+    # Each process of a parallel run takes the GPU of its number.
+    return (
+        torch.device("cuda", distributed.local_rank() % count) if use_cuda else torch.device("cpu")
+    )
+
+
+def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
+    """Process-wide switches: how convolutions are chosen and what float32 means on CUDA."""
+    exact = precision == "float32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
+    # Shapes repeat for hours: timing the kernels once pays. Which one wins differs between runs.
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    if deterministic:
+        # Read by cuBLAS when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def capture(compute: Callable[[], None]) -> Callable[[], None]:
+    """A CUDA graph of compute(), which reads and writes the same tensors each time; returns replay.
+
+    It is run three times first, so that kernels are chosen and lazy state exists. Raises
+    RuntimeError for what a graph cannot hold. Source: "CUDA semantics", PyTorch's documentation.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            compute()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        compute()
+    return graph.replay
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -15,6 +16,14 @@ class UserError(Exception):
     names the file or option and says what to do. A message may have further lines only where it
     lists several faults of one data set.
     """
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal, and has saved what it needs to go on."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -33,9 +42,10 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_as_script(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` and leave the interpreter with its exit status (None is 0).
 
-    UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A reader
-    that closed the pipe (``| head``): nothing, status 141. Everything else is a fault of the
-    program and keeps its traceback.
+    UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A run
+    that was asked to stop: likewise, 128 + the signal's number. A reader that closed the pipe
+    (``| head``): nothing, status 141. Everything else is a fault of the program and keeps its
+    traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
@@ -47,6 +57,9 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             status = 2
+        except Stopped as stop:
+            print(f"stopped by {stop}; --resume goes on from here", file=sys.stderr, flush=True)
+            status = 128 + stop.signal_number
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             status = 130

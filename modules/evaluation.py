@@ -4,7 +4,8 @@ Only the decoder path runs: first frame, labels and prior latents, never a later
 Shapes: T time, B batch, H, W.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ def generate(
     latent_scale: float = 1.0,
     batch_size: int = 1,
     numbers: list[int] | None = None,
+    graph: bool = False,
     advance: Callable[[int], object] = lambda frames: None,
 ) -> list[Tensor]:
     """Generate each sequence from its first frame: (T, 3, H, W) float32 in [0, 1] on the CPU.
@@ -75,9 +77,11 @@ def generate(
     Frame 0 is the given one. Latents depend on the seed and the sequence's number alone (its place
     in the list unless `numbers` says otherwise), pixels not on the batch: where this hardware's
     kernels round differently in a batch, sequences are made one at a time.
+    graph: on CUDA, run each step as one graph; with the same kernels, so with the same pixels.
     advance: called with the number of frames made, for a progress bar.
     """
     numbers = list(range(len(sequences))) if numbers is None else numbers
+    graph = graph and device.type == "cuda"
     was_training = model.training
     model.eval()
     try:
@@ -85,9 +89,9 @@ def generate(
         with torch.no_grad(), autocast(device, precision):
             for group_numbers, group in _groups(model, sequences, numbers, batch_size, device):
                 first, labels = _stack(group, device)
-                latents = prior_latents(model.config, seed, group_numbers, latent_scale)
+                latents = partial(prior_latents, model.config, seed, group_numbers, latent_scale)
                 frames = [first]
-                for frame in model.rollout(first, labels, latents):
+                for frame in _rollout(model, first, labels, latents, graph):
                     frames.append(frame)
                     advance(len(group))
                 video = torch.stack(frames, dim=1).cpu()  # (B, T, 3, H, W)
@@ -95,6 +99,28 @@ def generate(
         return made
     finally:
         model.train(was_training)
+
+
+def _rollout(
+    model: CVAE,
+    first: Tensor,
+    labels: Tensor,
+    latents: Callable[[], Iterator[Tensor]],
+    graph: bool,
+) -> Iterator[Tensor]:
+    """model.rollout(), by CUDA graph if wanted and possible; says so where it is not."""
+    if graph:
+        made = model.rollout(first, labels, latents(), graph=True)
+        try:
+            frame = next(made)
+        except RuntimeError as error:
+            why = str(error).strip().splitlines()[0]
+            print(f"note: generating without CUDA graphs ({why})", flush=True)
+        else:
+            yield frame
+            yield from made
+            return
+    yield from model.rollout(first, labels, latents())
 
 
 def _groups(

@@ -61,7 +61,7 @@ class TrainerOptions:
     N_dim: int = option(12, MODEL, "channels of the latent", at_least=4)
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8)
 
-    batch_size: int = option(2, OPTIMISATION, "clips in a step", at_least=1)
+    batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
     optim: str = option("Adam", OPTIMISATION, "optimiser (AdamW: weight decay 0.01)", choices=("Adam", "AdamW"))
@@ -86,14 +86,18 @@ class TrainerOptions:
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1)
     auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead")
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label | truth | prediction) after each validation")
+    save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)")
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test")
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options")
 
     device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
-    gpu: int = option(1, RUN, "number of GPUs", at_least=1)
+    gpu: int = option(1, RUN, "number of GPUs of this machine; under torchrun it says how many processes", at_least=1)
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "of the networks; auto: bfloat16 where the hardware has it. Loss and KL are always float32", choices=("auto", "float32", "bfloat16"))
+    deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
+    no_graph: bool = option(False, RUN, "CUDA: start every kernel by itself instead of a step as one graph")
+    recompute: bool = option(False, RUN, "make intermediate values again in the backward pass instead of keeping them: memory for one frame instead of train_vi_len, a third more time")
     test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path")
     dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing")
     preset: str | None = option(None, RUN, "a ready set of options; options given beside it win", choices=("demo",), shown="none")
@@ -151,9 +155,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What a resumed run may change without being another run.
 MAY_CHANGE_ON_RESUME = frozenset(
     (
-        *("num_epoch", "num_workers", "DR", "device", "gpu"),
-        *("save_root", "per_save", "auto_save", "store_visualization", "tensorboard"),
-        *("resume", "ckpt_path", "test", "dry_run", "preset"),
+        *("num_epoch", "num_workers", "DR", "device", "gpu", "no_graph"),
+        *("save_root", "per_save", "auto_save", "store_visualization", "save_minutes"),
+        *("tensorboard", "resume", "ckpt_path", "test", "dry_run", "preset"),
     )
 )
 

@@ -61,6 +61,7 @@ BOOKKEEPING = frozenset(
     (
         *("DR", "save_root", "ckpt_path", "resume", "num_workers", "device", "gpu", "per_save"),
         *("auto_save", "store_visualization", "tensorboard", "dry_run", "test", "preset"),
+        *("save_minutes", "no_graph", "recompute"),
     )
 )
 

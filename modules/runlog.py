@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ METRIC_COLUMNS = (
 )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
     Temporary file in the same folder, flush, fsync, rename, fsync of the folder. Raises UserError
     when the disk is full or the folder unwritable; an earlier file of that name is then intact.
+    before: called when the new content is safely on the disk, just before it takes its name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,6 +39,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None:
+            before()
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:

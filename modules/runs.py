@@ -85,8 +85,8 @@ def parent_of(run: Run) -> tuple[Run, int] | None:
     if not isinstance(parent, dict):
         return None
     named, epoch = parent.get("run"), parent.get("epoch")
-    if not isinstance(named, str) or not isinstance(epoch, int):
-        return None
+    if not isinstance(named, str) or not isinstance(epoch, int) or epoch < 0:
+        return None  # before epoch 0 has ended there is nothing to draw
     for folder in (Path(named), run.folder.resolve().parent / Path(named).name):
         with contextlib.suppress(UserError):
             return load_run(folder), epoch

@@ -26,7 +26,7 @@ def check_tensorboard(o: TrainerOptions) -> None:
 
 
 class TensorBoardLog:
-    """Event files in a run's folder; without --tensorboard every method does nothing.
+    """Event files in a run's folder.
 
     A new file begins with all rows that metrics.csv has by then, and an event at step 0 that makes
     readers forget earlier files. So a resumed run shows no epoch twice, and one that is resumed
@@ -35,9 +35,6 @@ class TensorBoardLog:
 
     def __init__(self, root: Path, o: TrainerOptions) -> None:
         """root: the run's folder, its metrics.csv already cut to the epoch that is resumed."""
-        self.writer: Any = None
-        if not o.tensorboard:
-            return
         from torch.utils.tensorboard import SummaryWriter
 
         # Flushed after each epoch, so the interval (in seconds) need not be short.
@@ -53,8 +50,6 @@ class TensorBoardLog:
 
     def add(self, row: dict[str, Any]) -> None:
         """Log an epoch's row of metrics.csv. Raises UserError when the disk refuses."""
-        if self.writer is None:
-            return
         try:
             self._write(row)
             self.writer.flush()

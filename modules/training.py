@@ -5,18 +5,22 @@ Shapes: T time, B batch, C channels, H, W; clips are time-major, (T, B, 3, H, W)
 
 import math
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import dataloader
-from modules import schedules
+from modules import distributed, schedules
 from modules.cvae import CVAE
-from modules.device import autocast, choose_precision
-from modules.errors import UserError
+from modules.device import autocast, capture, choose_precision
+from modules.errors import Stopped, UserError
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TrainerOptions
+from modules.stopping import Watch
 
 # A run whose steps fail this many times in a row has diverged; more will not bring it back.
 MAX_SKIPPED_STEPS = 50
@@ -55,10 +59,269 @@ def epoch_plan(o: TrainerOptions, epoch: int, raised_at: int | None = None) -> P
     return Plan(beta, tfr, schedules.teacher_forcing_drawn(o.seed, epoch, tfr), lr)
 
 
+# ---------------------------------------------------------------- optimiser
+
+
 def make_optimizer(model: CVAE, o: TrainerOptions) -> torch.optim.Optimizer:
     """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over all weights, float32."""
     kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[o.optim]
-    return kind(model.parameters(), lr=o.lr, fused=True)
+    return kind(model.parameters(), **_kernel_settings(model, o.lr))
+
+
+def _kernel_settings(model: CVAE, lr: float) -> dict[str, Any]:
+    """What depends on the device and not on the run: on CUDA a step must fit into a graph."""
+    device = next(model.parameters()).device
+    cuda = device.type == "cuda"
+    return {
+        "lr": torch.tensor(lr, device=device) if cuda else lr,
+        "fused": True,
+        "capturable": cuda,
+    }
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state as plain values and tensors, the same whatever the device."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, model: CVAE, state: dict[str, Any]
+) -> None:
+    """Take up a saved state on this device."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group.update(_kernel_settings(model, float(group["lr"])))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of all weights from here on."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)  # in place: a captured step reads it from there
+        else:
+            group["lr"] = lr
+
+
+def clip_gradient(parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients so that their norm is at most max_norm; returns the norm before that.
+
+    As torch.nn.utils.clip_grad_norm_, but the squares are summed in float64. Just after teacher
+    forcing ends, a gradient through many fed-back frames can be finite and yet beyond 1e19, whose
+    square overflows float32: its direction is still good for a step. Scalar, float64.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
+    torch._foreach_mul_(gradients, factor)
+    return norm
+
+
+# ---------------------------------------------------------------- one step
+
+
+class Counts(NamedTuple):
+    """What the steps of an epoch add up, kept on the device so that no step is waited for."""
+
+    loss: float  # this and the next three: sums over the sequences that were trained on
+    mse: float
+    kl: float
+    psnr: float
+    trained: float  # sequences
+    skipped: float  # sequences whose step was not finite
+    skipped_in_a_row: float  # steps; outlasts the epoch
+
+
+NO_COUNTS = Counts(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class TrainingStep:
+    """One optimiser step on a batch of clips: forward, backward, clipping, update.
+
+    A batch whose loss or gradient is not finite changes nothing, batch-norm statistics included,
+    and enters no average. That is decided on the device, so nothing waits for it; on CUDA the whole
+    step is one graph, captured for each batch size with and without teacher forcing.
+    """
+
+    def __init__(
+        self,
+        model: CVAE,
+        optimizer: torch.optim.Optimizer,
+        data: dataloader.VideoData,
+        o: TrainerOptions,
+    ) -> None:
+        self.model, self.optimizer, self.data, self.o = model, optimizer, data, o
+        self.device = data.frames.device
+        self.precision = choose_precision(o.precision, self.device)
+        self.parallel = distributed.parallel(model)
+        self.parameters = list(model.parameters())
+        self.buffers = list(model.buffers())
+        self.counts = torch.zeros(len(Counts._fields), dtype=torch.float64, device=self.device)
+        self.beta = torch.zeros((), device=self.device)
+        # 0 while a graph is warmed up: such a step changes nothing.
+        self.enabled = torch.ones((), device=self.device)
+        self.graphs: dict[tuple[int, bool], tuple[Tensor, Tensor, Callable[[], None]]] = {}
+        self.why_eager = self._why_eager()
+
+    def _why_eager(self) -> str | None:
+        """Why the steps are not captured as CUDA graphs; None where they are."""
+        if self.device.type != "cuda":
+            return "no CUDA device"
+        if self.o.no_graph:
+            return "--no_graph"
+        if distributed.world_size() > 1:
+            return "several processes"
+        return None
+
+    def run(self, starts: Tensor, noise: Tensor, plan: Plan) -> None:
+        """One step. starts: (B,) int64 frame numbers; noise: ε, (T-1, B, N, H, W)."""
+        self.beta.fill_(plan.beta)
+        if self.why_eager is None:
+            key = (len(starts), plan.teacher_forcing)
+            try:
+                if key not in self.graphs:
+                    self.graphs[key] = self._capture(starts, noise, plan.teacher_forcing)
+            except RuntimeError as error:
+                self.why_eager = str(error).strip().splitlines()[0]
+                print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
+            else:
+                static_starts, static_noise, replay = self.graphs[key]
+                static_starts.copy_(starts)
+                static_noise.copy_(noise)
+                replay()
+                return
+        self._compute(starts, noise, plan.teacher_forcing, len(starts))
+
+    def run_share(self, starts: Tensor, noise: Tensor, plan: Plan) -> None:
+        """This rank's part of one step: every world-th clip of the whole batch given."""
+        rank, world, batch = distributed.rank(), distributed.world_size(), len(starts)
+        if world == 1:
+            self.run(starts, noise, plan)
+            return
+        own = slice(rank, None, world)
+        share = 1.0 if rank < batch else 0.0
+        if not share:
+            own = slice(0, 1)  # something to go through the networks with, counted zero times
+        distributed.set_share(self.model, share)
+        self.beta.fill_(plan.beta)
+        self._compute(starts[own], noise[:, own], plan.teacher_forcing, batch, share)
+
+    def _compute(
+        self, starts: Tensor, noise: Tensor, teacher_forcing: bool, batch: int, share: float = 1.0
+    ) -> None:
+        """The step itself, without a host decision that depends on a value on the device.
+
+        batch: clips of the whole step, of which `starts` may be a rank's part.
+        """
+        o = self.o
+        frames, labels = (
+            dataloader.to_unit(x)
+            for x in dataloader.gather_clips(self.data, starts, o.train_vi_len)
+        )  # 2 × (T, B, 3, H, W)
+        kept_buffers = [buffer.clone() for buffer in self.buffers]
+        with autocast(self.device, self.precision):
+            out = self.parallel(
+                frames,
+                labels,
+                noise,
+                teacher_forcing=teacher_forcing,
+                detach=o.detach,
+                recompute=o.recompute,
+            )
+        # Sums over this rank's clips of the means over their frames, divided by the whole batch.
+        mse = share * out.mse.mean(dim=0).sum() / batch
+        kl = share * out.kl.mean(dim=0).sum() / batch
+        # Kingma & Welling 2014, equation 10, negated; β as in Higgins et al. 2017, equation 4.
+        loss = mse + self.beta * kl
+        self.optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel averages gradients over the ranks; their sum is wanted.
+        (loss * distributed.world_size()).backward()
+        # Without clipping the norm is still wanted: one NaN in a gradient shows in it.
+        norm = clip_gradient(self.parameters, o.grad_clip or math.inf)
+        with torch.no_grad():
+            psnr = psnr_of_mse(frame_mse(out.prediction.clamp(0, 1), frames[1:])).mean(dim=0)
+            psnr = share * psnr.sum() / batch
+            terms = distributed.add_up(torch.stack((loss, mse, kl, psnr)).double())
+            finite = torch.isfinite(terms[0]) & torch.isfinite(norm)
+            applied = finite & (self.enabled > 0)
+            # The fused optimisers read this attribute and leave everything as it is where it is 1.
+            self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.step()
+            for buffer, kept in zip(self.buffers, kept_buffers, strict=True):
+                buffer.copy_(torch.where(applied, buffer, kept))
+            self._count(terms, finite, batch)
+
+    def _count(self, terms: Tensor, finite: Tensor, batch: int) -> None:
+        """Add a step to the counts, in place."""
+        good, bad = finite.double(), (~finite).double()
+        # `where`, as 0 · NaN is NaN.
+        added = torch.where(finite, terms * batch, 0.0)
+        in_a_row = (self.counts[6] + 1.0) * bad
+        new = torch.cat(
+            (
+                self.counts[:4] + added,
+                torch.stack(
+                    (self.counts[4] + batch * good, self.counts[5] + batch * bad, in_a_row)
+                ),
+            )
+        )
+        self.counts.copy_(torch.where(self.enabled > 0, new, self.counts))
+
+    def _capture(
+        self, starts: Tensor, noise: Tensor, teacher_forcing: bool
+    ) -> tuple[Tensor, Tensor, Callable[[], None]]:
+        """(static starts, static noise, replay) of a graph of the step for this batch size."""
+        starts, noise = starts.clone(), noise.clone(memory_format=torch.preserve_format)
+        self.enabled.fill_(0.0)
+        try:
+            replay = capture(lambda: self._compute(starts, noise, teacher_forcing, len(starts)))
+        finally:
+            self.enabled.fill_(1.0)
+        return starts, noise, replay
+
+    # -- reading the counts, which waits for the device
+
+    def read_counts(self) -> Counts:
+        """What has been added up so far."""
+        return Counts(*self.counts.tolist())
+
+    def set_counts(self, counts: Counts) -> None:
+        """Begin from these."""
+        self.counts.copy_(torch.tensor(counts, dtype=torch.float64))
+
+
+# ---------------------------------------------------------------- one epoch
+
+
+@dataclass
+class Position:
+    """Where a run is: which epoch, how many of its steps are done, and what they added up."""
+
+    epoch: int = 0
+    step: int = 0
+    counts: Counts = NO_COUNTS
+    seconds: float = 0.0  # spent on this epoch, in training
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "counts": list(self.counts),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "Position":
+        """The inverse of to_dict."""
+        return cls(saved["epoch"], saved["step"], Counts(*saved["counts"]), saved["seconds"])
+
+    def next_epoch(self) -> "Position":
+        """Where the epoch after this one begins."""
+        kept = self.counts.skipped_in_a_row
+        return Position(self.epoch + 1, 0, NO_COUNTS._replace(skipped_in_a_row=kept))
 
 
 class EpochResult(NamedTuple):
@@ -69,43 +332,24 @@ class EpochResult(NamedTuple):
     kl: float
     psnr: float
     skipped: int  # sequences whose step was not finite
-    skipped_in_a_row: int  # steps, at the end of the epoch
     frames_per_second: float
 
 
-def clip_gradient(parameters: list[torch.nn.Parameter], max_norm: float) -> torch.Tensor:
-    """Scale the gradients so that their norm is at most max_norm; returns the norm before that.
-
-    As torch.nn.utils.clip_grad_norm_, but the squares are summed in float64. Just after teacher
-    forcing ends, a gradient through many fed-back frames can be finite and yet beyond 1e19, whose
-    square overflows float32: its direction is still good for a step. Scalar, float64.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
-    torch._foreach_mul_(gradients, factor)
-    return norm
-
-
 def train_epoch(
-    model: CVAE,
-    optimizer: torch.optim.Optimizer,
-    data: dataloader.VideoData,
-    o: TrainerOptions,
-    epoch: int,
+    step: TrainingStep,
+    begin: Position,
     plan: Plan,
-    skipped_in_a_row: int,
-) -> EpochResult:
-    """One pass over the epoch's clips: per batch one forward, backward, clipping and step.
+    watch: Watch,
+    save: Callable[[Position], None],
+) -> tuple[EpochResult, Position]:
+    """The steps of an epoch from a position on; returns their averages and the position after them.
 
-    A batch whose loss or gradient is not finite changes nothing, batch-norm statistics included,
-    and enters no average. Raises UserError when that happens MAX_SKIPPED_STEPS times in a row.
+    save: called in mid-epoch when the watch asks for it. Raises Stopped after a step (and a save)
+    when the run was asked to stop, UserError when MAX_SKIPPED_STEPS in a row were not finite.
     """
-    device = data.frames.device
-    precision = choose_precision(o.precision, device)
+    o, data, device, epoch = step.o, step.data, step.device, begin.epoch
     short = o.fast_train and epoch < o.fast_train_epoch
-    starts = dataloader.epoch_clips(
+    clips = dataloader.epoch_clips(
         data.recordings,
         o.train_vi_len,
         seed=o.seed,
@@ -113,58 +357,61 @@ def train_epoch(
         shuffle=not o.no_shuffle,
         fraction=o.fast_partial if short else 1.0,
     )
-    batches = dataloader.clip_batches(starts, o.batch_size)
-    parameters = list(model.parameters())
-    buffers = list(model.buffers())
+    batches = torch.from_numpy(clips).to(device).split(o.batch_size)
     generator = torch.Generator(device=device)
-    totals = torch.zeros(4, device=device, dtype=torch.float64)  # loss, mse, kl, psnr × sequences
-    counted = skipped = 0
-    for group in optimizer.param_groups:
-        group["lr"] = plan.lr
-    model.train()
-    began = time.perf_counter()
-    for step, batch in enumerate(tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=None)):
-        frames, labels = (
-            dataloader.to_unit(x) for x in dataloader.gather_clips(data, batch, o.train_vi_len)
-        )  # 2 × (T, B, 3, H, W)
-        # Every draw is a function of (seed, epoch, step), so a resumed run draws the same.
-        generator.manual_seed(schedules.derived_seed(o.seed, epoch, step, schedules.STREAM_LATENT))
-        shape = (o.train_vi_len - 1, len(batch), o.frame_H, o.frame_W, o.N_dim)
-        noise = torch.randn(shape, generator=generator, device=device).permute(0, 1, 4, 2, 3)
-        kept_buffers = [buffer.clone() for buffer in buffers]
+    set_learning_rate(step.optimizer, plan.lr)
+    step.set_counts(begin.counts)
+    step.model.train()
+    began = time.perf_counter() - begin.seconds
 
-        with autocast(device, precision):
-            out = model(
-                frames, labels, noise, teacher_forcing=plan.teacher_forcing, detach=o.detach
-            )
-        mse, kl = out.mse.mean(), out.kl.mean()
-        # Kingma & Welling 2014, equation 10, negated; β as in Higgins et al. 2017, equation 4.
-        loss = mse + plan.beta * kl
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        # Without clipping the norm is still wanted: one NaN in a gradient shows in it.
-        norm = clip_gradient(parameters, o.grad_clip or math.inf)
-        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            for buffer, kept in zip(buffers, kept_buffers, strict=True):
-                buffer.copy_(kept)
-            skipped += len(batch)
-            skipped_in_a_row += 1
-            if skipped_in_a_row >= MAX_SKIPPED_STEPS:
-                raise UserError(
-                    f"epoch {epoch}: {skipped_in_a_row} training steps in a row gave a loss or "
-                    "gradient that is not finite; the run has diverged. Checkpoints of earlier "
-                    "epochs are intact; try a lower --lr, a lower --kl_beta or --precision float32"
-                )
-            continue
-        optimizer.step()
-        skipped_in_a_row = 0
-        counted += len(batch)
-        with torch.no_grad():
-            psnr = psnr_of_mse(frame_mse(out.prediction.clamp(0, 1), frames[1:])).mean()
-            totals += len(batch) * torch.stack((loss, mse, kl, psnr)).double()
-    loss_mean, mse_mean, kl_mean, psnr_mean = (
-        (totals / counted).tolist() if counted else [math.nan] * 4
+    def position(done: int) -> Position:
+        return Position(epoch, done, step.read_counts(), time.perf_counter() - began)
+
+    bar = tqdm(
+        range(begin.step, len(batches)),
+        desc=f"epoch {epoch}",
+        initial=begin.step,
+        total=len(batches),
+        leave=False,
+        disable=None if distributed.is_main() else True,
     )
-    frames_made = (counted + skipped) * (o.train_vi_len - 1)
-    speed = frames_made / (time.perf_counter() - began)
-    return EpochResult(loss_mean, mse_mean, kl_mean, psnr_mean, skipped, skipped_in_a_row, speed)
+    for number in bar:
+        starts = batches[number]
+        # Every draw is a function of (seed, epoch, step), so a resumed run draws the same, and the
+        # ranks of a parallel one, each taking its part, what a single process would.
+        generator.manual_seed(
+            schedules.derived_seed(o.seed, epoch, number, schedules.STREAM_LATENT)
+        )
+        shape = (o.train_vi_len - 1, len(starts), o.frame_H, o.frame_W, o.N_dim)
+        noise = torch.randn(shape, generator=generator, device=device).permute(0, 1, 4, 2, 3)
+        step.run_share(starts, noise, plan)
+        # On a CPU a look costs nothing; a GPU is not waited for until the epoch's end.
+        if device.type == "cpu" or number + 1 == len(batches):
+            _refuse_divergence(epoch, step.read_counts())
+        asked, save_due = watch.after_step()
+        if asked or save_due:
+            save(position(number + 1))
+        if asked:
+            raise Stopped(asked)
+    end = position(len(batches))
+    return _averages(end, o), end
+
+
+def _averages(end: Position, o: TrainerOptions) -> EpochResult:
+    """What an epoch's counts come to; NaN where no sequence was trained on."""
+    counts = end.counts
+    sums = counts.loss, counts.mse, counts.kl, counts.psnr
+    loss, mse, kl, psnr = (x / counts.trained if counts.trained else math.nan for x in sums)
+    frames = (counts.trained + counts.skipped) * (o.train_vi_len - 1)
+    return EpochResult(loss, mse, kl, psnr, int(counts.skipped), frames / max(end.seconds, 1e-9))
+
+
+def _refuse_divergence(epoch: int, counts: Counts) -> None:
+    """Raise UserError if too many steps in a row were not finite."""
+    in_a_row = int(counts.skipped_in_a_row)
+    if in_a_row >= MAX_SKIPPED_STEPS:
+        raise UserError(
+            f"epoch {epoch}: {in_a_row} training steps in a row gave a loss or gradient that is "
+            "not finite; the run has diverged. Checkpoints of earlier epochs are intact; try a "
+            "lower --lr, a lower --kl_beta or --precision float32"
+        )

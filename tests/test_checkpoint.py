@@ -17,7 +17,6 @@ from modules import runlog
 from modules.checkpoint import Best, load_checkpoint, save_checkpoints, with_frame_size
 from modules.cvae import CVAE, ModelConfig
 from modules.errors import UserError
-from modules.evaluation import Score
 
 CONFIG = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24, frame_H=8, frame_W=12)
 
@@ -240,27 +239,23 @@ class TestWriting:
 
 
 class TestBest:
-    @staticmethod
-    def result(psnr: float, loss: float) -> Score:
-        return Score(np.array([psnr]), np.array([loss]))
-
     def test_three_cases(self) -> None:
         best = Best()
         everything = ["best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"]
-        assert best.update(0, self.result(20.0, 0.01)) == everything  # the first saves all
-        assert best.update(1, self.result(19.0, 0.02)) == []
-        assert best.update(2, self.result(21.0, 0.02)) == ["best_psnr.ckpt"]
-        assert best.update(3, self.result(20.5, 0.009)) == ["best_loss.ckpt"]
-        assert best.update(4, self.result(22.0, 0.008)) == everything
-        assert best.update(5, self.result(22.0, 0.008)) == []  # equal is no better
+        assert best.update(0, psnr=20.0, loss=0.01) == everything  # the first saves all
+        assert best.update(1, psnr=19.0, loss=0.02) == []
+        assert best.update(2, psnr=21.0, loss=0.02) == ["best_psnr.ckpt"]
+        assert best.update(3, psnr=20.5, loss=0.009) == ["best_loss.ckpt"]
+        assert best.update(4, psnr=22.0, loss=0.008) == everything
+        assert best.update(5, psnr=22.0, loss=0.008) == []  # equal is no better
         assert (best.psnr, best.loss, best.epoch) == (22.0, 0.008, 4)
 
     @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
     def test_not_finite_is_never_best(self, wrong: float) -> None:
         best = Best()
-        assert best.update(0, self.result(wrong, 0.1)) == []
-        assert best.update(1, self.result(20.0, wrong)) == []
-        assert best.update(2, self.result(20.0, 0.1)) != []
+        assert best.update(0, psnr=wrong, loss=0.1) == []
+        assert best.update(1, psnr=20.0, loss=wrong) == []
+        assert best.update(2, psnr=20.0, loss=0.1) != []
 
     def test_state_is_plain(self) -> None:
         assert vars(Best(**vars(Best(1.0, 2.0, 3)))) == {"psnr": 1.0, "loss": 2.0, "epoch": 3}

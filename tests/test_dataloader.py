@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import dataloader
-from dataloader import Recording, VideoData, clip_batches, epoch_clips, gather_clips
+from dataloader import Recording, VideoData, epoch_clips, gather_clips
 from modules.errors import ArgumentParser, UserError, run_as_script
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -572,7 +572,7 @@ def test_where_the_extra_clip_lies() -> None:
     assert seen == {(0, 4), (1, 5), (2, 5), (0, 3)}
 
 
-def test_fraction_and_batches() -> None:
+def test_fraction() -> None:
     whole = epoch_clips(RECORDINGS, 4, seed=3, epoch=1)
     part = epoch_clips(RECORDINGS, 4, seed=3, epoch=1, fraction=0.4)
     assert part.tolist() == whole[:3].tolist()  # round(0.4 · 8)
@@ -581,16 +581,12 @@ def test_fraction_and_batches() -> None:
     assert fixed.tolist() == [0, 4, 8, 12]
     assert len(epoch_clips([Recording(0, 3)], 4, seed=0, epoch=0)) == 0
 
-    batches = clip_batches(whole, 3)
-    assert [len(batch) for batch in batches] == [3, 3, 2]
-    assert np.concatenate(batches).tolist() == whole.tolist()
-
 
 def test_gathered_clips() -> None:
     frames = torch.arange(20 * 2 * 4 * 3, dtype=torch.int64).remainder(251).to(torch.uint8)
     frames = frames.view(20, 2, 4, 3)
     data = VideoData(frames, frames + 1, (Recording(0, 20),))
-    x, p = gather_clips(data, np.array([13, 2]), 5)
+    x, p = gather_clips(data, torch.tensor([13, 2]), 5)
     assert x.shape == p.shape == (5, 2, 3, 2, 4)  # time-major
     assert x.dtype == torch.uint8
     for b, start in enumerate((13, 2)):

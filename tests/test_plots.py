@@ -155,6 +155,8 @@ def test_lineage_that_cannot_be_followed(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", 4), make_run(tmp_path / "b", 4)
     set_parent(b, tmp_path / "gone", 2)
     assert [part.shift for part in runs.lineage(runs.load_run(b))] == [0]
+    set_parent(b, a, -1)  # the parent had not finished an epoch
+    assert len(runs.lineage(runs.load_run(b))) == 1
     set_parent(b, None, 2)
     assert len(runs.lineage(runs.load_run(b))) == 1
     set_parent(b, Path("/elsewhere/a"), 2)  # both were moved: found beside it

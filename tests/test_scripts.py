@@ -3,7 +3,10 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 
 from modules import runlog
 from modules.cvae import CVAE, ModelConfig
+from modules.training import TrainingStep
 
 # A line as it stands in many a report.
 USUAL = (
@@ -21,7 +25,10 @@ USUAL = (
     *("--tfr", "1.0", "--tfr_sde", "10", "--tfr_d_step", "0.1", "--kl_anneal_type", "Cyclical"),
     *("--kl_anneal_cycle", "10", "--kl_anneal_ratio", "1", "--auto_save"),
 )
-CHECKPOINTS = {"best.ckpt", "best_psnr.ckpt", "best_loss.ckpt", "last.ckpt"}
+CHECKPOINTS = {
+    *("best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"),
+    *("last.ckpt", "last.prev.ckpt"),
+}
 
 
 def train(dataset: Path, run: Path, *more: str) -> str:
@@ -127,7 +134,10 @@ class TestTrainer:
     def test_per_save(self, dataset: Path, tmp_path: Path) -> None:
         train(dataset, tmp_path / "a", "--num_epoch", "5", "--per_save", "2")
         found = {p.name for p in (tmp_path / "a").glob("*.ckpt")}
-        assert found == {"epoch=0.ckpt", "epoch=2.ckpt", "epoch=4.ckpt", "last.ckpt"}
+        assert found == {
+            *("epoch=0.ckpt", "epoch=2.ckpt", "epoch=4.ckpt"),
+            *("last.ckpt", "last.prev.ckpt"),
+        }
         for epoch in (0, 2, 4):
             assert state(tmp_path / "a" / f"epoch={epoch}.ckpt")["last_epoch"] == epoch
 
@@ -317,22 +327,17 @@ class TestTrainer:
 
 
 def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
-    """A run of five epochs that is ended just after `epoch` was saved, mid-way in the next."""
-    # The schedules must be those of five epochs, so the run is under a hook that stops it.
-    hook = (
-        "import Trainer, sys\n"
-        "plan = Trainer.epoch_plan\n"
-        "def stop(o, epoch, raised_at=None):\n"
-        f"    if epoch == {epoch + 1}:\n"
-        "        sys.exit(99)\n"
-        "    return plan(o, epoch, raised_at)\n"
-        "Trainer.epoch_plan = stop\n"
-        "Trainer.run_as_script(Trainer.main)\n"
-    )
-    script = run.parent / "stopping.py"
-    script.write_text(hook)
-    arguments = ["--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "5", *more]
-    result = run_script(script, *arguments)
+    """A run of five epochs that is ended, unsaved, in the second step after `epoch` was saved."""
+    whole_step = TrainingStep.run_share
+
+    def step_or_end(self: TrainingStep, *arguments: Any) -> None:
+        if state(run / "last.ckpt")["last_epoch"] == epoch and self.read_counts().trained:
+            sys.exit(99)
+        whole_step(self, *arguments)
+
+    with mock.patch.object(TrainingStep, "run_share", step_or_end):
+        arguments = ["--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "5", *more]
+        result = run_script("Trainer.py", *arguments)
     assert result.returncode == 99, result.stderr
     row = (run / "metrics.csv").read_text().splitlines()[-1]
     with (run / "metrics.csv").open("a") as file:

@@ -1,0 +1,172 @@
+"""What a run carries from step to step, how it begins from a checkpoint, and how it is saved."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from modules import distributed, schedules
+from modules.checkpoint import (
+    LAST,
+    Best,
+    Checkpoint,
+    load_checkpoint,
+    load_last,
+    put_in_place_of_last,
+    save_checkpoints,
+    with_frame_size,
+)
+from modules.cvae import CVAE
+from modules.errors import UserError
+from modules.options import MAY_CHANGE_ON_RESUME, TrainerOptions
+from modules.training import (
+    Plan,
+    Position,
+    epoch_plan,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
+
+
+def take_from_checkpoint(
+    o: TrainerOptions, explicit: frozenset[str]
+) -> tuple[TrainerOptions, Checkpoint | None]:
+    """Options that a checkpoint decides: all of them for --resume, the model's for --ckpt_path."""
+    if o.resume:
+        assert o.save_root is not None
+        checkpoint = load_last(Path(o.save_root))
+        if not checkpoint.training:
+            raise UserError(
+                f"--resume: {checkpoint.path} is of older code; start from it with --ckpt_path"
+            )
+        try:
+            saved = TrainerOptions(**checkpoint.options)
+        except TypeError as error:
+            raise UserError(
+                f"--resume: {checkpoint.path} is of another version ({error})"
+            ) from error
+        changed = [n for n in sorted(explicit) if getattr(o, n) != getattr(saved, n)]
+        refused = [n for n in changed if n not in MAY_CHANGE_ON_RESUME]
+        if refused:
+            shown = ", ".join(f"--{n} {getattr(saved, n)} → {getattr(o, n)}" for n in refused)
+            raise UserError(f"--resume continues a run as it was, but this would change: {shown}")
+        typed = {name: getattr(o, name) for name in changed}
+        # The data's absolute place, as the run may be continued from another folder.
+        fixed = {"DR": checkpoint.data_root, "resume": True, "save_root": o.save_root}
+        return dataclasses.replace(saved, **{**fixed, **typed}), checkpoint
+    if o.ckpt_path is None:
+        return o, None
+    checkpoint = load_checkpoint(Path(o.ckpt_path))
+    height, width = (getattr(o, n) if n in explicit else None for n in ("frame_H", "frame_W"))
+    checkpoint = with_frame_size(checkpoint, height, width)
+    for name, value in checkpoint.config.to_dict().items():
+        if name in explicit and getattr(o, name) != value:
+            raise UserError(f"--{name} {getattr(o, name)}: {o.ckpt_path} has {value}")
+        setattr(o, name, value)
+    if o.DR is None:
+        o.DR = checkpoint.data_root
+    return o, checkpoint
+
+
+def prepare_save_root(o: TrainerOptions) -> Path:
+    """The run's folder, made and tried before anything costs time. UserError if unusable."""
+    assert o.save_root is not None
+    root = Path(o.save_root)
+    if not distributed.is_main():
+        return root
+    if not (o.resume or o.test):
+        if (root / LAST).exists():
+            raise UserError(
+                f"--save_root {root} already holds a run: continue it with --resume, "
+                "or give another --save_root"
+            )
+        if (root / "metrics.csv").exists():
+            raise UserError(
+                f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
+                "move it away, or give another --save_root"
+            )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise UserError(f"--save_root {root}: cannot be written ({error.strerror})") from error
+    return root
+
+
+class RunState:
+    """Model, optimiser, detector, best results and position of a run."""
+
+    def __init__(
+        self,
+        o: TrainerOptions,
+        root: Path,
+        model: CVAE,
+        *,
+        data_root: str,
+        data_fingerprint: str,
+    ) -> None:
+        self.o, self.root, self.model = o, root, model
+        self.data_root, self.data_fingerprint = data_root, data_fingerprint
+        self.optimizer = make_optimizer(model, o)
+        self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
+        self.best = Best()
+        self.position = Position()
+        self.last_epoch = -1  # the last one that was finished
+        self.plan = self.begin_epoch()
+
+    def begin_epoch(self) -> Plan:
+        """What the epoch that the position is in is trained with."""
+        self.plan = epoch_plan(self.o, self.position.epoch, self.detector.raised_at)
+        return self.plan
+
+    def finish_epoch(self, end: Position, *, loss: float, psnr: float) -> list[str]:
+        """Note an epoch's validation; returns the --auto_save names that it earns."""
+        earned = self.best.update(end.epoch, loss=loss, psnr=psnr)
+        if self.detector.update(end.epoch, loss, psnr) and distributed.is_main():
+            print("validation has come to rest: teacher forcing returns to 1", flush=True)
+        self.last_epoch, self.position = end.epoch, end.next_epoch()
+        return earned
+
+    def resume_from(self, checkpoint: Checkpoint) -> None:
+        """Take up a run where its checkpoint left it. Raises UserError if the data changed."""
+        saved = checkpoint.training
+        if saved["data_fingerprint"] != self.data_fingerprint:
+            raise UserError(
+                f"--resume: the data in {self.o.DR} is not what this run was trained on"
+            )
+        if distributed.is_main():
+            put_in_place_of_last(checkpoint)
+        load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
+        self.detector.load_state_dict(saved["detector"])
+        self.best = Best(**saved["best"])
+        self.position = Position.from_dict(saved["position"])
+        self.last_epoch = checkpoint.last_epoch
+
+    def save(self, *names: str) -> None:
+        """Write last.ckpt, and the same under these names before. Only rank 0 writes."""
+        if not distributed.is_main():
+            return
+        content: dict[str, Any] = {
+            "state_dict": self.model.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "lr": self.plan.lr,
+            "tfr": self.plan.tfr,
+            "last_epoch": self.last_epoch,
+            "config": self.model.config.to_dict(),
+            "options": dataclasses.asdict(self.o),
+            "data_root": self.data_root,
+            "training": {
+                "position": self.position.to_dict(),
+                "detector": self.detector.state_dict(),
+                "best": vars(self.best),
+                "data_fingerprint": self.data_fingerprint,
+            },
+        }
+        save_checkpoints([self.root / name for name in (*names, LAST)], content)
+
+    def save_at(self, position: Position) -> None:
+        """Write last.ckpt in mid-epoch."""
+        self.position = position
+        self.save()
