@@ -253,7 +253,7 @@ def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def summary_markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
-    """The rows as a Markdown table, the average with its epoch, and the notes below it."""
+    """The rows as a Markdown table, and the notes below it."""
 
     def cell(name: str, row: dict[str, Any]) -> str:
         value = row[name]
@@ -261,8 +261,6 @@ def summary_markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> st
             return "–"
         text = f"{value:.1f}" if name == "minutes" else value
         text = f"{value:.2f}" if name.endswith("(dB)") else str(text)
-        if name == "average PSNR (dB)":
-            text = f"{text} (epoch {row['best epoch']})"
         return text.replace("|", "\\|").replace("\n", " ")
 
     head = list(rows[0])

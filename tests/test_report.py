@@ -109,7 +109,7 @@ def test_summary_is_best_first(
     text = (tmp_path / "out" / "summary.md").read_text()
     rows = [row.split(" | ") for row in text.splitlines() if row.startswith("|")]
     assert [row[0] for row in rows] == ["| run", "| ---", "| best", "| middling", "| worst"]
-    assert rows[2][1] == f"{metrics.max():.2f} (epoch {metrics.argmax()})"
+    assert rows[2][1] == f"{metrics.max():.2f}"
     assert len({len(row) for row in rows}) == 1
     for said in ("different lengths, in epochs: middling 10, worst 4, best 30", "4 of its 10"):
         assert said in text
