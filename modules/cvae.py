@@ -92,6 +92,7 @@ class CVAE(nn.Module):
         *,
         teacher_forcing: bool,
         detach: bool = False,
+        frame_noise: Tensor | None = None,
         recompute: bool = False,
     ) -> ClipOutput:
         """All frames of the clips, for training.
@@ -101,10 +102,16 @@ class CVAE(nn.Module):
         validation), label t and z_t from the posterior, which sees the true frame t and label t.
         Frame 0 is given and never a target. The target is the true frame t either way.
         detach: free running treats the fed-back frames as given, with no gradient through them.
+        frame_noise: (T-1, B, 3, H, W) is added to the frames that others are made from, forced or
+        fed back, so that teacher forcing too learns to mend what its own errors will look like
+        (noise augmentation, as in Valevski et al. 2024, "Diffusion Models Are Real-Time Game
+        Engines", section 3.2.1).
         recompute: the same values with less memory, see _forward_in_parts.
         """
         if recompute:
-            return self._forward_in_parts(frames, labels, noise, teacher_forcing, detach)
+            return self._forward_in_parts(
+                frames, labels, noise, teacher_forcing, detach, frame_noise
+            )
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # One batch for all true frames and one for all labels: only free-running decoding is
         # sequential.
@@ -116,27 +123,42 @@ class CVAE(nn.Module):
         z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
         kl = kl_to_standard_normal(mu, logvar).unflatten(0, (steps, batch))  # (T-1, B)
 
+        first = frame_features[0]  # (B, F, H, W)
+        if frame_noise is not None and not teacher_forcing:
+            first = self.frame_transformation(with_noise(frames[0], frame_noise[0]))
         if teacher_forcing:
             previous = frame_features[:-1].flatten(0, 1)  # ((T-1)·B, F, H, W)
+            if frame_noise is not None:
+                noisy = with_noise(frames[:-1], frame_noise)
+                previous = self.frame_transformation(noisy.flatten(0, 1))
             prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
         elif detach:
             # Without a gradient through the fed-back frames only making them is sequential; the
             # pass that is differentiated is then one batch, as with teacher forcing.
             with torch.no_grad():
-                made = self._free_running(frame_features[0], label_features, z, steps)
+                made = self._free_running(first, label_features, z, steps, frame_noise)
             # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
             # again in the pass below, and they would get no gradient.
             torch.clear_autocast_cache()
-            fed_back = torch.stack(made[:-1]).flatten(0, 1).clamp(0.0, 1.0)
-            previous = torch.cat((frame_features[0], self.frame_transformation(fed_back)))
+            previous = first
+            if steps > 1:
+                noise_after = None if frame_noise is None else frame_noise[1:]
+                fed_back = with_noise(torch.stack(made[:-1]), noise_after)  # (T-2, B, 3, H, W)
+                features = self.frame_transformation(fed_back.flatten(0, 1))
+                previous = torch.cat((first, features))  # ((T-1)·B, F, H, W)
             prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
         else:
-            made = self._free_running(frame_features[0], label_features, z, steps)
+            made = self._free_running(first, label_features, z, steps, frame_noise)
             prediction = torch.stack(made)  # (T-1, B, 3, H, W)
         return ClipOutput(prediction, frame_mse(prediction, frames[1:]), kl)
 
     def _free_running(
-        self, feature: Tensor, label_features: Tensor, z: Tensor, steps: int
+        self,
+        feature: Tensor,
+        label_features: Tensor,
+        z: Tensor,
+        steps: int,
+        frame_noise: Tensor | None,
     ) -> list[Tensor]:
         """Frames 1 … T-1, each from the one before: T-1 times (B, 3, H, W), unbounded.
 
@@ -148,11 +170,18 @@ class CVAE(nn.Module):
         for t in range(steps):
             made.append(self.decode(feature, label_t[t], z_t[t]))  # (B, 3, H, W)
             if t + 1 < steps:
-                feature = self.frame_transformation(made[-1].clamp(0.0, 1.0))  # (B, F, H, W)
+                noise = None if frame_noise is None else frame_noise[t + 1]
+                feature = self.frame_transformation(with_noise(made[-1], noise))  # (B, F, H, W)
         return made
 
     def _forward_in_parts(
-        self, frames: Tensor, labels: Tensor, noise: Tensor, teacher_forcing: bool, detach: bool
+        self,
+        frames: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        teacher_forcing: bool,
+        detach: bool,
+        frame_noise: Tensor | None,
     ) -> ClipOutput:
         """forward() part by part along time, keeping of each part only what it began with.
 
@@ -185,6 +214,8 @@ class CVAE(nn.Module):
             stop = min(start + at_once, steps)
             if teacher_forcing:
                 previous = frames[start:stop]
+            if frame_noise is not None:
+                previous = with_noise(previous, frame_noise[start:stop])
             inputs = previous, frames[start + 1 : stop + 1], hidden[start:stop], noise[start:stop]
             # Nothing random happens inside: no random state needs to be kept.
             out = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
@@ -251,6 +282,11 @@ class _GraphedStep:
         self.replay()
         assert self.output is not None
         return self.output.clone()  # the next replay writes over it
+
+
+def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
+    """Frames as they are forced or fed back: in [0, 1], with noise of the same shape or none."""
+    return (frames if noise is None else frames + noise).clamp(0.0, 1.0)
 
 
 def prior_latents(

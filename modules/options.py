@@ -74,6 +74,7 @@ class TrainerOptions:
     tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0)
     tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1)
     detach: bool = option(False, TEACHER_FORCING, "free running: cut the gradient at each fed-back frame; faster, and steadier over long videos")
+    frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when this many validations are alike (2 or more); 0 = never", at_least=0)
     detector_threshold: float = option(0.1, TEACHER_FORCING, "alike: both loss and PSNR (dB) differ by less than this", above=0)
 

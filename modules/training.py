@@ -158,10 +158,11 @@ class TrainingStep:
         self.parameters = list(model.parameters())
         self.buffers = list(model.buffers())
         self.counts = torch.zeros(len(Counts._fields), dtype=torch.float64, device=self.device)
+        self.generator = torch.Generator(device=self.device)
         self.beta = torch.zeros((), device=self.device)
         # 0 while a graph is warmed up: such a step changes nothing.
         self.enabled = torch.ones((), device=self.device)
-        self.graphs: dict[tuple[int, bool], tuple[Tensor, Tensor, Callable[[], None]]] = {}
+        self.graphs: dict[tuple[int, bool], tuple[list[Tensor], Callable[[], None]]] = {}
         self.why_eager = self._why_eager()
 
     def _why_eager(self) -> str | None:
@@ -174,30 +175,50 @@ class TrainingStep:
             return "several processes"
         return None
 
-    def run(self, starts: Tensor, noise: Tensor, plan: Plan) -> None:
-        """One step. starts: (B,) int64 frame numbers; noise: ε, (T-1, B, N, H, W)."""
+    def run(self, starts: Tensor, draws: list[Tensor], plan: Plan) -> None:
+        """One step. starts: (B,) int64 frame numbers; draws: see draw()."""
         self.beta.fill_(plan.beta)
         if self.why_eager is None:
             key = (len(starts), plan.teacher_forcing)
             try:
                 if key not in self.graphs:
-                    self.graphs[key] = self._capture(starts, noise, plan.teacher_forcing)
+                    self.graphs[key] = self._capture(starts, draws, plan.teacher_forcing)
             except RuntimeError as error:
                 self.why_eager = str(error).strip().splitlines()[0]
                 print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
             else:
-                static_starts, static_noise, replay = self.graphs[key]
-                static_starts.copy_(starts)
-                static_noise.copy_(noise)
+                inputs, replay = self.graphs[key]
+                for static, value in zip(inputs, (starts, *draws), strict=True):
+                    static.copy_(value)
                 replay()
                 return
-        self._compute(starts, noise, plan.teacher_forcing, len(starts))
+        self._compute(starts, draws, plan.teacher_forcing, len(starts))
 
-    def run_share(self, starts: Tensor, noise: Tensor, plan: Plan) -> None:
+    def draw(self, epoch: int, number: int, batch: int) -> list[Tensor]:
+        """The random numbers of a step: the latents' ε, (T-1, B, N, H, W), and with --frame_noise
+        what is added to frames, (T-1, B, 3, H, W).
+
+        A function of (seed, epoch, step), so a resumed run draws the same, and the ranks of a
+        parallel one, each taking its part, what a single process would.
+        """
+        o = self.o
+        self.generator.manual_seed(
+            schedules.derived_seed(o.seed, epoch, number, schedules.STREAM_LATENT)
+        )
+        kind: dict[str, Any] = {"generator": self.generator, "device": self.device}
+        shape = (o.train_vi_len - 1, batch, o.frame_H, o.frame_W)
+        draws = [torch.randn(*shape, o.N_dim, **kind).permute(0, 1, 4, 2, 3)]
+        if o.frame_noise > 0:
+            # Clips of every noise level up to the largest, so that clean frames are known too.
+            level = o.frame_noise * torch.rand(batch, 1, 1, 1, **kind)
+            draws.append(level * torch.randn(*shape, 3, **kind).permute(0, 1, 4, 2, 3))
+        return draws
+
+    def run_share(self, starts: Tensor, draws: list[Tensor], plan: Plan) -> None:
         """This rank's part of one step: every world-th clip of the whole batch given."""
         rank, world, batch = distributed.rank(), distributed.world_size(), len(starts)
         if world == 1:
-            self.run(starts, noise, plan)
+            self.run(starts, draws, plan)
             return
         own = slice(rank, None, world)
         share = 1.0 if rank < batch else 0.0
@@ -205,10 +226,16 @@ class TrainingStep:
             own = slice(0, 1)  # something to go through the networks with, counted zero times
         distributed.set_share(self.model, share)
         self.beta.fill_(plan.beta)
-        self._compute(starts[own], noise[:, own], plan.teacher_forcing, batch, share)
+        part = [drawn[:, own] for drawn in draws]
+        self._compute(starts[own], part, plan.teacher_forcing, batch, share)
 
     def _compute(
-        self, starts: Tensor, noise: Tensor, teacher_forcing: bool, batch: int, share: float = 1.0
+        self,
+        starts: Tensor,
+        draws: list[Tensor],
+        teacher_forcing: bool,
+        batch: int,
+        share: float = 1.0,
     ) -> None:
         """The step itself, without a host decision that depends on a value on the device.
 
@@ -224,9 +251,10 @@ class TrainingStep:
             out = self.parallel(
                 frames,
                 labels,
-                noise,
+                draws[0],
                 teacher_forcing=teacher_forcing,
                 detach=o.detach,
+                frame_noise=draws[1] if len(draws) > 1 else None,
                 recompute=o.recompute,
             )
         # Sums over this rank's clips of the means over their frames, divided by the whole batch.
@@ -270,16 +298,16 @@ class TrainingStep:
         self.counts.copy_(torch.where(self.enabled > 0, new, self.counts))
 
     def _capture(
-        self, starts: Tensor, noise: Tensor, teacher_forcing: bool
-    ) -> tuple[Tensor, Tensor, Callable[[], None]]:
-        """(static starts, static noise, replay) of a graph of the step for this batch size."""
-        starts, noise = starts.clone(), noise.clone(memory_format=torch.preserve_format)
+        self, starts: Tensor, draws: list[Tensor], teacher_forcing: bool
+    ) -> tuple[list[Tensor], Callable[[], None]]:
+        """(static starts and draws, replay) of a graph of the step for this batch size."""
+        starts, draws = starts.clone(), [drawn.clone() for drawn in draws]
         self.enabled.fill_(0.0)
         try:
-            replay = capture(lambda: self._compute(starts, noise, teacher_forcing, len(starts)))
+            replay = capture(lambda: self._compute(starts, draws, teacher_forcing, len(starts)))
         finally:
             self.enabled.fill_(1.0)
-        return starts, noise, replay
+        return [starts, *draws], replay
 
     # -- reading the counts, which waits for the device
 
@@ -358,7 +386,6 @@ def train_epoch(
         fraction=o.fast_partial if short else 1.0,
     )
     batches = torch.from_numpy(clips).to(device).split(o.batch_size)
-    generator = torch.Generator(device=device)
     set_learning_rate(step.optimizer, plan.lr)
     step.set_counts(begin.counts)
     step.model.train()
@@ -377,14 +404,7 @@ def train_epoch(
     )
     for number in bar:
         starts = batches[number]
-        # Every draw is a function of (seed, epoch, step), so a resumed run draws the same, and the
-        # ranks of a parallel one, each taking its part, what a single process would.
-        generator.manual_seed(
-            schedules.derived_seed(o.seed, epoch, number, schedules.STREAM_LATENT)
-        )
-        shape = (o.train_vi_len - 1, len(starts), o.frame_H, o.frame_W, o.N_dim)
-        noise = torch.randn(shape, generator=generator, device=device).permute(0, 1, 4, 2, 3)
-        step.run_share(starts, noise, plan)
+        step.run_share(starts, step.draw(epoch, number, len(starts)), plan)
         # On a CPU a look costs nothing; a GPU is not waited for until the epoch's end.
         if device.type == "cpu" or number + 1 == len(batches):
             _refuse_divergence(epoch, step.read_counts())

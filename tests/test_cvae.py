@@ -97,6 +97,75 @@ def test_detached_gradients_reach_every_weight_in_bfloat16(model: CVAE) -> None:
     assert sum(norms[True]) == pytest.approx(sum(norms[False]), rel=0.1)
 
 
+@pytest.mark.parametrize("mode", ["forced", "through", "detached"])
+def test_frame_noise_is_added_to_what_frames_are_made_from(model: CVAE, mode: str) -> None:
+    frames, labels, noise = clips()
+    g = torch.Generator().manual_seed(5)
+    frame_noise = 0.2 * torch.randn(4, 2, 3, 8, 12, generator=g)
+    options = {"teacher_forcing": mode == "forced", "detach": mode == "detached"}
+    out = model(frames, labels, noise, frame_noise=frame_noise, **options)
+    previous = frames[0]
+    for t in range(1, 5):  # by hand
+        label = model.label_transformation(labels[t])
+        mu, logvar = model.Gaussian_Predictor.moments(model.frame_transformation(frames[t]), label)
+        z = model.Gaussian_Predictor.reparameterize(mu, logvar, noise[t - 1])
+        noisy = (previous + frame_noise[t - 1]).clamp(0, 1)
+        made = model.decode(model.frame_transformation(noisy), label, z)
+        torch.testing.assert_close(out.prediction[t - 1], made, rtol=1e-4, atol=1e-5)
+        previous = frames[t] if mode == "forced" else made
+    plain = model(frames, labels, noise, **options)
+    assert not torch.allclose(plain.prediction, out.prediction, atol=1e-3)
+    torch.testing.assert_close(plain.kl, out.kl, rtol=1e-4, atol=1e-3)  # the posterior sees none
+
+
+@pytest.mark.parametrize("with_frame_noise", [False, True])
+@pytest.mark.parametrize("mode", ["forced", "through", "detached"])
+def test_recomputing_changes_no_value(mode: str, with_frame_noise: bool) -> None:
+    frames, labels, noise = clips(steps=11)  # with teacher forcing: parts of 4, 4 and 2 steps
+    frame_noise = 0.1 * torch.randn(10, 2, 3, 8, 12) if with_frame_noise else None
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = CVAE(CONFIG).train()
+        out = model(
+            *(frames, labels, noise),
+            teacher_forcing=mode == "forced",
+            detach=mode == "detached",
+            frame_noise=frame_noise,
+            recompute=recompute,
+        )
+        (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        found.append((out, gradients, dict(model.named_buffers())))
+    (out, gradients, buffers), (out_again, gradients_again, buffers_again) = found
+    for a, b in zip(out, out_again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)  # rounding grows from step to step
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_again[name], gradient, rtol=2e-3, atol=2e-5, msg=name)
+    for name, value in buffers.items():  # batch-norm statistics: counted once, not again
+        torch.testing.assert_close(buffers_again[name], value, msg=name)
+
+
+@pytest.mark.parametrize("forced", [True, False])
+def test_recomputing_keeps_little_of_each_frame(model: CVAE, forced: bool) -> None:
+    def kept_bytes(steps: int, recompute: bool) -> int:
+        """Of what the forward pass keeps for the backward pass, each storage once."""
+        storages: dict[int, torch.UntypedStorage] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(*clips(steps), teacher_forcing=forced, recompute=recompute)
+        return sum(s.nbytes() for s in storages.values())
+
+    # Only the label encoder's first layers are counted here: the parts keep their inputs alone.
+    growth = {r: kept_bytes(33, r) - kept_bytes(17, r) for r in (False, True)}
+    assert growth[False] > 0
+    assert growth[True] < 0.1 * growth[False]
+
+
 def changed(x: torch.Tensor, t: int) -> torch.Tensor:
     """x with another frame t."""
     other = x.clone()

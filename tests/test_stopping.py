@@ -22,9 +22,8 @@ TIMES = ("frames_per_second", "seconds")
 
 
 def train(dataset: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return run_script(
-        "Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, *RUN, "--auto_save", *more
-    )
+    arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, *RUN, "--auto_save", *more)
+    return run_script("Trainer.py", *arguments)
 
 
 def resume(run: Path, *more: str) -> subprocess.CompletedProcess[str]:

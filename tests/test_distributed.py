@@ -1,0 +1,214 @@
+"""Several processes (gloo, on CPUs): the same run as one process with the whole batch."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import REPOSITORY, TINY_RUN, make_dataset, run_script
+from torch import nn
+
+from modules import distributed, runlog
+from modules.errors import UserError
+
+pytestmark = pytest.mark.slow
+# 20 frames in clips of 4, two a step: the last step has one clip, so the second rank has none.
+RUN = ("--num_epoch", "2", "--batch_size", "2", "--precision", "float32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("parallel") / "data", train=20)
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("parallel") / "alone"
+    result = run_script("Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def torchrun(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A script in two processes on this machine, as a user starts it."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", "2", script, *arguments),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def hooked(path: Path, body: str) -> Path:
+    """A Trainer in which `at_step(number, rank)` is called before each training step."""
+    path.write_text(
+        f"import os, signal, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "import Trainer\nfrom modules import distributed\n"
+        "from modules.training import TrainingStep\n"
+        "whole_step, calls = TrainingStep.run_share, iter(range(10**6))\n"
+        f"def at_step(number, rank):\n    {body}\n"
+        "def step(self, *arguments):\n"
+        "    at_step(next(calls), distributed.rank())\n"
+        "    whole_step(self, *arguments)\n"
+        "TrainingStep.run_share = step\n"
+        "if __name__ == '__main__':\n    Trainer.start()\n"
+    )
+    return path
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Weights, batch-norm statistics and metrics equal to rounding."""
+    # Batch normalisation takes this bias out again: its gradient is rounding alone, from which Adam
+    # makes whole steps. The running mean follows it.
+    without_effect = ("label_transformation.1.bias", "label_transformation.2.running_mean")
+    for name, value in weights(a).items():
+        if name in without_effect:
+            continue
+        torch.testing.assert_close(weights(b)[name], value, rtol=1e-3, atol=2e-5, msg=name)
+    one, two = (runlog.read_metrics(run / "metrics.csv") for run in (a, b))
+    for name in set(one) - {"frames_per_second", "seconds"}:
+        assert one[name].tolist() == pytest.approx(two[name].tolist(), rel=1e-3), name
+
+
+def test_two_processes_train_what_one_does(data: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    result = torchrun(REPOSITORY / "Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
+    assert result.returncode == 0, result.stderr
+    assert_same_run(alone, run)
+    assert result.stdout.count("best validation PSNR") == 1  # rank 0 speaks for all
+    # The control: the weights moved by far more than the tolerance.
+    torch.manual_seed(0)
+    other = run_script(
+        *("Trainer.py", "--DR", data, "--save_root", tmp_path / "other", *TINY_RUN, *RUN),
+        *("--no_shuffle",),
+    )
+    assert other.returncode == 0
+    with pytest.raises(AssertionError):
+        assert_same_run(alone, tmp_path / "other")
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_one_process_goes_on(
+    data: Path, alone: Path, tmp_path: Path
+) -> None:
+    body = "if (number, rank) == (1, 1): os.kill(os.getpid(), signal.SIGTERM)"
+    run = tmp_path / "stopped"
+    script = hooked(tmp_path / "signalled.py", body)
+    result = torchrun(script, "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
+    assert result.returncode != 0
+    saved = torch.load(run / "last.ckpt", weights_only=True)
+    assert saved["training"]["position"]["step"] == 2
+    assert result.stderr.count("stopped by SIGTERM") == 2
+    resumed = run_script("Trainer.py", "--save_root", run, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(alone, run)
+
+
+def test_a_rank_that_dies_ends_all(data: Path, tmp_path: Path) -> None:
+    script = hooked(tmp_path / "dying.py", "if (number, rank) == (1, 1): os._exit(7)")
+    result = torchrun(script, "--DR", data, "--save_root", tmp_path / "run", *TINY_RUN, *RUN)
+    assert result.returncode != 0  # and not a time-out
+    assert "exitcode  : 7" in result.stderr
+
+
+def test_a_mistake_is_one_line(data: Path, tmp_path: Path) -> None:
+    arguments = ("--DR", tmp_path / "none", "--save_root", tmp_path / "run", *TINY_RUN, *RUN)
+    result = torchrun(REPOSITORY / "Trainer.py", *arguments)
+    assert result.returncode != 0
+    assert result.stderr.count("error: ") == 1
+    assert str(tmp_path / "none") in result.stderr
+
+
+# ---------------------------------------------------------------- the parts, in launched processes
+
+
+def check_batch_norm() -> None:
+    """In each of two ranks: against BatchNorm2d on the whole batch, forward and backward."""
+    distributed.connect()
+    rank = dist.get_rank()
+    for counts in ((2, 1), (3, 0)):  # clips of each rank; a rank without any fills the place
+        torch.manual_seed(0)
+        whole = torch.randn(3, 4, 5, 6) * 3 + 100
+        reference, ours = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        ours.__class__ = distributed.WholeBatchNorm
+        distributed.set_share(ours, 1.0 if counts[rank] else 0.0)
+        whole_in = whole.clone().requires_grad_()
+        (reference(whole_in).square() * torch.arange(5.0)[:, None]).sum().backward()
+        begin = sum(counts[:rank])
+        part = whole[begin : begin + counts[rank]] if counts[rank] else whole[:1]
+        part_in = part.clone().requires_grad_()
+        loss = (ours(part_in).square() * torch.arange(5.0)[:, None]).sum()
+        (loss * (1.0 if counts[rank] else 0.0)).backward()
+        assert whole_in.grad is not None
+        assert part_in.grad is not None
+        if counts[rank]:
+            expected = whole_in.grad[begin : begin + counts[rank]]
+            torch.testing.assert_close(part_in.grad, expected, rtol=1e-3, atol=1e-3)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            torch.testing.assert_close(getattr(ours, name), getattr(reference, name))
+        for name in ("weight", "bias"):
+            gradient = getattr(ours, name).grad
+            dist.all_reduce(gradient)
+            torch.testing.assert_close(
+                gradient, getattr(reference, name).grad, rtol=1e-4, atol=1e-2
+            )
+    assert distributed.maximum(rank, 5 - rank) == [1, 5]
+    assert distributed.from_main(rank + 0.5) == [0.5]
+    try:
+        distributed.check_batch(3)
+    except UserError as error:
+        assert "multiple of the 2 processes" in str(error)
+    else:
+        raise AssertionError("3 clips cannot be shared by 2")
+    distributed.disconnect()
+
+
+def fail() -> None:
+    distributed.connect()
+    if dist.get_rank() == 1:
+        sys.exit(2)
+    dist.barrier()
+
+
+def wait_for_signal() -> None:
+    from modules.stopping import Watch
+
+    distributed.connect()
+    with Watch().watching() as watch:
+        if dist.get_rank() == 0:
+            os.kill(os.getppid(), signal.SIGTERM)
+        while not watch.after_step()[0]:
+            pass
+    sys.exit(143)
+
+
+@pytest.mark.parametrize(
+    ("function", "status"), [("check_batch_norm", 0), ("fail", 2), ("wait_for_signal", 143)]
+)
+def test_launched_processes(function: str, status: int, tmp_path: Path) -> None:
+    """By launch(), which --gpu N uses; in a process of its own, as it takes over the signals."""
+    script = tmp_path / "launch.py"
+    script.write_text(
+        f"import sys\nsys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'tests')!r}]\n"
+        f"import test_distributed\nfrom modules import distributed\n"
+        "if __name__ == '__main__':\n"
+        f"    sys.exit(distributed.launch(test_distributed.{function}, 2))\n"
+    )
+    env: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, env=env
+    )
+    assert result.returncode == status, result.stderr
