@@ -144,7 +144,7 @@ def run_epoch(
     result, stopped = None, 0.0
     if distributed.is_main():
         try:
-            result, made = validate(state.model, video, o, step.device, watch)
+            result, made = validate(state.shown(), video, o, step.device, watch)
             write_validation(root, o, result, video, made)
         except Stopped as stop:
             stopped = stop.signal_number
@@ -232,7 +232,7 @@ def run(
         train, frames=train.frames.to(device), labels=train.labels.to(device)
     )
     board = TensorBoardLog(root, o) if o.tensorboard and distributed.is_main() else None
-    step = TrainingStep(model, state.optimizer, train, o)
+    step = TrainingStep(model, state.optimizer, train, o, state.average)
     if device.type == "cuda" and step.why_eager:
         print(f"note: training without CUDA graphs ({step.why_eager})", flush=True)
 

@@ -2,6 +2,8 @@
 
     python dataloader.py demo data/demo      # make a small synthetic data set to try things on
     python dataloader.py check data/demo     # say what is in it, or list all of its faults
+    python dataloader.py check data/demo --picture demo.png      # ... and show it
+    python dataloader.py video dance.mp4 --out data/dance        # make one of your own video
 
 Layout (`frame` before a number is optional, numbering begins at 0 or 1, .png .jpg .jpeg):
 
@@ -27,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,10 +41,15 @@ from modules.errors import ArgumentParser, UserError, run_as_script
 from modules.losses import psnr
 from modules.schedules import STREAM_CLIPS
 
+if TYPE_CHECKING:
+    from modules.inspection import SplitPixels
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME_NAME = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)
 # Twice an 8K video frame; beyond it a picture is a mistake or made to fill the memory.
 MAX_PIXELS = 2**26
+CONTACT_SHEET = "contact_sheet.png"  # of `video`, in the data set that it makes
+CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
 MAX_NAMED = 5  # names in one fault
 MAX_LISTED = 20  # damaged files of one folder, wrong lines of one file
 
@@ -257,7 +265,7 @@ class Pictures:
         return torch.from_numpy(self.pixels)  # (N, H, W, 3) uint8
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Eight bits RGB from any kind of PNG or JPEG; transparency is dropped."""
     if image.mode.startswith("I"):
         # 16-bit grey. Pillow's own conversion cuts everything above 255 off; 65535 is white here.
@@ -268,7 +276,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decode(path: Path) -> Image.Image | str:
+def decode_image(path: Path) -> Image.Image | str:
     """The image of a file as it is stored, fully decoded, or in words why it cannot be used."""
     try:
         status = path.stat()
@@ -313,12 +321,12 @@ def _read_pictures(
 
     def read(job: tuple[Pictures, int]) -> tuple[int, int] | str:
         folder, index = job
-        image = _decode(folder.files[index])
+        image = decode_image(folder.files[index])
         if isinstance(image, str):
             return image
         stored = image.size
         if size is not None:
-            image = _to_rgb(image)
+            image = to_rgb(image)
             if stored != size:
                 image = image.resize(size, Image.Resampling.BILINEAR)
             folder.pixels[index] = np.asarray(image)
@@ -633,13 +641,31 @@ def _summary(name: str, what: str, lengths: Sequence[int], plans: Sequence[Plan]
     print(f"{'':<6} {'; '.join(sizes)}")
 
 
-def check(root: Path, workers: int) -> None:
-    """Print what a data set holds. Raises UserError with the faults of all its splits."""
+def _split_pixels(name: str, plan: Plan) -> "SplitPixels":
+    from modules.inspection import SplitPixels
+
+    names = [path.stem for path in plan.images.files]
+    starts = [recording.start for recording in plan.recordings]
+    return SplitPixels(name, plan.images.pixels, plan.labels.pixels, names, starts)
+
+
+def check(root: Path, workers: int, picture: Path | None = None) -> None:
+    """Print what a data set holds, and warnings of what may be wrong with it.
+
+    picture: file of a contact sheet to write, PNG
+
+    Raises UserError with the faults of all its splits.
+    """
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise UserError(f"--picture {picture}: must be named .png")
+    if picture is not None and not picture.parent.is_dir():
+        raise UserError(f"--picture {picture}: there is no folder {picture.parent}")
     faults = _open_root(root)
     videos = {split: _plan_video(root, split, faults) for split in ("train", "val")}
     with_test = os.path.lexists(root / "test")
     tests = _plan_test(root, faults) if with_test else []
-    _read_pictures(_folders([*videos.values(), *tests]), None, workers, faults, progress=True)
+    folders = _folders([*videos.values(), *tests])
+    _read_pictures(folders, CHECKED_SIZE, workers, faults, progress=True)
     print(f"{root}: sizes are width x height in pixels (number of files)")
     for split, plan in videos.items():
         lengths = [rec.stop - rec.start for rec in plan.recordings]
@@ -649,6 +675,20 @@ def check(root: Path, workers: int) -> None:
     else:
         print("test   absent (optional)")
     faults.raise_if_any()
+    from modules import inspection  # draws figures, which reading a data set does not need
+
+    splits = [_split_pixels(name, plan) for name, plan in videos.items()]
+    sequences = [
+        inspection.TestPixels(plan.name, plan.images.pixels[0], plan.labels.pixels)
+        for plan in tests
+    ]
+    findings = inspection.inspect(splits[0], splits[1], sequences)
+    for pixels in splits:
+        print(f"{pixels.name:<6} {pixels.summary()}")
+    for line in findings.warnings():
+        print(f"warning: {line}")
+    if picture is not None:
+        print(f"wrote {inspection.write_picture(picture, root.resolve().name, findings)}")
     print("no faults")
 
 
@@ -672,10 +712,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     checker = commands.add_parser("check", help="say what a data set holds, or list its faults")
     checker.add_argument("root", type=Path, metavar="ROOT", help="folder with train/ and val/")
+    text = "write a contact sheet: labels over frames, differences between frames, cuts"
+    checker.add_argument("--picture", type=Path, metavar="FILE.png", help=text)
+    from modules.video_options import add_arguments, options_from
+
+    text = "make a data set of your own video: finds the person's joints and draws the labels"
+    add_arguments(commands.add_parser("video", help=text, description=text))
     opt = parser.parse_args(argv)
 
+    workers = min(8, os.cpu_count() or 1)
     if opt.command == "check":
-        check(opt.root, workers=min(8, os.cpu_count() or 1))
+        check(opt.root, workers, opt.picture)
+        return
+    if opt.command == "video":
+        from modules.video import import_video  # reads clips, which no other command needs
+
+        options = options_from(opt)
+        import_video(options)
+        check(options.out, workers, options.out / CONTACT_SHEET)
         return
     for name, _, least, _ in numbers:
         if (value := getattr(opt, name)) < least:

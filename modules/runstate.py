@@ -22,6 +22,7 @@ from modules.options import MAY_CHANGE_ON_RESUME, TrainerOptions
 from modules.training import (
     Plan,
     Position,
+    WeightAverage,
     epoch_plan,
     load_optimizer_state,
     make_optimizer,
@@ -110,6 +111,7 @@ class RunState:
         self.o, self.root, self.model = o, root, model
         self.data_root, self.data_fingerprint = data_root, data_fingerprint
         self.optimizer = make_optimizer(model, o)
+        self.average = WeightAverage(model, o.ema) if o.ema > 0 else None
         self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
         self.best = Best()
         self.position = Position()
@@ -138,18 +140,27 @@ class RunState:
             )
         if distributed.is_main():
             put_in_place_of_last(checkpoint)
+        if self.average is not None:
+            # The checkpoint's state_dict, and so the model built from it, is the average.
+            self.average.model.load_state_dict(self.model.state_dict())
+            self.average.steps.fill_(saved["average_steps"])
+            self.model.load_state_dict(saved["weights"])
         load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
         self.detector.load_state_dict(saved["detector"])
         self.best = Best(**saved["best"])
         self.position = Position.from_dict(saved["position"])
         self.last_epoch = checkpoint.last_epoch
 
+    def shown(self) -> CVAE:
+        """The model that is validated and saved: with averaged weights if --ema says so."""
+        return self.model if self.average is None else self.average.averaged()
+
     def save(self, *names: str) -> None:
         """Write last.ckpt, and the same under these names before. Only rank 0 writes."""
         if not distributed.is_main():
             return
         content: dict[str, Any] = {
-            "state_dict": self.model.state_dict(),
+            "state_dict": self.shown().state_dict(),
             "optimizer": optimizer_state(self.optimizer),
             "lr": self.plan.lr,
             "tfr": self.plan.tfr,
@@ -164,6 +175,9 @@ class RunState:
                 "data_fingerprint": self.data_fingerprint,
             },
         }
+        if self.average is not None:
+            content["training"]["weights"] = self.model.state_dict()
+            content["training"]["average_steps"] = self.average.steps.item()
         save_checkpoints([self.root / name for name in (*names, LAST)], content)
 
     def save_at(self, position: Position) -> None:

@@ -3,6 +3,7 @@
 Shapes: T time, B batch, C channels, H, W; clips are time-major, (T, B, 3, H, W).
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -118,6 +119,37 @@ def clip_gradient(parameters: list[torch.nn.Parameter], max_norm: float) -> Tens
     return norm
 
 
+class WeightAverage:
+    """An exponential moving average of a model's weights (Polyak & Juditsky 1992, in the form of
+    Tarvainen & Valpola 2017, "Mean teachers"): less noise of the last steps.
+
+    decay: per step; while n steps are fewer than it remembers, (1 + n) / (10 + n) instead, so that
+    the initial weights are soon forgotten.
+    """
+
+    def __init__(self, model: CVAE, decay: float) -> None:
+        self.source, self.decay = model, decay
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.steps = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+
+    def update(self, applied: Tensor) -> None:
+        """After a step; one that was not applied (a boolean on the device) changes nothing."""
+        self.steps += applied
+        decay = ((1.0 + self.steps) / (10.0 + self.steps)).clamp(max=self.decay)
+        part = torch.where(applied, 1.0 - decay, 0.0).float()
+        averages: list[Tensor] = [p.detach() for p in self.model.parameters()]
+        weights: list[Tensor] = [p.detach() for p in self.source.parameters()]
+        differences = list(torch._foreach_sub(weights, averages))
+        torch._foreach_mul_(differences, part)
+        torch._foreach_add_(averages, differences)
+
+    def averaged(self) -> CVAE:
+        """The model with the averaged weights, and the batch-norm statistics as they are."""
+        for ours, theirs in zip(self.model.buffers(), self.source.buffers(), strict=True):
+            ours.copy_(theirs)
+        return self.model
+
+
 # ---------------------------------------------------------------- one step
 
 
@@ -150,8 +182,10 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         data: dataloader.VideoData,
         o: TrainerOptions,
+        average: "WeightAverage | None" = None,
     ) -> None:
         self.model, self.optimizer, self.data, self.o = model, optimizer, data, o
+        self.average = average
         self.device = data.frames.device
         self.precision = choose_precision(o.precision, self.device)
         self.parallel = distributed.parallel(model)
@@ -277,6 +311,8 @@ class TrainingStep:
             self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update(applied)
             for buffer, kept in zip(self.buffers, kept_buffers, strict=True):
                 buffer.copy_(torch.where(applied, buffer, kept))
             self._count(terms, finite, batch)

@@ -7,6 +7,8 @@ import shlex
 import pytest
 from conftest import REPOSITORY
 
+import dataloader
+from modules.errors import UserError
 from modules.options import TesterOptions, TrainerOptions, parse, parse_trainer
 
 README = (REPOSITORY / "README.md").read_text()
@@ -44,6 +46,15 @@ def test_commands_parse() -> None:
         parse_trainer("", arguments)
     for arguments in tester:
         parse(TesterOptions, "", arguments)
+
+
+def test_dataloader_commands_parse() -> None:
+    typed = commands("dataloader.py")
+    assert {arguments[0] for arguments in typed} == {"check", "video"}
+    for arguments in typed:
+        # The folders do not exist here: a misspelt option would be complained of first.
+        with pytest.raises(UserError, match=r"no such|missing|no folder"):
+            dataloader.main(arguments)
 
 
 def test_files_and_figures_exist() -> None:

@@ -17,7 +17,10 @@ from conftest import REPOSITORY, TINY_RUN, run_script
 from modules import runlog
 from modules.training import TrainingStep
 
-RUN = ("--num_epoch", "3", "--tfr", "0.5", "--tfr_sde", "1", "--kl_anneal_cycle", "2")
+RUN = (
+    *("--num_epoch", "3", "--tfr", "0.5", "--tfr_sde", "1", "--kl_anneal_cycle", "2"),
+    *("--ema", "0.9", "--frame_noise", "0.1"),
+)
 TIMES = ("frames_per_second", "seconds")
 
 

@@ -1,12 +1,29 @@
 """One epoch's parts: the plan, gradient clipping, and steps that are not finite."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from reference import usual_loss
 
-from modules.options import parse_trainer
-from modules.training import clip_gradient, epoch_plan
+from dataloader import Recording, VideoData, gather_clips, to_unit
+from modules import training
+from modules.cvae import CVAE
+from modules.options import model_config, parse_trainer
+from modules.stopping import Watch
+from modules.training import (
+    EpochResult,
+    Plan,
+    Position,
+    TrainingStep,
+    WeightAverage,
+    clip_gradient,
+    epoch_plan,
+    make_optimizer,
+    optimizer_state,
+    train_epoch,
+)
 
 
 def weights(*gradients: list[float]) -> list[torch.nn.Parameter]:
@@ -59,3 +76,161 @@ def test_plan_follows_the_schedules() -> None:
     assert not any(p.teacher_forcing for p in plans[3:])
     raised = epoch_plan(options, 6, raised_at=5)
     assert raised.tfr == 0.5
+
+
+# ---------------------------------------------------------------- the step
+
+OPTIONS = (
+    "--DR d --F_dim 8 --L_dim 4 --N_dim 4 --D_out_dim 8 --frame_H 8 --frame_W 8 --train_vi_len 4 "
+    "--batch_size 2 --precision float32 --frame_noise 0.1 --ema 0.9"
+)
+
+
+def moving_data() -> VideoData:
+    g = torch.Generator().manual_seed(0)
+    frames, labels = (
+        torch.randint(0, 256, (22, 8, 8, 3), generator=g, dtype=torch.uint8) for _ in range(2)
+    )
+    return VideoData(frames, labels, (Recording(0, 22),))
+
+
+def new_step(*more: str) -> TrainingStep:
+    options, _ = parse_trainer("", [*OPTIONS.split(), *more])
+    torch.manual_seed(0)
+    model = CVAE(model_config(options)).train()
+    average = WeightAverage(model, options.ema)
+    return TrainingStep(model, make_optimizer(model, options), moving_data(), options, average)
+
+
+def run_epochs(step: TrainingStep, epochs: int = 3) -> list[EpochResult]:
+    """Epochs with and without teacher forcing; clips of 4 from 22 frames: batches of 2, 2 and 1."""
+    position, results = Position(), []
+    for epoch in range(epochs):
+        plan = Plan(0.01, 0.5, epoch % 2 == 0, 1e-3)
+        result, end = train_epoch(step, position, plan, Watch(), lambda position: None)
+        results.append(result)
+        position = end.next_epoch()
+    return results
+
+
+def recorded(compute: Callable[[], None]) -> Callable[[], None]:
+    """What capture() does, where there is no CUDA: three runs to warm up, one to record."""
+    for _ in range(4):
+        compute()
+    return compute
+
+
+def test_captured_steps_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logic of CUDA graphs: static inputs, and warming up and recording that change nothing."""
+    monkeypatch.setattr(training, "capture", recorded)
+    eager, graphed = new_step(), new_step()
+    assert eager.why_eager is not None
+    graphed.why_eager = None
+    assert run_epochs(eager)[0][:4] == run_epochs(graphed)[0][:4]
+    assert sorted(graphed.graphs) == [(1, False), (1, True), (2, False), (2, True)]
+    for (name, a), b in zip(
+        eager.model.state_dict().items(), graphed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert eager.average is not None and graphed.average is not None
+    for a, b in zip(
+        eager.average.model.parameters(), graphed.average.model.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+    assert eager.read_counts() == graphed.read_counts()
+
+    careless = new_step()  # the control: warming up with the step in force shows
+    careless.why_eager = None
+    careless.enabled.fill_ = lambda value: None  # type: ignore[method-assign]
+    run_epochs(careless)
+    assert not torch.equal(
+        careless.model.Generator[7].weight,  # type: ignore[union-attr]
+        eager.model.Generator[7].weight,  # type: ignore[union-attr]
+    )
+
+
+def test_what_cannot_be_captured_is_trained_eagerly_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(compute: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(training, "capture", refuse)
+    eager, refused = new_step(), new_step()
+    refused.why_eager = None
+    run_epochs(eager), run_epochs(refused)
+    said = capsys.readouterr().out
+    assert said.count("note: training without CUDA graphs (operation not permitted") == 1
+    assert refused.read_counts() == eager.read_counts()
+
+
+def test_a_step_that_is_not_finite_changes_nothing_on_the_device() -> None:
+    step = new_step()
+    run_epochs(step, 1)
+    good = {name: value.clone() for name, value in step.model.state_dict().items()}
+    moments = optimizer_state(step.optimizer)["state"]
+    before = {i: {k: v.clone() for k, v in s.items()} for i, s in moments.items()}
+    counts = step.read_counts()
+    starts = torch.tensor([0, 5])
+    draws = step.draw(0, 0, 2)
+    draws[0][1, 0, 0, 0, 0] = math.nan  # one value of ε
+    step.run_share(starts, draws, Plan(0.01, 1.0, True, 1e-3))
+    for name, value in step.model.state_dict().items():
+        assert torch.equal(value, good[name]), name
+    for i, state in step.optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, before[i][key]), key
+    after = step.read_counts()
+    assert after == counts._replace(skipped=counts.skipped + 2, skipped_in_a_row=1.0)
+    step.run_share(starts, step.draw(0, 0, 2), Plan(0.01, 1.0, True, 1e-3))  # the control
+    assert not torch.equal(step.model.Generator[7].weight, good["Generator.7.weight"])  # type: ignore[union-attr]
+    assert step.read_counts().skipped_in_a_row == 0
+    assert step.read_counts().trained == counts.trained + 2
+
+
+def test_average_of_the_weights() -> None:
+    options, _ = parse_trainer("", OPTIONS.split())
+    torch.manual_seed(0)
+    model = CVAE(model_config(options))
+    average = WeightAverage(model, 0.5)
+    bias = model.Generator[7].bias
+    values = [bias.detach().clone()]
+    expected = values[0].clone()
+    for n, applied in enumerate((True, False, True, True)):
+        with torch.no_grad():
+            bias += n + 1
+        average.update(torch.tensor(applied))
+        if applied:
+            values.append(bias.detach().clone())
+            count = len(values) - 1
+            decay = min(0.5, (1 + count) / (10 + count))  # 2/11, 3/12, 4/13
+            expected = decay * expected + (1 - decay) * values[-1]
+        torch.testing.assert_close(average.averaged().Generator[7].bias, expected)
+    assert not torch.allclose(expected, bias, atol=0.1)  # the control: they differ
+
+
+@pytest.mark.parametrize("mode", [("--tfr", "1"), ("--tfr", "0"), ("--tfr", "0", "--recompute")])
+def test_loss_and_gradients_are_those_of_the_usual_loop(mode: tuple[str, ...]) -> None:
+    """In float32, batch-norm statistics fixed: the usual loop takes them over one frame at a time,
+    which is another normalisation, not another rounding."""
+    step = new_step(*mode, "--frame_noise", "0", "--grad_clip", "0")
+    step.model.label_transformation[2].eval()  # type: ignore[union-attr]
+    starts, (noise,) = torch.tensor([3, 11]), step.draw(0, 0, 2)
+    forced = mode[1] == "1"
+    reference = CVAE(step.model.config).train()
+    reference.load_state_dict(step.model.state_dict())
+    reference.label_transformation[2].eval()
+    step.run_share(starts, [noise], Plan(0.01, float(forced), forced, 1e-3))
+    frames, labels = (
+        to_unit(x).transpose(0, 1) for x in gather_clips(step.data, starts, 4)
+    )  # 2 × (B, T, 3, H, W)
+    loss, mse, kl = usual_loss(
+        reference, frames, labels, teacher_forcing=forced, beta=0.01, noise=noise
+    )
+    loss.backward()
+    counts = step.read_counts()
+    assert [counts.loss / 2, counts.mse / 2, counts.kl / 2] == pytest.approx(
+        [loss.item(), mse.item(), kl.item()], rel=1e-5
+    )
+    for (name, p), q in zip(reference.named_parameters(), step.model.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-6, msg=name)

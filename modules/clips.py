@@ -1,0 +1,154 @@
+"""Source videos: what they are, and their frames at the rate that is wanted.
+
+    clip = open_clip(Path("dance.mp4"), source_fps=None)
+    for index, frame in sampled(clip, fps=15): …
+
+Pillow reads GIFs and other files of several pictures, imageio's ffmpeg plugin every other video; a
+folder of images is a video too. Frames are (H, W, 3) uint8 RGB.
+"""
+
+import hashlib
+import importlib.util
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence, UnidentifiedImageError
+
+from dataloader import decode_image, to_rgb
+from modules.errors import UserError
+from modules.label_files import IMAGE_SUFFIXES, listed
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One source video."""
+
+    path: Path
+    kind: str  # "folder", "images" (one file of several pictures) or "video"
+    files: list[Path]  # of a folder
+    fps: float | None  # None: unknown, every frame is taken
+    size: tuple[int, int]  # width, height
+    frames: int | None  # None: known once it was read
+    identity: str  # SHA-256 of what tells its content
+
+
+def open_clip(path: Path, source_fps: float | None) -> Clip:
+    """Look at a clip without reading it. Raises UserError that names it."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no such video or folder")
+    if path.is_dir():
+        files = listed(path, IMAGE_SUFFIXES)
+        if len(files) < 2:
+            raise UserError(f"{path}: the folder holds {len(files)} images (.png, .jpg), no video")
+        names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+        identity = hashlib.sha256(names.encode()).hexdigest()
+        return Clip(
+            path, "folder", files, source_fps, read_image(files[0]).size, len(files), identity
+        )
+    identity = _file_identity(path)
+    try:
+        with Image.open(path) as image:
+            count = int(getattr(image, "n_frames", 1))
+            if count < 2:
+                raise UserError(f"{path}: is a single picture, no video")
+            shown = sum(frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image))
+            fps = 1000 * count / shown if shown > 0 else source_fps  # durations are in ms
+            return Clip(path, "images", [], fps, image.size, count, identity)
+    except UnidentifiedImageError:
+        pass  # not one of Pillow's formats
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise UserError(
+            f"{path}: videos other than GIF need ffmpeg; run: pip install imageio-ffmpeg"
+        )
+    try:
+        about = iio.immeta(path, plugin="FFMPEG")
+    except Exception as error:
+        # Not narrower: ffmpeg's words on a damaged file arrive as OSError, RuntimeError or
+        # IndexError, depending on how far the file could be read.
+        raise UserError(f"{path}: is no video that ffmpeg can read, or it is damaged") from error
+    fps, seconds = float(about.get("fps") or 0), float(about.get("duration") or 0)
+    expected = round(fps * seconds) if 0 < fps * seconds < 1e9 else None
+    rate = fps if 0 < fps < 1e4 else source_fps
+    return Clip(path, "video", [], rate, tuple(about["size"]), expected, identity)
+
+
+def _file_identity(path: Path) -> str:
+    """SHA-256 of a file's size, its first and its last MiB: enough to tell two videos apart."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            digest = hashlib.sha256(str(size).encode())
+            for position in (0, max(0, size - 2**20)):
+                file.seek(position)
+                digest.update(file.read(2**20))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if size == 0:
+        raise UserError(f"{path}: the file is empty (0 bytes)")
+    return digest.hexdigest()
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as RGB. Raises UserError that names it."""
+    image = decode_image(path)
+    if isinstance(image, str):
+        raise UserError(f"{path}: {image}")
+    return to_rgb(image)
+
+
+def read_frames(clip: Clip) -> Iterator[Pixels]:
+    """Yield every frame, (H, W, 3) uint8 RGB, upright. Raises UserError that names the file."""
+    if clip.kind == "folder":
+        for path in clip.files:
+            image = read_image(path)
+            if image.size != clip.size:
+                raise UserError(
+                    f"{path}: is {image.width} x {image.height} pixels, the images before it"
+                    f" {clip.size[0]} x {clip.size[1]}"
+                )
+            yield np.asarray(image)
+        return
+    try:
+        if clip.kind == "images":
+            with Image.open(clip.path) as image:
+                for frame in ImageSequence.Iterator(image):
+                    yield np.asarray(frame.convert("RGB"))
+        else:
+            yield from iio.imiter(clip.path, plugin="FFMPEG")
+    except (OSError, RuntimeError, SyntaxError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{clip.path}: cannot be read to its end ({reason})") from error
+
+
+def frame_step(clip: Clip, fps: float) -> float:
+    """Source frames per frame of the data set; 1, every frame, for a clip that is not faster."""
+    # Five per cent, so that a clip of 15.4 frames/s does not lose a frame every other second.
+    return 1.0 if clip.fps is None or clip.fps <= 1.05 * fps else clip.fps / fps
+
+
+def source_index(t: int, step: float) -> int:
+    """The source frame that is nearest in time to frame t of the data set."""
+    return math.floor(t * step + 0.5)
+
+
+def sampled(clip: Clip, fps: float) -> Iterator[tuple[int, Pixels]]:
+    """Yield (source index, frame) at `fps`: of each instant k/fps the frame nearest in time."""
+    step, taken = frame_step(clip, fps), 0
+    for index, frame in enumerate(read_frames(clip)):
+        if index == source_index(taken, step):
+            taken += 1
+            yield index, frame
+
+
+def count_sampled(frames: int, step: float) -> int:
+    """How many frames `sampled` takes of so many."""
+    return math.ceil((frames - 0.5) / step) if frames else 0

@@ -1,0 +1,135 @@
+"""Keypoint R-CNN of torchvision: finds people and their 17 COCO joints in pictures.
+
+    detector = load_detector(None, torch.device("cpu"), short_side=800)
+    found = detector([frame, …])
+
+He et al. 2017, "Mask R-CNN", section 5; ResNet-50 with a feature pyramid, trained on COCO.
+"""
+
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+
+from modules.errors import UserError
+
+LEAST_SCORE = 0.5  # of a person, 0-1; what is below is nobody
+JOINT_LOGIT = 2.0  # of a joint's heat map; Detectron draws joints from this value on
+
+
+class Detections(NamedTuple):
+    """What was found in one frame, best first. K people."""
+
+    boxes: NDArray[np.float32]  # (K, 4) x0, y0, x1, y1, pixels
+    scores: NDArray[np.float32]  # (K,) 0-1
+    joints: NDArray[np.float32]  # (K, 17, 3) x, y in pixels, logit of the heat map
+
+
+Detector = Callable[[Sequence[NDArray[np.uint8]]], list[Detections]]
+
+
+def build_network(short_side: int) -> KeypointRCNN:
+    """The network with random weights, in evaluation mode.
+
+    Put together as torchvision does for its trained weights, and not by its function without
+    weights: that one takes batch normalisation of another kind and another epsilon, with which the
+    trained weights do not load or find other joints.
+
+    short_side: pixels to which the shorter side of a frame is scaled (the longer is at most 5/3)
+    """
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+    longest = round(short_side * 5 / 3)
+    network = KeypointRCNN(
+        backbone,
+        num_classes=2,
+        num_keypoints=17,
+        min_size=short_side,
+        max_size=longest,
+        box_score_thresh=LEAST_SCORE,  # joints of less certain people need not be looked for
+    )
+    for module in network.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = 0.0  # as it was when the published weights were trained
+    return network.eval()
+
+
+def load_detector(weights: Path | None, device: torch.device, *, short_side: int) -> Detector:
+    """A function from frames (H, W, 3) uint8 RGB, of any sizes, to what is found in each.
+
+    weights: file of a state dict, such as the one that torchvision fetches; None: fetched by
+             torchvision into its own cache, once
+
+    Raises UserError: the file is missing, damaged or of another network, or cannot be fetched.
+    """
+    published = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
+    network = build_network(short_side)
+    if weights is None:
+        try:
+            state = published.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"the weights of Keypoint R-CNN cannot be fetched ({error}); get {published.url} on"
+                " a machine that can, and give the file with --weights (or give joints found by"
+                " another tool with --labels)"
+            ) from error
+    else:
+        state = _read_state(weights)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        name = weights or published.url
+        raise UserError(
+            f"{name}: holds no weights of torchvision's keypointrcnn_resnet50_fpn"
+        ) from error
+    network.to(device)
+    return lambda frames: _detect(network, device, frames)
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict of a file, without running code from it. Raises UserError."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch.load does not look at the checksums
+                    raise UserError(f"--weights {path}: is damaged (at {damaged})")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"--weights {path}: cannot be read ({error.strerror or error})") from error
+    except (
+        RuntimeError,
+        ValueError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise UserError(f"--weights {path}: is no file of weights, or it is damaged") from error
+    if not isinstance(state, dict):
+        raise UserError(f"--weights {path}: holds no state dict")
+    return state
+
+
+@torch.inference_mode()
+def _detect(
+    network: nn.Module, device: torch.device, frames: Sequence[NDArray[np.uint8]]
+) -> list[Detections]:
+    images = [
+        torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1).float() / 255
+        for frame in frames
+    ]
+    results = []
+    for found in network(images):
+        points, logits = found["keypoints"][..., :2], found["keypoints_scores"][..., None]
+        joints = torch.cat([points, logits], dim=2)  # (K, 17, 3)
+        values = (found["boxes"], found["scores"], joints)
+        results.append(Detections(*(value.float().cpu().numpy() for value in values)))
+    return results

@@ -1,0 +1,268 @@
+"""Joints of the people in a video → one person over time → skeleton labels.
+
+    main = follow_main_person(people, max_gap=7)
+    points, known = fill_and_smooth(points, known, spans, max_gap=7, sigma=0.7)
+    for label in draw_labels(points, known, height=32, width=64): …
+
+The skeleton is OpenPose's with 18 joints and 17 limbs, in its colours, so that labels of one's own
+video, of OpenPose and of data sets made with it mean the same to a network.
+
+Legend: T frames, J = 18 joints, K people of a frame. Points are (x, y) in pixels from the picture's
+upper left corner, so that the first pixel's centre is (0.5, 0.5); boxes are (x0, y0, x1, y1).
+"""
+
+import colorsys
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.synthetic import Camera, Canvas
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Span = tuple[int, int]  # frames start … stop - 1
+
+# The order of OpenPose's COCO model (Cao et al. 2019, "OpenPose: Realtime Multi-Person 2D Pose
+# Estimation"), whose limbs are drawn in this order with hues 20 degrees apart.
+JOINTS = (
+    *("nose", "neck"),
+    *("right_shoulder", "right_elbow", "right_wrist"),
+    *("left_shoulder", "left_elbow", "left_wrist"),
+    *("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+    *("right_eye", "left_eye", "right_ear", "left_ear"),
+)
+LIMBS = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7)),  # shoulders, arms
+    *((1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),  # legs
+    *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),  # head
+)
+LIMB_COLOURS = np.array([colorsys.hsv_to_rgb(i / 18, 1, 1) for i in range(len(LIMBS))])
+FACE = range(13, 17)  # limbs drawn thinner
+
+# The 17 joints of COCO and the 25 of OpenPose's BODY_25, by their place in JOINTS. COCO has no
+# neck; BODY_25 has the hips' middle and the feet besides.
+COCO_JOINTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
+BODY_25_JOINTS = (0, 1, 2, 3, 4, 5, 6, 7, None, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
+
+OVERLAP_WEIGHT = 2.0  # staying with the same person against taking a larger one
+LOST = 0.05  # intersection over union under which two boxes are not one person's
+SMALLEST = 1 / 3  # of the main person's usual size; smaller people are somebody in the background
+LEAST_JOINTS = 4
+
+
+class Person(NamedTuple):
+    """One person in one frame."""
+
+    box: Array  # (4,) pixels
+    score: float  # 0-1
+    points: Array  # (J, 2) pixels
+    known: Mask  # (J,) joints that were found
+
+
+# ----------------------------------------------------------------------------------------
+# One frame
+
+
+def person_from(
+    values: NDArray[np.floating],
+    layout: Sequence[int | None],
+    threshold: float,
+    *,
+    score: float | None = None,
+    box: NDArray[np.floating] | None = None,
+) -> Person | None:
+    """A person from rows (x, y, confidence), of shape (joints of the layout or more, 3).
+
+    layout:    the place in JOINTS of each row, None for one that is not drawn
+    threshold: confidence above which a joint counts as found, in the rows' own measure
+    score:     of the person, 0-1; None: the mean confidence of the joints found, at most 1
+    box:       (4,) pixels; None: around the joints found
+
+    The neck is the middle of the shoulders where the layout has none. None where fewer than four
+    joints or no limb were found: there is nothing to draw of such a person.
+    """
+    points, confidence = np.zeros((len(JOINTS), 2)), np.full(len(JOINTS), -np.inf)
+    for (x, y, certainty), place in zip(values, layout, strict=False):
+        if place is not None:
+            points[place], confidence[place] = (x, y), certainty
+    known = confidence > threshold
+    if 1 not in layout and known[2] and known[5]:
+        points[1], known[1] = (points[2] + points[5]) / 2, True
+    if known.sum() < LEAST_JOINTS or not limbs_known(known).any():
+        return None
+    points[~known] = 0
+    if score is None:
+        score = float(np.clip(confidence[known & np.isfinite(confidence)].mean(), 0, 1))
+    if box is None:
+        box = np.concatenate([points[known].min(axis=0), points[known].max(axis=0)])
+    return Person(np.asarray(box, np.float64), score, points, known)
+
+
+def limbs_known(known: Mask) -> Mask:
+    """(…, J) joints found → (…, 17) limbs of which both ends were found."""
+    a, b = np.array(LIMBS).T
+    return np.asarray(known[..., a] & known[..., b])
+
+
+def overlap(a: Array, b: Array) -> float:
+    """Intersection over union of two boxes (4,), 0-1."""
+    size = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    if (size <= 0).any():
+        return 0.0
+    common = float(size.prod())
+    return common / float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - common)
+
+
+# ----------------------------------------------------------------------------------------
+# One person over time
+
+
+def _size(person: Person) -> float:
+    """Side of the square that is as large as the person's box, pixels."""
+    width, height = np.maximum(person.box[2:] - person.box[:2], 1)
+    return math.sqrt(width * height)
+
+
+def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None]:
+    """The main person of each of T frames: large, certain, and overlapping from frame to frame.
+
+    Of all ways to choose one person in every frame that has any, the one with the highest sum of
+    size × score (size relative to the largest of all) and overlaps of neighbouring boxes, found by
+    dynamic programming: one large passer-by does not take over, nor a bad first frame. None where
+    nobody was found, or only somebody smaller than a third of the main person.
+    """
+    frames = [t for t, found in enumerate(people) if found]
+    chosen: list[Person | None] = [None] * len(people)
+    if not frames:
+        return chosen
+    largest = max(_size(person) for t in frames for person in people[t])
+    worth = {t: np.array([_size(p) / largest * p.score for p in people[t]]) for t in frames}
+    total, came_from = worth[frames[0]], {}
+    for before, t in pairwise(frames):
+        ties = np.array([[overlap(a.box, b.box) for a in people[before]] for b in people[t]])
+        reached = total[None] + OVERLAP_WEIGHT * ties  # (K now, K before)
+        came_from[t] = reached.argmax(axis=1)
+        total = reached.max(axis=1) + worth[t]
+    index = int(total.argmax())
+    for t in reversed(frames):
+        chosen[t] = people[t][index]
+        if t in came_from:
+            index = int(came_from[t][index])
+    usual = float(np.median([_size(person) for person in chosen if person]))
+    return [p if p and _size(p) >= SMALLEST * usual else None for p in chosen]
+
+
+def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: int) -> list[Span]:
+    """Spans of frames in which one person is followed, in order.
+
+    A span ends where the person is missing for more than `max_gap` frames (shorter gaps are in the
+    span), where the box no longer overlaps the one before (another person), and before each frame
+    of `cuts`.
+    """
+    spans: list[Span] = []
+    last: int | None = None  # frame in which the person was last seen
+    start = 0
+    for t, person in enumerate(main):
+        if person is None:
+            continue
+        if last is not None:
+            before = main[last]
+            assert before is not None
+            lost = t - last - 1 > max_gap or overlap(before.box, person.box) < LOST
+            if lost or any(last < cut <= t for cut in cuts):
+                spans.append((start, last + 1))
+                start = t
+        else:
+            start = t
+        last = t
+    if last is not None:
+        spans.append((start, last + 1))
+    return spans
+
+
+def joints_over_time(main: Sequence[Person | None]) -> tuple[Array, Mask]:
+    """Points (T, J, 2) and which of them are known, (T, J)."""
+    points = np.zeros((len(main), len(JOINTS), 2))
+    known = np.zeros((len(main), len(JOINTS)), bool)
+    for t, person in enumerate(main):
+        if person is not None:
+            points[t], known[t] = person.points, person.known
+    return points, known
+
+
+def fill_and_smooth(
+    points: Array, known: Mask, spans: Sequence[Span], *, max_gap: int, sigma: float
+) -> tuple[Array, Mask]:
+    """Joints without short gaps and jitter: new points (T, J, 2) and known (T, J).
+
+    A joint that is missing for up to `max_gap` frames between two frames that have it moves in a
+    straight line; longer gaps stay. Then each joint is averaged over time with Gaussian weights of
+    `sigma` frames (0: not at all), over known neighbours up to three sigma away. Nothing crosses
+    a span; what is outside of all spans is unknown.
+    """
+    filled, have = np.zeros_like(points), np.zeros_like(known)
+    for start, stop in spans:
+        for joint in range(known.shape[1]):
+            times = start + np.flatnonzero(known[start:stop, joint])
+            filled[times, joint], have[times, joint] = points[times, joint], True
+            for a, b in pairwise(times.tolist()):
+                if 1 < b - a <= max_gap + 1:
+                    share = (np.arange(a + 1, b) - a)[:, None] / (b - a)
+                    step = points[b, joint] - points[a, joint]
+                    filled[a + 1 : b, joint] = points[a, joint] + share * step
+                    have[a + 1 : b, joint] = True
+    if sigma <= 0:
+        return filled, have
+    reach = math.ceil(3 * sigma)
+    total, weights = np.zeros_like(filled), np.zeros(have.shape)
+    for start, stop in spans:
+        for shift in range(-min(reach, stop - start - 1), min(reach, stop - start - 1) + 1):
+            weight = math.exp(-0.5 * (shift / sigma) ** 2)
+            to = slice(max(start, start - shift), min(stop, stop - shift))
+            of = slice(to.start + shift, to.stop + shift)
+            total[to] += weight * have[of][..., None] * filled[of]
+            weights[to] += weight * have[of]
+    # A missing joint stays missing, although its neighbours in time would give it a place.
+    smooth = np.where(have[..., None], total / np.maximum(weights, 1e-12)[..., None], 0)
+    return smooth, have
+
+
+# ----------------------------------------------------------------------------------------
+# Labels
+
+
+def line_radius(height: int, width: int) -> float:
+    """Half a limb's thickness in pixels.
+
+    Never under 0.9, since a thinner line covers no pixel whole and its colour sinks into the black
+    around it.
+    """
+    return max(0.9, 0.022 * min(height, width))
+
+
+def draw_labels(
+    points: Array, known: Mask, *, height: int, width: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's own pixels.
+
+    Limbs are painted at their final size with several samples a pixel, by the painter that the
+    demo's labels come from; a limb is left out where one of its ends is unknown.
+    """
+    camera, radius = Camera(height, width), line_radius(height, width)
+    for joints, limbs in zip(points, limbs_known(known), strict=True):
+        picture = np.zeros((height, width, 3))
+        drawn = np.flatnonzero(limbs)
+        if len(drawn):
+            ends = joints[np.array(LIMBS)[drawn]]  # (limbs, 2, 2)
+            canvas = Canvas(ends.reshape(-1, 2), radius + 1, camera)
+            for index, (a, b) in zip(drawn.tolist(), ends, strict=True):
+                # Nearness: later limbs lie on earlier ones, the head on top, as OpenPose has it.
+                near = index * radius
+                thickness = radius * (0.75 if index in FACE else 1)
+                canvas.rod(np.append(a, near), np.append(b, near), thickness, thickness, index)
+            canvas.lay_over(picture, LIMB_COLOURS, lit=False)
+        yield np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)

@@ -1,0 +1,95 @@
+"""The options of `python dataloader.py video`, one a line, with units and defaults."""
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.errors import UserError
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """The options of `dataloader.py video`, checked."""
+
+    clips: list[Path]
+    out: Path
+    fps: float
+    source_fps: float | None
+    size: tuple[int, int]  # width, height
+    fit: str
+    val_frames: int | None  # None: chosen by the length of the video
+    test: list[int] | None  # likewise
+    pause: float  # s
+    labels: list[Path]
+    max_gap: float  # s
+    smooth: float  # frames
+    weights: Path | None
+    detect_size: int
+    device: str
+    batch_size: int
+
+    def gap_frames(self) -> int:
+        return round(self.max_gap * self.fps)
+
+    def pause_frames(self) -> int:
+        return round(self.pause * self.fps)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command `video`."""
+    add = parser.add_argument
+    # fmt: off
+    add("clips", type=Path, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
+    add("--out", type=Path, required=True, metavar="ROOT", help="folder of the new data set")
+    add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
+    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images (default: that of --fps)")
+    add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
+    add("--fit", choices=("person", "stretch"), default="person", help="person: cut out the same part of every frame, around all places of the person, in the shape of --size, stretched only where the picture is too narrow for it; stretch: squeeze the whole picture (default person)")
+    add("--val_frames", type=int, metavar="N", help="frames of the validation video (default: 630, but at most a fifth of all)")
+    add("--test", type=int, nargs="+", metavar="N", help="labels of each test sequence; 0: none (default: one of 630, but at most a tenth of all frames)")
+    add("--pause", type=float, default=1.0, metavar="S", help="seconds left out between two splits of one recording (default 1)")
+    add("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of OpenPose's JSON files (one per frame of the clip), or a COCO keypoint file")
+    add("--max_gap", type=float, default=0.5, metavar="S", help="seconds for which a person or joint that was not found is filled in; a longer gap ends the recording (default 0.5)")
+    add("--smooth", type=float, default=0.7, metavar="N", help="frames over which joints are averaged (standard deviation of the Gaussian); 0: not at all (default 0.7)")
+    add("--weights", type=Path, metavar="FILE", help="weights of torchvision's keypointrcnn_resnet50_fpn (default: fetched by torchvision, 226 MB, once)")
+    add("--detect_size", type=int, default=800, metavar="N", help="shorter side, in pixels, at which joints are looked for; less is faster and finds less (default 800)")
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where joints are looked for (default auto: CUDA where there is one)")
+    add("--batch_size", type=int, default=4, metavar="N", help="frames looked at side by side (default 4)")
+    # fmt: on
+
+
+def options_from(arguments: argparse.Namespace) -> VideoOptions:
+    """Check what was typed. Raises UserError."""
+    values = {key: value for key, value in vars(arguments).items() if key != "command"}
+    try:
+        width, height = map(int, values["size"].lower().split("x"))
+    except ValueError:
+        raise UserError(f"--size {values['size']}: must be WIDTHxHEIGHT, such as 64x32") from None
+    if min(width, height) < 8:
+        raise UserError(f"--size {values['size']} is too small; it takes at least 8x8")
+    o = VideoOptions(**{**values, "size": (width, height)})
+    positive = {"fps": o.fps, "source_fps": o.source_fps, "batch_size": o.batch_size}
+    for name, value in positive.items():
+        if value is not None and not (0 < value < math.inf):
+            raise UserError(f"--{name} {value:g} must be above 0")
+    for name, value in {"max_gap": o.max_gap, "smooth": o.smooth, "pause": o.pause}.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"--{name} {value:g} must not be negative")
+    if o.val_frames is not None and o.val_frames < 2:
+        raise UserError(f"--val_frames {o.val_frames} is too small; it takes at least 2")
+    if o.test is not None and o.test != [0] and min(o.test) < 2:
+        raise UserError(f"--test {min(o.test)} is too small; a sequence takes at least 2 labels")
+    if o.detect_size < 32:
+        raise UserError(f"--detect_size {o.detect_size} is too small; it takes at least 32")
+    if o.labels and len(o.labels) != len(o.clips):
+        raise UserError(
+            f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each, in the same"
+            " order"
+        )
+    if o.labels and o.weights:
+        raise UserError("--labels and --weights exclude each other: who finds the joints?")
+    for source in (*o.clips, *o.labels):
+        if source.is_dir() and o.out.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--out {o.out} lies in {source}; nothing is written among the sources")
+    return o

@@ -1,0 +1,117 @@
+"""The usual way to train this model, kept as what the Trainer is measured and checked against.
+
+As public solutions of the task have it: a DataLoader decodes and resizes PNGs in every epoch, and a
+clip is worked through frame by frame, in float32: encode the previous frame, the true frame and the
+label, posterior, decoder, loss. No batching over time, no mixed precision, and the loop waits for
+the device at each step, where it reads the loss for its progress bar.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from modules.cvae import CVAE
+from modules.losses import kl_to_standard_normal
+
+
+class ClipFolder(Dataset):
+    """Consecutive clips of a training folder, read from its PNGs at every access."""
+
+    def __init__(self, root: Path, length: int, size: tuple[int, int]) -> None:
+        self.root, self.length = root, length
+        self.height, self.width = size
+        self.clips = len(list((root / "train/train_img").iterdir())) // length
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def _read(self, path: Path) -> Tensor:
+        with Image.open(path) as image:
+            resized = image.convert("RGB").resize((self.width, self.height))
+            return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        numbers = range(index * self.length, (index + 1) * self.length)
+        folder = self.root / "train"
+        frames = [self._read(folder / "train_img" / f"{i}.png") for i in numbers]
+        labels = [self._read(folder / "train_label" / f"{i}.png") for i in numbers]
+        return torch.stack(frames), torch.stack(labels)  # 2 × (T, 3, H, W)
+
+
+def usual_loader(
+    root: Path, length: int, size: tuple[int, int], batch_size: int, workers: int
+) -> DataLoader:
+    """Batches of clips, (B, T, 3, H, W) twice."""
+    return DataLoader(
+        ClipFolder(root, length, size),
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
+
+def usual_loss(
+    model: CVAE,
+    frames: Tensor,
+    labels: Tensor,
+    *,
+    teacher_forcing: bool,
+    beta: float,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, mse, kl) of clips (B, T, 3, H, W), frame by frame.
+
+    noise: ε, (T-1, B, N, H, W); drawn where None.
+    """
+    previous = frames[:, 0]
+    mse = kl = torch.zeros((), device=frames.device)
+    steps = frames.shape[1] - 1
+    for t in range(1, steps + 1):
+        previous_feature = model.frame_transformation(previous)
+        true_feature = model.frame_transformation(frames[:, t])
+        label_feature = model.label_transformation(labels[:, t])
+        mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
+        epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
+        z = mu + torch.exp(0.5 * logvar) * epsilon
+        made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
+        mse = mse + torch.nn.functional.mse_loss(made, frames[:, t]) / steps
+        kl = kl + kl_to_standard_normal(mu, logvar).mean() / steps
+        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
+    return mse + beta * kl, mse, kl
+
+
+def usual_step(
+    model: CVAE,
+    optimizer: torch.optim.Optimizer,
+    frames: Tensor,
+    labels: Tensor,
+    *,
+    teacher_forcing: bool,
+    beta: float,
+) -> float:
+    """One step of training; the loss as a number."""
+    loss, _, _ = usual_loss(model, frames, labels, teacher_forcing=teacher_forcing, beta=beta)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+@torch.no_grad()
+def usual_rollout(model: CVAE, frames: Tensor, labels: Tensor) -> Tensor:
+    """Validation of one video, (T, 3, H, W) twice: encodes every frame and label by itself."""
+    previous, made = frames[:1], []
+    for t in range(1, len(labels)):
+        feature = model.frame_transformation(previous)
+        label_feature = model.label_transformation(labels[t : t + 1])
+        shape = (1, model.config.N_dim, *frames.shape[-2:])
+        z = torch.randn(shape, device=frames.device)
+        previous = model.Generator(model.Decoder_Fusion(feature, label_feature, z)).clamp(0.0, 1.0)
+        made.append(previous)
+    return torch.cat(made)

@@ -1,0 +1,136 @@
+"""Keypoint R-CNN: the real loading code, with random weights of the same architecture."""
+
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection import (
+    KeypointRCNN,
+    KeypointRCNN_ResNet50_FPN_Weights,
+    keypointrcnn_resnet50_fpn,
+)
+from torchvision.ops import FrozenBatchNorm2d
+
+from modules import detector
+from modules.errors import UserError
+
+CPU = torch.device("cpu")
+PUBLISHED = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
+
+
+def sees_people_everywhere(network: KeypointRCNN) -> None:
+    """Make the random heads of boxes say person, with a score of 0.73, to every anchor."""
+    with torch.no_grad():
+        for layer in (network.rpn.head.bbox_pred, network.roi_heads.box_predictor.bbox_pred):
+            layer.weight.zero_()
+        predictor = network.roi_heads.box_predictor.cls_score
+        predictor.weight.zero_()
+        predictor.bias.copy_(torch.tensor([0.0, 1.0]))
+
+
+def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = detector.build_network(64)
+    # The architecture of the published weights: their number of parameters, torchvision's names.
+    assert sum(p.numel() for p in network.parameters()) == PUBLISHED.meta["num_params"]
+    with torch.device("meta"):
+        theirs = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    names = {name for name in theirs if not name.endswith("num_batches_tracked")}
+    assert names == set(network.state_dict())
+    assert all(m.eps == 0 for m in network.modules() if isinstance(m, FrozenBatchNorm2d))
+
+    assert network.roi_heads.score_thresh == 0.5
+    sees_people_everywhere(network)
+    path = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), path)
+
+    def few_people(short_side: int) -> KeypointRCNN:
+        other = build_network(short_side)
+        other.roi_heads.detections_per_img = 2  # a hundred by default, which take minutes
+        return other
+
+    build_network = detector.build_network
+    monkeypatch.setattr(detector, "build_network", few_people)
+    network.roi_heads.detections_per_img = 2
+    detect = detector.load_detector(path, CPU, short_side=64)
+    frames = [np.random.default_rng(i).integers(0, 256, (64, 80, 3), np.uint8) for i in (0, 1)]
+    both = detect(frames)
+    assert len(both) == 2
+    for found, frame in zip(both, frames, strict=True):
+        people = len(found.boxes)
+        assert people == 2
+        assert found.boxes.shape == (people, 4)
+        assert found.scores.shape == (people,)
+        assert found.joints.shape == (people, 17, 3)
+        assert found.boxes.dtype == found.joints.dtype == np.float32
+        assert (np.diff(found.scores) <= 0).all()
+        assert (found.boxes[:, 2:] <= np.array(frame.shape[1::-1]) + 0.01).all()
+    # The loaded weights are used: the same network, called as torchvision says, sees the same.
+    images = [torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in frames]
+    with torch.inference_mode():
+        expected = network(images)[0]
+    assert np.allclose(both[0].boxes, expected["boxes"].numpy(), atol=1e-3)
+    assert np.allclose(both[0].joints[..., :2], expected["keypoints"][..., :2].numpy(), atol=1e-2)
+    assert np.allclose(both[0].joints[..., 2], expected["keypoints_scores"].numpy(), atol=1e-3)
+    assert both[0].scores == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-5)
+
+    # A flipped byte in the middle would load silently.
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.pth: is damaged"):
+        detector.load_detector(path, CPU, short_side=64)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read"),
+        (b"", "is no file of weights"),
+        (b"PK\x03\x04 not really", "is no file of weights"),
+        ([torch.zeros(3)], "holds no state dict"),
+        ({"a.weight": torch.zeros(3)}, "holds no weights of torchvision's keypointrcnn"),
+        ({"a": {"b": 3}}, "holds no weights of torchvision's keypointrcnn"),
+    ],
+)
+def test_unfit_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, words: str
+) -> None:
+    # What is wrong with a file does not depend on the network, which takes seconds to make.
+    monkeypatch.setattr(detector, "build_network", lambda short_side: torch.nn.Linear(2, 2))
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=words) as caught:
+        detector.load_detector(path, CPU, short_side=64)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_network_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(detector, "build_network", lambda short_side: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere-to-be-found")
+    monkeypatch.setattr("os.makedirs", lambda *_, **__: None)
+    with pytest.raises(UserError) as caught:
+        detector.load_detector(None, CPU, short_side=64)
+    for words in ("no route", PUBLISHED.url, "--weights", "--labels"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = detector.build_network(64)
+    sees_people_everywhere(network)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    frame = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    detect = detector.load_detector(tmp_path / "weights.pth", torch.device("cuda"), short_side=64)
+    assert [found.joints.shape[1:] for found in detect([frame] * 3)] == [(17, 3)] * 3

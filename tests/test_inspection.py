@@ -1,0 +1,171 @@
+"""What `check` warns of: jumps, blank labels, frames in two splits; and when it keeps quiet."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import assert_refused, make_dataset, run_script
+from PIL import Image
+
+from modules.inspection import (
+    blank_labels,
+    differences,
+    drawn_part,
+    find_copies,
+    find_cuts,
+    overlay,
+)
+
+
+def moving(frames: int, seed: int = 0, speed: float = 1.0) -> np.ndarray:
+    """A bright square on a noisy ground, (T, 32, 64, 3)."""
+    rng = np.random.default_rng(seed)
+    video = np.full((frames, 32, 64, 3), 90, np.uint8)
+    video += rng.integers(0, 4, video.shape, dtype=np.uint8)
+    for t in range(frames):
+        x = int(24 + 20 * np.sin(speed * t / 6))
+        video[t, 8:20, x : x + 10] = (230, 180, 60)
+    return video
+
+
+def test_differences_by_hand() -> None:
+    video = np.zeros((3, 2, 2, 3), np.uint8)
+    video[1] = 255
+    video[2] = 255
+    video[2, 0, 0, 0] = 243  # 12 of 255 in one of 12 values
+    assert differences(video).tolist() == [255, 1]
+    assert len(differences(video[:1])) == 0
+
+
+def test_cuts_are_found_where_they_are() -> None:
+    shots = [moving(30, 1), 255 - moving(25, 2), moving(3, 3), 255 - moving(20, 4)]
+    video = np.concatenate(shots)
+    assert find_cuts(differences(video)) == [30, 55, 58]
+    flash = moving(30)
+    flash[12] = 250  # a single foreign frame
+    assert find_cuts(differences(flash)) == [12, 13]
+
+
+@pytest.mark.parametrize("speed", [0, 1, 5])
+def test_movement_is_no_cut(speed: float) -> None:
+    assert find_cuts(differences(moving(60, speed=speed))) == []
+    fast_from_30 = np.concatenate([moving(30, speed=0), moving(30, speed=3)])
+    assert find_cuts(differences(fast_from_30)) == []
+    assert find_cuts(np.zeros(20)) == []
+    assert find_cuts(np.zeros(0)) == []
+    assert find_cuts(np.array([9.0])) == []
+
+
+def test_cuts_of_the_real_data_are_the_recordings(shared: Path) -> None:
+    for name in ("mocap_dance", "real_motion"):
+        folder = shared / name / "train"
+        files = sorted((folder / "train_img").iterdir(), key=lambda path: int(path.stem))
+        video = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in files])
+        with (folder / "clips.csv").open() as stream:
+            starts = [int(row["start"]) for row in csv.DictReader(stream)]
+        assert find_cuts(differences(video)) == starts[1:], name
+
+
+def test_labels_that_show_nothing() -> None:
+    labels = np.zeros((4, 8, 8, 3), np.uint8)
+    labels[1, 2, 3, 1] = 200
+    labels[2] = 10  # the noise of a compressed black
+    labels[3, :4] = 255
+    assert blank_labels(labels).tolist() == [True, False, True, False]
+    assert drawn_part(labels).tolist() == [0, 1 / 64, 0, 0.5]
+
+
+def test_copies_exact_and_near_but_not_neighbours() -> None:
+    video = moving(60, speed=0.9)
+    train, val = video[:40], video[40:]
+    found = find_copies(val[:6], train)
+    assert found.identical == []
+    noise = np.random.default_rng(0).integers(0, 3, train[7].shape, dtype=np.uint8)
+    found = find_copies(np.stack([*val[:6], train[3], train[7] + noise]), train)
+    assert found.identical == [(6, 3)]
+    assert (7, 7) in found.near
+    assert all(a != 6 for a, _ in found.near)
+    assert find_copies(train[:0], train) == ([], [])
+    assert find_copies(val, train[:0]) == ([], [])
+    # Neighbours in time are a whole step apart.
+    x = np.arange(64)
+    wave = [np.broadcast_to((128 + 100 * np.sin(x / 9 + t / 3))[None, :, None], (32, 64, 3)) for t in range(15)]  # fmt: skip # noqa: E501
+    frames = np.stack(wave).astype(np.uint8)
+    assert find_copies(frames[8:], frames[:8]) == ([], [])
+
+
+def test_overlay_by_hand() -> None:
+    frame = np.full((1, 1, 3, 3), 100, np.uint8)
+    label = np.array([[[[0, 0, 0], [255, 0, 0], [0, 51, 0]]]], np.uint8)
+    assert overlay(frame, label).tolist() == [[[[100, 100, 100], [255, 0, 0], [80, 131, 80]]]]
+
+
+# ----------------------------------------------------------------------------------------
+# The command
+
+
+def replace_frame(root: Path, target: str, source: str) -> None:
+    shutil.copy(root / source, root / target)
+
+
+def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data", train=40)
+    black = Image.new("RGB", (16, 16))
+    for t in (3, 9):
+        black.save(root / f"train/train_label/{t}.png")
+    black.save(root / "test/test_label/1/4.png")
+    for t in range(20, 40):  # another place, from frame 20 on
+        path = root / f"train/train_img/{t}.png"
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    replace_frame(root, "val/val_img/2.png", "train/train_img/30.png")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    result = run_script("dataloader.py", "check", root, "--picture", tmp_path / "data.png")
+    assert result.returncode == 0, result.stderr
+    warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
+    for words in (
+        "train: 2 of 40 labels (5.0%) show nothing: 3, 9",
+        "train: the picture jumps before frame(s) 20; no row of clips.csv begins there",
+        "val: 10 of 10 frames are identical to training frames",
+        "test 1: 1 of 9 labels (11.1%) show nothing: 4",
+        "2 = train 30",
+    ):
+        assert any(words in line for line in warnings), (words, result.stdout)
+    assert result.stdout.endswith("no faults\n")
+    with Image.open(tmp_path / "data.png") as picture:
+        assert picture.width > 500
+        assert picture.height > picture.width / 2
+        # Vermillion of the jump's caption and mark: what is warned of is also to be seen.
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert (pixels == (0xD5, 0x5E, 0x00)).all(axis=1).sum() > 50
+
+    (root / "train/clips.csv").write_text("start,stop\n0,20\n20,40\n")
+    before[root / "train/clips.csv"] = (root / "train/clips.csv").read_bytes()
+    result = run_script("dataloader.py", "check", root)
+    assert "train: the picture jumps" not in result.stdout
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_check_keeps_quiet_about_sound_real_data(shared: Path, tmp_path: Path) -> None:
+    root = shared / "real_motion"
+    result = run_script("dataloader.py", "check", root, "--picture", tmp_path / "real.png")
+    assert result.returncode == 0
+    assert "warning" not in result.stdout
+    assert "blank labels: 0 of 280" in result.stdout
+    assert (tmp_path / "real.png").stat().st_size > 50_000
+
+
+def test_picture_of_a_data_set_without_test(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data", train=3, val=2, tests=())
+    result = run_script("dataloader.py", "check", root, "--picture", tmp_path / "a.png")
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "a.png").size[0] > 100
+
+
+def test_picture_must_be_a_png_in_a_folder(dataset: Path, tmp_path: Path) -> None:
+    refused = run_script("dataloader.py", "check", dataset, "--picture", tmp_path / "a.jpg")
+    assert_refused(refused, "--picture", "a.jpg", ".png")
+    refused = run_script("dataloader.py", "check", dataset, "--picture", tmp_path / "no/a.png")
+    assert_refused(refused, "--picture", "no folder")

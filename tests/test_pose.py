@@ -1,0 +1,208 @@
+"""Joints: layouts, main person, gaps and jitter, skeleton images; all against cases by hand."""
+
+import numpy as np
+import pytest
+
+from modules import pose
+from modules.pose import (
+    BODY_25_JOINTS,
+    COCO_JOINTS,
+    JOINTS,
+    LIMB_COLOURS,
+    LIMBS,
+    Person,
+    draw_labels,
+    fill_and_smooth,
+    follow_main_person,
+    overlap,
+    person_from,
+    unbroken_spans,
+)
+
+# The joints' names in the order in which COCO and OpenPose list them, from their documentation.
+SIDES = ("left", "right")
+PAIRS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+COCO_NAMES = ["nose", *(f"{side}_{joint}" for joint in PAIRS for side in SIDES)]
+BODY_25_NAMES = [
+    *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
+    *("left_shoulder", "left_elbow", "left_wrist", "mid_hip"),
+    *("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+    *("right_eye", "left_eye", "right_ear", "left_ear"),
+    *("left_big_toe", "left_small_toe", "left_heel"),
+    *("right_big_toe", "right_small_toe", "right_heel"),
+]
+
+
+def person(x: float, y: float = 0, size: float = 10, score: float = 1.0) -> Person:
+    box = np.array([x, y, x + size, y + size], float)
+    return Person(box, score, np.full((18, 2), x, float), np.ones(18, bool))
+
+
+@pytest.mark.parametrize(("layout", "names"), [(COCO_JOINTS, COCO_NAMES), (BODY_25_JOINTS, BODY_25_NAMES)])  # fmt: skip # noqa: E501
+def test_joints_of_other_tools_land_where_their_names_say(layout: tuple, names: list[str]) -> None:
+    rows = np.array([[i, 100 + i, 0.9] for i in range(len(names))], float)
+    found = person_from(rows, layout, 0.1)
+    assert found is not None
+    for index, name in enumerate(names):
+        if name in JOINTS:
+            assert found.points[JOINTS.index(name)].tolist() == [index, 100 + index], name
+    assert found.known.all()
+    if "neck" not in names:  # the middle of the shoulders, 5 and 6
+        assert found.points[1].tolist() == [5.5, 105.5]
+    assert found.score == pytest.approx(0.9)
+
+
+def test_joints_below_the_threshold_are_unknown_and_nobody_is_made_of_too_few() -> None:
+    rows = np.array([[i, i, 0.9] for i in range(17)], float)
+    rows[[5, 9], 2] = 0.1
+    found = person_from(rows, COCO_JOINTS, 0.1)
+    assert found is not None
+    unknown = {JOINTS[i] for i in np.flatnonzero(~found.known)}
+    assert unknown == {"left_shoulder", "left_wrist", "neck"}  # no neck without both shoulders
+    assert found.box.tolist() == [0, 0, 16, 16]
+    rows[3:, 2] = 0
+    assert person_from(rows, COCO_JOINTS, 0.1) is None  # three joints
+    rows[:, 2] = 0
+    rows[[3, 4, 9, 10], 2] = 1  # four, but no limb between them
+    assert person_from(rows, COCO_JOINTS, 0.1) is None
+
+
+def test_overlap_by_hand() -> None:
+    a = np.array([0, 0, 4, 4.0])
+    assert overlap(a, np.array([2, 0, 6, 4.0])) == pytest.approx(8 / 24)
+    assert overlap(a, a) == 1
+    assert overlap(a, np.array([4, 0, 8, 4.0])) == 0
+
+
+def test_the_main_person_is_kept_while_a_larger_one_passes() -> None:
+    main = [person(20 + t) for t in range(20)]
+    passer_by = person(25, size=14)
+    people = [[main[t]] if t not in (9, 10) else [passer_by, main[t]] for t in range(20)]
+    chosen = follow_main_person(people)
+    assert all(a is b for a, b in zip(chosen, main, strict=True))
+    # Control: one who stays longer than the main person, and is larger, is the main person.
+    other = [person(200, size=14) for _ in range(20)]
+    both = [[a, b] for a, b in zip(main, other, strict=True)]
+    assert all(a is b for a, b in zip(follow_main_person(both), other, strict=True))
+
+
+def test_a_bad_first_frame_does_not_decide() -> None:
+    main = [person(20) for _ in range(6)]
+    people = [[person(80, size=11)], *([m] for m in main[1:])]
+    people[0].append(main[0])
+    assert follow_main_person(people)[0] is main[0]
+
+
+def test_small_people_in_the_background_are_nobody() -> None:
+    people: list[list[Person]] = [[person(0, size=30)] for _ in range(9)] + [
+        [person(5, size=8)],
+        [],
+    ]
+    chosen = follow_main_person(people)
+    assert chosen[8] is people[8][0]
+    assert chosen[9] is None
+    assert chosen[10] is None
+    assert follow_main_person([[], []]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("missing", "cuts", "moved", "expected"),
+    [
+        ([], [], None, [(0, 10)]),
+        ([3, 4], [], None, [(0, 10)]),  # a gap of two is within the span
+        ([3, 4, 5], [], None, [(0, 3), (6, 10)]),  # of three it is not
+        ([0, 9], [], None, [(1, 9)]),
+        ([], [4], None, [(0, 4), (4, 10)]),
+        ([4], [4], None, [(0, 4), (5, 10)]),  # a cut within a gap
+        ([], [], 6, [(0, 6), (6, 10)]),  # somebody else
+        (list(range(10)), [], None, []),
+    ],
+)
+def test_spans(missing: list[int], cuts: list[int], moved: int | None, expected: list) -> None:
+    main = [
+        None if t in missing else person(0 if moved is None or t < moved else 90) for t in range(10)
+    ]
+    assert unbroken_spans(main, cuts, max_gap=2) == expected
+
+
+def test_short_gaps_are_filled_in_a_straight_line() -> None:
+    points = np.zeros((8, 18, 2))
+    known = np.zeros((8, 18), bool)
+    for t, value in ((0, 0), (1, 2), (4, 11), (7, 20)):  # one gap of two frames, then another
+        points[t, 3], known[t, 3] = (value, -value), True
+    filled, have = fill_and_smooth(points, known, [(0, 8)], max_gap=2, sigma=0)
+    assert filled[:, 3, 0].tolist() == [0, 2, 5, 8, 11, 14, 17, 20]
+    assert filled[:, 3, 1].tolist() == [0, -2, -5, -8, -11, -14, -17, -20]
+    assert have[:, 3].all()
+    assert not have[:, [0, 4]].any()
+    _, have = fill_and_smooth(points, known, [(0, 8)], max_gap=1, sigma=0)
+    assert np.flatnonzero(have[:, 3]).tolist() == [0, 1, 4, 7]  # gaps too long stay
+    _, have = fill_and_smooth(points, known, [(0, 3), (3, 8)], max_gap=2, sigma=0)
+    assert np.flatnonzero(have[:, 3]).tolist() == [0, 1, 4, 5, 6, 7]  # nothing crosses a span
+
+
+def test_smoothing_by_hand() -> None:
+    points = np.zeros((7, 18, 2))
+    points[3, 5] = (1, 2)
+    known = np.zeros((7, 18), bool)
+    known[:, 5] = True
+    smooth, _ = fill_and_smooth(points, known, [(0, 7)], max_gap=1, sigma=0.5)
+    w = np.exp(-2 * np.arange(4) ** 2.0)  # exp(-d²/2σ²)
+    assert smooth[3, 5, 0] == pytest.approx(w[0] / (w[0] + 2 * w[1] + 2 * w[2]), abs=2e-4)
+    assert smooth[2, 5, 1] == pytest.approx(2 * w[1] / (w[0] + 2 * w[1] + 2 * w[2]), abs=2e-4)
+    # Weights of a joint count for themselves only: a straight line within a span stays one.
+    line = np.zeros((9, 18, 2))
+    line[:, 0, 0] = np.arange(9)
+    all_known = np.ones((9, 18), bool)
+    smooth, _ = fill_and_smooth(line, all_known, [(0, 9)], max_gap=1, sigma=0.7)
+    assert smooth[3:6, 0, 0] == pytest.approx([3, 4, 5])
+    # Nothing crosses a span.
+    jump = np.zeros((6, 18, 2))
+    jump[3:] = 50
+    smooth, _ = fill_and_smooth(jump, np.ones((6, 18), bool), [(0, 3), (3, 6)], max_gap=1, sigma=2)
+    assert np.allclose(smooth, jump)
+    across, _ = fill_and_smooth(jump, np.ones((6, 18), bool), [(0, 6)], max_gap=1, sigma=2)
+    assert across[2, 0, 0] > 5  # control
+
+
+def test_limbs_have_openpose_s_colours_and_places() -> None:
+    # Two of the values in OpenPose's own table (COCO): right forearm yellow, neck to nose blue.
+    assert LIMBS[3] == (3, 4)
+    assert (255 * LIMB_COLOURS[3]).round().tolist() == [255, 255, 0]
+    assert LIMBS[12] == (1, 0)
+    assert (255 * LIMB_COLOURS[12]).round().tolist() == [0, 0, 255]
+    for index, (a, b) in enumerate(LIMBS):
+        points, known = np.zeros((1, 18, 2)), np.zeros((1, 18), bool)
+        points[0, a], points[0, b], known[0, [a, b]] = (8.5, 16.5), (50.5, 16.5), True
+        (label,) = draw_labels(points, known, height=32, width=64)
+        assert label.shape == (32, 64, 3)
+        assert label.dtype == np.uint8
+        assert np.abs(label[16, 10:49] - 255 * LIMB_COLOURS[index]).max() <= 40  # thin, yet bright
+        assert (
+            label[:14].max() == label[19:].max() == label[:, :6].max() == label[:, 53:].max() == 0
+        )
+
+
+def test_limbs_with_an_unknown_end_are_left_out() -> None:
+    points = np.random.default_rng(0).uniform(4, 28, (2, 18, 2))
+    known = np.zeros((2, 18), bool)
+    known[0, [4, 7, 10]] = True  # three ends, no limb
+    known[1] = True
+    nothing, everything = draw_labels(points, known, height=32, width=64)
+    assert nothing.max() == 0
+    assert everything.max() > 200
+    outside, _ = draw_labels(points + 500, np.ones((2, 18), bool), height=32, width=64)
+    assert outside.max() == 0
+
+
+def test_colours_survive_at_the_final_size() -> None:
+    """Drawn large and averaged down, the same limb would lose most of its colour."""
+    points, known = np.zeros((1, 18, 2)), np.zeros((1, 18), bool)
+    points[0, 2], points[0, 3], known[0, 2:4] = (10.2, 5.3), (40.9, 25.8), True
+    (label,) = draw_labels(points, known, height=32, width=64)
+    (large,) = draw_labels(16 * points, known, height=512, width=1024)
+    small = large.reshape(32, 16, 64, 16, 3).mean(axis=(1, 3))
+    assert label[15, 22:29].max() >= 230
+    thin = pose.line_radius(512, 1024) / 16
+    assert thin < 0.9 * pose.line_radius(32, 64)
+    assert small.sum() < label.sum()

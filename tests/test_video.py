@@ -1,0 +1,570 @@
+"""A person's own video: reading, splitting, cutting out, importing, going on; known joints."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_RUN, assert_refused, run_script
+from PIL import Image
+
+import dataloader
+from modules import detector
+from modules.clips import count_sampled, frame_step, open_clip, read_frames, sampled
+from modules.detector import Detections
+from modules.errors import UserError
+from modules.pose import COCO_JOINTS, JOINTS, LIMB_COLOURS, LIMBS
+from modules.video import Piece, crop_box, shrink_label, split_by_time, stroke_gain
+
+WIDTH, HEIGHT = 96, 48  # of the clips of these tests
+FRAMES = 60
+# A person 30 pixels high, arms stretched out, around its middle.
+BODY = {
+    **{"nose": (0, -12), "neck": (0, -9), "right_shoulder": (-3, -9), "left_shoulder": (3, -9)},
+    **{"right_elbow": (-7, -9), "left_elbow": (7, -9), "right_wrist": (-11, -9)},
+    **{"left_wrist": (11, -9), "right_hip": (-2, 2), "left_hip": (2, 2), "right_knee": (-3, 8)},
+    **{"left_knee": (3, 8), "right_ankle": (-3, 15), "left_ankle": (3, 15)},
+    **{"right_eye": (-1, -13), "left_eye": (1, -13), "right_ear": (-2, -12), "left_ear": (2, -12)},
+}
+BODY_POINTS = np.array([BODY[name] for name in JOINTS], float)
+
+
+def middle(t: int) -> tuple[float, float]:
+    """Where the person is in frame t."""
+    return 48 + 20 * np.sin(t / 5), 26.0
+
+
+def draw(t: int) -> np.ndarray:
+    """Frame t: a person-sized box whose red is 100 + t, on a ground that never repeats."""
+    rng = np.random.default_rng(t)
+    frame = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+    frame += rng.integers(0, 3, frame.shape, dtype=np.uint8)
+    x, y = (round(v) for v in middle(t))
+    frame[y - 13 : y + 16, x - 3 : x + 4] = (100 + t, 20, 20)
+    return frame
+
+
+def make_folder(folder: Path, frames: int = FRAMES, picture: Callable = draw) -> Path:
+    folder.mkdir(parents=True)
+    for t in range(frames):
+        Image.fromarray(picture(t)).save(folder / f"{t}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images; not to be changed."""
+    return make_folder(tmp_path_factory.mktemp("clips") / "dance")
+
+
+@pytest.fixture(scope="module")
+def openpose(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The person's true joints in OpenPose's files; not to be changed."""
+    return write_openpose(tmp_path_factory.mktemp("labels") / "openpose")
+
+
+def write_openpose(folder: Path, frames: int = FRAMES, missing: Sequence[int] = ()) -> Path:
+    folder.mkdir()
+    for t in range(frames):
+        rows = np.column_stack([BODY_POINTS + middle(t), np.full(18, 0.9)])
+        people = [] if t in missing else [{"pose_keypoints_2d": rows.ravel().tolist()}]
+        (folder / f"dance_{t}_keypoints.json").write_text(json.dumps({"people": people}))
+    return folder
+
+
+def import_(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_script("dataloader.py", "video", *map(str, arguments))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+# ----------------------------------------------------------------------------------------
+# Reading
+
+
+def test_frame_rates_by_hand(clip: Path) -> None:
+    opened = open_clip(clip, source_fps=30)
+    assert [i for i, _ in sampled(opened, 15)] == list(range(0, 60, 2))
+    assert [i for i, _ in sampled(opened, 12)][:6] == [0, 3, 5, 8, 10, 13]  # 0, 2.5, 5, 7.5 …
+    assert [i for i, _ in sampled(opened, 30)] == list(range(60))
+    assert [i for i, _ in sampled(opened, 50)] == list(range(60))  # no frame twice
+    assert [i for i, _ in sampled(open_clip(clip, None), 15)] == list(range(60))
+    for fps in (7, 12, 15, 29, 30):
+        step = frame_step(opened, fps)
+        assert count_sampled(60, step) == len(list(sampled(opened, fps)))
+
+
+def test_gif_has_its_own_rate(tmp_path: Path) -> None:
+    images = [Image.fromarray(draw(t)).quantize(64) for t in range(12)]
+    path = tmp_path / "dance.gif"
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
+    opened = open_clip(path, None)
+    assert (opened.kind, opened.fps, opened.frames) == ("images", 20, 12)
+    frames = list(read_frames(opened))
+    assert all(frame.shape == (HEIGHT, WIDTH, 3) for frame in frames)
+    x, y = (round(v) for v in middle(7))
+    assert abs(int(frames[7][y, x, 0]) - 107) < 12
+    assert [i for i, _ in sampled(opened, 10)] == [0, 2, 4, 6, 8, 10]
+
+
+def test_mp4_is_read_whole_and_upright(tmp_path: Path) -> None:
+    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
+    import imageio.v3 as iio
+
+    path, turned = tmp_path / "dance.mp4", tmp_path / "turned.mp4"
+    iio.imwrite(path, np.stack([draw(t) for t in range(40)]), plugin="FFMPEG", fps=30)
+    opened = open_clip(path, None)
+    assert (opened.kind, opened.fps, opened.size) == ("video", 30, (WIDTH, HEIGHT))
+    frames = list(read_frames(opened))
+    assert len(frames) == 40
+    x, y = (round(v) for v in middle(33))
+    assert abs(int(frames[33][y, x, 0]) - 133) < 25  # chroma is stored at half the size
+    # As a telephone does it: stored on its side, with a note to turn it.
+    command = [ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-display_rotation", "90"]
+    subprocess.run([*command, "-i", str(path), "-c", "copy", str(turned)], check=True)
+    opened = open_clip(turned, None)
+    assert opened.size == (HEIGHT, WIDTH)
+    assert next(read_frames(opened)).shape == (WIDTH, HEIGHT, 3)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(UserError, match=r"dance\.mp4"):
+        list(read_frames(open_clip(path, None)))
+
+
+def test_mp4_without_its_package_names_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "a.mp4").write_bytes(b"not looked at")
+    result = import_(tmp_path / "a.mp4", "--out", tmp_path / "out")
+    assert_refused(result, "a.mp4", "pip install imageio-ffmpeg")
+    assert not (tmp_path / "out").exists()
+
+
+# ----------------------------------------------------------------------------------------
+# Splitting and cutting out
+
+
+def test_split_by_hand() -> None:
+    one = split_by_time([Piece(0, 0, 100)], val_frames=20, test=[10, 5], pause=4)
+    assert one.val == Piece(0, 80, 100)
+    assert one.test == [Piece(0, 66, 76), Piece(0, 57, 62)]
+    assert one.train == [Piece(0, 0, 53)]
+    # The longest piece is cut first, and of a piece that is used up nothing stays.
+    pieces = [Piece(0, 5, 35), Piece(1, 0, 50), Piece(1, 60, 80)]
+    two = split_by_time(pieces, val_frames=30, test=[29], pause=15)
+    assert two.val == Piece(1, 20, 50)
+    assert two.test == [Piece(0, 6, 35)]
+    assert two.train == [Piece(1, 0, 5), Piece(1, 60, 80)]
+
+
+def test_split_defaults_and_too_few_frames() -> None:
+    long = split_by_time([Piece(0, 0, 20_000)], val_frames=None, test=None, pause=15)
+    assert (long.val.frames, [t.frames for t in long.test]) == (630, [630])
+    short = split_by_time([Piece(0, 0, 200)], val_frames=None, test=None, pause=15)
+    assert (short.val.frames, [t.frames for t in short.test]) == (40, [20])
+    assert short.train == [Piece(0, 0, 110)]
+    assert split_by_time([Piece(0, 0, 50)], val_frames=9, test=[0], pause=0).test == []
+    with pytest.raises(UserError, match=r"--val_frames 60: the longest stretch .* has 50 frames"):
+        split_by_time([Piece(0, 0, 50)], val_frames=60, test=None, pause=0)
+    with pytest.raises(UserError, match=r"--test 30: the longest stretch .* has 25 frames"):
+        split_by_time([Piece(0, 0, 50)], val_frames=20, test=[30], pause=5)
+    with pytest.raises(UserError, match="no frames are left to train on"):
+        split_by_time([Piece(0, 0, 50)], val_frames=30, test=[20], pause=0)
+    with pytest.raises(UserError, match=r"5 frames .* too few"):
+        split_by_time([Piece(0, 0, 5)], val_frames=None, test=None, pause=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_frame_is_in_two_splits(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    edges = np.sort(rng.choice(2000, 12, replace=False)).tolist()
+    pieces = [Piece(0, a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a > 1]
+    split = split_by_time(pieces, val_frames=None, test=None, pause=10)
+    every = [*split.train, split.val, *split.test]
+    frames = [t for piece in every for t in range(piece.start, piece.stop)]
+    assert len(frames) == len(set(frames))
+    assert all(any(p.start <= q.start and q.stop <= p.stop for p in pieces) for q in every)
+
+
+def test_what_is_cut_out_by_hand() -> None:
+    def box(*extent: float) -> np.ndarray:
+        return np.tile(extent, (50, 1))
+
+    # A person 200 high in the middle of 1000 x 500: 15 % of 200 on each side, in the shape 2 : 1.
+    box_ = crop_box(box(0.45, 0.3, 0.55, 0.7), (1000, 500), (64, 32))
+    assert box_ == pytest.approx((500 - 260, 250 - 130, 500 + 260, 250 + 130))
+    # At the edge it is pushed inside.
+    box_ = crop_box(box(0.0, 0.6, 0.1, 1.0), (1000, 500), (64, 32))
+    assert box_ == pytest.approx((0, 500 - 230, 460, 500))
+    # Upright films are too narrow: the whole width, stretched, with half of the margin.
+    box_ = crop_box(box(0.2, 0.2, 0.8, 0.8), (500, 1000), (64, 32))
+    assert box_ == pytest.approx((0, 500 - 345, 500, 500 + 345))
+    # Never smaller than the target: blowing pixels up shows nothing more.
+    box_ = crop_box(box(0.5, 0.5, 0.51, 0.51), (640, 320), (64, 32))
+    assert (box_[2] - box_[0], box_[3] - box_[1]) == pytest.approx((64, 32))
+    # A little of the margin is given up before anything is stretched.
+    box_ = crop_box(box(0.1, 0.1, 0.9, 0.9), (520, 300), (64, 32))
+    assert (box_[2] - box_[0]) / (box_[3] - box_[1]) == pytest.approx(520 / 276)
+    # One stray joint in a hundred frames does not make everybody small.
+    extents = np.tile((0.45, 0.3, 0.55, 0.7), (300, 1))
+    extents[7] = (0, 0, 1, 1)
+    assert crop_box(extents, (1000, 500), (64, 32))[2] < 800
+
+
+# ----------------------------------------------------------------------------------------
+# Importing with labels
+
+
+def test_openpose_joints_to_labels(clip: Path, openpose: Path, tmp_path: Path) -> None:
+    before = contents(clip), contents(openpose)
+    root = tmp_path / "data"
+    options = ["--labels", openpose, "--fit", "stretch", "--size", "64x32", "--smooth", "0"]
+    result = import_(clip, "--out", root, *options, "--val_frames", 12, "--test", 6, 4, "--pause", 0.2)  # fmt: skip # noqa: E501
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""  # no bar where nobody watches
+    assert (contents(clip), contents(openpose)) == before
+    assert "person in 60 (100.0%), 1 recording" in result.stdout
+    assert (root / "contact_sheet.png").stat().st_size > 5000
+    assert (root / "train/clips.csv").read_text() == "start,stop\n0,29\n"
+
+    train, val = dataloader.load_train_val(root, height=32, width=64, train_vi_len=4, val_vi_len=99)
+    assert train is not None
+    assert (len(train.frames), len(val.frames)) == (29, 12)
+    sequences = dataloader.load_test(root, height=32, width=64)
+    assert [len(sequence.labels) for sequence in sequences] == [6, 4]
+    # Frame and label t show the same instant: red of the box, place of the limbs.
+    starts = [(train.frames, train.labels, 0), (val.frames, val.labels, 48)]
+    starts += [(s.first_frame[None], s.labels[:1], t) for s, t in zip(sequences, (39, 32), strict=True)]  # fmt: skip # noqa: E501
+    for frames, labels, start in starts:
+        for i in range(len(frames)):
+            x, y = (v * 2 / 3 for v in middle(start + i))  # 96 x 48 → 64 x 32
+            row, column = int(y + 1), int(x)
+            assert abs(int(frames[i, row, column, 0]) - (100 + start + i)) <= 3
+            label = labels[i].numpy()
+            for limb in (3, 5, 8, 11):  # forearms and lower legs
+                ends = [BODY_POINTS[joint] + middle(start + i) for joint in LIMBS[limb]]
+                px, py = np.mean(ends, axis=0) * 2 / 3
+                colour = label[int(py), int(px)] / 255
+                assert np.abs(colour - LIMB_COLOURS[limb]).max() < 0.35, (i, limb)
+    assert train.labels.float().mean() < 40  # on black
+    # Control: the labels of another instant do not lie there.
+    assert (train.labels[0] != train.labels[8]).any()
+
+
+def test_dropped_frames_cuts_and_clips_break_recordings(clip: Path, tmp_path: Path) -> None:
+    missing = [10, 11, *range(20, 26)]  # a gap of two is filled, one of six is not
+    labels = write_openpose(tmp_path / "labels", missing=missing)
+    other = make_folder(tmp_path / "cut", picture=lambda t: draw(t) if t < 30 else 255 - draw(t))
+    whole = write_openpose(tmp_path / "whole")
+    root = tmp_path / "data"
+    options = ["--max_gap", 0.2, "--val_frames", 5, "--test", 0, "--pause", 0]
+    result = import_(clip, other, "--out", root, "--labels", labels, whole, *options)
+    assert result.returncode == 0, result.stderr
+    assert "person in 54 (90.0%), 2 recording(s)" in result.stdout
+    assert "2 recording(s), 1 cut(s)" in result.stdout
+    rows = [line.split(",") for line in (root / "train/clips.csv").read_text().split()[1:]]
+    lengths = [int(stop) - int(start) for start, stop in rows]
+    assert lengths == [20, 29, 30, 30]  # the validation video is the end of the longest
+    assert "jumps" not in result.stdout
+    assert "blank labels: 0 of 109" in result.stdout
+    assert not (root / "test").exists()
+    trained = run_script(
+        "Trainer.py", "--DR", root, "--save_root", tmp_path / "run", *TINY_RUN, "--num_epoch", "1"
+    )
+    assert trained.returncode == 0, trained.stderr
+
+
+def test_skeleton_images_keep_their_colours(clip: Path, tmp_path: Path) -> None:
+    """Thin lines in a large picture, one label blank, shown beside frames at the same rate."""
+
+    def skeleton(t: int) -> np.ndarray:
+        label = np.zeros((4 * HEIGHT, 4 * WIDTH, 3), np.uint8)
+        x, y = (round(4 * v) for v in middle(t))
+        if t != 30:
+            label[y - 50 : y + 62, x : x + 3] = (0, 255, 0)
+        return label
+
+    labels = make_folder(tmp_path / "labels", picture=skeleton)
+    options = ["--source_fps", 30, "--size", "48x24", "--fit", "stretch", "--pause", 0]
+    result = import_(clip, "--labels", labels, "--out", tmp_path / "data", *options)
+    assert result.returncode == 0, result.stderr
+    assert "60 frames at 30 frames/s → 30 at 15; a person in 29" in result.stdout
+    label = read(tmp_path / "data/train/train_label/3.png")
+    assert label.shape == (24, 48, 3)
+    x, y = (v / 2 for v in middle(6))
+    assert label[int(y), int(x + 0.2), 1] > 150
+    assert label[..., [0, 2]].max() == 0
+    plain = Image.fromarray(skeleton(6)).resize((48, 24), Image.Resampling.BILINEAR)
+    assert np.asarray(plain).max() < 120  # control: plain resizing lets the colour sink
+
+
+def test_labels_of_the_right_size_stay_as_they_are() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8))
+    whole = np.array([0, 0, 1, 1.0])
+    assert np.array_equal(shrink_label(image, whole, (16, 8), 3.0), np.asarray(image))
+    assert stroke_gain([], whole, (16, 8)) == 1
+    filled = Image.new("RGB", (64, 32), (200, 0, 0))
+    assert stroke_gain([filled], whole, (16, 8)) == 1
+    assert (shrink_label(filled, whole, (16, 8), 1.0) == (200, 0, 0)).all()
+
+
+# ----------------------------------------------------------------------------------------
+# Importing with a detector of known joints
+
+
+class KnownJoints:
+    """Stands for Keypoint R-CNN: reads the frame's number off its red and says where joints are."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.seen: list[int] = []
+        self.batches: list[int] = []
+        self.stop_after = stop_after
+
+    def __call__(self, frames: Sequence[np.ndarray]) -> list[Detections]:
+        self.batches.append(len(frames))
+        return [self.look(frame) for frame in frames]
+
+    def look(self, frame: np.ndarray) -> Detections:
+        t = int(frame[..., 0].max()) - 100
+        if self.stop_after is not None and len(self.seen) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.seen.append(t)
+        points = (BODY_POINTS + middle(t))[list(COCO_JOINTS)]
+        rows = np.column_stack([points, np.full(17, 8.0)])
+        x, y = middle(t)
+        small = np.array([1, 1, 5, 9])  # somebody in the background, more certain
+        boxes = np.array([small, [x - 11, y - 13, x + 11, y + 15]])
+        joints = np.stack([rows * 0.1 + [0, 0, 8], rows])
+        return Detections(
+            boxes.astype(np.float32), np.array([0.99, 0.9], np.float32), joints.astype(np.float32)
+        )
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., KnownJoints]:
+    def install(stop_after: int | None = None) -> KnownJoints:
+        known = KnownJoints(stop_after)
+        monkeypatch.setattr(detector, "load_detector", lambda *_, **__: known)
+        return known
+
+    return install
+
+
+SMALL = ["--device", "cpu", "--val_frames", "8", "--pause", "0.2", "--smooth", "0"]
+
+
+def test_detected_joints_are_those_of_the_labels(
+    clip: Path, openpose: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
+) -> None:
+    known = stub()
+    result = import_(clip, "--out", tmp_path / "found", *SMALL, "--batch_size", 7)
+    assert result.returncode == 0, result.stderr
+    assert known.seen == list(range(FRAMES))
+    assert known.batches == [7] * 8 + [4]
+    result = import_(clip, "--out", tmp_path / "given", *SMALL, "--labels", openpose)
+    assert result.returncode == 0, result.stderr
+    found, given = contents(tmp_path / "found"), contents(tmp_path / "given")
+    images = [name for name in given if name.endswith(".png") and "sheet" not in name]
+    assert len(images) > 80
+    for name in images:
+        a, b = read(tmp_path / "found" / name), read(tmp_path / "given" / name)
+        # Joints are written down to a hundredth of a pixel, which moves rows of a limb's samples.
+        difference = np.abs(a.astype(int) - b)
+        assert difference.max() <= (130 if "label" in name else 1), name
+        assert difference.mean() < 0.3, name
+    # The part that was cut out is the same in frames and labels: body and limbs share their middle.
+    assert "shows 96 x 48" not in result.stdout
+    for t in range(8):
+        frame = read(tmp_path / f"found/val/val_img/{t}.png")
+        label = read(tmp_path / f"found/val/val_label/{t}.png")
+        body = np.argwhere((frame[..., 0] > 110) & (frame[..., 1] < 40))
+        limbs = np.argwhere(label.max(axis=-1) > 60)
+        assert np.abs((body.min(axis=0) + body.max(axis=0) - limbs.min(axis=0) - limbs.max(axis=0)) / 2).max() <= 1.5  # fmt: skip # noqa: E501
+    assert set(found) - set(given) == {n for n in found if n.startswith("detections/")}
+
+
+def test_interrupted_import_goes_on_and_ends_the_same(
+    clip: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
+) -> None:
+    stub()
+    assert import_(clip, "--out", tmp_path / "whole/data", *SMALL).returncode == 0
+    root = tmp_path / "parts/data"
+    first = stub(stop_after=22)
+    result = import_(clip, "--out", root, *SMALL)
+    assert (result.returncode, result.stderr.strip()) == (130, "interrupted")
+    assert not (root / "train").exists()
+    (kept,) = (root / "detections").iterdir()
+    assert len(kept.read_text().splitlines()) == 20  # whole batches of four
+    kept.write_text(kept.read_text()[:-30])  # as a kill in the middle of writing leaves it
+    second = stub()
+    result = import_(clip, "--out", root, *SMALL, "--batch_size", 3)
+    assert result.returncode == 0, result.stderr
+    assert first.seen[:19] + second.seen == list(range(FRAMES))
+    assert contents(root) == contents(tmp_path / "whole/data")
+    # Control: other joints give other files.
+    assert contents(root) != contents(clip)
+
+    third = stub()
+    before = contents(root)
+    result = import_(clip, "--out", root, *SMALL)
+    assert result.returncode == 0
+    assert "finished already" in result.stdout
+    assert third.seen == []
+    assert contents(root) == before
+
+
+def test_interruption_while_images_are_written(
+    clip: Path, tmp_path: Path, stub: Callable[..., KnownJoints], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub()
+    assert import_(clip, "--out", tmp_path / "whole/data", *SMALL).returncode == 0
+    root = tmp_path / "parts/data"
+    saved = []
+    save = Image.Image.save
+
+    def stops(image: Image.Image, path: object, *arguments: object, **options: object) -> None:
+        saved.append(path)
+        if len(saved) == 31:
+            raise KeyboardInterrupt
+        save(image, path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "save", stops)
+    assert import_(clip, "--out", root, *SMALL).returncode == 130
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert_refused(run_script("dataloader.py", "check", root), "train")  # not taken for whole
+    known = stub()
+    assert import_(clip, "--out", root, *SMALL).returncode == 0
+    assert known.seen == []
+    assert contents(root) == contents(tmp_path / "whole/data")
+
+
+def test_another_command_into_the_same_folder_is_refused(
+    clip: Path, openpose: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
+) -> None:
+    root = tmp_path / "data"
+    stub(stop_after=10)
+    assert import_(clip, "--out", root, *SMALL).returncode == 130
+    assert_refused(import_(clip, "--out", root, *SMALL, "--fps", 10), "--fps 15.0, not 10.0")
+    # Nothing was split yet: what was typed wrong may be mended without another search.
+    known = stub()
+    wrong = import_(clip, "--out", root, *SMALL, "--val_frames", 900)
+    assert_refused(wrong, "--val_frames 900", "has 60 frames")
+    assert len(known.seen) == FRAMES - 8
+    known = stub()
+    assert import_(clip, "--out", root, *SMALL).returncode == 0
+    assert known.seen == []
+    before = contents(root)
+    assert_refused(
+        import_(clip, "--out", root, *SMALL, "--size", "32x32"), "--size 64x32, not 32x32"
+    )
+    assert_refused(
+        import_(clip, "--out", root, *SMALL, "--test", 4, 5), "--test by default, not 4 5"
+    )
+    assert_refused(import_(clip, clip, "--out", root, *SMALL), "other clips")
+    assert_refused(import_(clip, "--out", root, *SMALL, "--labels", openpose), "other labels")
+    assert contents(root) == before
+    # A copy of what was found serves another size.
+    shutil.copytree(root / "detections", tmp_path / "other/detections")
+    known = stub()
+    result = import_(clip, "--out", tmp_path / "other", *SMALL, "--size", "32x32")
+    assert result.returncode == 0, result.stderr
+    assert known.seen == []
+    assert read(tmp_path / "other/val/val_img/0.png").shape == (32, 32, 3)
+
+
+def test_detections_that_are_damaged_are_named(
+    clip: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
+) -> None:
+    stub(stop_after=10)
+    root = tmp_path / "data"
+    assert import_(clip, "--out", root, *SMALL).returncode == 130
+    (kept,) = (root / "detections").iterdir()
+    kept.write_text("{}\n" + kept.read_text())
+    assert_refused(import_(clip, "--out", root, *SMALL), str(kept), "damaged")
+
+
+# ----------------------------------------------------------------------------------------
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "64"], "--size 64: must be WIDTHxHEIGHT"),
+        (["--size", "4x4"], "at least 8x8"),
+        (["--fps", "0"], "--fps 0 must be above 0"),
+        (["--fps", "nan"], "--fps nan must be above 0"),
+        (["--max_gap", "-1"], "--max_gap -1 must not be negative"),
+        (["--val_frames", "1"], "--val_frames 1 is too small"),
+        (["--test", "5", "1"], "--test 1 is too small"),
+        (["--batch_size", "0"], "--batch_size 0 must be above 0"),
+        (["--detect_size", "3"], "--detect_size 3 is too small"),
+        (["--labels", "a", "b"], "2 for 1 clips"),
+        (["--labels", "a", "--weights", "b"], "exclude each other"),
+        (["--labels", "nowhere"], "--labels nowhere: there is no such"),
+        (["--weights", "nowhere"], "--weights nowhere: cannot be read"),
+        (["--framerate", "3"], "--framerate"),
+    ],
+)
+def test_options_are_checked(clip: Path, tmp_path: Path, options: list[str], words: str) -> None:
+    result = import_(clip, "--out", tmp_path / "out", "--device", "cpu", *options)
+    assert_refused(result, words)
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_that_are_no_video_are_named(tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "out", "--device", "cpu"]
+    assert_refused(import_(tmp_path / "no.mp4", *out), "no.mp4: there is no such")
+    (tmp_path / "empty.gif").write_bytes(b"")
+    assert_refused(import_(tmp_path / "empty.gif", *out), "empty.gif: the file is empty")
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
+    assert_refused(import_(tmp_path / "one.png", *out), "one.png: is a single picture")
+    (tmp_path / "nothing").mkdir()
+    assert_refused(import_(tmp_path / "nothing", *out), "nothing: the folder holds 0 images")
+    assert not (tmp_path / "out").exists()
+
+
+def test_odd_pictures_of_a_folder_are_named(openpose: Path, clip: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(clip, tmp_path / "broken"))
+    Image.new("RGB", (9, 9)).save(broken / "7.png")
+    command = (broken, "--labels", openpose, "--out", tmp_path / "out")
+    assert_refused(import_(*command), "7.png: is 9 x 9 pixels", "96 x 48")
+    (broken / "7.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert_refused(import_(*command), "7.png")
+    (broken / "7.png").unlink()
+    assert_refused(import_(*command), "OpenPose JSON for 60 frames", "has 59")
+    shutil.copy(clip / "7.png", broken / "7.png")
+    assert import_(*command).returncode == 0  # mended, it goes on
+
+
+def test_nothing_is_written_where_something_is(clip: Path, openpose: Path, tmp_path: Path) -> None:
+    labels = ["--labels", openpose]
+    assert_refused(import_(clip, "--out", clip / "data", *labels), "nothing is written among")
+    assert_refused(import_(clip, "--out", openpose, *labels), "nothing is written among")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("years")
+    assert_refused(import_(clip, "--out", tmp_path / "full", *labels), "is not empty")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+    (tmp_path / "file").write_text("")
+    assert_refused(import_(clip, "--out", tmp_path / "file", *labels), "--out")
+
+
+def test_help_gives_units_and_defaults() -> None:
+    result = run_script("dataloader.py", "video", "--help")
+    text = " ".join(result.stdout.split())
+    for words in ("frames/s", "pixels", "seconds", "default 64x32", "default 15", "--labels"):
+        assert words in text
