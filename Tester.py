@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import dataloader
-from modules import plots, runlog
+from modules import pictures, runlog
 from modules.checkpoint import load_checkpoint, with_frame_size
 from modules.device import choose_device, choose_precision, describe
 from modules.errors import UserError, run_as_script
@@ -94,7 +94,7 @@ def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> No
     try:
         for video, frames in zip(videos, made, strict=True):
             write_frames(root / "frames" / video.name, frames)
-            plots.write_gif(root / f"pred_seq{video.name}.gif", frames)
+            pictures.write_gif(root / f"pred_seq{video.name}.gif", frames)
         temporary = root / ".submission.csv.tmp"
         try:
             with temporary.open("w", newline="") as file:
@@ -113,7 +113,7 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
     assert video.truth is not None
     result = score(made, video.truth)
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
-    plots.draw_psnr_per_frame(
+    pictures.draw_psnr_per_frame(
         root / "psnr_per_frame.png",
         result.psnr,
         labels=video.sequence.labels.numpy(),

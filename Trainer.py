@@ -28,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 import dataloader
-from modules import distributed, plots, runlog
+from modules import distributed, pictures, plots, runlog
 from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE
 from modules.device import choose_device, choose_precision, describe, set_up
@@ -45,6 +45,7 @@ from modules.options import (
 from modules.runstate import RunState, prepare_save_root, take_from_checkpoint
 from modules.stopping import Watch
 from modules.synthetic import demo_matches, make_demo
+from modules.tensorboard_log import TensorBoardLog, check_tensorboard
 from modules.training import TrainingStep, train_epoch
 
 # ---------------------------------------------------------------- setup
@@ -124,16 +125,20 @@ def write_validation(
             "truth": video.frames.numpy(),
             "prediction": to_uint8(made).numpy(),
         }
-    plots.draw_psnr_per_frame(
+    pictures.draw_psnr_per_frame(
         root / "psnr_per_frame.png", result.psnr, title_prefix="Validation", **images
     )
     if o.store_visualization and images:
-        plots.write_comparison_gif(root / "val.gif", **images)
-        plots.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
+        pictures.write_comparison_gif(root / "val.gif", **images)
+        pictures.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
 
 
 def run_epoch(
-    state: RunState, step: TrainingStep, video: dataloader.VideoData, watch: Watch
+    state: RunState,
+    step: TrainingStep,
+    video: dataloader.VideoData,
+    watch: Watch,
+    board: TensorBoardLog | None,
 ) -> None:
     """Train, validate, log, save and draw one epoch, from the state's position on."""
     o, root = state.o, state.root
@@ -176,6 +181,8 @@ def run_epoch(
     # The row first: a resumed run drops rows after its checkpoint's epoch, but could not make
     # up a missing one.
     runlog.append_metrics(root / "metrics.csv", row)
+    if board:
+        board.add(row)
     every = [f"epoch={end.epoch}.ckpt"] if end.epoch % o.per_save == 0 else []
     state.save(*(earned if o.auto_save else every))
     plots.draw_curves(root)
@@ -231,6 +238,7 @@ def run(
     train = dataclasses.replace(
         train, frames=train.frames.to(device), labels=train.labels.to(device)
     )
+    board = TensorBoardLog(root, o) if o.tensorboard and distributed.is_main() else None
     step = TrainingStep(model, state.optimizer, train, o, state.average)
     if device.type == "cuda" and step.why_eager:
         print(f"note: training without CUDA graphs ({step.why_eager})", flush=True)
@@ -239,7 +247,7 @@ def run(
         if not o.resume:
             state.save()  # from here on the run can be resumed, whatever happens
         while state.position.epoch < o.num_epoch:
-            run_epoch(state, step, video, watch)
+            run_epoch(state, step, video, watch, board)
             watch.saved()
             if asked := watch.after_step()[0]:
                 raise Stopped(asked)
@@ -283,6 +291,7 @@ def main() -> int:
         if o.test and o.save_root is None:
             o.save_root = str(Path(o.ckpt_path or "").parent / "validation")
         fill_in_derived(o)
+        check_tensorboard(o)
         if o.DR is None:
             raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
         dataloader.refuse_inside(Path(o.DR), Path(o.save_root or "."))

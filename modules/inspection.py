@@ -21,20 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from modules.plots import (
-    AXIS_TEXT,
-    BLUE,
-    DPI,
-    GREY,
-    ORANGE,
-    PURPLE,
-    TEXT,
-    VERMILLION,
-    caption_font,
-    enlarge,
-    new_figure,
-    viewing_scale,
-)
+from modules.figures import AXIS_TEXT, BLUE, DPI, GREY, ORANGE, PURPLE, TEXT, VERMILLION, new_figure
+from modules.pictures import caption_font, enlarge, viewing_scale
 from modules.runlog import write_atomically
 
 Pixels = NDArray[np.uint8]

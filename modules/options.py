@@ -7,7 +7,7 @@ parser is made from the fields, so an option cannot exist in one place and be mi
 import argparse
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -92,6 +92,7 @@ class TrainerOptions:
     auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead")
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label | truth | prediction) after each validation")
     save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0)
+    tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)")
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test")
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options")
 
@@ -161,9 +162,29 @@ MAY_CHANGE_ON_RESUME = frozenset(
     (
         *("num_epoch", "num_workers", "DR", "device", "gpu", "no_graph"),
         *("save_root", "per_save", "auto_save", "store_visualization", "save_minutes"),
-        *("resume", "ckpt_path", "test", "dry_run", "preset"),
+        *("tensorboard", "resume", "ckpt_path", "test", "dry_run", "preset"),
     )
 )
+
+
+# Options that do nothing unless another one has a certain value: that one, and the condition.
+IDLE_UNLESS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
+    "fast_partial": ("--fast_train", lambda o: bool(o.get("fast_train"))),
+    "fast_train_epoch": ("--fast_train", lambda o: bool(o.get("fast_train"))),
+    "lr_milestones": ("--lr_scheduler multistep", lambda o: o.get("lr_scheduler") == "multistep"),
+    "lr_gamma": ("--lr_scheduler multistep", lambda o: o.get("lr_scheduler") == "multistep"),
+    "tfr_sde": ("--tfr and --tfr_d_step", lambda o: bool(o.get("tfr") and o.get("tfr_d_step"))),
+    "tfr_d_step": (
+        "--tfr or --detector_patience",
+        lambda o: bool(o.get("tfr") or o.get("detector_patience")),
+    ),
+    "detector_threshold": ("--detector_patience", lambda o: bool(o.get("detector_patience"))),
+    "kl_anneal_cycle": (
+        "--kl_anneal_type Cyclical",
+        lambda o: o.get("kl_anneal_type") == "Cyclical",
+    ),
+    "kl_anneal_ratio": ("--kl_anneal_type", lambda o: o.get("kl_anneal_type") != "None"),
+}
 
 
 def _argument_type(hint: Any) -> tuple[type, bool]:
@@ -288,19 +309,11 @@ def fill_in_derived(options: TrainerOptions) -> None:
 
 def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[str]:
     """A line for each typed option that another one makes meaningless, so that none is silent."""
-    needs = {
-        "fast_partial": (options.fast_train, "--fast_train"),
-        "fast_train_epoch": (options.fast_train, "--fast_train"),
-        "lr_milestones": (options.lr_scheduler == "multistep", "--lr_scheduler multistep"),
-        "lr_gamma": (options.lr_scheduler == "multistep", "--lr_scheduler multistep"),
-        "detector_threshold": (options.detector_patience > 0, "--detector_patience"),
-        "kl_anneal_cycle": (options.kl_anneal_type == "Cyclical", "--kl_anneal_type Cyclical"),
-        "kl_anneal_ratio": (options.kl_anneal_type != "None", "--kl_anneal_type"),
-    }
+    values = vars(options)
     lines = [
         f"note: --{name} has no effect without {other}"
-        for name, (met, other) in needs.items()
-        if name in explicit and not met
+        for name, (other, has_effect) in IDLE_UNLESS.items()
+        if name in explicit and not has_effect(values)
     ]
     if options.auto_save and "per_save" in explicit:
         lines.append("note: --per_save is ignored with --auto_save")

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.errors import UserError
+from modules.errors import UserError, path_argument
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command `video`."""
     add = parser.add_argument
     # fmt: off
-    add("clips", type=Path, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
-    add("--out", type=Path, required=True, metavar="ROOT", help="folder of the new data set")
+    add("clips", type=path_argument, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
+    add("--out", type=path_argument, required=True, metavar="ROOT", help="folder of the new data set")
     add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
     add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images (default: that of --fps)")
     add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--val_frames", type=int, metavar="N", help="frames of the validation video (default: 630, but at most a fifth of all)")
     add("--test", type=int, nargs="+", metavar="N", help="labels of each test sequence; 0: none (default: one of 630, but at most a tenth of all frames)")
     add("--pause", type=float, default=1.0, metavar="S", help="seconds left out between two splits of one recording (default 1)")
-    add("--labels", type=Path, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of OpenPose's JSON files (one per frame of the clip), or a COCO keypoint file")
+    add("--labels", type=path_argument, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of OpenPose's JSON files (one per frame of the clip), or a COCO keypoint file")
     add("--max_gap", type=float, default=0.5, metavar="S", help="seconds for which a person or joint that was not found is filled in; a longer gap ends the recording (default 0.5)")
     add("--smooth", type=float, default=0.7, metavar="N", help="frames over which joints are averaged (standard deviation of the Gaussian); 0: not at all (default 0.7)")
-    add("--weights", type=Path, metavar="FILE", help="weights of torchvision's keypointrcnn_resnet50_fpn (default: fetched by torchvision, 226 MB, once)")
+    add("--weights", type=path_argument, metavar="FILE", help="weights of torchvision's keypointrcnn_resnet50_fpn (default: fetched by torchvision, 226 MB, once)")
     add("--detect_size", type=int, default=800, metavar="N", help="shorter side, in pixels, at which joints are looked for; less is faster and finds less (default 800)")
     add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where joints are looked for (default auto: CUDA where there is one)")
     add("--batch_size", type=int, default=4, metavar="N", help="frames looked at side by side (default 4)")

@@ -163,6 +163,8 @@ def test_options_without_effect_are_said() -> None:
     assert "--fast_partial has no effect without --fast_train" in notes("--fast_partial", "0.2")
     assert notes("--fast_partial", "0.2", "--fast_train") == ""
     assert "--lr_gamma" in notes("--lr_gamma", "0.5")
+    assert "--tfr_sde has no effect without --tfr" in notes("--tfr_sde", "3", "--tfr", "0")
+    assert notes("--tfr_sde", "3") == ""
     assert "--per_save is ignored with --auto_save" in notes("--per_save", "2", "--auto_save")
     assert "--kl_anneal_cycle" in notes("--kl_anneal_cycle", "4", "--kl_anneal_type", "Monotonic")
 

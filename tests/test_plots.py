@@ -1,9 +1,6 @@
-"""The figures: what is drawn in them, not their pixels; the pictures; the command line."""
+"""The figures of a run and its schedules: what is drawn, not their pixels; the command line."""
 
-import csv
 import gc
-import itertools
-import json
 import math
 import os
 import subprocess
@@ -11,115 +8,23 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
+from drawn import BASELINES, check_layout, colours, line, lines, make_run, set_parent, texts, video
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
-from modules import plots
+from modules import figures, pictures, plots, report, runs
 from modules.errors import UserError
 from modules.options import TrainerOptions
-from modules.runlog import METRIC_COLUMNS, append_metrics, write_config, write_psnr_per_frame
+from modules.runlog import METRIC_COLUMNS
 from modules.schedules import teacher_forcing_drawn
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-BASELINES = {"first_frame": 20.26, "mean_train_frame": 22.73}
-OPTIONS: dict[str, Any] = {
-    "DR": "data",
-    "num_epoch": 10,
-    "train_vi_len": 16,
-    "val_vi_len": 630,
-    "lr": 0.001,
-    "lr_scheduler": "constant",
-    "lr_milestones": [5, 7],
-    "seed": 0,
-    "tfr": 1.0,
-    "tfr_sde": 2,
-    "tfr_d_step": 0.1,
-    "detector_patience": 0,
-    "kl_anneal_type": "Cyclical",
-    "kl_anneal_cycle": 10,
-    "kl_anneal_ratio": 1.0,
-    "kl_beta": 1.0,
-    "num_workers": 2,
-}
-
-
-def make_run(
-    folder: Path,
-    epochs: int = 10,
-    *,
-    options: dict[str, Any] | None = None,
-    broken: tuple[int, ...] = (),
-    rows: dict[int, dict[str, float]] | None = None,
-    psnr: float = 25.0,
-    **config: Any,
-) -> Path:
-    """A run's folder. broken: epochs without a finite sequence; rows: values that differ."""
-    folder.mkdir(parents=True)
-    settings = {**OPTIONS, "num_epoch": epochs, "save_root": str(folder), **(options or {})}
-    write_config(folder / "config.json", {"options": settings, "baselines": BASELINES, **config})
-    rng = np.random.default_rng(epochs)
-    lines = []
-    for epoch in range(epochs):
-        score = psnr - 6 * math.exp(-epoch / 4) + 0.1 * rng.normal()
-        mse = 10 ** (-(score + 3) / 10)
-        row = dict.fromkeys(METRIC_COLUMNS, 0.0) | {"epoch": epoch, "seconds": 30.0, "lr": 0.001}
-        row |= {"train_mse": mse, "train_kl": 50.0, "train_loss": mse + 0.01, "beta": epoch % 5 / 5}
-        row |= {"train_psnr": score + 3, "val_psnr": score, "val_loss": 10 ** (-score / 10)}
-        row |= {"tfr": max(0.0, 1 - epoch / 10), "tf_active": int(epoch % 3 != 2)}
-        if epoch in broken:
-            names = ("train_loss", "train_mse", "train_kl", "train_psnr")
-            row |= {**dict.fromkeys(names, math.nan), "skipped": 7}
-        row |= (rows or {}).get(epoch, {})
-        if epoch == 0:
-            append_metrics(folder / "metrics.csv", row)  # the real writer's format
-        else:
-            lines.append(",".join(repr(row[name]) for name in METRIC_COLUMNS) + "\n")
-    with (folder / "metrics.csv").open("a") as file:
-        file.writelines(lines)
-    write_psnr_per_frame(folder / "psnr_per_frame.csv", psnr + rng.normal(size=40))
-    return folder
 
 
 def figure_of(folder: Path) -> Figure:
-    return plots.curves_figure(plots.load_run(folder))
-
-
-def lines(figure: Figure, name: str) -> list[Any]:
-    """The figure's lines that show these numbers, in the order of drawing."""
-    return [line for axes in figure.axes for line in axes.lines if line.get_gid() == name]
-
-
-def line(figure: Figure, name: str) -> Any:
-    (found,) = lines(figure, name)
-    return found
-
-
-def texts(figure: Figure) -> list[str]:
-    """Everything that is written in a figure."""
-    figure.canvas.draw()
-    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
-
-
-def check_layout(figure: Figure, width: float = plots.COLUMN) -> None:
-    """The figure has its width, nothing sticks out of it, no text is smaller than 7 pt."""
-    assert figure.get_figwidth() * 2.54 == pytest.approx(width)
-    assert all(text.get_fontsize() >= 7 for text in figure.findobj(Text) if text.get_text())
-    box = figure.get_tightbbox()
-    assert box is not None
-    assert box.x0 >= 0 and box.y0 >= 0
-    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
-
-
-def colours(path: Path) -> int:
-    """Number of distinct colours of an image file."""
-    with Image.open(path) as image:
-        found = image.convert("RGB").getcolors(maxcolors=2**24)
-    return len(found)
+    return plots.curves_figure(runs.load_run(folder))
 
 
 # ----------------------------------------------------------------------------------------
@@ -127,7 +32,7 @@ def colours(path: Path) -> int:
 
 
 def test_curves_show_the_columns_of_metrics_csv(tmp_path: Path) -> None:
-    run = plots.load_run(make_run(tmp_path / "run"))
+    run = runs.load_run(make_run(tmp_path / "run"))
     figure = plots.curves_figure(run)
     names = ("train_psnr", "val_psnr", "train_loss", "train_mse", "val_loss", "beta", "tfr", "lr")
     for name in names:
@@ -185,7 +90,7 @@ def test_any_length(tmp_path: Path, epochs: int) -> None:
     assert path == folder / "curves.png"
     assert colours(path) > 20
     with Image.open(path) as image:
-        assert image.width == pytest.approx(plots.COLUMN / 2.54 * plots.DPI, abs=1)
+        assert image.width == pytest.approx(figures.COLUMN / 2.54 * figures.DPI, abs=1)
     assert not list(folder.glob(".*"))  # no temporary file stays
 
 
@@ -224,16 +129,6 @@ def test_resumed_run(tmp_path: Path) -> None:
     assert not lines(figure_of(make_run(tmp_path / "other", resumed_at=[])), "resumed")
 
 
-def set_parent(child: Path, parent: Path | None, epoch: int) -> None:
-    config = json.loads((child / "config.json").read_text())
-    config["parent"] = {
-        "ckpt_path": "best.ckpt",
-        "run": None if parent is None else str(parent),
-        "epoch": epoch,
-    }
-    (child / "config.json").write_text(json.dumps(config))
-
-
 def test_fine_tuned_run_follows_its_parents(tmp_path: Path) -> None:
     old, middle, young = (
         make_run(tmp_path / name, n) for name, n in (("o", 8), ("m", 5), ("y", 3))
@@ -245,11 +140,11 @@ def test_fine_tuned_run_follows_its_parents(tmp_path: Path) -> None:
     assert first.get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
     assert second.get_xdata().tolist() == [6, 7, 8, 9]
     assert own.get_xdata().tolist() == [10, 11, 12]
-    np.testing.assert_array_equal(first.get_ydata(), plots.load_run(old).metrics["val_psnr"][:6])
+    np.testing.assert_array_equal(first.get_ydata(), runs.load_run(old).metrics["val_psnr"][:6])
     assert first.get_alpha() < 1 and own.get_alpha() is None
     marks = [each.get_xdata()[0] for each in lines(figure, "took over")]
     assert sorted(set(marks)) == [5.5, 9.5] and len(marks) == 8  # in each of the four panels
-    best = int(np.argmax(plots.load_run(young).metrics["val_psnr"]))
+    best = int(np.argmax(runs.load_run(young).metrics["val_psnr"]))
     assert line(figure, "best").get_label().endswith(f"epoch {10 + best} (own {best})")
     assert "parent" in figure.axes[3].get_xlabel() and "o → m" in figure.axes[3].get_xlabel()
     check_layout(figure)
@@ -259,23 +154,25 @@ def test_fine_tuned_run_follows_its_parents(tmp_path: Path) -> None:
 def test_lineage_that_cannot_be_followed(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", 4), make_run(tmp_path / "b", 4)
     set_parent(b, tmp_path / "gone", 2)
-    assert [part.shift for part in plots.lineage(plots.load_run(b))] == [0]
+    assert [part.shift for part in runs.lineage(runs.load_run(b))] == [0]
+    set_parent(b, a, -1)  # the parent had not finished an epoch
+    assert len(runs.lineage(runs.load_run(b))) == 1
     set_parent(b, None, 2)
-    assert len(plots.lineage(plots.load_run(b))) == 1
+    assert len(runs.lineage(runs.load_run(b))) == 1
     set_parent(b, Path("/elsewhere/a"), 2)  # both were moved: found beside it
-    assert [part.shift for part in plots.lineage(plots.load_run(b))] == [0, 3]
+    assert [part.shift for part in runs.lineage(runs.load_run(b))] == [0, 3]
     set_parent(a, b, 1)
     set_parent(b, a, 2)  # each is the other's parent
-    assert [part.run.name for part in plots.lineage(plots.load_run(a))] == ["b", "a"]
+    assert [part.run.name for part in runs.lineage(runs.load_run(a))] == ["b", "a"]
     set_parent(a, a, 1)
-    assert len(plots.lineage(plots.load_run(a))) == 1
+    assert len(runs.lineage(runs.load_run(a))) == 1
 
 
 def test_names_are_no_formulas(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     folder = make_run(tmp_path / "a$\\frac{$ 舞")
     assert colours(plots.draw_curves(folder)) > 20
-    runs = [plots.load_run(each) for each in (folder, make_run(tmp_path / "_b"))]
-    figure = plots.comparison_figure("validation_loss", runs)
+    both = [runs.load_run(each) for each in (folder, make_run(tmp_path / "_b"))]
+    figure = report.comparison_figure("validation_loss", both)
     assert {"a$\\frac{$ ?", " _b"} <= set(texts(figure))
     assert not recwarn.list
 
@@ -316,402 +213,16 @@ def test_files_are_written_whole_or_not_at_all(
     monkeypatch.setattr(Path, "replace", refuse)
     for write in (
         lambda: plots.draw_curves(folder),
-        lambda: plots.write_gif(folder / "a.gif", frames),
-        lambda: plots.write_comparison_gif(folder / "b.gif", frames, frames, frames),
-        lambda: plots.write_sheet(folder / "c.png", frames, frames, frames),
-        lambda: plots.draw_psnr_per_frame(folder / "d.png", np.ones(3)),
+        lambda: pictures.write_gif(folder / "a.gif", frames),
+        lambda: pictures.write_comparison_gif(folder / "b.gif", frames, frames, frames),
+        lambda: pictures.write_sheet(folder / "c.png", frames, frames, frames),
+        lambda: pictures.draw_psnr_per_frame(folder / "d.png", np.ones(3)),
     ):
         with pytest.raises(UserError, match="No space"):
             write()
     names = {"config.json", "curves.png", "metrics.csv", "psnr_per_frame.csv"}
     assert {path.name for path in folder.iterdir()} == names
     assert (folder / "curves.png").read_bytes() == before
-
-
-# ----------------------------------------------------------------------------------------
-# psnr_per_frame.png
-
-
-def dips(n: int = 600, *places: tuple[int, float]) -> np.ndarray:
-    """A curve of 30 dB with dips of a given depth around frames."""
-    frames = np.arange(1, n + 1)
-    return 30.0 - sum(depth * np.exp(-(((frames - at) / 12) ** 2)) for at, depth in places)
-
-
-def test_lowest_stretches_of_a_hand_made_curve() -> None:
-    curve = dips(600, (100, 4.0), (250, 8.0), (400, 2.0), (550, 6.0))
-    stretches = plots.lowest_stretches(curve)
-    assert [stretch.lowest for stretch in stretches] == [250, 550, 100]  # lowest first, 400 not
-    for start, stop, lowest in stretches:
-        assert 1 <= start <= lowest < stop <= 601
-        assert stop - start == 15
-    assert stretches == plots.lowest_stretches(curve.copy())
-    # Negative control: without the deepest dip, the fourth one is marked.
-    others = dips(600, (100, 4.0), (400, 2.0), (550, 6.0))
-    assert [stretch.lowest for stretch in plots.lowest_stretches(others)] == [550, 100, 400]
-
-
-def test_a_short_deep_dip_is_found_beside_long_shallow_ones() -> None:
-    curve = dips(629, (80, 3.0), (250, 2.0), (440, 2.0), (590, 2.5))
-    curve[495:503] -= 5.0
-    assert {stretch.lowest for stretch in plots.lowest_stretches(curve)} & set(range(496, 504))
-
-
-def test_lowest_stretches_do_not_overlap() -> None:
-    rng = np.random.default_rng(0)
-    for n in (2, 5, 20, 61, 629, 5000):
-        stretches = sorted(plots.lowest_stretches(28 + rng.normal(size=n)))
-        assert 1 <= len(stretches) <= 3
-        assert all(a.stop < b.start for a, b in itertools.pairwise(stretches))
-    assert len(plots.lowest_stretches(28 + rng.normal(size=629))) == 3
-    assert len(plots.lowest_stretches(np.array([20.0]))) == 1
-    assert len(plots.lowest_stretches(np.full(100, 25.0))) <= 1
-    assert plots.lowest_stretches(np.full(100, math.nan)) == []
-
-
-def test_lowest_stretches_leave_out_missing_values() -> None:
-    curve = dips(600, (100, 4.0), (250, 8.0), (550, 6.0))
-    curve[200:300] = math.nan
-    lowest = [stretch.lowest for stretch in plots.lowest_stretches(curve)]
-    assert lowest[:2] == [550, 100]
-    assert all(np.isfinite(curve[frame - 1]) for frame in lowest)
-
-
-def video(frames: int, height: int = 8, width: int = 12, seed: int = 0) -> np.ndarray:
-    shape = (frames, height, width, 3)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def test_psnr_per_frame_with_pictures(tmp_path: Path) -> None:
-    curve = dips(400, (60, 4.0), (180, 8.0), (300, 6.0))
-    pictures = {name: video(401, seed=i) for i, name in enumerate(("label", "truth", "prediction"))}
-    figure = plots.psnr_per_frame_figure(curve, title_prefix="Validation", pictures=pictures)
-    written = texts(figure)
-    assert f"Validation PSNR per frame, average {curve.mean():.2f} dB" in written
-    assert line(figure, "psnr").get_xdata().tolist() == list(range(1, 401))
-    assert [each.get_xdata()[0] for each in lines(figure, "lowest")] == [180, 300, 60]
-    shown = {axes.get_gid(): axes.images[0] for axes in figure.axes if axes.images}
-    assert list(shown) == [f"{name} {t}" for t in (180, 300, 60) for name in pictures]
-    for name, frames in pictures.items():
-        image = shown[f"{name} 300"]
-        np.testing.assert_array_equal(image.get_array(), frames[300])
-        assert image.get_interpolation() == "nearest"
-    assert f"1: frame\n180\n{curve[179]:.2f} dB" in written
-    check_layout(figure)
-    out = plots.draw_psnr_per_frame(
-        tmp_path / "p.png", curve, labels=pictures["label"], prediction=pictures["prediction"]
-    )
-    assert colours(out) > 100
-
-
-@pytest.mark.parametrize("frames", [2, 5, 3001])
-def test_psnr_per_frame_of_any_length(tmp_path: Path, frames: int) -> None:
-    curve = 25 + np.random.default_rng(1).normal(size=frames - 1)
-    figure = plots.psnr_per_frame_figure(curve)
-    check_layout(figure)
-    assert figure.axes[0].get_xlabel() == "frame"
-    assert texts(figure)[0]
-    assert colours(plots.draw_psnr_per_frame(tmp_path / "p.png", curve)) > 5
-
-
-def test_psnr_per_frame_with_missing_values_claims_no_average() -> None:
-    curve = dips(100, (50, 5.0))
-    assert not lines(plots.psnr_per_frame_figure(curve), "missing")
-    curve[10:13] = math.nan
-    figure = plots.psnr_per_frame_figure(curve, title_prefix="Validation ")
-    title = next(text for text in texts(figure) if text.startswith("Validation"))
-    assert title.startswith("Validation PSNR per frame, no average:\n3 of 100 frames")
-    assert line(figure, "missing").get_xdata().tolist() == [11, 12, 13]
-    assert not lines(figure, "average")
-    plots.psnr_per_frame_figure(np.full(5, math.nan))
-
-
-def test_psnr_per_frame_refuses_other_shapes(tmp_path: Path) -> None:
-    out = tmp_path / "p.png"
-    for psnr, pictures in (
-        (np.ones((3, 2)), {}),
-        (np.ones(0), {}),
-        (np.ones(9), {"labels": video(9)}),
-        (np.ones(9), {"truth": video(10), "prediction": video(10, width=4)}),
-        (np.ones(9), {"truth": video(10).astype(float)}),
-    ):
-        with pytest.raises(ValueError):
-            plots.draw_psnr_per_frame(out, psnr, **pictures)
-    assert not out.exists()
-
-
-# ----------------------------------------------------------------------------------------
-# GIFs and contact sheet
-
-
-def gif_frames(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Frames (T, H, W, 3) as a viewer shows them, and their durations in ms."""
-    frames, durations = [], []
-    with Image.open(path) as image:
-        for t in range(image.n_frames):
-            image.seek(t)
-            frames.append(np.asarray(image.convert("RGB")))
-            durations.append(image.info["duration"])
-    return np.stack(frames), durations
-
-
-def moving_square(frames: int, noise: float = 0.0) -> np.ndarray:
-    """A red square on a grey gradient, with a sensor's noise."""
-    rng = np.random.default_rng(0)
-    pictures = np.tile(np.linspace(60, 200, 64), (frames, 32, 1))[..., None].repeat(3, axis=3)
-    for t in range(frames):
-        pictures[t, 10:20, t % 54 : t % 54 + 10] = (200, 30, 30)
-    return np.clip(pictures + noise * rng.normal(size=pictures.shape), 0, 255).astype(np.uint8)
-
-
-def test_comparison_gif(tmp_path: Path) -> None:
-    truth = moving_square(30)
-    labels, prediction = truth[..., ::-1].copy(), truth[:, :, ::-1].copy()
-    path = plots.write_comparison_gif(tmp_path / "val.gif", labels, truth, prediction, fps=15)
-    frames, durations = gif_frames(path)
-    assert len(frames) == 30
-    assert sum(durations) == 2000 and set(durations) == {60, 70}  # hundredths of a second
-    bar = frames.shape[1] - 128
-    assert frames.shape[2] == 3 * 256 + 2 * 4 and 10 < bar < 30
-    for column, pictures in enumerate((labels, truth, prediction)):
-        panel = frames[:, bar:, column * 260 : column * 260 + 256]
-        np.testing.assert_array_equal(panel, panel[:, ::4, ::4].repeat(4, 1).repeat(4, 2))
-        error = panel[:, ::4, ::4].astype(int) - pictures
-        assert np.abs(error).max() <= 16, column
-    assert (frames[:, bar:, 256:260] == 255).all()  # the separators
-    captions = frames[:, :bar]
-    assert all((captions[t] != captions[t + 1]).any() for t in range(29))  # the frame's number
-    assert (captions[3][:, 260:] == captions[4][:, 260:]).all()
-    narrow, _ = gif_frames(plots.write_comparison_gif(path, labels, None, prediction, scale=2))
-    assert narrow.shape[1:] == (64 + bar, 2 * 128 + 4, 3)
-
-
-def test_gifs_keep_every_frame(tmp_path: Path) -> None:
-    equal = video(1).repeat(40, axis=0)
-    equal[20:23] = 255 - equal[0]
-    frames, durations = gif_frames(plots.write_gif(tmp_path / "a.gif", equal, fps=20, scale=3))
-    assert frames.shape == (40, 24, 36, 3) and durations == [50] * 40
-    np.testing.assert_array_equal(frames[0], frames[19])
-    np.testing.assert_array_equal(frames[20], frames[22])
-    assert np.abs(frames[:, ::3, ::3].astype(int) - equal).max() <= 16
-    # Negative control: written the plain way, equal frames become one.
-    pictures = [Image.fromarray(frame) for frame in equal]
-    pictures[0].save(tmp_path / "b.gif", save_all=True, append_images=pictures[1:], duration=50)
-    with Image.open(tmp_path / "b.gif") as image:
-        assert image.n_frames < 40
-    assert len(gif_frames(plots.write_gif(tmp_path / "c.gif", equal[:1]))[0]) == 1
-    path = plots.write_comparison_gif(tmp_path / "d.gif", equal, equal, equal)
-    assert len(gif_frames(path)[0]) == 40
-
-
-def test_comparison_gif_of_a_whole_validation_video_stays_small(tmp_path: Path) -> None:
-    truth, prediction = moving_square(630, noise=1.0), moving_square(630, noise=3.0)
-    path = plots.write_comparison_gif(tmp_path / "val.gif", moving_square(630), truth, prediction)
-    assert path.stat().st_size < 6e6
-    with Image.open(path) as image:
-        assert image.n_frames == 630
-
-
-def test_sheet_shows_exact_pixels(tmp_path: Path) -> None:
-    labels, truth, prediction = (video(50, 32, 64, seed) for seed in range(3))
-    path = plots.write_sheet(
-        tmp_path / "s.png", labels, truth, prediction, np.linspace(20, 30, 49), columns=4
-    )
-    with Image.open(path) as image:
-        sheet = np.asarray(image)
-    found = []
-    for pictures in (labels, truth, prediction):
-        for t in (0, 16, 33, 49):
-            big = pictures[t].repeat(4, 0).repeat(4, 1)
-            corners = np.argwhere((sheet[:, :, :] == big[0, 0]).all(axis=2))
-            places = [
-                (y, x)
-                for y, x in corners
-                if sheet[y : y + 128, x : x + 256].shape == big.shape
-                and (sheet[y : y + 128, x : x + 256] == big).all()
-            ]
-            assert len(places) == 1, t
-            found.append(places[0])
-    rows, columns = [y for y, _ in found[::4]], [x for _, x in found[:4]]
-    assert rows == sorted(rows) and columns == sorted(columns)
-    assert all(y == found[i // 4 * 4][0] for i, (y, _) in enumerate(found))
-    few = plots.write_sheet(tmp_path / "few.png", labels[:3], None, prediction[:3])
-    with Image.open(few) as image:
-        assert image.width < sheet.shape[1]
-
-
-def test_pictures_refuse_other_shapes_and_values(tmp_path: Path) -> None:
-    good, out = video(5), tmp_path / "x"
-    too_bright = good.astype(np.int64) + 4  # as uint8 this would wrap around to black
-    for bad in (too_bright, good / 255.0, good[0], good[..., :1], good[:0], good.tolist()):
-        for write in (
-            lambda bad=bad: plots.write_gif(out, bad),
-            lambda bad=bad: plots.write_comparison_gif(out, good, bad, good),
-            lambda bad=bad: plots.write_sheet(out, good, good, bad),
-        ):
-            with pytest.raises(ValueError):
-                write()
-    for write in (
-        lambda: plots.write_comparison_gif(out, good, good[:4], good),
-        lambda: plots.write_sheet(out, good, good, good, np.ones(5)),
-        lambda: plots.write_sheet(out, good, good, good, columns=0),
-        lambda: plots.write_gif(out, good, fps=0),
-        lambda: plots.write_gif(out, good, fps=90),
-        lambda: plots.write_gif(out, good, scale=0),
-    ):
-        with pytest.raises(ValueError):
-            write()
-    assert not list(tmp_path.iterdir())
-
-
-# ----------------------------------------------------------------------------------------
-# compare
-
-
-def labels_of(*folders: Path) -> list[str]:
-    return plots.run_labels([plots.load_run(folder) for folder in folders])
-
-
-def test_labels_say_just_what_differs(tmp_path: Path) -> None:
-    a = make_run(tmp_path / "a")
-    assert labels_of(a, make_run(tmp_path / "b", options={"tfr": 0.0})) == ["tfr=1", "tfr=0"]
-    # Options without effect here, bookkeeping, and where the run was kept, are no difference.
-    same = {"num_workers": 8, "DR": f"{Path.cwd()}/data", "lr_milestones": [1], "per_save": 9}
-    assert labels_of(a, make_run(tmp_path / "c", options=same)) == ["a", "c"]
-    # Negative control: the same option where it has an effect.
-    steps = {"lr_scheduler": "multistep", "lr_milestones": [1]}
-    d, e = (
-        make_run(tmp_path / n, options={**steps, "lr_milestones": [m]}) for n, m in ("d1", "e2")
-    )
-    assert labels_of(d, e) == ["lr_milestones=1", "lr_milestones=2"]
-    assert labels_of(a, d) == ["lr_scheduler=constant", "lr_scheduler=multistep"]
-    cyclical, none = (
-        {"kl_anneal_type": k, "kl_beta": b} for k, b in (("Cyclical", 1), ("None", 0))
-    )
-    f, g = make_run(tmp_path / "f", options=cyclical), make_run(tmp_path / "g", options=none)
-    assert labels_of(f, g) == [
-        *("kl_anneal_type=Cyclical, kl_beta=1", "kl_anneal_type=None, kl_beta=0"),
-    ]
-
-
-def test_labels_are_unique(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / n, options={"tfr": t}) for n, t in (("x/a", 1), ("y/a", 1))]
-    other = make_run(tmp_path / "z", options={"tfr": 0.5})
-    assert labels_of(*folders) == [f"a ({folder})" for folder in folders]
-    labels = labels_of(*folders, other)
-    assert len(set(labels)) == 3 and labels[2] == "tfr=0.5"
-    child = make_run(tmp_path / "child")
-    set_parent(child, other, 7)
-    assert labels_of(make_run(tmp_path / "b"), child) == [
-        "from scratch",
-        "fine-tuned from z, epoch 7",
-    ]
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> list[Path]:
-    """Runs of different lengths, in an order that is not that of their results."""
-    return [
-        make_run(tmp_path / "middling", 10, psnr=25.0),
-        make_run(tmp_path / "worst", 4, psnr=22.0, options={"tfr": 0.0, "num_epoch": 10}),
-        make_run(tmp_path / "best", 30, psnr=28.0, options={"kl_anneal_type": "Monotonic"}),
-    ]
-
-
-def one_figure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let `compare` draw this figure alone, to save time."""
-    monkeypatch.setattr(plots, "COMPARISONS", {name: plots.COMPARISONS[name]})
-
-
-def test_summary_is_best_first(
-    three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one_figure(monkeypatch, "validation_loss")
-    printed = plots.compare(three, tmp_path / "out")
-    with (tmp_path / "out" / "summary.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert [row["run"] for row in table] == ["best", "middling", "worst"]
-    for name in ("KL annealing", "teacher forcing", "train_vi_len", "epochs", "best epoch"):
-        assert name in table[0]
-    metrics = plots.load_run(three[2]).metrics["val_psnr"]
-    assert float(table[0]["average PSNR (dB)"]) == pytest.approx(metrics.max(), abs=1e-4)
-    assert int(table[0]["best epoch"]) == metrics.argmax()
-    assert float(table[0]["last PSNR (dB)"]) == pytest.approx(metrics[-1], abs=1e-4)
-    early = table[0]["best of first 4 epochs (dB)"]
-    assert float(early) == pytest.approx(metrics[:4].max(), abs=1e-4)
-    assert [row["epochs"] for row in table] == ["30", "10", "4"]
-    assert (
-        table[0]["KL annealing"] == "Monotonic, ratio 1" and table[2]["teacher forcing"] == "none"
-    )
-    text = (tmp_path / "out" / "summary.md").read_text()
-    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("|")]
-    assert [row[0] for row in rows] == ["| run", "| ---", "| best", "| middling", "| worst"]
-    assert rows[2][1] == f"{metrics.max():.2f} (epoch {metrics.argmax()})"
-    assert len({len(row) for row in rows}) == 1
-    for said in ("different lengths, in epochs: middling 10, worst 4, best 30", "4 of its 10"):
-        assert said in text
-        assert any(said in line for line in printed)
-
-
-def test_overlaid_figures(three: list[Path]) -> None:
-    runs = [plots.load_run(folder) for folder in three]
-    figure = plots.comparison_figure("training_loss", runs)
-    check_layout(figure)
-    for axes, name in zip(figure.axes, ("train_mse", "train_kl", "train_loss"), strict=True):
-        assert [each.get_gid() for each in axes.lines] == [name] * 3
-        for each, run in zip(axes.lines, runs, strict=True):
-            np.testing.assert_array_equal(each.get_ydata(), run.metrics[name])
-        assert len({each.get_color() for each in axes.lines}) == 3
-        assert len({each.get_marker() for each in axes.lines}) == 3
-    assert [axes.get_ylabel() for axes in figure.axes][1] == "KL (nats)"
-    assert len({str(style) for style in plots.RUN_STYLES}) == 4
-    entries = [
-        text.get_text().replace("\n", " ")
-        for legend in figure.legends
-        for text in legend.get_texts()
-    ]
-    assert entries == plots.run_labels(runs)  # in the order that was asked for
-
-    figure = plots.comparison_figure("psnr", runs)
-    check_layout(figure)
-    by_time = figure.axes[1]
-    assert by_time.get_xlabel() == "training time (min)"
-    curves = [each for each in by_time.lines if each.get_gid() == "val_psnr"]
-    np.testing.assert_allclose(curves[1].get_xdata(), [0.5, 1.0, 1.5, 2.0])
-    figure = plots.comparison_figure("overview", runs)
-    check_layout(figure, plots.PAGE)
-    assert len(figure.axes) == 8
-    figure = plots.comparison_figure("psnr_per_frame", runs)
-    assert [each.get_xdata().tolist() for each in figure.axes[0].lines] == [list(range(1, 41))] * 3
-
-
-def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, bare = make_run(tmp_path / "whole"), make_run(tmp_path / "bare")
-    (bare / "config.json").unlink()
-    (bare / "psnr_per_frame.csv").unlink()
-    never = dict.fromkeys(("val_psnr", "val_loss"), math.nan)
-    nan = make_run(tmp_path / "nan", 3, rows=dict.fromkeys(range(3), never), broken=(1,))
-    elsewhere = make_run(tmp_path / "other", options={"DR": "/data/other"})
-    printed = "\n".join(plots.compare([nan, bare, whole, elsewhere], tmp_path / "out"))
-    for said in (
-        "bare has no config.json",
-        "nan: no validation gave a number",
-        "nan: 7 sequences were skipped",
-        f"for want of its csv file: {bare}",
-        "different data roots",
-        "/data/other",
-    ):
-        assert said in printed
-    rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
-    assert rows[-1].startswith("nan,,")  # without a number it is last, whatever its place
-    names = {f"{name}.png" for name in plots.COMPARISONS} | {"summary.md", "summary.csv"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    assert all(colours(path) > 20 for path in (tmp_path / "out").glob("*.png"))
-    one_figure(monkeypatch, "psnr_per_frame")
-    plots.compare([bare], tmp_path / "one")
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"summary.md", "summary.csv"}
-    with pytest.raises(UserError, match="named twice"):
-        plots.compare([whole, tmp_path / "nan" / ".." / "whole"], tmp_path / "two")
 
 
 # ----------------------------------------------------------------------------------------

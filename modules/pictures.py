@@ -1,0 +1,389 @@
+"""What shows the frames of a video: psnr_per_frame.png, val.gif, its contact sheet, GIFs.
+
+Legend: T frames, H, W height and width in pixels; pictures are uint8 RGB, PSNR is in dB.
+"""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image, ImageDraw, ImageFont
+
+from modules.figures import (
+    AXIS_TEXT,
+    BAND,
+    BLACK,
+    BLUE,
+    COLUMN,
+    DASHED,
+    DPI,
+    TEXT,
+    VERMILLION,
+    add_line,
+    add_marks,
+    arrange,
+    new_figure,
+    new_panel,
+    number_axis,
+    save,
+    whole_number_axis,
+)
+from modules.runlog import write_atomically
+
+WHITE, KEEP = 7, 255  # palette indices of a GIF: after 7 greys; the pixel stays as it is
+SHEET_HEIGHT = 128  # about how high a small frame is shown, pixels
+
+
+# ----------------------------------------------------------------------------------------
+# psnr_per_frame.png
+
+
+class Stretch(NamedTuple):
+    """Frames of low PSNR around a dip, as frame numbers (from 1); stop is exclusive."""
+
+    start: int
+    stop: int
+    lowest: int  # the frame with the lowest PSNR in it
+
+
+def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
+    """The lowest separate stretches of a curve, lowest first; at most `count`.
+
+    psnr: (T-1,) in dB for frames 1 … T-1; values that are not finite count as missing. The curve is
+    smoothed by a moving average as wide as a stretch (a twelfth of the curve, 1 to 15 frames: wider
+    would hide a short, deep dip).
+    A stretch lies around a local minimum of it; the centres of two are at least twice that width
+    apart, so that there is always something higher to see between them.
+    """
+    n = len(psnr)
+    width = min(15, max(1, n // 12)) | 1
+    kernel = np.ones(min(width, n))
+    known = np.isfinite(psnr)
+    psnr = np.where(known, psnr, np.inf)
+    total = np.convolve(np.where(known, psnr, 0.0), kernel, mode="same")
+    weight = np.convolve(known.astype(float), kernel, mode="same")
+    # Rounded so that equal frames stay equal whatever the order of summation.
+    smooth = np.full(n, np.inf)
+    enough = 2 * weight >= np.convolve(np.ones(n), kernel, mode="same")
+    np.divide(total, weight, out=smooth, where=enough & (weight > 0.5))
+    smooth = np.round(smooth, 6)
+    before, after = np.r_[np.inf, smooth[:-1]], np.r_[smooth[1:], np.inf]
+    minima = np.flatnonzero(np.isfinite(smooth) & (smooth < before) & (smooth <= after))
+    chosen: list[int] = []
+    for centre in minima[np.argsort(smooth[minima], kind="stable")]:
+        if len(chosen) < count and all(abs(centre - other) >= 2 * width for other in chosen):
+            chosen.append(int(centre))
+    half = width // 2
+    stretches = []
+    for centre in chosen:
+        start, stop = max(0, centre - half), min(n, centre + half + 1)
+        lowest = start + int(psnr[start:stop].argmin())
+        stretches.append(Stretch(start + 1, stop + 1, lowest + 1))
+    return stretches
+
+
+def psnr_per_frame_figure(
+    psnr: np.ndarray, *, title_prefix: str = "", pictures: dict[str, np.ndarray] | None = None
+) -> Figure:
+    """PSNR over frame index; below it the rows of pictures for the lowest stretches.
+
+    psnr: (T-1,); pictures: (T, H, W, 3) uint8 each, under the names shown above them
+    """
+    if psnr.ndim != 1 or len(psnr) < 1:
+        raise ValueError(f"psnr must be one value for each frame 1 … T-1, got {psnr.shape}")
+    pictures = check_videos(**(pictures or {}))
+    if any(len(video) != len(psnr) + 1 for video in pictures.values()):
+        raise ValueError(f"{len(psnr)} values of PSNR are for one frame more, frame 0 included")
+    figure = new_figure()
+    panel = new_panel(figure, "PSNR (dB)", height=4.0, xlabel="frame")
+    frames, known = np.arange(1, len(psnr) + 1), np.isfinite(psnr)
+    add_line(panel, frames, psnr, "psnr", color=BLUE)
+    if known.all():
+        look = {"color": BLACK, "ls": DASHED, "lw": 0.8}
+        line = panel.axes.axhline(psnr.mean(), gid="average", label="average", **look)
+        panel.handles.append(line)
+        average = f"average {psnr.mean():.2f} dB"
+    else:  # a mean over the rest must not pass as the average
+        average = f"no average:\n{(~known).sum()} of {len(psnr)} frames have no value"
+        if known.any():
+            average += f"; the others {psnr[known].mean():.2f} dB"
+    stretches = lowest_stretches(psnr)
+    for number, (start, stop, lowest) in enumerate(stretches, 1):
+        band = panel.axes.axvspan(start - 0.5, stop - 0.5, color=BAND, lw=0, zorder=0)
+        band.set_gid("stretch")
+        look = {"marker": "v", "ms": 4.5, "color": VERMILLION, "mec": BLACK, "mew": 0.5}
+        add_marks(panel, [lowest], [psnr[lowest - 1]], "lowest", **look)
+        look = {"fontsize": AXIS_TEXT, "weight": "bold", "ha": "center", "va": "top"}
+        upper = panel.axes.get_xaxis_transform()
+        panel.axes.text((start + stop - 1) / 2, 1.0, str(number), transform=upper, **look)
+    if stretches:
+        noun = "lowest stretches, 1 the lowest" if len(stretches) > 1 else "lowest stretch"
+        panel.handles.append(Patch(facecolor=BAND, label=noun))
+    if not known.all():
+        add_marks(panel, frames[~known], 0.03, "missing", "no value", marker="x", ms=3.5)
+    number_axis(panel.axes)
+    whole_number_axis(panel.axes, 1, len(psnr))
+    low, high = panel.axes.get_ylim()
+    panel.axes.set_ylim(low, high + 0.12 * (high - low))  # room for the stretches' numbers
+    title = f"{title_prefix.strip()} PSNR per frame, {average}".strip()
+    if not (pictures and stretches):
+        arrange(figure, [panel], title=title)
+        return figure
+
+    # Pictures are shown at a whole multiple of their pixels, as far as they are small enough.
+    room = 2.22  # cm, three of them side by side
+    pixels_h, pixels_w = next(iter(pictures.values())).shape[1:3]
+    scale = min(room * DPI / 2.54 / pixels_w, 2 * room * DPI / 2.54 / pixels_h)
+    scale = float(int(scale)) if scale >= 1 else scale
+    height, width = (pixels * scale * 2.54 / DPI for pixels in (pixels_h, pixels_w))  # cm
+    row = max(height + 0.12, 1.05)
+    below = 0.45 + row * len(stretches)
+    total = arrange(figure, [panel], title=title, below=below)
+    for number, stretch in enumerate(stretches):
+        top = below - 0.45 - number * row  # cm above the figure's lower edge
+        text = f"{number + 1}: frame\n{stretch.lowest}\n{psnr[stretch.lowest - 1]:.2f} dB"
+        figure.text(0.2 / COLUMN, top / total, text, fontsize=TEXT, va="top")
+        for column, (name, video) in enumerate(pictures.items()):
+            x = 1.5 + column * (room + 0.1)
+            if number == 0:
+                figure.text(x / COLUMN, (top + 0.1) / total, name, fontsize=TEXT)
+            box = (x / COLUMN, (top - height) / total, width / COLUMN, height / total)
+            axes = figure.add_axes(box, gid=f"{name} {stretch.lowest}")
+            how = "nearest" if scale >= 1 else "antialiased"
+            axes.imshow(video[stretch.lowest], interpolation=how, aspect="auto")
+            axes.set_axis_off()
+    return figure
+
+
+def draw_psnr_per_frame(
+    out: Path,
+    psnr: np.ndarray,
+    *,
+    title_prefix: str = "",
+    labels: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    prediction: np.ndarray | None = None,
+) -> Path:
+    """Draw the PSNR of every frame and the three lowest stretches into the PNG `out`.
+
+    psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
+    labels, truth, prediction: (T, H, W, 3) uint8, index = frame number; those that are given are
+    shown below the curve, at the lowest frame of each stretch
+
+    Raises ValueError for other shapes or types.
+    """
+    pictures = check_videos(label=labels, truth=truth, prediction=prediction)
+    values = np.asarray(psnr, dtype=float)
+    return save(psnr_per_frame_figure(values, title_prefix=title_prefix, pictures=pictures), out)
+
+
+# ----------------------------------------------------------------------------------------
+# val.gif, its contact sheet, GIFs of one sequence
+
+
+def check_videos(**videos: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The videos that are given, by name. Raises ValueError unless all are (T, H, W, 3) uint8, of
+    one shape without a zero."""
+    given = {name: video for name, video in videos.items() if video is not None}
+    for name, video in given.items():
+        if not isinstance(video, np.ndarray) or video.dtype != np.uint8:
+            kind = getattr(video, "dtype", type(video).__name__)
+            raise ValueError(f"{name}: must be a uint8 array (0-255), it is {kind}")
+        if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
+            raise ValueError(f"{name}: must be (T, H, W, 3), it is {video.shape}")
+    shapes = {name: video.shape for name, video in given.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the videos differ in shape: {shapes}")
+    return given
+
+
+def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
+    """(T, H, W, …) → (T, H·scale, W·scale, …): every pixel a square of its own (nearest)."""
+    return pictures.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def viewing_scale(height: int) -> int:
+    """Whole factor that makes a frame about 128 pixels high; 1 for larger ones."""
+    return max(1, round(SHEET_HEIGHT / height))
+
+
+def caption_font(size: float) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib carries with it: the same on every machine."""
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(path, size)
+
+
+def common_palette(video: np.ndarray, colours: int) -> np.ndarray:
+    """At most `colours` colours, (colours, 3) uint8, for all frames together (median cut)."""
+    sample = video[np.unique(np.linspace(0, len(video) - 1, 64).round().astype(int))]
+    image = Image.fromarray(sample.reshape(-1, sample.shape[2], 3)).quantize(colours)
+    return np.array(image.getpalette(), np.uint8).reshape(-1, 3)[:colours]
+
+
+def distinct(palette: np.ndarray) -> np.ndarray:
+    """The palette, (colours, 3), without repetitions, in order."""
+    return np.array(list(dict.fromkeys(map(tuple, palette.tolist()))), np.uint8)
+
+
+def to_palette(video: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """(T, H, W, 3) → (T, H, W) uint8, indices of near colours; KEEP where the last one will do.
+
+    A pixel keeps the colour it shows for as long as that is within 8 of 255 levels of the frame's
+    own, so that the noise of a still background is not stored in every frame.
+    """
+    table = Image.new("P", (1, 1))
+    table.putpalette(palette.tobytes())
+    image = Image.fromarray(video.reshape(-1, video.shape[2], 3))
+    # No dithering: it flickers and doubles the file.
+    nearest = np.asarray(image.quantize(palette=table, dither=Image.Dither.NONE))
+    indices = nearest.reshape(video.shape[:3]).copy()
+    shown, levels = indices[0].copy(), palette.astype(np.int16)
+    for t in range(1, len(video)):
+        near = (np.abs(levels[shown] - video[t]) <= 8).all(axis=-1) | (indices[t] == shown)
+        shown = np.where(near, shown, indices[t])
+        indices[t][near] = KEEP
+        # Pillow merges frames that are stored alike. One pixel drawn as it is already keeps them.
+        if (indices[t] == indices[t - 1]).all():
+            indices[t, 0, 0] = shown[0, 0]
+    return indices
+
+
+def write_indexed_gif(path: Path, indices: np.ndarray, palette: np.ndarray, fps: float) -> Path:
+    """Write (T, H, W) palette indices, KEEP for pixels that stay as they are, as an endless GIF."""
+    if not 0 < fps <= 50:
+        raise ValueError(f"fps {fps}: a GIF shows more than 0 and at most 50 frames a second")
+    # GIF counts hundredths of a second, and players take 0 and 1 for 10. The durations differ by
+    # one of them, so that the whole lasts as long as it should.
+    ends = np.round(np.arange(len(indices) + 1) * 100 / fps).astype(int)
+    durations = (10 * np.diff(ends)).tolist()  # ms
+    # All of the table's entries differ, as Pillow wants it; what is free of them is of no use.
+    used = {tuple(colour) for colour in palette.tolist()}
+    free = ((r, 1, 1) for r in range(256) if (r, 1, 1) not in used)
+    table = np.array([*palette.tolist(), *(next(free) for _ in range(KEEP + 1 - len(palette)))])
+    data = iio.imwrite(
+        "<bytes>",
+        indices,
+        extension=".gif",
+        plugin="pillow",
+        is_batch=True,
+        duration=durations if len(durations) > 1 else durations[0],
+        loop=0,
+        palette=table.astype(np.uint8).tobytes(),
+        transparency=KEEP,
+        disposal=1,  # what was drawn stays under the next frame
+    )
+    write_atomically(path, data)
+    return path
+
+
+def write_gif(path: Path, frames: np.ndarray, *, fps: float = 15, scale: int = 4) -> Path:
+    """Write one sequence, (T, H, W, 3) uint8, as a GIF of (H·scale, W·scale) pixels.
+
+    Every frame is in the file, equal ones too. Colours are reduced to 255 for the whole sequence
+    and keep still while they are within 8 of 255 levels of the true ones. Raises ValueError.
+    """
+    check_videos(frames=frames)
+    if scale < 1:
+        raise ValueError(f"scale {scale}: must be at least 1")
+    palette = distinct(common_palette(frames, KEEP))
+    return write_indexed_gif(path, enlarge(to_palette(frames, palette), scale), palette, fps)
+
+
+def write_comparison_gif(
+    path: Path,
+    labels: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    *,
+    fps: float = 15,
+    scale: int | None = None,
+) -> Path:
+    """Write label | truth | prediction side by side (label | prediction without a truth).
+
+    All (T, H, W, 3) uint8. Every frame is in the file, with its number above it. scale: whole
+    factor of enlargement; None: about 128 pixels high. Colours are as in `write_gif`: 630 frames of
+    32 × 64 take 2 to 3 MB. Raises ValueError.
+    """
+    videos = check_videos(label=labels, truth=truth, prediction=prediction)
+    frames, height, width = prediction.shape[:3]
+    scale = viewing_scale(height) if scale is None else scale
+    if scale < 1:
+        raise ValueError(f"scale {scale}: must be at least 1")
+    # The labels' few bright colours get entries of their own: by area they would get none.
+    greys = np.linspace(0, 255, WHITE + 1).round().astype(np.uint8)[:, None].repeat(3, axis=1)
+    images = [video for name, video in videos.items() if name != "label"]
+    others = common_palette(np.concatenate(images), 194)
+    palette = distinct(np.concatenate([greys, common_palette(labels, 48), others]))
+
+    gap, bar = 4, 18  # pixels
+    panels = [enlarge(to_palette(video, palette), scale) for video in videos.values()]
+    step = width * scale + gap
+    canvas = np.full((frames, bar + height * scale, step * len(panels) - gap), KEEP, np.uint8)
+    canvas[0] = WHITE
+    for column, panel in enumerate(panels):
+        canvas[:, bar:, column * step : column * step + width * scale] = panel
+    font, before = caption_font(12), None
+    for t in range(frames):
+        strip = Image.new("L", (canvas.shape[2], bar), 255)
+        draw = ImageDraw.Draw(strip)
+        for column, name in enumerate(videos):
+            caption = name if column else f"{t}: {name}"
+            draw.text((column * step + 2, bar // 2), caption, fill=0, font=font, anchor="lm")
+        text = np.asarray(strip) // 32  # one of the 8 greys
+        canvas[t, :bar] = text if before is None else np.where(text == before, KEEP, text)
+        before = text
+    return write_indexed_gif(path, canvas, palette, fps)
+
+
+def write_sheet(
+    path: Path,
+    labels: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    psnr: np.ndarray | None = None,
+    *,
+    columns: int = 8,
+) -> Path:
+    """Write a still of `columns` evenly spaced frames: rows label, truth and prediction.
+
+    labels, truth, prediction: (T, H, W, 3) uint8; psnr: (T-1,) in dB for frames 1 … T-1, shown
+    below. Frames are enlarged to about 128 pixels high, every pixel a square. Raises ValueError.
+    """
+    videos = check_videos(label=labels, truth=truth, prediction=prediction)
+    frames, height, width = prediction.shape[:3]
+    if columns < 1:
+        raise ValueError(f"columns {columns}: must be at least 1")
+    if psnr is not None and np.shape(psnr) != (frames - 1,):
+        raise ValueError(f"psnr has shape {np.shape(psnr)}, for {frames} frames ({frames - 1},)")
+    shown = np.unique(np.linspace(0, frames - 1, columns).round().astype(int))
+    scale, gap = viewing_scale(height), 6
+    high, wide = height * scale, width * scale
+    # 7 pt on a page 17 cm wide: a 69th of the width, but no wider than its picture.
+    size = max(11, min((wide * len(shown)) // 60, wide // 5))
+    font, line = caption_font(size), round(size * 1.5)
+    left = round(max(font.getlength(name) for name in videos) + 2 * gap)
+    rows = len(videos)
+    sheet_size = (left + (wide + gap) * len(shown), line + (high + gap) * rows + line + gap)
+    sheet = Image.new("RGB", sheet_size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, video) in enumerate(videos.items()):
+        y = line + row * (high + gap)
+        draw.text((gap, y + high // 2), name, fill="black", font=font, anchor="lm")
+        for column, picture in enumerate(enlarge(video[shown], scale)):
+            sheet.paste(Image.fromarray(picture), (left + column * (wide + gap), y))
+    for column, t in enumerate(shown):
+        middle = left + column * (wide + gap) + wide // 2
+        head = f"frame {t}" if font.getlength(f"frame {frames}") <= wide else str(t)
+        draw.text((middle, line // 2), head, fill="black", font=font, anchor="mm")
+        if psnr is not None:
+            foot = f"{psnr[t - 1]:.2f} dB" if t else "given"
+            draw.text((middle, sheet_size[1] - line // 2), foot, "black", font, anchor="mm")
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+    return path

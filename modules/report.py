@@ -1,0 +1,394 @@
+"""`python -m modules.plots compare`: runs side by side, as overlaid figures and as a table.
+
+Every run is called by just what differs in its settings; the table is best first.
+"""
+
+import csv
+import io
+import itertools
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from modules.errors import UserError
+from modules.figures import (
+    BLACK,
+    BLUE,
+    DASH_DOT,
+    DASHED,
+    DOTTED,
+    GREEN,
+    MARKED_UP_TO,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SOLID,
+    VERMILLION,
+    Look,
+    add_baselines,
+    add_line,
+    add_marks,
+    arrange,
+    drawable,
+    new_figure,
+    new_panel,
+    number_axis,
+    save,
+    whole_number_axis,
+)
+from modules.options import IDLE_UNLESS
+from modules.runlog import write_atomically
+from modules.runs import Run, forcing_text, frames_of, kl_text, load_run, value_text
+
+# Seven colours and four styles have no common divisor: a pair comes again after 28 runs.
+RUN_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, ORANGE, SKY)
+RUN_STYLES = (SOLID, DASHED, DASH_DOT, DOTTED)
+RUN_MARKERS = "os^Dv<p"
+
+
+# ----------------------------------------------------------------------------------------
+# What differs between runs, in words
+
+# Options that change no number, or (DR, ckpt_path) whose meaning config.json says better.
+BOOKKEEPING = frozenset(
+    (
+        *("DR", "save_root", "ckpt_path", "resume", "num_workers", "device", "gpu", "per_save"),
+        *("auto_save", "store_visualization", "tensorboard", "dry_run", "test", "preset"),
+        *("save_minutes", "no_graph", "recompute"),
+    )
+)
+
+
+def settings(run: Run) -> dict[str, str]:
+    """What made the run's numbers what they are: its options that have an effect, data, start."""
+    options = run.options
+    texts = {
+        name: value_text(value)
+        for name, value in options.items()
+        if name not in BOOKKEEPING and (name not in IDLE_UNLESS or IDLE_UNLESS[name][1](options))
+    }
+    root = run.config.get("data_root") or options.get("DR")
+    if isinstance(root, str):
+        texts["data"] = str(Path(root).resolve())
+    parent = run.config.get("parent")
+    if isinstance(parent, dict):
+        origin = Path(str(parent.get("run") or parent.get("ckpt_path"))).name
+        texts["start"] = f"fine-tuned from {origin}, epoch {parent.get('epoch')}"
+    elif run.config:
+        texts["start"] = "from scratch"
+    return texts
+
+
+def shortest_paths(paths: set[str]) -> dict[str, str]:
+    """Each absolute path → as many of its last parts as tell it from the others."""
+    depth, short = 0, dict.fromkeys(paths, "")
+    while len(set(short.values())) < len(paths) or "" in short.values():
+        depth += 1
+        short = {path: str(Path(*Path(path).parts[-depth:])) for path in paths}
+    return short
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
+    """The settings that are not the same in all runs: the value in each run, None where it is idle.
+
+    A setting that some runs have no use for differs only if the others do not agree on it.
+    """
+    texts = [settings(run) for run in runs]
+    short = shortest_paths({text["data"] for text in texts if "data" in text})
+    texts = [{**text, "data": short[text["data"]]} if "data" in text else text for text in texts]
+    names = dict.fromkeys(name for text in texts for name in text)
+    columns = {name: [text.get(name) for text in texts] for name in names}
+    return {name: values for name, values in columns.items() if len({*values} - {None}) > 1}
+
+
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """A unique label for each run: the settings in which it differs from the others.
+
+    Where more than half of the runs agree on a setting, only the others name it. A run without any
+    of its own is called by its folder's name.
+    """
+    columns = differing_settings(runs)
+    usual = {
+        name: value
+        for name, values in columns.items()
+        for value, count in Counter(values).items()
+        if 2 * count > len(runs)
+    }
+    labels = []
+    for i, run in enumerate(runs):
+        parts = [
+            str(values[i]) if name == "start" else f"{name}={values[i]}"
+            for name, values in columns.items()
+            if values[i] is not None and values[i] != usual.get(name)
+        ]
+        alone = f"{run.name}, with the settings of most" if columns else run.name
+        labels.append(", ".join(parts) or alone)
+    for name_of in (lambda run: run.name, lambda run: str(run.folder)):
+        twice = {label for label in labels if labels.count(label) > 1}
+        labels = [
+            f"{label} ({name_of(run)})" if label in twice and label != name_of(run) else label
+            for label, run in zip(labels, runs, strict=True)
+        ]
+    return labels
+
+
+# ----------------------------------------------------------------------------------------
+# Summary table
+
+# Settings with a column of their own, in words.
+IN_COLUMNS = frozenset(
+    (
+        *("kl_anneal_type", "kl_anneal_cycle", "kl_anneal_ratio", "kl_beta", "train_vi_len"),
+        *("tfr", "tfr_sde", "tfr_d_step", "detector_patience", "detector_threshold", "num_epoch"),
+    )
+)
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """The folders' names, or their paths if two names are the same."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
+def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each run, best first: the highest validation PSNR, and what made the run.
+
+    Numbers are plain numbers, None where there is none; the same columns in every row.
+    """
+    differing, names, labels = differing_settings(runs), run_names(runs), run_labels(runs)
+    shortest = min(len(run.epochs) for run in runs)
+    unequal = any(len(run.epochs) != shortest for run in runs)
+    rows: list[dict[str, Any]] = []
+    for i, run in enumerate(runs):
+        psnr, best = run.metrics["val_psnr"], run.best()
+        row: dict[str, Any] = {
+            "run": names[i],
+            "average PSNR (dB)": None if best is None else float(psnr[best]),
+            "KL annealing": kl_text(run.options) if run.options else "",
+            "teacher forcing": forcing_text(run.options) if run.options else "",
+            "train_vi_len": run.options.get("train_vi_len", ""),
+            "epochs": len(run.epochs),
+            "best epoch": None if best is None else int(run.epochs[best]),
+            "last PSNR (dB)": float(psnr[-1]) if math.isfinite(psnr[-1]) else None,
+        }
+        if unequal:
+            early = run.best(within=shortest)
+            value = None if early is None else float(psnr[early])
+            row[f"best of first {shortest} epochs (dB)"] = value
+        row |= {n: values[i] or "" for n, values in differing.items() if n not in IN_COLUMNS}
+        row["minutes"] = float(np.nansum(run.metrics["seconds"])) / 60
+        row["label in the figures"] = labels[i]
+        rows.append(row)
+
+    def height(row: dict[str, Any]) -> float:
+        average = row["average PSNR (dB)"]
+        return -math.inf if average is None else average
+
+    return sorted(rows, key=height, reverse=True)
+
+
+def summary_notes(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know before comparing the numbers, a sentence each."""
+    named = list(zip(run_names(runs), runs, strict=True))
+    notes = [
+        "average PSNR: the highest validation PSNR of the run, a mean over frames 1 … T−1 of the "
+        "free-running prediction, at the best epoch; epochs are counted from 0."
+    ]
+    if len({len(run.epochs) for run in runs}) > 1:
+        lengths = ", ".join(f"{name} {len(run.epochs)}" for name, run in named)
+        notes.append(f"The runs have different lengths, in epochs: {lengths}.")
+    for name, run in named:
+        planned = run.options.get("num_epoch")
+        if isinstance(planned, int) and len(run.epochs) < planned:
+            notes.append(f"{name} has {len(run.epochs)} of its {planned} epochs.")
+        if not run.config:
+            notes.append(f"{name} has no config.json, so its options are not known.")
+        if run.best() is None:
+            notes.append(f"{name}: no validation gave a number.")
+        if skipped := int(np.nansum(run.metrics["skipped"])):
+            notes.append(f"{name}: {skipped} sequences were skipped, as they were not finite.")
+        if settings(run).get("start", "").startswith("fine-tuned"):
+            notes.append(f"{name} was fine-tuned: its parent's epochs and time are not counted.")
+    differing = differing_settings(runs)
+    if "data" in differing:
+        data = zip(run_names(runs), differing["data"], strict=True)
+        roots = ", ".join(f"{name} {root or '?'}" for name, root in data)
+        notes.append(
+            f"The runs have different data roots: {roots}. "
+            "Averages over different validation videos cannot be compared."
+        )
+    elif "val_vi_len" in differing:
+        notes.append("The validation videos differ in length, which alone changes the average.")
+    if baselines := common_baselines(runs):
+        known = {"first_frame": "repeating the first frame", "mean_train_frame": "the mean frame"}
+        values = [f"{text} {baselines[key]:.2f} dB" for key, text in known.items()]
+        notes.append(f"Without a model: {', '.join(values)}.")
+    return notes
+
+
+def common_baselines(runs: Sequence[Run]) -> dict[str, float]:
+    """The runs' baselines if all have the same two, else none."""
+    first, *others = (run.config.get("baselines") for run in runs)
+    if not isinstance(first, dict) or any(other != first for other in others):
+        return {}
+    names = ("first_frame", "mean_train_frame")
+    return {name: first[name] for name in names} if first.keys() >= set(names) else {}
+
+
+def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as CSV; numbers with four digits after the point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in row.values()])
+    return text.getvalue()
+
+
+def summary_markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
+    """The rows as a Markdown table, and the notes below it."""
+
+    def cell(name: str, row: dict[str, Any]) -> str:
+        value = row[name]
+        if value is None:
+            return "–"
+        text = f"{value:.1f}" if name == "minutes" else value
+        text = f"{value:.2f}" if name.endswith("(dB)") else str(text)
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(cell(name, row) for name in head) + " |" for row in rows]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+# ----------------------------------------------------------------------------------------
+# Overlaid figures
+
+
+class View(NamedTuple):
+    """A panel of the comparison: a column of metrics.csv against an axis."""
+
+    heading: str
+    ylabel: str
+    column: str  # "psnr": that of psnr_per_frame.csv
+    x: str = "epoch"  # or "time", "frame"
+
+
+VIEWS = {
+    "psnr": View("validation PSNR by epoch", "PSNR (dB)", "val_psnr"),
+    "psnr_time": View("validation PSNR by time", "PSNR (dB)", "val_psnr", "time"),
+    "train_psnr": View("training PSNR", "PSNR (dB)", "train_psnr"),
+    "val": View("validation loss (MSE)", "MSE (pixels 0 to 1)", "val_loss"),
+    "mse": View("training: reconstruction (MSE)", "MSE (pixels 0 to 1)", "train_mse"),
+    "kl": View("training: KL divergence", "KL (nats)", "train_kl"),
+    "total": View("training: total, MSE + β·KL", "loss (pixels 0 to 1)", "train_loss"),
+    "frames": View("PSNR per frame, latest validation", "PSNR (dB)", "psnr", "frame"),
+}
+# File → its title and panels.
+COMPARISONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "training_loss": ("Training loss", ("mse", "kl", "total")),
+    "validation_loss": ("Validation loss", ("val",)),
+    "psnr": ("PSNR", ("psnr", "psnr_time", "train_psnr")),
+    "psnr_per_frame": ("PSNR per frame", ("frames",)),
+    "overview": ("Overview", tuple(VIEWS)),
+}
+
+
+def time_unit(runs: Sequence[Run]) -> tuple[str, float]:
+    """Name and seconds of the unit in which the longest run's time reads well."""
+    longest = max(float(np.nansum(run.metrics["seconds"])) for run in runs)
+    if longest < 180:
+        return "s", 1.0
+    return ("min", 60.0) if longest < 180 * 60 else ("h", 3600.0)
+
+
+def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
+    """The figure DIR/`name`.png of `compare`, a key of COMPARISONS; runs in the order given."""
+    title, keys = COMPARISONS[name]
+    figure, columns = new_figure(), 2 if name == "overview" else 1
+    unit, seconds = time_unit(runs)
+    looks: list[Look] = [
+        {"color": colour, "ls": style, "marker": marker}
+        for colour, style, marker, _ in zip(
+            *map(itertools.cycle, (RUN_COLOURS, RUN_STYLES, RUN_MARKERS)), runs, strict=False
+        )
+    ]
+    characters = 104 if columns > 1 else 48  # of a line of legend
+    labels = [
+        textwrap.fill(drawable(label), characters, break_on_hyphens=False)
+        for label in run_labels(runs)
+    ]
+    handles = [
+        Line2D([], [], label=label, lw=1.2, ms=3 * (len(run.epochs) <= MARKED_UP_TO), **look)
+        for run, label, look in zip(runs, labels, looks, strict=True)
+    ]
+    star: Look = {"marker": "*", "ms": 8, "mec": BLACK, "mew": 0.5}
+    if any(VIEWS[key].column == "val_psnr" for key in keys):
+        handles.append(Line2D([], [], label="best epoch", ls="None", color="white", **star))
+    xlabels = {"epoch": "epoch", "time": f"training time ({unit})", "frame": "frame"}
+    panels = []
+    for heading, ylabel, column, axis in (VIEWS[key] for key in keys):
+        panel = new_panel(figure, ylabel, height=3.4, heading=heading, xlabel=xlabels[axis])
+        panels.append(panel)
+        drawn: list[tuple[np.ndarray, np.ndarray]] = []
+        for run, look in zip(runs, looks, strict=True):
+            if axis == "frame":
+                if (table := frames_of(run.folder)) is None:
+                    continue
+                x, y = table
+            else:
+                x, y = run.epochs, run.metrics[column]
+                if axis == "time":
+                    x = np.nancumsum(run.metrics["seconds"]) / seconds
+            add_line(panel, x, y, column, **look)
+            drawn.append((x, y))
+            if column == "val_psnr" and (best := run.best()) is not None:
+                at = {"color": look["color"], "zorder": 5, **star}
+                add_marks(panel, x[best : best + 1], y[best : best + 1], "best", **at)
+        if column == "val_psnr":
+            add_baselines(panel, common_baselines(runs))
+        losses = [y for _, y in drawn if "PSNR" not in ylabel]
+        number_axis(panel.axes, np.concatenate(losses) if losses else None)
+        if axis == "time":
+            panel.axes.set_xlim(left=0)
+        elif drawn:
+            ends = [(x.min(), x.max()) for x, _ in drawn]
+            whole_number_axis(panel.axes, min(a for a, _ in ends), max(b for _, b in ends))
+    arrange(figure, panels, title=title, handles=handles, columns=columns)
+    return figure
+
+
+def compare(folders: Sequence[Path], out: Path) -> list[str]:
+    """Write figures and summary of the runs into the folder `out`; returns lines to be printed.
+
+    Raises UserError for folders that are no runs or named twice.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, resolved, strict=True):
+        if resolved.count(path) > 1:
+            raise UserError(f"{folder}: is named twice; give every run once")
+    runs = [load_run(folder) for folder in folders]
+    rows, notes = summary_rows(runs), summary_notes(runs)
+    without = [run for run in runs if frames_of(run.folder) is None]
+    if without:
+        names = ", ".join(str(run.folder) for run in without)
+        notes.append(f"Not in the figure of PSNR per frame, for want of its csv file: {names}.")
+    out.mkdir(parents=True, exist_ok=True)
+    written = [
+        save(comparison_figure(name, runs), out / f"{name}.png")
+        for name in COMPARISONS
+        if name != "psnr_per_frame" or len(without) < len(runs)
+    ]
+    tables = {"summary.md": summary_markdown(rows, notes), "summary.csv": summary_csv(rows)}
+    for name, text in tables.items():
+        write_atomically(out / name, text.encode())
+        written.append(out / name)
+    return [*(f"note: {note}" for note in notes[1:]), *(f"wrote {path}" for path in written)]

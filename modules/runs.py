@@ -1,0 +1,157 @@
+"""A run's folder read back: options, metrics, where it came from, and its settings in words."""
+
+import contextlib
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modules.errors import UserError
+from modules.runlog import METRIC_COLUMNS, read_config, read_metrics, read_psnr_per_frame
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it wrote: config.json and the columns of metrics.csv, (epochs,)."""
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def epochs(self) -> np.ndarray:
+        return self.metrics["epoch"].astype(int)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        options = self.config.get("options")
+        return options if isinstance(options, dict) else {}
+
+    def best(self, within: int | None = None) -> int | None:
+        """Row with the highest val_psnr (among the first `within` ones); None if all are NaN."""
+        psnr = self.metrics["val_psnr"][:within]
+        known = np.isfinite(psnr)
+        return int(np.where(known, psnr, -np.inf).argmax()) if known.any() else None
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run. Raises UserError that names the file which is missing or no good."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the --save_root of a run")
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: missing: no epoch has ended yet, or this is no run's folder")
+    try:
+        metrics = read_metrics(path)
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: is no table of numbers ({error})") from error
+    if missing := [name for name in METRIC_COLUMNS if name not in metrics]:
+        what = "is empty" if not metrics else f"lacks the columns {', '.join(missing)}"
+        raise UserError(f"{path}: {what}; Trainer.py writes it anew with --resume or a new run")
+    if not metrics["epoch"].size:
+        raise UserError(f"{path}: has no rows: no epoch has ended yet")
+    epochs = metrics["epoch"]
+    if not np.isfinite(epochs).all():
+        raise UserError(f"{path}: has a row without a number of its epoch")
+    if not ((epochs >= 0) & (epochs < 2**31) & (epochs % 1 == 0)).all():
+        raise UserError(f"{path}: has an epoch that is no whole number from 0 on")
+    return Run(folder, read_config(folder), metrics)
+
+
+class Segment(NamedTuple):
+    """A part of a lineage: the first `rows` rows of a run, whose epoch e is drawn at e + shift."""
+
+    run: Run
+    rows: int
+    shift: int
+
+
+def parent_of(run: Run) -> tuple[Run, int] | None:
+    """The run whose weights this one started from, and after which of its epochs.
+
+    None if config.json names none or the run is gone. Runs that were moved together are found
+    beside each other.
+    """
+    parent = run.config.get("parent")
+    if not isinstance(parent, dict):
+        return None
+    named, epoch = parent.get("run"), parent.get("epoch")
+    if not isinstance(named, str) or not isinstance(epoch, int) or epoch < 0:
+        return None  # before epoch 0 has ended there is nothing to draw
+    for folder in (Path(named), run.folder.resolve().parent / Path(named).name):
+        with contextlib.suppress(UserError):
+            return load_run(folder), epoch
+    return None
+
+
+def lineage(run: Run) -> list[Segment]:
+    """The run after its ancestors, oldest first; every child continues its parent's epochs."""
+    chain: list[tuple[Run, int | None]] = [(run, None)]  # with the last epoch that counts
+    seen = {run.folder.resolve()}
+    # A folder that was used again may name itself, or a descendant, as its parent.
+    while (parent := parent_of(chain[0][0])) and parent[0].folder.resolve() not in seen:
+        seen.add(parent[0].folder.resolve())
+        chain.insert(0, parent)
+    segments: list[Segment] = []
+    shift = 0
+    for member, last in chain:
+        rows = len(member.epochs) if last is None else int((member.epochs <= last).sum())
+        segments.append(Segment(member, rows, shift))
+        shift += 0 if last is None else last + 1
+    return segments
+
+
+def frames_of(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """(frame numbers, PSNR) of a run's psnr_per_frame.csv; None if there is none."""
+    path = folder / "psnr_per_frame.csv"
+    if not path.is_file():
+        return None
+    try:
+        frames, psnr = read_psnr_per_frame(path)
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path}: is no table of frame and psnr ({error})") from error
+    if not frames.size:
+        raise UserError(f"{path}: has no rows")
+    return frames, psnr
+
+
+def plain_number(value: float, _: Any = None) -> str:
+    """0.001, 20, 1e-5: a number as it would be typed, also as the label of a tick."""
+    mantissa, _, exponent = f"{value:.6g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as it would be typed."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(value_text, value))
+    return plain_number(value) if isinstance(value, float) else str(value)
+
+
+def kl_text(options: dict[str, Any]) -> str:
+    """The KL annealing of a run in words."""
+    kind, beta = options.get("kl_anneal_type"), value_text(options.get("kl_beta", "?"))
+    if kind == "None":
+        return f"none, β = {beta}"
+    cycles = f", {options.get('kl_anneal_cycle', '?')} cycles" if kind == "Cyclical" else ""
+    ratio = value_text(options.get("kl_anneal_ratio", "?"))
+    return f"{kind or '?'}{cycles}, ratio {ratio}" + ("" if beta == "1" else f", β to {beta}")
+
+
+def forcing_text(options: dict[str, Any]) -> str:
+    """The teacher forcing of a run in words."""
+    ratio, step = (value_text(options.get(name, "?")) for name in ("tfr", "tfr_d_step"))
+    if ratio == "0":
+        text = "none"
+    elif step == "0":
+        text = f"{ratio} throughout"
+    else:
+        text = f"{ratio}, −{step} per epoch from {options.get('tfr_sde', '?')}"
+    patience = options.get("detector_patience")
+    return f"{text}, detector (patience {patience})" if patience else text
