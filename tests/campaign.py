@@ -212,6 +212,12 @@ def steps_saved(path: Path) -> int:
         return 0
 
 
+def steps_to_resume_from(run: Path) -> int:
+    """Steps of the checkpoint that --resume will take: the newest sound one."""
+    # One that was damaged is still there if a resumed run was killed before it began.
+    return steps_saved(run / "last.ckpt") or steps_saved(run / "last.prev.ckpt")
+
+
 def comparable(path: Path) -> dict[str, Any]:
     """A checkpoint's content without what may differ: times, places, and how it was resumed."""
 
@@ -337,11 +343,11 @@ class Campaign:
         while result.attempts < 3 * kills + 10:
             log = place / f"log{result.attempts}"
             kill = sum(result.kills.values()) < kills
-            before = steps_saved(run / "last.ckpt")
+            before = steps_to_resume_from(run)
             damaged = ""
             if arguments is resume and rng.random() < 0.25 and (run / "last.prev.ckpt").exists():
                 damaged = damage(run / "last.ckpt", rng)
-                before = steps_saved(run / "last.prev.ckpt")
+                before = steps_to_resume_from(run)
                 result.notes["newest checkpoint damaged"] += 1
             counter = place / "steps"
             counter.write_bytes(b"")
