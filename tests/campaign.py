@@ -246,6 +246,21 @@ def config_of(run: Path) -> dict[str, Any]:
     return {**config, "options": options, "resumed_at": None}
 
 
+def curves(run: Path, resumed: bool) -> bytes:
+    """curves.png of a run, drawn anew; `resumed` as in its config.json, or as if it never was."""
+    from modules import plots
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / run.name  # which is the picture's title
+        folder.mkdir()
+        shutil.copy(run / "metrics.csv", folder)
+        config = json.loads((run / "config.json").read_text())
+        if not resumed:
+            config["resumed_at"] = []
+        (folder / "config.json").write_text(json.dumps(config))
+        return plots.draw_curves(folder).read_bytes()
+
+
 def differences(reference: Path, run: Path, figures: bool) -> list[str]:
     """How the files of a finished run differ from those of an uninterrupted one.
 
@@ -265,6 +280,13 @@ def differences(reference: Path, run: Path, figures: bool) -> list[str]:
             equal = metrics_without_time(one) == metrics_without_time(two)
         elif name == "config.json":
             equal = config_of(reference) == config_of(run)
+        elif name == "curves.png":
+            # It shows where a run was resumed: without that the two are the same, and with it the
+            # picture is that of the run's last epoch.
+            equal = not figures or (
+                one.read_bytes() == curves(run, resumed=False)
+                and two.read_bytes() == curves(run, resumed=True)
+            )
         elif name.endswith(".png"):
             equal = not figures or one.read_bytes() == two.read_bytes()
         else:
