@@ -115,4 +115,6 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         status = 141  # 128 + SIGPIPE, as a shell reports it
+    except KeyboardInterrupt:  # a second signal, while the end was being told of
+        status = 130
     sys.exit(status)

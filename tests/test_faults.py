@@ -3,6 +3,7 @@ changes, weights and gradients that are not finite. Nothing is lost, and nothing
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import shutil
@@ -22,7 +23,7 @@ from PIL import Image
 import dataloader
 from modules import runlog
 from modules.checkpoint import load_checkpoint, save_checkpoints
-from modules.errors import UserError, run_as_script
+from modules.errors import Stopped, UserError, run_as_script
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +296,28 @@ class TestMemory:
     def test_another_error_is_none_of_that(self) -> None:
         with pytest.raises(RuntimeError, match="shapes"):
             run_as_script(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
+
+
+class TestSecondSignal:
+    @pytest.mark.parametrize("first", [Stopped(signal.SIGTERM), KeyboardInterrupt()])
+    def test_while_the_end_is_told_of(
+        self, first: BaseException, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When training has ended its handlers are gone, and Ctrl-C is an exception again."""
+
+        class Interrupted(io.StringIO):
+            def write(self, text: str) -> int:
+                if text.startswith(("stopped", "interrupted")):
+                    raise KeyboardInterrupt
+                return super().write(text)
+
+        def main() -> int:
+            raise first
+
+        monkeypatch.setattr(sys, "stderr", Interrupted())
+        with pytest.raises(SystemExit) as caught:
+            run_as_script(main)
+        assert caught.value.code == 130
 
 
 class TestLeftovers:
