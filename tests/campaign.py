@@ -212,6 +212,16 @@ def steps_saved(path: Path) -> int:
         return 0
 
 
+def sound(run: Path) -> bool:
+    """Whether a run has both checkpoints and the newest is good: damage then costs it one."""
+    if not (run / "last.prev.ckpt").exists():
+        return False
+    try:
+        return bool(contents(run / "last.ckpt"))
+    except UserError:
+        return False
+
+
 def steps_to_resume_from(run: Path) -> int:
     """Steps of the checkpoint that --resume will take: the newest sound one."""
     # One that was damaged is still there if a resumed run was killed before it began.
@@ -367,7 +377,7 @@ class Campaign:
             kill = sum(result.kills.values()) < kills
             before = steps_to_resume_from(run)
             damaged = ""
-            if arguments is resume and rng.random() < 0.25 and (run / "last.prev.ckpt").exists():
+            if arguments is resume and rng.random() < 0.25 and sound(run):
                 damaged = damage(run / "last.ckpt", rng)
                 before = steps_to_resume_from(run)
                 result.notes["newest checkpoint damaged"] += 1
