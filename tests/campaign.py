@@ -515,6 +515,8 @@ def mtime(path: Path) -> int:
 def damage(path: Path, rng: random.Random) -> str:
     """Damage a checkpoint so that it cannot be loaded; how, in words."""
     data = path.read_bytes()
+    if not data:  # emptied before, and the run was killed again before it could save
+        return "emptied"
     while True:
         how = rng.choice(("emptied", "cut", "overwritten", "flipped"))
         if how == "emptied":
