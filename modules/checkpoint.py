@@ -76,6 +76,7 @@ class Best:
         return [name for name, holds in cases.items() if holds]
 
 
+FOLDER_ATTRIBUTE = 0x10  # of a record in a ZIP archive, as MS-DOS had it
 LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
 
 
@@ -211,10 +212,9 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: not a checkpoint file")
     damaged = f"{path}: damaged, or not a checkpoint"
     try:
-        source: Path | io.BytesIO = path
         if zipfile.is_zipfile(path):
-            source = _verified(path)
-        return torch.load(source, map_location="cpu", weights_only=True)
+            _verify(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:
@@ -231,20 +231,18 @@ def _read(path: Path) -> Any:
         raise UserError(damaged) from error
 
 
-def _verified(path: Path) -> io.BytesIO:
-    """The archive made anew from its records, each verified by its checksum.
+def _verify(path: Path) -> None:
+    """Read all records of an archive; zipfile.BadZipFile, or another error, if one is damaged.
 
-    torch.load does not look at the checksums: a flipped byte would be a wrong weight. And it reads
-    what the checksums do not cover, such as a record's attributes, in its own way: one bit there
-    makes it take a tensor for a folder and leave its memory as it was. So it is given an archive
-    that has nothing but what was verified. Raises zipfile.BadZipFile and others.
+    torch.load does not look at the checksums: a flipped byte would be a wrong weight. And one bit
+    that they do not cover, among a record's attributes, makes it take a tensor for a folder and
+    leave its memory as it was.
     """
-    clean = io.BytesIO()
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(clean, "w") as anew:
-        for record in archive.infolist():
-            anew.writestr(zipfile.ZipInfo(record.filename), archive.read(record))
-    clean.seek(0)
-    return clean
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"wrong checksum in {name}")
+        if any(record.external_attr & FOLDER_ATTRIBUTE for record in archive.infolist()):
+            raise zipfile.BadZipFile("a record is marked as a folder")
 
 
 def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:
