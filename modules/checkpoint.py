@@ -226,6 +226,8 @@ def _read(path: Path) -> Any:
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # as PyTorch may wrap it
+            raise error.__cause__ from None
         # Truncated, empty, text and zero files raise exceptions of half a dozen classes, and a
         # damaged pickle may raise any; whichever it is, the file cannot be used.
         raise UserError(damaged) from error
