@@ -26,9 +26,10 @@ from tqdm import tqdm
 import dataloader
 from modules import pictures, runlog
 from modules.checkpoint import load_checkpoint, with_frame_size
+from modules.cvae import CVAE
 from modules.device import choose_device, choose_precision, describe
 from modules.errors import UserError, run_as_script
-from modules.evaluation import Sequence, generate, score, to_uint8
+from modules.evaluation import Score, Sequence, generate, score, to_uint8
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
 
@@ -124,17 +125,66 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
     target = video.truth.permute(0, 3, 1, 2)[1 : SUBMISSION_FRAMES + 1] / 255.0
     submitted = psnr_of_mse(frame_mse(rounded, target)).double().mean().item()
     print(
-        f"PSNR {result.mean_psnr:.4f} dB, average over frames 1-{len(result.psnr)}\n"
+        f"PSNR {result.mean_psnr:.4f} dB, SSIM {result.mean_ssim:.4f}, average over frames "
+        f"1-{len(result.psnr)}\n"
         f"PSNR {submitted:.4f} dB, average over frames 1-{len(rounded)} rounded to integers "
         "(as submissions are scored)"
     )
 
 
+def report_samples(root: Path, scores: list[Score]) -> None:
+    """samples.csv, and best, mean and spread of the sampled futures in words.
+
+    As Denton & Fergus 2018, section 5, and Franceschi et al. 2020, section 5, report them: of
+    several futures the best one, since the true one is just one of the possible ones.
+    """
+    lines = ["sample,psnr,ssim"]
+    lines += [f"{k},{s.mean_psnr!r},{s.mean_ssim!r}" for k, s in enumerate(scores)]
+    runlog.write_atomically(root / "samples.csv", ("\n".join(lines) + "\n").encode())
+    for name, unit, values in (
+        ("PSNR", " dB", np.array([s.mean_psnr for s in scores])),
+        ("SSIM", "", np.array([s.mean_ssim for s in scores])),
+    ):
+        print(
+            f"{len(scores)} samples, {name}: best {values.max():.4f}{unit}, "
+            f"mean {values.mean():.4f}{unit}, standard deviation {values.std(ddof=1):.4f}{unit}"
+        )
+
+
 # ---------------------------------------------------------------- run
+
+
+def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tensor) -> list[Score]:
+    """The scores of --n_samples futures of the validation video, the given one first.
+
+    Future k has the latents of sequence number k, which no other sequence of this split uses.
+    """
+    assert video.truth is not None
+    device = next(model.parameters()).device
+    scores = [score(made, video.truth)]
+    steps = len(video.sequence.labels) - 1
+    with tqdm(total=(o.n_samples - 1) * steps, desc="samples", leave=False, disable=None) as bar:
+        for first in range(1, o.n_samples, o.batch_size):
+            numbers = list(range(first, min(first + o.batch_size, o.n_samples)))
+            futures = generate(
+                model,
+                [video.sequence] * len(numbers),
+                numbers=numbers,
+                seed=o.seed,
+                device=device,
+                precision=choose_precision(o.precision, device),
+                latent_scale=o.latent_scale,
+                batch_size=o.batch_size,
+                advance=bar.update,
+            )
+            scores += [score(future, video.truth) for future in futures]
+    return scores
 
 
 def main() -> None:
     o, _ = parse(TesterOptions, (__doc__ or "").strip())
+    if o.n_samples > 1 and o.split != "val":
+        raise UserError(f"--n_samples {o.n_samples}: only --split val has a truth to score against")
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     device = choose_device(o.device)
@@ -177,6 +227,8 @@ def main() -> None:
     write_results(root, videos, pixels)
     if o.split == "val":
         report_score(root, videos[0], made[0], pixels[0])
+        if o.n_samples > 1:
+            report_samples(root, sample_futures(model, videos[0], o, made[0]))
     print(f"frames, GIFs and submission.csv are in {root}")
 
 

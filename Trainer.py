@@ -46,7 +46,7 @@ from modules.runstate import RunState, prepare_save_root, take_from_checkpoint
 from modules.stopping import Watch
 from modules.synthetic import demo_matches, make_demo
 from modules.tensorboard_log import TensorBoardLog, check_tensorboard
-from modules.training import TrainingStep, train_epoch
+from modules.training import TrainingStep, decoder_sigma, train_epoch
 
 # ---------------------------------------------------------------- setup
 
@@ -177,6 +177,9 @@ def run_epoch(
         "skipped": trained.skipped,
         "frames_per_second": trained.frames_per_second,
         "seconds": end.seconds + time.perf_counter() - trained_at,
+        "val_ssim": result.mean_ssim if result else math.nan,
+        "active_dims": trained.active_dims,
+        "sigma": decoder_sigma(o, trained.mse, plan.beta),
     }
     # The row first: a resumed run drops rows after its checkpoint's epoch, but could not make
     # up a missing one.
@@ -201,8 +204,11 @@ def run(
     """Train to the last epoch, or until a signal asks to stop."""
     data_root = str(Path(o.DR or "").resolve())
     fingerprint = dataloader.fingerprint(train, video)
-    state = RunState(o, root, model, data_root=data_root, data_fingerprint=fingerprint)
     baselines = dataloader.baselines(train, video)
+    train = dataclasses.replace(
+        train, frames=train.frames.to(device), labels=train.labels.to(device)
+    )
+    state = RunState(o, root, model, train, data_root=data_root, data_fingerprint=fingerprint)
     config: dict[str, Any] = {
         "options": dataclasses.asdict(o),
         "data_root": data_root,
@@ -235,11 +241,8 @@ def run(
         }
     if distributed.is_main():
         runlog.write_config(root / "config.json", config)
-    train = dataclasses.replace(
-        train, frames=train.frames.to(device), labels=train.labels.to(device)
-    )
     board = TensorBoardLog(root, o) if o.tensorboard and distributed.is_main() else None
-    step = TrainingStep(model, state.optimizer, train, o, state.average)
+    step = TrainingStep(model, state.optimizer, train, o, state.average, state.stored)
     if device.type == "cuda" and step.why_eager:
         print(f"note: training without CUDA graphs ({step.why_eager})", flush=True)
 
@@ -323,7 +326,10 @@ def main() -> int:
         if not torch.isfinite(made).all():
             raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
         write_validation(root, o, result, video, made)
-        print(f"validation PSNR {result.mean_psnr:.4f} dB, loss {result.loss:.6f}: {root}")
+        print(
+            f"validation PSNR {result.mean_psnr:.4f} dB, SSIM {result.mean_ssim:.4f}, "
+            f"loss {result.loss:.6f}: {root}"
+        )
     else:
         run(o, root, model, train, video, device, checkpoint)
     distributed.disconnect()

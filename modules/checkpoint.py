@@ -196,7 +196,7 @@ def with_frame_size(checkpoint: Checkpoint, height: int | None, width: int | Non
             raise UserError(
                 f"--{name} {value}: {checkpoint.path} was trained with {getattr(config, name)}"
             )
-        config = replace(config, **{name: value})
+        config = replace(config, **{name: value})  # type: ignore[arg-type]
     return replace(checkpoint, config=config)
 
 

@@ -1,4 +1,4 @@
-"""The conditional VAE: the five networks wired into a training pass and a rollout.
+"""The conditional VAE: its networks wired into a training pass and a rollout.
 
 Shapes: T time, B batch, C channels, H, W. Clips are time-major, (T, B, 3, H, W), so that one step,
 or all steps after the first, are a contiguous slice that flattens into one batch.
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modules.device import capture
 from modules.errors import UserError
-from modules.losses import frame_mse, kl_to_standard_normal
+from modules.losses import frame_mse, kl_between, kl_to_standard_normal
 from modules.modules import (
     Decoder_Fusion,
     Gaussian_Predictor,
@@ -27,6 +27,8 @@ from modules.schedules import STREAM_ROLLOUT, derived_seed
 
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
+PRIORS = ("standard", "learned")
+OUTPUTS = ("linear", "clamp", "sigmoid")
 # Frames whose intermediate values are kept at once when they are recomputed with teacher forcing.
 RECOMPUTE_FRAMES = 8
 
@@ -41,6 +43,8 @@ class ModelConfig:
     D_out_dim: int = 192
     frame_H: int = 32
     frame_W: int = 64
+    prior: str = "standard"  # N(0, I); or learned: a network of the previous frame and the label
+    output: str = "linear"  # of the generator: as it is, or bounded to [0, 1] in one of two ways
 
     def check(self) -> None:
         """Raise UserError for dimensions that the networks cannot be built with."""
@@ -51,8 +55,11 @@ class ModelConfig:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: must be a whole number")
             if getattr(self, name) < bound:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {bound}")
+        for name, choices in (("prior", PRIORS), ("output", OUTPUTS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} {getattr(self, name)!r:.40}: is none of {choices}")
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int | str]:
         """Plain values for the checkpoint."""
         return asdict(self)
 
@@ -60,13 +67,18 @@ class ModelConfig:
 class ClipOutput(NamedTuple):
     """What a training pass over clips gives, for the T-1 predicted frames."""
 
-    prediction: Tensor  # (T-1, B, 3, H, W), unbounded
+    prediction: Tensor  # (T-1, B, 3, H, W), unbounded unless the model's output is bounded
     mse: Tensor  # (T-1, B) mean-square error per pixel
     kl: Tensor  # (T-1, B) nats, summed over the latent's dimensions
+    mu: Tensor  # (T-1, B, N, H, W) mean of the posterior
 
 
 class CVAE(nn.Module):
-    """p(x_t | x_{t-1}, P_t, z_t) with the posterior q(z_t | x_t, P_t) and the prior N(0, I)."""
+    """p(x_t | x_{t-1}, P_t, z_t), the posterior q(z_t | x_t, P_t) and the prior p(z_t).
+
+    The prior is N(0, I), or with config.prior "learned" a fourth network's p(z_t | x_{t-1}, P_t) as
+    in Denton & Fergus 2018, "Stochastic Video Generation with a Learned Prior".
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -78,13 +90,30 @@ class CVAE(nn.Module):
         self.Gaussian_Predictor = Gaussian_Predictor(f + config.L_dim, latent)
         self.Decoder_Fusion = Decoder_Fusion(f + config.L_dim + latent, config.D_out_dim)
         self.Generator = Generator(config.D_out_dim, 3)
+        # The same network as the posterior's; it sees frame t-1 in the place of frame t.
+        self.Prior_Predictor = (
+            Gaussian_Predictor(f + config.L_dim, latent) if config.prior == "learned" else None
+        )
 
     def decode(self, frame_feature: Tensor, label_feature: Tensor, z: Tensor) -> Tensor:
         """Frame t from the features of frame t-1 and label t and the latent; (B, 3, H, W) float32.
 
-        (B, F, H, W), (B, L, H, W), (B, N, H, W) → unbounded; callers clamp what they show or feed.
+        (B, F, H, W), (B, L, H, W), (B, N, H, W) → unbounded, unless config.output bounds it;
+        callers clamp what they show or feed.
         """
-        return self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
+        made = self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
+        if self.config.output == "sigmoid":
+            return made.sigmoid()
+        return made.clamp(0.0, 1.0) if self.config.output == "clamp" else made
+
+    def kl(self, mu: Tensor, logvar: Tensor, previous: Tensor, label_feature: Tensor) -> Tensor:
+        """KL(q ‖ p) in nats of posteriors with these moments: (B, N, H, W) twice → (B,).
+
+        previous, label_feature: what a learned prior sees, (B, F, H, W) and (B, L, H, W).
+        """
+        if self.Prior_Predictor is None:
+            return kl_to_standard_normal(mu, logvar)
+        return kl_between(mu, logvar, *self.Prior_Predictor.moments(previous, label_feature))
 
     def forward(
         self,
@@ -94,6 +123,8 @@ class CVAE(nn.Module):
         *,
         teacher_forcing: bool,
         detach: bool = False,
+        forced: Tensor | None = None,
+        stored: Tensor | None = None,
         frame_noise: Tensor | None = None,
         recompute: bool = False,
     ) -> ClipOutput:
@@ -104,85 +135,114 @@ class CVAE(nn.Module):
         validation), label t and z_t from the posterior, which sees the true frame t and label t.
         Frame 0 is given and never a target. The target is the true frame t either way.
         detach: free running treats the fed-back frames as given, with no gradient through them.
+        forced: (T-1, B) booleans instead of teacher_forcing, one for each step: whether it begins
+        from a true frame (scheduled sampling, Bengio et al. 2015). Step 1 always does.
+        stored: (T-1, B, 3, H, W) stand in for the true frames 0 … T-2 as what others are made from:
+        the model's own, of an earlier rollout (see modules/rollouts.py).
         frame_noise: (T-1, B, 3, H, W) is added to the frames that others are made from, forced or
         fed back, so that teacher forcing too learns to mend what its own errors will look like
         (noise augmentation, as in Valevski et al. 2024, "Diffusion Models Are Real-Time Game
         Engines", section 3.2.1).
         recompute: the same values with less memory, see _forward_in_parts.
         """
+        given = frames[:-1] if stored is None else stored  # (T-1, B, 3, H, W)
+        if forced is not None:
+            teacher_forcing = False
         if recompute:
             return self._forward_in_parts(
-                frames, labels, noise, teacher_forcing, detach, frame_noise
+                frames, labels, noise, given, teacher_forcing, detach, forced, frame_noise
             )
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # One batch for all true frames and one for all labels: only free-running decoding is
-        # sequential.
-        frame_features = self.frame_transformation(frames.flatten(0, 1)).unflatten(0, (-1, batch))
+        # sequential. Frame 0 is among them only where it is needed as it is.
+        reused = teacher_forcing and stored is None and frame_noise is None
+        seen = frames if reused else frames[1:]
+        frame_features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or (T-1)·B, F, H, W)
         label_features = self.label_transformation(labels[1:].flatten(0, 1))  # ((T-1)·B, L, H, W)
         mu, logvar = self.Gaussian_Predictor.moments(
-            frame_features[1:].flatten(0, 1), label_features
+            frame_features[-steps * batch :], label_features
         )  # 2 × ((T-1)·B, N, H, W)
         z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
-        kl = kl_to_standard_normal(mu, logvar).unflatten(0, (steps, batch))  # (T-1, B)
 
-        first = frame_features[0]  # (B, F, H, W)
-        if frame_noise is not None and not teacher_forcing:
-            first = self.frame_transformation(with_noise(frames[0], frame_noise[0]))
-        if teacher_forcing:
-            previous = frame_features[:-1].flatten(0, 1)  # ((T-1)·B, F, H, W)
-            if frame_noise is not None:
-                noisy = with_noise(frames[:-1], frame_noise)
-                previous = self.frame_transformation(noisy.flatten(0, 1))
-            prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
-        elif detach:
-            # Without a gradient through the fed-back frames only making them is sequential; the
-            # pass that is differentiated is then one batch, as with teacher forcing.
-            with torch.no_grad():
-                made = self._free_running(first, label_features, z, steps, frame_noise)
-            # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
-            # again in the pass below, and they would get no gradient.
-            torch.clear_autocast_cache()
-            previous = first
-            if steps > 1:
-                noise_after = None if frame_noise is None else frame_noise[1:]
-                fed_back = with_noise(torch.stack(made[:-1]), noise_after)  # (T-2, B, 3, H, W)
-                features = self.frame_transformation(fed_back.flatten(0, 1))
-                previous = torch.cat((first, features))  # ((T-1)·B, F, H, W)
-            prediction = self.decode(previous, label_features, z).unflatten(0, (steps, batch))
+        if not (teacher_forcing or detach):
+            made, previous = self._free_running(
+                given, label_features, z, steps, forced, frame_noise
+            )
+            prediction = torch.stack(made).flatten(0, 1)  # ((T-1)·B, 3, H, W)
         else:
-            made = self._free_running(first, label_features, z, steps, frame_noise)
-            prediction = torch.stack(made)  # (T-1, B, 3, H, W)
-        return ClipOutput(prediction, frame_mse(prediction, frames[1:]), kl)
+            if reused:
+                previous = frame_features[: steps * batch]  # ((T-1)·B, F, H, W)
+            else:
+                if teacher_forcing:
+                    begin = with_noise(given, frame_noise)  # (T-1, B, 3, H, W)
+                else:
+                    # Without a gradient through the fed-back frames only making them is
+                    # sequential; the pass that is differentiated is then one batch.
+                    with torch.no_grad():
+                        begin = self._fed_back(given, label_features, z, steps, forced, frame_noise)
+                    # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a
+                    # graph again in the pass below, and they would get no gradient.
+                    torch.clear_autocast_cache()
+                previous = self.frame_transformation(begin.flatten(0, 1))  # ((T-1)·B, F, H, W)
+            prediction = self.decode(previous, label_features, z)  # ((T-1)·B, 3, H, W)
+        kl = self.kl(mu, logvar, previous, label_features)  # ((T-1)·B,)
+        prediction, kl, mu = (x.unflatten(0, (steps, batch)) for x in (prediction, kl, mu))
+        return ClipOutput(prediction, frame_mse(prediction, frames[1:]), kl, mu)
 
-    def _free_running(
+    def _fed_back(
         self,
-        feature: Tensor,
+        given: Tensor,
         label_features: Tensor,
         z: Tensor,
         steps: int,
+        forced: Tensor | None,
         frame_noise: Tensor | None,
-    ) -> list[Tensor]:
-        """Frames 1 … T-1, each from the one before: T-1 times (B, 3, H, W), unbounded.
-
-        feature: of frame 0, (B, F, H, W); label_features, z: of steps 1 … T-1, ((T-1)·B, …).
-        """
-        batch = feature.shape[0]
+    ) -> Tensor:
+        """The frames that the steps begin from in free running: (T-1, B, 3, H, W) in [0, 1]."""
+        batch = given.shape[1]
         label_t, z_t = label_features.split(batch), z.split(batch)
+        begin = [with_noise(given[0], None if frame_noise is None else frame_noise[0])]
+        for t in range(steps - 1):
+            made = self.decode(self.frame_transformation(begin[-1]), label_t[t], z_t[t])
+            begin.append(next_begin(made, t + 1, given, forced, frame_noise))
+        return torch.stack(begin)
+
+    def _free_running(
+        self,
+        given: Tensor,
+        label_features: Tensor,
+        z: Tensor,
+        steps: int,
+        forced: Tensor | None,
+        frame_noise: Tensor | None,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Frames 1 … T-1, each from the one before, with gradients through all of them.
+
+        given: (T-1, B, 3, H, W), of which the first is begun from, and those that are forced;
+        label_features, z: of steps 1 … T-1, ((T-1)·B, …). Returns T-1 times (B, 3, H, W), and the
+        features that they were made from, ((T-1)·B, F, H, W).
+        """
+        batch = given.shape[1]
+        label_t, z_t = label_features.split(batch), z.split(batch)
+        begin = with_noise(given[0], None if frame_noise is None else frame_noise[0])
         made: list[Tensor] = []
+        features: list[Tensor] = []
         for t in range(steps):
-            made.append(self.decode(feature, label_t[t], z_t[t]))  # (B, 3, H, W)
+            features.append(self.frame_transformation(begin))  # (B, F, H, W)
+            made.append(self.decode(features[-1], label_t[t], z_t[t]))  # (B, 3, H, W)
             if t + 1 < steps:
-                noise = None if frame_noise is None else frame_noise[t + 1]
-                feature = self.frame_transformation(with_noise(made[-1], noise))  # (B, F, H, W)
-        return made
+                begin = next_begin(made[-1], t + 1, given, forced, frame_noise)  # (B, 3, H, W)
+        return made, torch.cat(features)
 
     def _forward_in_parts(
         self,
         frames: Tensor,
         labels: Tensor,
         noise: Tensor,
+        given: Tensor,
         teacher_forcing: bool,
         detach: bool,
+        forced: Tensor | None,
         frame_noise: Tensor | None,
     ) -> ClipOutput:
         """forward() part by part along time, keeping of each part only what it began with.
@@ -205,25 +265,26 @@ class CVAE(nn.Module):
             previous_feature, target_feature = self.frame_transformation(both).chunk(2)
             mu, logvar = self.Gaussian_Predictor.moments(target_feature, label_feature)
             z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
-            made = self.decode(previous_feature, label_feature, z).unflatten(0, (count, batch))
-            kl = kl_to_standard_normal(mu, logvar).unflatten(0, (count, batch))
-            return ClipOutput(made, frame_mse(made, target), kl)
+            made = self.decode(previous_feature, label_feature, z)
+            kl = self.kl(mu, logvar, previous_feature, label_feature)
+            made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, mu))
+            return ClipOutput(made, frame_mse(made, target), kl, mu)
 
         at_once = max(1, RECOMPUTE_FRAMES // batch) if teacher_forcing else 1
         parts: list[ClipOutput] = []
-        previous = frames[:1]
+        previous = with_noise(given[:1], None if frame_noise is None else frame_noise[:1])
         for start in range(0, steps, at_once):
             stop = min(start + at_once, steps)
             if teacher_forcing:
-                previous = frames[start:stop]
-            if frame_noise is not None:
-                previous = with_noise(previous, frame_noise[start:stop])
+                added = None if frame_noise is None else frame_noise[start:stop]
+                previous = with_noise(given[start:stop], added)
             inputs = previous, frames[start + 1 : stop + 1], hidden[start:stop], noise[start:stop]
             # Nothing random happens inside: no random state needs to be kept.
             out = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
             parts.append(out)
-            if not teacher_forcing:
-                previous = (out.prediction.detach() if detach else out.prediction).clamp(0.0, 1.0)
+            if not teacher_forcing and stop < steps:
+                made = (out.prediction.detach() if detach else out.prediction)[0]
+                previous = next_begin(made, stop, given, forced, frame_noise)[None]
         return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     @torch.no_grad()
@@ -238,7 +299,8 @@ class CVAE(nn.Module):
         """Free-running frames 1 … T-1 from the decoder path alone: no true frame but the first.
 
         first_frame: (B, 3, H, W) in [0, 1]; labels: (T, B, 3, H, W) uint8 or in [0, 1];
-        latents: one (B, N, H, W) for each step. Yields (B, 3, H, W) in [0, 1] per step: predictions
+        latents: ε, one (B, N, H, W) for each step, from N(0, I) times the latent's scale: a learned
+        prior makes z of it, μ + σ·ε. Yields (B, 3, H, W) in [0, 1] per step: predictions
         are clamped both as fed back and as returned. The network must be in evaluation mode.
         graph: run the step as a CUDA graph; RuntimeError where that cannot be.
         """
@@ -257,9 +319,13 @@ class CVAE(nn.Module):
                 frame = step(frame, label_feature, z)  # (B, 3, H, W)
                 yield frame
 
-    def _rollout_step(self, frame: Tensor, label_feature: Tensor, z: Tensor) -> Tensor:
-        """Frame t in [0, 1] from frame t-1, the feature of label t and z_t."""
+    def _rollout_step(self, frame: Tensor, label_feature: Tensor, epsilon: Tensor) -> Tensor:
+        """Frame t in [0, 1] from frame t-1, the feature of label t and ε_t."""
         feature = self.frame_transformation(frame)  # (B, F, H, W)
+        z = epsilon
+        if self.Prior_Predictor is not None:
+            mu, logvar = self.Prior_Predictor.moments(feature, label_feature)
+            z = self.Prior_Predictor.reparameterize(mu, logvar, epsilon)
         return self.decode(feature, label_feature, z).clamp(0.0, 1.0)  # (B, 3, H, W)
 
 
@@ -292,10 +358,25 @@ def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
     return clamped if noise is None else (clamped + noise).clamp(0.0, 1.0)
 
 
+def next_begin(
+    made: Tensor, step: int, given: Tensor, forced: Tensor | None, frame_noise: Tensor | None
+) -> Tensor:
+    """What a step after the first begins from in free running: (B, 3, H, W) in [0, 1].
+
+    The frame that was just made, or where the clip is forced in this step the given one; with
+    noise. given, frame_noise: (T-1, B, 3, H, W); forced: (T-1, B).
+    """
+    if forced is not None:
+        made = torch.where(forced[step][:, None, None, None], given[step], made)
+    return with_noise(made, None if frame_noise is None else frame_noise[step])
+
+
 def prior_latents(
     config: ModelConfig, seed: int, sequences: list[int], scale: float = 1.0
 ) -> Iterator[Tensor]:
-    """Endless latents from N(0, I), times `scale`: (B, N, H, W) for each step, on the CPU.
+    """Endless ε from N(0, I), times `scale`: (B, N, H, W) for each step, on the CPU.
+
+    They are the latents themselves where the prior is the standard one.
 
     Each sequence has a generator of its own, seeded by (seed, sequence number), so its latents do
     not depend on the device, the batch or the order in which sequences are made.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modules.cvae import CVAE, prior_latents
 from modules.device import autocast
-from modules.losses import frame_mse, psnr_of_mse
+from modules.losses import frame_mse, psnr_of_mse, ssim
 
 
 class Sequence(NamedTuple):
@@ -29,6 +29,7 @@ class Score(NamedTuple):
 
     psnr: np.ndarray  # (T-1,) dB per frame
     mse: np.ndarray  # (T-1,) mean-square error per pixel of values in [0, 1]
+    ssim: np.ndarray  # (T-1,) structural similarity per frame
 
     @property
     def mean_psnr(self) -> float:
@@ -40,12 +41,18 @@ class Score(NamedTuple):
         """val_loss: the mean over the same frames."""
         return float(self.mse.mean())
 
+    @property
+    def mean_ssim(self) -> float:
+        """SSIM of the video: the mean over the same frames."""
+        return float(self.ssim.mean())
+
 
 def score(prediction: Tensor, truth: Tensor) -> Score:
     """Score frames 1 … T-1. prediction: (T, 3, H, W) in [0, 1]; truth: (T, H, W, 3) uint8."""
     target = truth.permute(0, 3, 1, 2).float() / 255.0
     mse = frame_mse(prediction[1:], target[1:])
-    return Score(psnr_of_mse(mse).double().numpy(), mse.double().numpy())
+    terms = psnr_of_mse(mse), mse, ssim(prediction[1:], target[1:])
+    return Score(*(term.double().numpy() for term in terms))
 
 
 def to_uint8(frames: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from modules.cvae import ModelConfig
+from modules.augment import AUGMENTATIONS
+from modules.cvae import OUTPUTS, PRIORS, ModelConfig
 from modules.errors import ArgumentParser, UserError
 
 T = TypeVar("T")
@@ -57,28 +58,37 @@ class TrainerOptions:
     fast_partial: float = option(0.4, DATA, "part of an epoch's clips that a short epoch visits, drawn anew each epoch, 0-1", above=0, at_most=1)
     fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0)
     no_shuffle: bool = option(False, DATA, "the same consecutive clips in the same order every epoch, as older code did")
+    augment: tuple[str, ...] = option((), DATA, "change training clips, each as a whole: mirror half of them, shift by up to 1/16, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
+    grow_from: int | None = option(None, DATA, "frames in the clips of epoch 0, which grow to train_vi_len by epoch grow_epochs", at_least=2, shown="train_vi_len: no growth")
+    grow_epochs: int = option(10, DATA, "epochs over which clips grow with --grow_from", at_least=1)
     num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no number depends on it", at_least=1)
 
     F_dim: int = option(128, MODEL, "channels of a frame's feature", at_least=8, at_most=65536)
     L_dim: int = option(32, MODEL, "channels of a label's feature", at_least=2, at_most=65536)
     N_dim: int = option(12, MODEL, "channels of the latent", at_least=4, at_most=65536)
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
+    prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
+    output: str = option("linear", MODEL, "of the generator: as it is, cut off at 0 and 1, or through a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1, at_most=1_000_000)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
-    optim: str = option("Adam", OPTIMISATION, "optimiser (AdamW: weight decay 0.01)", choices=("Adam", "AdamW"))
+    optim: str = option("Adam", OPTIMISATION, "optimiser (AdamW: weight decay 0.01; Muon: orthogonalised steps, Adam for what is no matrix)", choices=("Adam", "AdamW", "Muon"))
     lr_scheduler: str = option("constant", OPTIMISATION, "learning rate by epoch", choices=("constant", "multistep", "cosine"))
     lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is lr_gamma times lower", at_least=0, shown="at 1/2 and 3/4 of num_epoch")
     lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1)
+    lr_warmup: int = option(0, OPTIMISATION, "steps over which the learning rate rises from 0 at the start of the run", at_least=0)
+    recon: str = option("mse", OPTIMISATION, "reconstruction term: mean-square error, or the likelihood under the best σ of each frame, which makes β = 1 the evidence lower bound", choices=("mse", "sigma"))
     grad_clip: float = option(1.0, OPTIMISATION, "largest norm of the gradient; 0 = no clipping", at_least=0)
     ema: float = option(0.0, OPTIMISATION, "validate and save a running average of the weights with this decay per step, e.g. 0.99; 0 = the weights themselves", at_least=0, at_most=0.99999)
 
     tfr: float = option(1.0, TEACHER_FORCING, "teacher-forcing ratio at the start: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
     tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0)
     tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1)
+    tf_draw: str = option("epoch", TEACHER_FORCING, "teacher forcing is drawn once for an epoch, or for each step of each clip (scheduled sampling)", choices=("epoch", "step"))
     detach: bool = option(False, TEACHER_FORCING, "free running: cut the gradient at each fed-back frame; faster, and steadier over long videos")
     frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
+    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs the model runs freely over the training set; where not teacher-forced, frames are then made from those stored frames, all steps at once; 0 = off", at_least=0)
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when this many validations are alike (2 or more); 0 = never", at_least=0)
     detector_threshold: float = option(0.1, TEACHER_FORCING, "alike: both loss and PSNR (dB) differ by less than this", above=0)
 
@@ -86,6 +96,7 @@ class TrainerOptions:
     kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run", at_least=1)
     kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "part of a cycle in which β rises, 0-1; the rest is plateau", above=0, at_most=1)
     kl_beta: float = option(1.0, KL_ANNEALING, "plateau of β (None: the constant); 0 switches the KL term off", at_least=0)
+    kl_norm: str = option("sum", KL_ANNEALING, "the KL term in the loss: summed over the latent's values, or their mean", choices=("sum", "mean"))
 
     save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset")
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1)
@@ -123,6 +134,7 @@ class TesterOptions:
     num_workers: int = option(2, DATA, "threads that decode the images; no number depends on it", at_least=1)
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
     frame_W: int | None = option(None, MODEL, "frame width, likewise", at_least=4, at_most=8192, shown="the checkpoint's, else 64")
+    n_samples: int = option(1, RUN, "val: futures to sample; the best, the mean and the spread of their scores are printed", at_least=1)
     latent_scale: float = option(1.0, RUN, "multiplies the latent; 0 = the prior's mean", at_least=0)
     batch_size: int = option(8, RUN, "sequences generated side by side; no pixel depends on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
@@ -172,6 +184,7 @@ IDLE_UNLESS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
     "fast_partial": ("--fast_train", lambda o: bool(o.get("fast_train"))),
     "fast_train_epoch": ("--fast_train", lambda o: bool(o.get("fast_train"))),
     "lr_milestones": ("--lr_scheduler multistep", lambda o: o.get("lr_scheduler") == "multistep"),
+    "grow_epochs": ("--grow_from", lambda o: o.get("grow_from") is not None),
     "lr_gamma": ("--lr_scheduler multistep", lambda o: o.get("lr_scheduler") == "multistep"),
     "tfr_sde": ("--tfr and --tfr_d_step", lambda o: bool(o.get("tfr") and o.get("tfr_d_step"))),
     "tfr_d_step": (
@@ -294,6 +307,11 @@ def check_combinations(options: TrainerOptions) -> None:
         raise UserError(
             "--resume and --ckpt_path exclude each other: --resume continues the run in "
             "save_root, --ckpt_path starts a new run from given weights"
+        )
+    if options.grow_from is not None and options.grow_from > options.train_vi_len:
+        raise UserError(
+            f"--grow_from {options.grow_from}: clips grow, so it is at most --train_vi_len "
+            f"{options.train_vi_len}"
         )
     if options.detector_patience == 1:
         raise UserError("--detector_patience 1: one validation is always like itself; 2 or more")

@@ -21,10 +21,14 @@ from modules.errors import UserError
 
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
-METRIC_COLUMNS = (
+BASIC_COLUMNS = (
     *("epoch", "train_loss", "train_mse", "train_kl", "train_psnr", "val_loss", "val_psnr"),
     *("beta", "tfr", "tf_active", "lr", "skipped", "frames_per_second", "seconds"),
 )
+# val_ssim: mean over the same frames as val_psnr. active_dims: dimensions of the latent whose
+# posterior mean varies from frame to frame. sigma: the decoder's standard deviation, pixels 0 to 1.
+DIAGNOSTIC_COLUMNS = ("val_ssim", "active_dims", "sigma")
+METRIC_COLUMNS = (*BASIC_COLUMNS, *DIAGNOSTIC_COLUMNS)
 
 
 def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
@@ -103,6 +107,7 @@ def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
         f"epoch {row['epoch']:>3}/{num_epoch} | train loss {row['train_loss']:.5f} "
         f"mse {row['train_mse']:.5f} kl {row['train_kl']:.4g} psnr {row['train_psnr']:.2f} dB"
         f" | val loss {row['val_loss']:.5f} psnr {row['val_psnr']:.2f} dB{' *' if best else ''}"
+        f" ssim {row['val_ssim']:.3f}"
         f" | beta {row['beta']:.3g} tfr {row['tfr']:.2f} {'on' if row['tf_active'] else 'off'}"
         f" lr {row['lr']:.2e} | {row['frames_per_second']:.0f} frames/s {row['seconds']:.1f} s"
         f"{skipped}"

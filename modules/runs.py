@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modules.errors import UserError
-from modules.runlog import METRIC_COLUMNS, read_config, read_metrics, read_psnr_per_frame
+from modules.runlog import (
+    BASIC_COLUMNS,
+    DIAGNOSTIC_COLUMNS,
+    read_config,
+    read_metrics,
+    read_psnr_per_frame,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def load_run(folder: Path) -> Run:
         metrics = read_metrics(path)
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: is no table of numbers ({error})") from error
-    if missing := [name for name in METRIC_COLUMNS if name not in metrics]:
+    if missing := [name for name in BASIC_COLUMNS if name not in metrics]:
         what = "is empty" if not metrics else f"lacks the columns {', '.join(missing)}"
         raise UserError(f"{path}: {what}; Trainer.py writes it anew with --resume or a new run")
     if not metrics["epoch"].size:
@@ -61,6 +67,8 @@ def load_run(folder: Path) -> Run:
         raise UserError(f"{path}: has a row without a number of its epoch")
     if not ((epochs >= 0) & (epochs < 2**31) & (epochs % 1 == 0)).all():
         raise UserError(f"{path}: has an epoch that is no whole number from 0 on")
+    for name in DIAGNOSTIC_COLUMNS:  # runs of earlier versions have none
+        metrics.setdefault(name, np.full(len(epochs), np.nan))
     return Run(folder, read_config(folder), metrics)
 
 

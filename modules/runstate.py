@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dataloader import VideoData
 from modules import distributed, schedules
 from modules.checkpoint import (
     LAST,
@@ -19,6 +20,7 @@ from modules.checkpoint import (
 from modules.cvae import CVAE
 from modules.errors import UserError
 from modules.options import MAY_CHANGE_ON_RESUME, TrainerOptions
+from modules.rollouts import StoredRollouts
 from modules.runlog import remove_leftovers
 from modules.training import (
     Plan,
@@ -107,6 +109,7 @@ class RunState:
         o: TrainerOptions,
         root: Path,
         model: CVAE,
+        train: VideoData,
         *,
         data_root: str,
         data_fingerprint: str,
@@ -115,6 +118,7 @@ class RunState:
         self.data_root, self.data_fingerprint = data_root, data_fingerprint
         self.optimizer = make_optimizer(model, o)
         self.average = WeightAverage(model, o.ema) if o.ema > 0 else None
+        self.stored = StoredRollouts(train) if o.rollout_every > 0 else None
         self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
         self.best = Best()
         self.position = Position()
@@ -148,6 +152,8 @@ class RunState:
             self.average.model.load_state_dict(self.model.state_dict())
             self.average.steps.fill_(saved["average_steps"])
             self.model.load_state_dict(saved["weights"])
+        if self.stored is not None:
+            self.stored.frames.copy_(saved["rollouts"])
         load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
         self.detector.load_state_dict(saved["detector"])
         self.best = Best(**saved["best"])
@@ -181,7 +187,11 @@ class RunState:
         if self.average is not None:
             content["training"]["weights"] = self.model.state_dict()
             content["training"]["average_steps"] = self.average.steps.item()
-        save_checkpoints([self.root / name for name in (*names, LAST)], content)
+        if names:
+            save_checkpoints([self.root / name for name in names], content)
+        if self.stored is not None:  # as large as the data set: only for what goes on
+            content["training"]["rollouts"] = self.stored.frames
+        save_checkpoints([self.root / LAST], content)
 
     def save_at(self, position: Position) -> None:
         """Write last.ckpt in mid-epoch."""

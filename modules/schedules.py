@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # Streams of random numbers: one number for each purpose, so that no two share draws.
-STREAM_CLIPS, STREAM_TEACHER_FORCING, STREAM_LATENT, STREAM_ROLLOUT = 0, 1, 2, 3
+STREAM_CLIPS, STREAM_TEACHER_FORCING, STREAM_LATENT, STREAM_ROLLOUT, STREAM_STORED = range(5)
 
 
 def derived_seed(*path: int) -> int:
@@ -139,3 +139,23 @@ def learning_rate(
     if scheduler == "cosine":
         return lr * 0.5 * (1.0 + math.cos(math.pi * min(epoch / num_epoch, 1.0)))
     return lr
+
+
+def warm_up(step: int, steps: int) -> float:
+    """Factor of the learning rate in a step of the whole run, from 0: (step + 1) / steps up to 1.
+
+    Adam's first steps rest on few gradients (Goyal et al. 2017, section 2.2, for the rise in a
+    line). steps 0: no warm-up.
+    """
+    return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
+
+
+def clip_length(epoch: int, *, length: int, start: int | None, epochs: int) -> int:
+    """Frames of a training clip in epoch e: growing in a line from `start` to `length`.
+
+    `start` in epoch 0, `length` from epoch `epochs` on; `length` throughout where start is None. A
+    curriculum (Bengio et al. 2009): short clips first, while the model's own frames are poor.
+    """
+    if start is None or epoch >= epochs:
+        return length
+    return start + (length - start) * epoch // epochs

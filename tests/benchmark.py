@@ -88,7 +88,7 @@ class Case:
             precision=precision,
         )
         fill_in_derived(o)
-        self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3)
+        self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3, length)
         torch.manual_seed(0)
         config = ModelConfig(**dims)
         self.model = CVAE(config).to(device).to(memory_format=torch.channels_last).train()
@@ -107,7 +107,8 @@ class Case:
         recordings = self.step.data.recordings
         clips = dataloader.epoch_clips(recordings, self.length, seed=0, epoch=self.number)
         starts = torch.from_numpy(clips[: self.batch]).to(self.device)
-        self.step.run_share(starts, self.step.draw(0, self.number, len(starts)), self.plan)
+        draws = self.step.draw(0, self.number, len(starts), self.plan)
+        self.step.run_share(starts, draws, self.plan)
         self.number += 1
 
     def usual(self) -> None:
@@ -177,7 +178,7 @@ def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
         starts = torch.from_numpy(clips[: case.batch]).to(device)
         pair = dataloader.gather_clips(step.data, starts, case.length)
         held["frames"], held["labels"] = (dataloader.to_unit(x) for x in pair)
-        held["noise"] = step.draw(0, 0, case.batch)[0]
+        held["noise"] = step.draw(0, 0, case.batch, case.plan).latent
 
     def forward() -> None:
         with autocast(device, step.precision):

@@ -1,9 +1,13 @@
 """The model: what the training pass sees and gives, and what a rollout may not see."""
 
+import dataclasses
+
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from modules.cvae import CVAE, ModelConfig, prior_latents
+from modules.errors import UserError
 from modules.evaluation import Sequence, generate, score, to_uint8
 from modules.losses import kl_to_standard_normal
 
@@ -345,3 +349,124 @@ def test_pixels_are_rounded_and_clamped() -> None:
     assert to_uint8(frames)[0, :, :, 0].ravel().tolist() == [0, 0, 0, 1, 255, 255]
     with pytest.raises(ValueError, match="finite"):
         to_uint8(torch.full((1, 3, 2, 2), float("nan")))
+
+
+# ---------------------------------------------------------------- learned prior, bounded output
+
+
+LEARNED = dataclasses.replace(CONFIG, prior="learned")
+
+
+def test_learned_prior_is_a_network_of_its_own_that_sees_frame_t_minus_1() -> None:
+    torch.manual_seed(0)
+    model = CVAE(LEARNED).eval()
+    plain = set(CVAE(CONFIG).state_dict())
+    assert {n.split(".")[0] for n in set(model.state_dict()) - plain} == {"Prior_Predictor"}
+    frames, labels, noise = clips()
+    for mode in ({"teacher_forcing": True}, {"teacher_forcing": False, "detach": True}):
+        out = model(frames, labels, noise, **mode)
+        previous = frames[0]
+        for t in range(1, 5):  # by hand
+            label = model.label_transformation(labels[t])
+            feature = model.frame_transformation(previous)
+            q = model.Gaussian_Predictor.moments(model.frame_transformation(frames[t]), label)
+            assert model.Prior_Predictor is not None
+            p = model.Prior_Predictor.moments(feature, label)
+            gaussians = [Normal(mu, (0.5 * logvar).exp()) for mu, logvar in (q, p)]
+            kl = kl_divergence(*gaussians).sum(dim=(1, 2, 3))
+            torch.testing.assert_close(out.kl[t - 1], kl, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(out.mu[t - 1], q[0], rtol=1e-4, atol=1e-5)
+            made = model.decode(feature, label, q[0] + (0.5 * q[1]).exp() * noise[t - 1])
+            previous = frames[t] if mode["teacher_forcing"] else made.clamp(0, 1)
+    through = model(frames, labels, noise, teacher_forcing=False)
+    torch.testing.assert_close(through.kl, out.kl, rtol=1e-4, atol=1e-3)
+
+
+def test_rollout_draws_from_the_learned_prior() -> None:
+    torch.manual_seed(0)
+    model = CVAE(LEARNED).eval()
+    frames, labels, _ = clips()
+    made = roll(model, frames, labels)
+    latents = prior_latents(CONFIG, 0, [0, 1])
+    previous = frames[0]
+    for t in range(1, 5):  # by hand
+        feature = model.frame_transformation(previous)
+        label = model.label_transformation(labels[t])
+        assert model.Prior_Predictor is not None
+        mu, logvar = model.Prior_Predictor.moments(feature, label)
+        z = mu + (0.5 * logvar).exp() * next(latents)
+        previous = model.decode(feature, label, z).clamp(0, 1)
+        torch.testing.assert_close(made[t - 1], previous, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():  # latent_scale 0 is the prior's mean, not a latent of 0
+        model.Prior_Predictor[6].bias += 1.0  # type: ignore[union-attr]
+    zero = prior_latents(CONFIG, 0, [0, 1], scale=0.0)
+    mean = torch.stack(list(model.rollout(frames[0], labels, zero)))
+    feature, label = model.frame_transformation(frames[0]), model.label_transformation(labels[1])
+    mu, _ = model.Prior_Predictor.moments(feature, label)
+    expected = model.decode(feature, label, mu).clamp(0, 1)
+    torch.testing.assert_close(mean[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["clamp", "sigmoid"])
+def test_bounded_output(model: CVAE, output: str) -> None:
+    bounded = CVAE(dataclasses.replace(CONFIG, output=output)).eval()
+    bounded.load_state_dict(model.state_dict())
+    frames, labels, noise = clips()
+    with torch.no_grad():
+        for m in (model, bounded):
+            m.Generator[7].bias[0] = 2.0  # type: ignore[union-attr]
+    plain = model(frames, labels, noise, teacher_forcing=True).prediction
+    made = bounded(frames, labels, noise, teacher_forcing=True).prediction
+    assert plain.max() > 1
+    expected = plain.clamp(0, 1) if output == "clamp" else plain.sigmoid()
+    torch.testing.assert_close(made, expected)
+    with pytest.raises(UserError, match="output"):
+        dataclasses.replace(CONFIG, output="tanh").check()
+
+
+# ---------------------------------------------------------------- where a step begins from
+
+
+@pytest.mark.parametrize("mode", ["through", "detached", "recomputed"])
+def test_each_step_is_forced_or_not_by_itself(model: CVAE, mode: str) -> None:
+    frames, labels, noise = clips()
+    g = torch.Generator().manual_seed(8)
+    frame_noise = 0.1 * torch.randn(4, 2, 3, 8, 12, generator=g)
+    forced = torch.tensor([[False, True], [True, False], [False, False], [False, True]])
+    out = model(
+        *(frames, labels, noise),
+        teacher_forcing=True,
+        forced=forced,
+        detach=mode == "detached",
+        recompute=mode == "recomputed",
+        frame_noise=frame_noise,
+    )
+    previous = frames[0]  # the first step always begins from the given frame
+    for t in range(1, 5):  # by hand
+        label = model.label_transformation(labels[t])
+        mu, logvar = model.Gaussian_Predictor.moments(model.frame_transformation(frames[t]), label)
+        z = model.Gaussian_Predictor.reparameterize(mu, logvar, noise[t - 1])
+        if t > 1:
+            chosen = forced[t - 1][:, None, None, None]
+            previous = torch.where(chosen, frames[t - 1], previous)
+        noisy = (previous.clamp(0, 1) + frame_noise[t - 1]).clamp(0, 1)
+        made = model.decode(model.frame_transformation(noisy), label, z)
+        torch.testing.assert_close(out.prediction[t - 1], made, rtol=1e-4, atol=1e-5)
+        previous = made
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_stored_frames_take_the_place_of_true_ones(model: CVAE, recompute: bool) -> None:
+    frames, labels, noise = clips()
+    stored = torch.rand(4, 2, 3, 8, 12, generator=torch.Generator().manual_seed(7))
+    options = {"teacher_forcing": True, "recompute": recompute}
+    out = model(frames, labels, noise, stored=stored, **options)
+    other = model(torch.cat((stored, frames[4:])), labels, noise, **options)
+    torch.testing.assert_close(out.prediction[3], other.prediction[3], rtol=1e-4, atol=1e-5)
+    plain = model(frames, labels, noise, **options)
+    torch.testing.assert_close(out.kl, plain.kl, rtol=1e-4, atol=1e-3)  # the posterior sees truth
+    assert not torch.allclose(out.prediction, plain.prediction, atol=1e-3)
+    mse = (out.prediction - frames[1:]).square().mean(dim=(2, 3, 4))  # and so does the loss
+    torch.testing.assert_close(out.mse, mse)
+    same = model(frames, labels, noise, stored=frames[:-1], **options)
+    torch.testing.assert_close(same.prediction, plain.prediction, rtol=1e-4, atol=1e-5)

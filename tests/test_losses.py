@@ -2,11 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from modules.losses import frame_mse, kl_to_standard_normal, psnr, psnr_of_mse
+from modules.losses import (
+    frame_mse,
+    implied_sigma,
+    kl_between,
+    kl_to_standard_normal,
+    optimal_sigma_loss,
+    psnr,
+    psnr_of_mse,
+    ssim,
+)
 
 
 def test_frame_mse_is_a_mean_per_frame() -> None:
@@ -70,3 +80,88 @@ def test_kl_of_the_prior_is_zero_and_never_negative() -> None:
     assert kl_to_standard_normal(zero, zero).item() == 0.0
     small = 1e-4 * torch.randn(100, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     assert (kl_to_standard_normal(small, small) > 0).all()
+
+
+def test_kl_between_gaussians_by_the_library_and_by_hand() -> None:
+    g = torch.Generator().manual_seed(1)
+    mu, logvar, prior_mu, prior_logvar = (torch.randn(5, 4, 2, 3, generator=g) for _ in range(4))
+    expected = kl_divergence(
+        Normal(mu, (0.5 * logvar).exp()), Normal(prior_mu, (0.5 * prior_logvar).exp())
+    ).sum(dim=(1, 2, 3))
+    found = kl_between(mu, logvar, prior_mu, prior_logvar)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    zero = torch.zeros(1, 1, 1, 1)
+    # N(1, 4) from N(3, 1): ½ (4 + 4 - log 4 - 1)
+    by_hand = kl_between(zero + 1, zero + math.log(4), zero + 3, zero)
+    assert by_hand.item() == pytest.approx(0.5 * (7 - math.log(4)))
+    standard = kl_between(mu, logvar, 0 * mu, 0 * mu)
+    torch.testing.assert_close(standard, kl_to_standard_normal(mu, logvar))
+    assert kl_between(mu, logvar, mu, logvar).abs().max() == 0
+    assert not torch.allclose(found, kl_between(prior_mu, prior_logvar, mu, logvar))  # no symmetry
+
+
+def test_optimal_sigma_is_the_best_gaussian_s_likelihood() -> None:
+    g = torch.Generator().manual_seed(2)
+    error = 0.1 * torch.randn(3, 8, 8, generator=g)
+    mse = error.square().mean()
+    constant = 0.5 * (1 + math.log(2 * math.pi))
+    sigmas = (0.05, mse.sqrt().item(), 0.2)
+    nats = {s: -Normal(0.0, s).log_prob(error).mean().item() for s in sigmas}
+    assert optimal_sigma_loss(mse).item() + constant == pytest.approx(min(nats.values()), rel=1e-5)
+    assert min(nats, key=lambda s: nats[s]) == pytest.approx(mse.sqrt().item())
+    assert optimal_sigma_loss(mse).item() == pytest.approx(
+        -math.log(10) / 20 * psnr_of_mse(mse).item(), rel=1e-5
+    )
+    assert math.isfinite(optimal_sigma_loss(torch.zeros(())).item())
+
+
+def test_sigma_that_a_weight_implies() -> None:
+    # -log N(x; x̂, σ²) per frame is mse·D/(2σ²); over β·KL the ratio of the two terms is the same.
+    beta, values = 0.001, 6144
+    sigma = implied_sigma(beta, values)
+    assert values / (2 * sigma**2) == pytest.approx(1 / beta)
+    assert implied_sigma(1.0, 6144) == pytest.approx(55.43, abs=0.01)
+
+
+def two_images(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pair whose SSIM scikit-image 0.26 was asked for, (3, H, W)."""
+    y, x, c = np.meshgrid(np.arange(height), np.arange(width), np.arange(3), indexing="ij")
+    a = 0.5 + 0.3 * np.sin(0.7 * x + c) + 0.2 * np.cos(0.4 * y * (c + 1))
+    b = a + 0.15 * np.sin(1.3 * x * y / 7 + c)
+    first, second = (torch.from_numpy(image).permute(2, 0, 1) for image in (a, b))
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "by_scikit_image"),
+    # structural_similarity(a, b, data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5,
+    # use_sample_covariance=False)
+    [(32, 64, 0.8820528024860623), (16, 20, 0.8805700955739996)],
+)
+def test_ssim_is_scikit_image_s(height: int, width: int, by_scikit_image: float) -> None:
+    a, b = two_images(height, width)
+    assert ssim(a, b).item() == pytest.approx(by_scikit_image, abs=2e-5)
+    both = ssim(torch.stack((a, a)), torch.stack((b, a)))
+    assert both.tolist() == pytest.approx([by_scikit_image, 1.0], abs=2e-5)
+
+
+def test_ssim_where_the_library_is_there() -> None:
+    metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    g = torch.Generator().manual_seed(3)
+    a = torch.rand(2, 3, 17, 30, generator=g)
+    b = (a + 0.2 * torch.randn(a.shape, generator=g)).clamp(0, 1)
+    for i, found in enumerate(ssim(a, b).tolist()):
+        expected = metrics.structural_similarity(
+            *(x[i].permute(1, 2, 0).double().numpy() for x in (a, b)),
+            **{"data_range": 1, "channel_axis": 2, "gaussian_weights": True, "sigma": 1.5},
+            use_sample_covariance=False,
+        )
+        assert found == pytest.approx(expected, abs=2e-5)
+
+
+def test_ssim_of_frames_smaller_than_its_window() -> None:
+    g = torch.Generator().manual_seed(3)
+    for size in ((4, 5), (8, 12)):
+        a, b = torch.rand(2, 6, 3, *size, generator=g)
+        assert ssim(a, a).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
+        assert ssim(a, b).max() < 0.9

@@ -18,7 +18,7 @@ def row(epoch: int, **values: float) -> dict[str, float]:
 def test_columns_are_the_contract_s() -> None:
     assert ",".join(runlog.METRIC_COLUMNS) == (
         "epoch,train_loss,train_mse,train_kl,train_psnr,val_loss,val_psnr,beta,tfr,tf_active,lr,"
-        "skipped,frames_per_second,seconds"
+        "skipped,frames_per_second,seconds,val_ssim,active_dims,sigma"
     )
 
 

@@ -10,7 +10,8 @@ from reference import usual_loss
 from dataloader import Recording, VideoData, gather_clips, to_unit
 from modules import training
 from modules.cvae import CVAE
-from modules.options import model_config, parse_trainer
+from modules.errors import UserError
+from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.stopping import Watch
 from modules.training import (
     EpochResult,
@@ -19,9 +20,11 @@ from modules.training import (
     TrainingStep,
     WeightAverage,
     clip_gradient,
+    decoder_sigma,
     epoch_plan,
     make_optimizer,
     optimizer_state,
+    step_lr,
     train_epoch,
 )
 
@@ -86,6 +89,9 @@ OPTIONS = (
 )
 
 
+FORCED = Plan(0.01, 1.0, True, 1e-3, 4)
+
+
 def moving_data() -> VideoData:
     g = torch.Generator().manual_seed(0)
     frames, labels = (
@@ -106,7 +112,7 @@ def run_epochs(step: TrainingStep, epochs: int = 3) -> list[EpochResult]:
     """Epochs with and without teacher forcing; clips of 4 from 22 frames: batches of 2, 2 and 1."""
     position, results = Position(), []
     for epoch in range(epochs):
-        plan = Plan(0.01, 0.5, epoch % 2 == 0, 1e-3)
+        plan = Plan(0.01, 0.5, epoch % 2 == 0, 1e-3, 4)
         result, end = train_epoch(step, position, plan, Watch(), lambda position: None)
         results.append(result)
         position = end.next_epoch()
@@ -127,7 +133,7 @@ def test_captured_steps_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> Non
     assert eager.why_eager is not None
     graphed.why_eager = None
     assert run_epochs(eager)[0][:4] == run_epochs(graphed)[0][:4]
-    assert sorted(graphed.graphs) == [(1, False), (1, True), (2, False), (2, True)]
+    assert sorted(graphed.graphs) == [*((1, False, 4), (1, True, 4), (2, False, 4), (2, True, 4))]
     for (name, a), b in zip(
         eager.model.state_dict().items(), graphed.model.state_dict().values(), strict=True
     ):
@@ -172,9 +178,9 @@ def test_a_step_that_is_not_finite_changes_nothing_on_the_device() -> None:
     before = {i: {k: v.clone() for k, v in s.items()} for i, s in moments.items()}
     counts = step.read_counts()
     starts = torch.tensor([0, 5])
-    draws = step.draw(0, 0, 2)
-    draws[0][1, 0, 0, 0, 0] = math.nan  # one value of ε
-    step.run_share(starts, draws, Plan(0.01, 1.0, True, 1e-3))
+    draws = step.draw(0, 0, 2, FORCED)
+    draws.latent[1, 0, 0, 0, 0] = math.nan  # one value of ε
+    step.run_share(starts, draws, FORCED)
     for name, value in step.model.state_dict().items():
         assert torch.equal(value, good[name]), name
     for i, state in step.optimizer.state_dict()["state"].items():
@@ -182,7 +188,7 @@ def test_a_step_that_is_not_finite_changes_nothing_on_the_device() -> None:
             assert torch.equal(value, before[i][key]), key
     after = step.read_counts()
     assert after == counts._replace(skipped=counts.skipped + 2, skipped_in_a_row=1.0)
-    step.run_share(starts, step.draw(0, 0, 2), Plan(0.01, 1.0, True, 1e-3))  # the control
+    step.run_share(starts, step.draw(0, 0, 2, FORCED), FORCED)  # the control
     assert not torch.equal(step.model.Generator[7].weight, good["Generator.7.weight"])  # type: ignore[union-attr]
     assert step.read_counts().skipped_in_a_row == 0
     assert step.read_counts().trained == counts.trained + 2
@@ -215,17 +221,18 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: tuple[str, ...]) -
     which is another normalisation, not another rounding."""
     step = new_step(*mode, "--frame_noise", "0", "--grad_clip", "0")
     step.model.label_transformation[2].eval()  # type: ignore[union-attr]
-    starts, (noise,) = torch.tensor([3, 11]), step.draw(0, 0, 2)
     forced = mode[1] == "1"
+    plan = Plan(0.01, float(forced), forced, 1e-3, 4)
+    starts, draws = torch.tensor([3, 11]), step.draw(0, 0, 2, plan)
     reference = CVAE(step.model.config).train()
     reference.load_state_dict(step.model.state_dict())
     reference.label_transformation[2].eval()
-    step.run_share(starts, [noise], Plan(0.01, float(forced), forced, 1e-3))
+    step.run_share(starts, draws, plan)
     frames, labels = (
         to_unit(x).transpose(0, 1) for x in gather_clips(step.data, starts, 4)
     )  # 2 × (B, T, 3, H, W)
     loss, mse, kl = usual_loss(
-        reference, frames, labels, teacher_forcing=forced, beta=0.01, noise=noise
+        reference, frames, labels, teacher_forcing=forced, beta=0.01, noise=draws.latent
     )
     loss.backward()
     counts = step.read_counts()
@@ -234,3 +241,109 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: tuple[str, ...]) -
     )
     for (name, p), q in zip(reference.named_parameters(), step.model.parameters(), strict=True):
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+# ---------------------------------------------------------------- options of the objective
+
+
+def options_of(typed: str) -> TrainerOptions:
+    return parse_trainer("", ["--DR", "d", *typed.split()])[0]
+
+
+def test_learning_rate_of_a_step() -> None:
+    cosine = options_of("--num_epoch 4 --lr 0.01 --lr_scheduler cosine")
+    assert step_lr(cosine, 0, 0, 10) == 0.01
+    assert step_lr(cosine, 2, 0, 10) == pytest.approx(0.005)  # half way
+    assert step_lr(cosine, 2, 5, 10) == pytest.approx(0.005 * (1 + math.cos(math.pi * 2.5 / 4)))
+    warmed = options_of("--num_epoch 4 --lr 0.01 --lr_warmup 20")
+    found = [step_lr(warmed, e, n, 10) for e, n in ((0, 0), (0, 9), (1, 4), (1, 9), (3, 9))]
+    assert found == pytest.approx([0.0005, 0.005, 0.0075, 0.01, 0.01])
+    multistep = options_of("--num_epoch 4 --lr 0.01 --lr_scheduler multistep --lr_milestones 2")
+    assert step_lr(multistep, 1, 9, 10) == 0.01
+    assert step_lr(multistep, 2, 0, 10) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [
+        ((), 1.0),
+        (("--kl_norm", "mean"), 1 / (4 * 8 * 8)),
+        (("--recon", "sigma"), 1 / (3 * 8 * 8)),
+        (("--recon", "sigma", "--kl_norm", "mean"), 1 / (4 * 8 * 8)),
+    ],
+)
+def test_loss_by_the_terms_that_were_counted(options: tuple[str, ...], scale: float) -> None:
+    step = new_step(*options, "--frame_noise", "0")
+    step.run_share(torch.tensor([3]), step.draw(0, 0, 1, FORCED), FORCED)
+    counts = step.read_counts()
+    frames, labels = (to_unit(x) for x in gather_clips(step.data, torch.tensor([3]), 4))
+    torch.manual_seed(0)
+    model = CVAE(step.model.config).train()  # the weights before the step
+    out = model(frames, labels, step.draw(0, 0, 1, FORCED).latent, teacher_forcing=True)
+    term = 0.5 * out.mse.log() if "sigma" in options else out.mse
+    expected = term.mean() + 0.01 * scale * out.kl.mean()
+    assert counts.loss == pytest.approx(expected.item(), rel=1e-5)
+    assert counts.kl == pytest.approx(out.kl.mean().item(), rel=1e-5)  # nats, whatever the loss
+    assert counts.mse == pytest.approx(out.mse.mean().item(), rel=1e-5)
+
+
+def test_sigma_of_the_decoder() -> None:
+    # The usual convention at full size: β = 2σ²/6144.
+    assert decoder_sigma(options_of(""), 0.01, 1.0) == pytest.approx(math.sqrt(3072))
+    assert decoder_sigma(options_of(""), 0.01, 0.0) == 0.0
+    mean = decoder_sigma(options_of("--kl_norm mean"), 0.01, 1.0)
+    assert mean == pytest.approx(math.sqrt(3072 / 24576))
+    assert decoder_sigma(options_of("--recon sigma"), 0.01, 1.0) == pytest.approx(0.1)
+
+
+def test_active_dimensions_are_those_whose_mean_varies(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = new_step("--frame_noise", "0", "--lr", "1e-12")  # the weights stay
+    means: list[torch.Tensor] = []
+    plain = step.model.Gaussian_Predictor.moments
+
+    def noted(*features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mu, logvar = plain(*features)
+        means.append(mu.detach())
+        return mu, logvar
+
+    monkeypatch.setattr(step.model.Gaussian_Predictor, "moments", noted)
+
+    def active() -> int:
+        result, _ = train_epoch(step, Position(), FORCED, Watch(), lambda position: None)
+        return result.active_dims
+
+    assert active() == 0  # fresh weights hardly tell one frame from another
+    variance = torch.cat(means).double().var(dim=0, correction=0)  # (N, H, W)
+    assert 0 < variance.max() < training.ACTIVE_VARIANCE
+    threshold = float(variance.median()) * (1 + 1e-6)
+    monkeypatch.setattr(training, "ACTIVE_VARIANCE", threshold)
+    assert active() == int((variance > threshold).sum()) == 128  # half of 4 x 8 x 8
+    with torch.no_grad():  # a posterior that says the same of every frame
+        step.model.Gaussian_Predictor[6].weight.zero_()  # type: ignore[operator, union-attr]
+    assert active() == 0
+
+
+def test_steps_draw_teacher_forcing_for_themselves() -> None:
+    step = new_step("--tf_draw", "step")
+    plan = Plan(0.01, 0.3, True, 1e-3, 4)
+    forced = torch.stack([step.draw(0, n, 50, plan).forced for n in range(20)])  # type: ignore[misc]
+    assert forced.shape == (20, 3, 50)
+    assert 0.25 < forced.float().mean().item() < 0.35
+    assert torch.equal(forced[3], step.draw(0, 3, 50, plan).forced)  # type: ignore[arg-type]
+    none = step.draw(0, 0, 50, plan._replace(tfr=0.0)).forced
+    assert none is not None and not none.any()
+    assert new_step().draw(0, 0, 50, plan).forced is None  # by the epoch
+    options = options_of("--tf_draw step --tfr 0.5")
+    assert all(epoch_plan(options, e).teacher_forcing for e in range(5))
+
+
+def test_clips_grow() -> None:
+    options = options_of("--train_vi_len 16 --grow_from 4 --grow_epochs 6")
+    assert [epoch_plan(options, e).vi_len for e in range(8)] == [4, 6, 8, 10, 12, 14, 16, 16]
+    with pytest.raises(UserError, match="grow_from 20"):
+        options_of("--train_vi_len 16 --grow_from 20")
+    step = new_step()
+    short = FORCED._replace(vi_len=3)
+    result, end = train_epoch(step, Position(), short, Watch(), lambda position: None)
+    assert end.counts.trained == 22 // 3
+    assert result.frames_per_second == pytest.approx(7 * 2 / end.seconds, rel=1e-3)

@@ -1,0 +1,112 @@
+"""The model's own frames over the whole training set, stored to train on in place of true ones.
+
+Every few epochs the model runs freely over the training recordings, without a gradient and with
+latents from the prior, as at validation. Until the next time its frames stand in for the previous
+frame wherever an epoch (or a step) is not teacher-forced. So training meets the model's own errors
+and is still one batch over all steps. Ross et al. 2011, "A Reduction of Imitation Learning and
+Structured Prediction to No-Regret Online Learning" (DAgger); Venkatraman et al. 2015, "Improving
+Multi-step Prediction of Learned Time Series Models" (data as demonstrator).
+"""
+
+import torch
+from torch import Tensor
+
+import dataloader
+from modules import distributed
+from modules.cvae import CVAE, prior_latents
+from modules.device import autocast
+from modules.errors import Stopped
+from modules.schedules import STREAM_STORED, derived_seed
+from modules.stopping import Watch
+
+# Frames that the model makes in one go from a true one, and how many such stretches at a time.
+# After some ten frames its errors have reached their usual size; more would only make the first
+# ones, which begin from a true frame, rarer.
+STRETCH, AT_ONCE = 64, 16
+
+
+class StoredRollouts:
+    """The training frames as the model last made them, (frames, H, W, 3) uint8 on the device."""
+
+    def __init__(self, data: dataloader.VideoData) -> None:
+        self.data = data
+        self.frames = data.frames.clone()  # true ones until the first rollout
+
+    def refresh(
+        self, model: CVAE, *, seed: int, epoch: int, precision: torch.dtype, watch: Watch
+    ) -> None:
+        """Make them anew with the model as it is; a function of its weights and (seed, epoch).
+
+        Stretches begin at a fresh offset each time, from a true frame. A frame that is not finite
+        stays the true one. Raises Stopped, with the frames as they were, if the watch says so.
+        """
+        stream = derived_seed(seed, epoch, STREAM_STORED)
+        stretches = self._stretches(stream % STRETCH)
+        world = distributed.world_size()
+        rounds = -(-len(stretches) // (world * AT_ONCE))  # equally many on all ranks
+        own = range(distributed.rank(), len(stretches), world)
+        made = torch.zeros_like(self.frames)
+        was_training = model.training
+        model.eval()
+        try:
+            for first in range(0, rounds * AT_ONCE, AT_ONCE):
+                if numbers := list(own[first : first + AT_ONCE]):
+                    group = [stretches[n] for n in numbers]
+                    self._roll(model, group, numbers, stream, precision, watch, made)
+                if stop := watch.after_step()[0]:
+                    raise Stopped(stop)
+        finally:
+            model.train(was_training)
+        distributed.add_up(made)
+        for recording in self.data.recordings:
+            inner = slice(recording.start + 1, recording.stop)
+            self.frames[inner] = made[inner]
+
+    def _stretches(self, offset: int) -> list[tuple[int, int]]:
+        """(first, stop) of what is made in one go, the first frame being given.
+
+        One's last frame is the next one's first, so that every frame but a recording's first is
+        made once.
+        """
+        stretches = []
+        for recording in self.data.recordings:
+            cuts = range(recording.start + (offset or STRETCH), recording.stop - 1, STRETCH)
+            begins = [recording.start, *cuts]
+            ends = [*begins[1:], recording.stop - 1]
+            stretches += [(a, b + 1) for a, b in zip(begins, ends, strict=True) if b > a]
+        return stretches
+
+    def _roll(
+        self,
+        model: CVAE,
+        group: list[tuple[int, int]],
+        numbers: list[int],
+        seed: int,
+        precision: torch.dtype,
+        watch: Watch,
+        made: Tensor,
+    ) -> None:
+        """Make a group of stretches side by side and put their frames into `made`."""
+        frames, labels = self.data.frames, self.data.labels
+        longest = max(stop - first for first, stop in group)
+        rows = [[min(a + t, b - 1) for a, b in group] for t in range(longest)]
+        index = torch.tensor(rows, device=frames.device)  # (T, B) frame numbers
+        begin = dataloader.to_unit(frames[index[0]]).permute(0, 3, 1, 2)
+        latents = prior_latents(model.config, seed, numbers)
+        with torch.no_grad(), autocast(frames.device, precision):
+            rollout = model.rollout(begin, labels[index].permute(0, 1, 4, 2, 3), latents)
+            for t, frame in enumerate(rollout, 1):
+                inside = [i for i, (a, b) in enumerate(group) if a + t < b]
+                at, frame = index[t, inside], frame[inside]
+                sound = torch.isfinite(frame).all(dim=(1, 2, 3), keepdim=True)
+                pixels = torch.where(sound, frame * 255.0, 0.0).round().to(torch.uint8)
+                made[at] = torch.where(sound, pixels, frames[at].permute(0, 3, 1, 2)).permute(
+                    0, 2, 3, 1
+                )
+                if distributed.world_size() == 1:
+                    watch.raise_if_asked()
+
+    def clips(self, starts: Tensor, length: int) -> Tensor:
+        """What the frames of clips are made from: (T-1, B, 3, H, W) in [0, 1]."""
+        index = starts[None, :] + torch.arange(length - 1, device=starts.device)[:, None]
+        return dataloader.to_unit(self.frames[index]).permute(0, 1, 4, 2, 3)

@@ -1,0 +1,101 @@
+"""Muon: what is a matrix, how it is orthogonalised, and that it trains, skips and resumes."""
+
+import copy
+
+import pytest
+import torch
+
+from modules.cvae import CVAE, ModelConfig
+from modules.muon import MOMENTUM, SCALE, Muon, is_matrix, orthogonalised
+
+CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 30), (30, 4)])
+def test_orthogonalised_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalised(matrix)
+    values = (u.mT @ found @ v.mT).diagonal()
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    torch.testing.assert_close(u @ torch.diag(values) @ v, found, rtol=1e-3, atol=1e-3)
+    assert torch.linalg.svdvals(matrix).max() > 1.5  # the control: it was not so before
+
+
+def test_kernels_that_mix_channels_are_matrices() -> None:
+    names = {name for name, p in CVAE(CONFIG).named_parameters() if is_matrix(p)}
+    assert "frame_transformation.4.conv1.weight" in names
+    assert "Decoder_Fusion.0.block.1.conv.weight" in names
+    assert not any("depth_conv" in name or "bias" in name for name in names)
+    assert "Generator.7.weight" not in names  # three outputs: the colours
+    assert len(names) > 30
+
+
+def one_step(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    for p in parameters:
+        p.grad = torch.randn(p.shape, generator=g)
+    optimizer.step()
+
+
+def new_parameters() -> list[torch.nn.Parameter]:
+    torch.manual_seed(1)
+    shapes = ((8, 4, 3, 3), (8,), (8, 1, 3, 3), (3, 8, 1, 1))
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+
+
+def test_steps_by_hand() -> None:
+    parameters = new_parameters()
+    before = [p.detach().clone() for p in parameters]
+    adam = [torch.nn.Parameter(p.clone()) for p in before]
+    muon = Muon(parameters, lr=0.01)
+    reference = torch.optim.Adam(adam, lr=0.01)
+    momentum = torch.zeros_like(before[0])
+    expected = before[0].clone()
+    for seed in range(3):
+        one_step(muon, parameters, seed)
+        one_step(reference, adam, seed)
+        gradient = parameters[0].grad
+        assert gradient is not None
+        momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
+        ahead = (1 - MOMENTUM) * gradient + MOMENTUM * momentum
+        change = orthogonalised(ahead.reshape(8, 36)).reshape(8, 4, 3, 3)
+        expected = expected - 0.01 * SCALE * 6.0 * change  # √36
+    torch.testing.assert_close(parameters[0].detach(), expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(parameters[1:], adam[1:], strict=True):  # the rest is Adam's
+        torch.testing.assert_close(ours, theirs)
+    assert not torch.allclose(parameters[0], adam[0], atol=1e-3)
+
+
+def test_what_was_found_infinite_changes_nothing() -> None:
+    parameters = new_parameters()
+    muon = Muon(parameters, lr=0.01, fused=True)
+    one_step(muon, parameters, 0)
+    kept = [p.detach().clone() for p in parameters]
+    state = copy.deepcopy(muon.state_dict()["state"])
+    for skip in (1.0, 0.0):
+        muon.found_inf, muon.grad_scale = torch.tensor(skip), None  # type: ignore[attr-defined]
+        for p in parameters:
+            p.grad = torch.full(p.shape, float("nan") if skip else 1.0)
+        muon.step()
+        same = all(torch.equal(p, k) for p, k in zip(parameters, kept, strict=True))
+        assert same == bool(skip)
+        after = muon.state_dict()["state"]
+        same = all(torch.equal(after[i][key], state[i][key]) for i in state for key in state[i])
+        assert same == bool(skip)
+    assert all(p.isfinite().all() for p in parameters)
+
+
+def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
+    parameters = new_parameters()
+    muon = Muon(parameters, lr=0.01)
+    one_step(muon, parameters, 0)
+    again = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    resumed, fresh = Muon(again, lr=0.01), [torch.nn.Parameter(p.detach().clone()) for p in again]
+    resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
+    for optimizer, own in ((muon, parameters), (resumed, again), (Muon(fresh, lr=0.01), fresh)):
+        one_step(optimizer, own, 1)
+    assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(parameters, fresh, strict=True))

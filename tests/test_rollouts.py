@@ -1,0 +1,104 @@
+"""Stored rollouts: each frame is made from the one before, from labels and prior latents alone."""
+
+import pytest
+import torch
+
+from dataloader import Recording, VideoData, to_unit
+from modules import rollouts
+from modules.cvae import CVAE, ModelConfig, prior_latents
+from modules.errors import Stopped
+from modules.rollouts import STRETCH, StoredRollouts
+from modules.schedules import STREAM_STORED, derived_seed
+from modules.stopping import Watch
+
+CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=8)
+RECORDINGS = (Recording(0, 90), Recording(90, 91), Recording(91, 93), Recording(93, 160))
+
+
+def data() -> VideoData:
+    g = torch.Generator().manual_seed(0)
+    frames, labels = torch.randint(0, 256, (2, 160, 8, 8, 3), generator=g, dtype=torch.uint8)
+    return VideoData(frames, labels, RECORDINGS)
+
+
+def model() -> CVAE:
+    torch.manual_seed(0)
+    return CVAE(CONFIG).train()
+
+
+def refreshed(epoch: int = 1, video: VideoData | None = None) -> StoredRollouts:
+    stored = StoredRollouts(video or data())
+    stored.refresh(model(), seed=0, epoch=epoch, precision=torch.float32, watch=Watch())
+    return stored
+
+
+def test_every_frame_but_a_recording_s_first_is_made_once() -> None:
+    for offset in range(STRETCH):
+        made = [t for a, b in StoredRollouts(data())._stretches(offset) for t in range(a + 1, b)]
+        assert sorted(made) == [t for t in range(160) if t not in (0, 90, 91, 93)]
+        for a, b in StoredRollouts(data())._stretches(offset):
+            assert b - a <= STRETCH + 1
+            assert any(r.start <= a < b <= r.stop for r in RECORDINGS)
+
+
+def test_frames_are_free_running_ones() -> None:
+    video, stored = data(), refreshed()
+    stream = derived_seed(0, 1, STREAM_STORED)
+    network = model().eval()
+    for number, (first, stop) in list(enumerate(stored._stretches(stream % STRETCH)))[:2]:
+        labels = video.labels[first:stop, None].permute(0, 1, 4, 2, 3)
+        begin = to_unit(video.frames[first : first + 1]).permute(0, 3, 1, 2)
+        latents = prior_latents(CONFIG, stream, [number])
+        for t, frame in enumerate(network.rollout(begin, labels, latents), first + 1):
+            pixels = (frame[0] * 255).round().permute(1, 2, 0)
+            difference = (stored.frames[t].float() - pixels).abs().max()
+            assert difference <= 1  # a batch may round differently
+    assert not torch.equal(stored.frames, video.frames)
+    for first in (0, 90, 91, 93):  # given, never made
+        assert torch.equal(stored.frames[first], video.frames[first])
+
+
+def test_a_function_of_weights_seed_and_epoch() -> None:
+    assert torch.equal(refreshed().frames, refreshed().frames)
+    assert not torch.equal(refreshed().frames, refreshed(epoch=2).frames)
+
+
+def test_true_frames_are_not_looked_at_but_for_the_first_of_a_stretch() -> None:
+    stretches = refreshed()._stretches(derived_seed(0, 1, STREAM_STORED) % STRETCH)
+    video = data()
+    firsts = {a for a, _ in stretches}
+    for t in set(range(160)) - firsts - {r.start for r in RECORDINGS}:
+        video.frames[t] = 0
+    assert torch.equal(refreshed(video=video).frames, refreshed().frames)
+    other = data()
+    other.frames[min(firsts)] = 0  # the control
+    assert not torch.equal(refreshed(video=other).frames, refreshed().frames)
+
+
+def test_clips_are_the_frames_that_steps_begin_from() -> None:
+    stored = refreshed()
+    clips = stored.clips(torch.tensor([3, 100]), 5)
+    assert clips.shape == (4, 2, 3, 8, 8)
+    expected = stored.frames[[4, 101]].permute(0, 3, 1, 2).float() / 255
+    torch.testing.assert_close(clips[1], expected)
+
+
+def test_frames_that_are_not_finite_stay_true_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = CVAE._rollout_step
+
+    def broken(self: CVAE, *inputs: torch.Tensor) -> torch.Tensor:
+        return plain(self, *inputs) * float("nan")
+
+    monkeypatch.setattr(CVAE, "_rollout_step", broken)
+    assert torch.equal(refreshed().frames, data().frames)
+
+
+def test_stopping_leaves_the_frames_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "AT_ONCE", 1)
+    stored, watch = StoredRollouts(data()), Watch()
+    network = model()
+    watch._asked = 15
+    with pytest.raises(Stopped):
+        stored.refresh(network, seed=0, epoch=1, precision=torch.float32, watch=watch)
+    assert torch.equal(stored.frames, data().frames)
+    assert network.training
