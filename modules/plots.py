@@ -1,6 +1,6 @@
 """Curves over epochs, and the command line of every figure and table of a training report.
 
-    python -m modules.plots curves runs/a                        # redraw runs/a/curves.png
+    python -m modules.plots curves runs/a            # redraw runs/a/curves.png and latent.png
     python -m modules.plots frames runs/a                        # PSNR over frame index, again
     python -m modules.plots compare runs/a runs/b --out report   # figures and summary table
     python -m modules.plots schedules --num_epoch 70 --kl_anneal_cycle 5 --out schedules.png
@@ -58,7 +58,7 @@ from modules.options import (
 from modules.pictures import draw_psnr_per_frame
 from modules.report import compare
 from modules.runlog import METRIC_COLUMNS
-from modules.runs import Run, forcing_text, frames_of, kl_text, lineage, load_run
+from modules.runs import Run, Segment, forcing_text, frames_of, kl_text, lineage, load_run
 from modules.schedules import kl_weight
 from modules.training import epoch_plan
 
@@ -69,8 +69,7 @@ from modules.training import epoch_plan
 def curves_figure(run: Run) -> Figure:
     """The four panels of curves.png."""
     segments = lineage(run)
-    parts = {n: [part.run.metrics[n][: part.rows] for part in segments] for n in METRIC_COLUMNS}
-    table = {name: np.concatenate(values) for name, values in parts.items()}
+    table = joined(segments)
     figure = new_figure()
     psnr = new_panel(figure, "PSNR (dB)", height=3.6)
     loss = new_panel(figure, "loss (pixels 0 to 1)", share=psnr)
@@ -86,7 +85,7 @@ def curves_figure(run: Run) -> Figure:
     curves: tuple[tuple[Panel, str, str | None, Look], ...] = (
         (psnr, "train_psnr", "train", {"color": BLUE}),
         (psnr, "val_psnr", "validation", validation),
-        (loss, "train_loss", "train total: MSE + β·KL", {"color": BLUE}),
+        *total_of(run, loss),
         (loss, "train_mse", "train MSE", {"color": SKY, "ls": DASH_DOT, "marker": "^"}),
         (loss, "val_loss", "validation MSE", validation),
         (forcing, "beta", "β", {"color": GREEN}),
@@ -122,27 +121,89 @@ def curves_figure(run: Run) -> Figure:
         add_marks(loss, run.epochs[bad] + shift, 1.0, "skipped", text, **look)
 
     number_axis(psnr.axes)
-    losses = [table[name] for name in ("train_loss", "train_mse", "val_loss")]
+    losses = [table[name] for panel, name, *_ in curves if panel is loss]
     number_axis(loss.axes, np.concatenate(losses))
     axis_from_zero(forcing.axes, table["beta"])
     axis_from_zero(twin, np.ones(1))
     rate_axis(rate.axes, table["lr"])
-    first = segments[0].run.epochs[0] if shift == 0 else 0
-    whole_number_axis(psnr.axes, first, run.epochs[-1] + shift)
-    if len(segments) > 1:
-        room = 30 // (len(segments) - 1)  # characters
-        names = " → ".join(shorten(part.run.name, room) for part in segments[:-1])
-        rate.xlabel = f"epoch, counted on from the parent run\n(lighter, to {shift - 1}: {names})"
+    epoch_axis(rate, segments)
     arrange(figure, [psnr, loss, forcing, rate], title=shorten(run.name, 44))
     return figure
 
 
-def draw_curves(run: Path) -> Path:
-    """Draw run/curves.png from run/metrics.csv and run/config.json; returns its path.
+def joined(segments: Sequence[Segment]) -> dict[str, np.ndarray]:
+    """The columns of all parts of a lineage, one after another."""
+    parts = {n: [part.run.metrics[n][: part.rows] for part in segments] for n in METRIC_COLUMNS}
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
-    Raises UserError if metrics.csv is missing, empty or no table of numbers.
+
+def total_of(run: Run, panel: Panel) -> list[tuple[Panel, str, str | None, Look]]:
+    """The curve of the total loss, where it is on the scale of a mean-square error.
+
+    With --recon sigma it is in nats per pixel value, and stands in latent.png.
     """
-    return save(curves_figure(load_run(run)), run / "curves.png")
+    if run.options.get("recon") == "sigma":
+        return []
+    return [(panel, "train_loss", "train total: MSE + β·KL", {"color": BLUE})]
+
+
+def epoch_axis(bottom: Panel, segments: Sequence[Segment]) -> None:
+    """The shared axis of epochs: its range, and who was the parent of whom."""
+    run, shift = segments[-1].run, segments[-1].shift
+    first = segments[0].run.epochs[0] if shift == 0 else 0
+    whole_number_axis(bottom.axes, first, run.epochs[-1] + shift)
+    if len(segments) > 1:
+        room = 30 // (len(segments) - 1)  # characters
+        names = " → ".join(shorten(part.run.name, room) for part in segments[:-1])
+        bottom.xlabel = f"epoch, counted on from the parent run\n(lighter, to {shift - 1}: {names})"
+
+
+def latent_figure(run: Run) -> Figure:
+    """latent.png: what the latent carries, and how much spread the decoder claims.
+
+    A KL of some nats and active dimensions are a latent in use; at 0 it is silent and the model
+    makes one future. sigma is the decoder's standard deviation, see training.decoder_sigma().
+    """
+    segments = lineage(run)
+    table = joined(segments)
+    figure = new_figure()
+    kl = new_panel(figure, "KL (nats per frame)", height=2.6)
+    active = new_panel(figure, "active dimensions", share=kl, height=2.0)
+    sigma = new_panel(figure, "decoder's σ", share=kl, height=2.0, xlabel="epoch")
+    panels = [kl, active, sigma]
+    curves: list[tuple[Panel, str, str | None, Look]] = [
+        (kl, "train_kl", None, {"color": BLUE}),
+        (active, "active_dims", None, {"color": GREEN}),
+        (sigma, "sigma", None, {"color": PURPLE}),
+    ]
+    if run.options.get("recon") == "sigma":
+        sigma.xlabel = None
+        total = new_panel(figure, "loss (nats/value)", share=kl, height=2.0, xlabel="epoch")
+        panels.append(total)
+        curves.append((total, "train_loss", None, {"color": BLACK}))
+    for part in segments:
+        row = {name: values[: part.rows] for name, values in part.run.metrics.items()}
+        x = row["epoch"] + part.shift
+        for panel, name, label, look in curves:
+            tone: Look = {"label": label} if part.run is run else {"alpha": 0.45}
+            add_line(panel, x, row[name], name, points=len(table["epoch"]), **look, **tone)
+    for panel, name, *_ in curves:
+        number_axis(panel.axes, table[name])
+    epoch_axis(panels[-1], segments)
+    arrange(figure, panels, title=f"{shorten(run.name, 36)}: the latent")
+    return figure
+
+
+def draw_curves(run: Path) -> Path:
+    """Draw run/curves.png and run/latent.png from run/metrics.csv and run/config.json.
+
+    Returns the path of the first. Raises UserError if metrics.csv is missing, empty or no table of
+    numbers.
+    """
+    loaded = load_run(run)
+    if np.isfinite(loaded.metrics["sigma"]).any():  # runs of earlier versions have none
+        save(latent_figure(loaded), run / "latent.png")
+    return save(curves_figure(loaded), run / "curves.png")
 
 
 # ----------------------------------------------------------------------------------------

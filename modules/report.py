@@ -289,7 +289,8 @@ VIEWS = {
     "val": View("validation loss (MSE)", "MSE (pixels 0 to 1)", "val_loss"),
     "mse": View("training: reconstruction (MSE)", "MSE (pixels 0 to 1)", "train_mse"),
     "kl": View("training: KL divergence", "KL (nats)", "train_kl"),
-    "total": View("training: total, MSE + β·KL", "loss (pixels 0 to 1)", "train_loss"),
+    "total": View("training: total loss", "reconstruction + β·KL", "train_loss"),
+    "ssim": View("validation SSIM by epoch", "SSIM (0 to 1)", "val_ssim"),
     "frames": View("PSNR per frame, latest validation", "PSNR (dB)", "psnr", "frame"),
 }
 # File → its title and panels.
@@ -297,6 +298,7 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "training_loss": ("Training loss", ("mse", "kl", "total")),
     "validation_loss": ("Validation loss", ("val",)),
     "psnr": ("PSNR", ("psnr", "psnr_time", "train_psnr")),
+    "ssim": ("SSIM", ("ssim",)),
     "psnr_per_frame": ("PSNR per frame", ("frames",)),
     "overview": ("Overview", tuple(VIEWS)),
 }
@@ -355,7 +357,7 @@ def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
                 add_marks(panel, x[best : best + 1], y[best : best + 1], "best", **at)
         if column == "val_psnr":
             add_baselines(panel, common_baselines(runs))
-        losses = [y for _, y in drawn if "PSNR" not in ylabel]
+        losses = [y for _, y in drawn if not ylabel.startswith(("PSNR", "SSIM"))]
         number_axis(panel.axes, np.concatenate(losses) if losses else None)
         if axis == "time":
             panel.axes.set_xlim(left=0)

@@ -375,3 +375,43 @@ def test_drawing_in_two_threads(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert all(colours(folder / "curves.png") > 20 for folder in folders)
+
+
+# ----------------------------------------------------------------------------------------
+# latent.png
+
+
+def test_latent_figure_shows_the_diagnostics(tmp_path: Path) -> None:
+    values = {
+        epoch: {"train_kl": 50.0 + epoch, "active_dims": 3 * epoch, "sigma": 0.1 / (epoch + 1)}
+        for epoch in range(10)
+    }
+    run = runs.load_run(make_run(tmp_path / "run", rows=values))
+    figure = plots.latent_figure(run)
+    for name in ("train_kl", "active_dims", "sigma"):
+        np.testing.assert_array_equal(line(figure, name).get_ydata(), run.metrics[name])
+    assert not lines(figure, "train_loss")
+    check_layout(figure)
+    path = plots.draw_curves(run.folder)
+    assert colours(path.with_name("latent.png")) > 20
+
+
+def test_likelihoods_are_not_drawn_among_mean_square_errors(tmp_path: Path) -> None:
+    rows = {epoch: {"train_loss": -3.0 - epoch / 10} for epoch in range(10)}
+    folder = make_run(tmp_path / "run", options={"recon": "sigma"}, rows=rows)
+    assert not lines(figure_of(folder), "train_loss")
+    assert lines(figure_of(make_run(tmp_path / "mse")), "train_loss")  # the control
+    figure = plots.latent_figure(runs.load_run(folder))
+    assert line(figure, "train_loss").get_ydata().tolist() == [-3.0 - e / 10 for e in range(10)]
+    check_layout(figure)
+
+
+def test_runs_of_earlier_versions_have_no_diagnostics(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    table = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
+    (folder / "metrics.csv").write_text("".join(",".join(row[:14]) + "\n" for row in table))
+    assert runs.load_run(folder).metrics["val_ssim"].tolist() == pytest.approx(
+        [math.nan] * 10, nan_ok=True
+    )
+    plots.draw_curves(folder)
+    assert not (folder / "latent.png").exists()

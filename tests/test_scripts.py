@@ -411,6 +411,55 @@ class TestTester:
         assert "rounded to integers" in result.stdout
         assert frames[0] == 1
 
+    def test_several_futures(self, trained: Path, tmp_path: Path) -> None:
+        def table(*more: str) -> tuple[str, list[list[float]]]:
+            out = tmp_path / "-".join(more)
+            result = run_script(
+                *("Tester.py", "--ckpt_path", trained / "last.ckpt", "--split", "val"),
+                *("--save_root", out, *more),
+            )
+            assert result.returncode == 0, result.stderr
+            if not (out / "samples.csv").exists():
+                return result.stdout, []
+            header, *lines = (out / "samples.csv").read_text().splitlines()
+            assert header == "sample,psnr,ssim"
+            return result.stdout, [[float(cell) for cell in line.split(",")] for line in lines]
+
+        said, rows = table("--n_samples", "5")
+        assert [row[0] for row in rows] == [0, 1, 2, 3, 4]
+        scores = np.array([row[1] for row in rows])
+        assert f"PSNR {scores[0]:.4f} dB" in said  # the first is the one that is written
+        assert len(set(scores)) == 5
+        assert (
+            f"5 samples, PSNR: best {scores.max():.4f} dB, mean {scores.mean():.4f} dB, "
+            f"standard deviation {scores.std(ddof=1):.4f} dB"
+        ) in said
+        assert table("--n_samples", "5", "--batch_size", "2")[1] == rows
+        still = np.array(table("--n_samples", "3", "--latent_scale", "0")[1])
+        assert (still[:, 1:] == still[0, 1:]).all()  # the control: the prior's mean, three times
+        assert table("--n_samples", "1")[1] == []
+
+    def test_futures_need_a_truth(self, trained: Path) -> None:
+        arguments = ("--ckpt_path", trained / "last.ckpt", "--n_samples", "2")
+        assert_refused(run_script("Tester.py", *arguments), "--n_samples 2", "--split val")
+
+    def test_model_of_another_kind_comes_from_its_checkpoint(
+        self, dataset: Path, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "run"
+        result = run_script(
+            *("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "1"),
+            *("--prior", "learned", "--output", "sigmoid", "--auto_save"),
+        )
+        assert result.returncode == 0, result.stderr
+        for split in ("val", "test"):
+            result = run_script("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", split)
+            assert result.returncode == 0, result.stderr
+        psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv")[1]
+        assert psnr.tolist() == runlog.read_psnr_per_frame(run / "psnr_per_frame.csv")[1].tolist()
+        wrong = ("--ckpt_path", run / "best.ckpt", "--prior", "standard", "--DR", dataset)
+        assert_refused(run_script("Trainer.py", *wrong), "--prior standard", "learned")
+
     def test_latent_scale(self, trained: Path, tmp_path: Path) -> None:
         def frame(*more: str) -> bytes:
             out = tmp_path / "-".join(more)

@@ -105,6 +105,45 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
     assert contents(run) == uninterrupted
 
 
+EVERYTHING = (
+    *("--tf_draw", "step", "--tfr", "0.6", "--tfr_sde", "2", "--rollout_every", "1"),
+    *("--grow_from", "3", "--grow_epochs", "2", "--augment", "shift", "colour"),
+    *("--optim", "Muon", "--lr_warmup", "5", "--lr_scheduler", "cosine"),
+    *("--prior", "learned", "--recon", "sigma", "--output", "sigmoid"),
+)
+
+
+@pytest.mark.parametrize("options", [EVERYTHING, ("--optim", "AdamW", "--detach")])
+def test_other_options_resume_exactly_too(
+    dataset: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    assert train(dataset, tmp_path / "whole", *options).returncode == 0
+    run = tmp_path / "parts"
+    with at_call(5, lambda: os.kill(os.getpid(), signal.SIGTERM)):  # in an epoch after a rollout
+        assert train(dataset, run, *options).returncode == 143
+    saved = torch.load(run / "last.ckpt", weights_only=True)["training"]
+    assert saved["position"]["step"] > 0
+    assert ("rollouts" in saved) == ("--rollout_every" in options)
+    done = resume(run)
+    assert done.returncode == 0, done.stderr
+    assert contents(run) == contents(tmp_path / "whole")
+    named = torch.load(run / "best_psnr.ckpt", weights_only=True)["training"]
+    assert "rollouts" not in named  # only what goes on carries them
+
+
+def test_stored_rollouts_are_part_of_what_is_resumed(dataset: Path, tmp_path: Path) -> None:
+    """The control: with other stored frames the resumed run is another one."""
+    assert train(dataset, tmp_path / "whole", *EVERYTHING).returncode == 0
+    run = tmp_path / "parts"
+    with at_call(5, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        assert train(dataset, run, *EVERYTHING).returncode == 143
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    content["training"]["rollouts"] ^= 255
+    torch.save(content, run / "last.ckpt")
+    assert resume(run).returncode == 0
+    assert contents(run)["metrics"] != contents(tmp_path / "whole")["metrics"]
+
+
 def test_the_comparison_notices_one_lost_step(
     dataset: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
