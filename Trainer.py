@@ -34,6 +34,7 @@ from modules.cvae import CVAE
 from modules.device import choose_device, choose_precision, describe, set_up
 from modules.errors import Stopped, UserError, run_as_script
 from modules.evaluation import Score, Sequence, generate, score, to_uint8
+from modules.initial import begin_with_copying
 from modules.options import (
     TrainerOptions,
     as_lines,
@@ -313,6 +314,8 @@ def main() -> int:
     # ------------------------------------------------------------ model
     torch.manual_seed(o.seed)  # of the initial weights; every later draw has a seed of its own
     model = checkpoint.build_model() if checkpoint else CVAE(config)
+    if o.init == "copy" and not checkpoint:
+        begin_with_copying(model)
     model = model.to(device).to(memory_format=torch.channels_last)
     count = sum(p.numel() for p in model.parameters())
     precision = choose_precision(o.precision, device)
