@@ -201,9 +201,10 @@ def draw_curves(run: Path) -> Path:
     numbers.
     """
     loaded = load_run(run)
+    path = save(curves_figure(loaded), run / "curves.png")
     if np.isfinite(loaded.metrics["sigma"]).any():  # runs of earlier versions have none
         save(latent_figure(loaded), run / "latent.png")
-    return save(curves_figure(loaded), run / "curves.png")
+    return path
 
 
 # ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ The data set is the demo's, made in a temporary folder.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import resource
@@ -29,13 +30,23 @@ from reference import usual_loader, usual_rollout, usual_step
 
 import dataloader
 from modules.cvae import CVAE, ModelConfig
-from modules.device import choose_device, choose_precision, describe, set_up
+from modules.device import (
+    MALLOC_MMAP_MAX,
+    MALLOC_TOP_PAD,
+    MALLOC_TRIM_THRESHOLD,
+    choose_device,
+    choose_precision,
+    describe,
+    keep_freed_memory,
+    set_up,
+)
 from modules.evaluation import Sequence, generate
 from modules.options import TrainerOptions, fill_in_derived
 from modules.synthetic import make_demo
 from modules.training import Plan, TrainingStep, make_optimizer
 
 BETA = 0.001
+MALLOC_MMAP_THRESHOLD = -3  # of mallopt(), from glibc's malloc.h
 FULL = {"F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192}
 REDUCED = {"F_dim": 32, "L_dim": 16, "N_dim": 12, "D_out_dim": 48}
 
@@ -52,6 +63,41 @@ def timed(device: torch.device, work: Callable[[], object]) -> float:
     work()
     synchronise(device)
     return time.perf_counter() - began
+
+
+def usual_memory() -> None:
+    """Give memory back to the system as a process does that has not been told otherwise.
+
+    The Trainer keeps freed memory (modules/device.py); the usual loop knows nothing of that. The
+    thresholds are those that glibc reaches by itself in a process with large tensors.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(MALLOC_MMAP_MAX, 65536)
+        libc.mallopt(MALLOC_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(MALLOC_TRIM_THRESHOLD, 2**26)
+        libc.mallopt(MALLOC_TOP_PAD, 2**17)
+        libc.malloc_trim(0)
+
+
+def alternate(
+    device: torch.device,
+    usual: Callable[[], object],
+    ours: Callable[[], object],
+    rounds: int,
+) -> tuple[float, float]:
+    """Seconds of one call of each side, in turn after one call to warm up; medians."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds + 1):
+        for work, memory, taken in zip(
+            (usual, ours), (usual_memory, keep_freed_memory), times, strict=True
+        ):
+            if device.type == "cpu":
+                memory()
+            taken.append(timed(device, work))
+    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
 
 
 def endless(loader: Any) -> Iterator[Any]:
@@ -126,13 +172,8 @@ class Case:
 
     def compare(self, rounds: int) -> tuple[float, float]:
         """Frames/s of (the usual loop, ours), alternating; medians."""
-        self.usual()
-        self.ours()
-        usual, ours = [], []
-        for _ in range(rounds):
-            usual.append(timed(self.device, self.usual))
-            ours.append(timed(self.device, self.ours))
-        return tuple(self.frames_per_step / statistics.median(s) for s in (usual, ours))
+        usual, ours = alternate(self.device, self.usual, self.ours, rounds)
+        return self.frames_per_step / usual, self.frames_per_step / ours
 
 
 def peak_memory(device: torch.device, work: Callable[[], object]) -> float | None:
@@ -226,21 +267,9 @@ def validation_speed(case: Case, frames: int, rounds: int) -> tuple[float, float
         generate(case.model, [sequence], seed=0, device=device, precision=precision, graph=True)
 
     case.usual_model.eval()
-    usual, ours = [], []
-    for _ in range(rounds + 1):
-        usual.append(
-            timed(device, lambda: usual_rollout(case.usual_model, float_frames, float_labels))
-        )
-        ours.append(
-            timed(
-                device,
-                lambda: generate(
-                    case.model, [sequence], seed=0, device=device, precision=precision, graph=True
-                ),
-            )
-        )
+    usual, ours = alternate(device, usual_once, our_once, rounds)
     case.usual_model.train()
-    return tuple((frames - 1) / statistics.median(s[1:]) for s in (usual, ours))
+    return (frames - 1) / usual, (frames - 1) / ours
 
 
 def main() -> None:
@@ -251,6 +280,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="steps of each side per case (3)")
     parser.add_argument("--reduced", action="store_true", help="F 32, L 16, D 48 instead of full")
     parser.add_argument("--quick", action="store_true", help="batch 1 and train_vi_len 16 only")
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="T,B", help="train_vi_len and batch of the cases (all six)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     a = parser.parse_args()
     device = choose_device(a.device)
@@ -275,6 +307,8 @@ def main() -> None:
             ("free running, --detach", {"teacher_forcing": False, "detach": True}),
         )
         sizes = [(16, 1)] if a.quick else [(t, b) for t in (16, 32) for b in (1, 2, 8)]
+        if a.sizes:
+            sizes = [(int(t), int(b)) for t, b in (size.split(",") for size in a.sizes)]
         for length, batch in sizes:
             for name, mode in modes:
                 case = Case(root, device, dims, length=length, batch=batch, **mode)

@@ -64,7 +64,7 @@ COMMON = [
     *(*TINY, "--train_vi_len", "4", "--frame_H", "16", "--frame_W", "16", "--device", "cpu"),
     *("--precision", "float32", "--num_epoch", str(EPOCHS)),
 ]
-# Between them: both optimisers, every schedule, the detector, both ways of saving.
+# Between them: all optimisers, stored rollouts, every schedule, the detector, both ways of saving.
 VARIANTS = (
     ["--auto_save", "--tfr", "0.5", "--tfr_sde", "1"],
     [
@@ -74,6 +74,12 @@ VARIANTS = (
     [
         *("--per_save", "2", "--detach", "--tfr", "0", "--batch_size", "3"),
         *("--lr_scheduler", "multistep", "--kl_anneal_cycle", "2", "--save_minutes", "0.004"),
+    ],
+    [
+        *("--auto_save", "--optim", "Muon", "--ema", "0.9", "--lr_warmup", "3"),
+        *("--rollout_every", "1", "--tfr", "0.5", "--tf_draw", "step", "--frame_noise", "0.1"),
+        *("--prior", "learned", "--recon", "sigma", "--augment", "shift", "--grow_from", "3"),
+        *("--grow_epochs", "2", "--save_minutes", "0.003"),
     ],
 )
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -88,7 +88,7 @@ def first_cell_of_second_row(run: Path) -> None:
 
 def other_seconds(run: Path) -> None:
     rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
-    rows[1][-1] = "99.5"
+    rows[1][rows[0].index("seconds")] = "99.5"
     (run / "metrics.csv").write_text("".join(",".join(row) + "\n" for row in rows))
 
 

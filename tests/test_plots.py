@@ -220,7 +220,7 @@ def test_files_are_written_whole_or_not_at_all(
     ):
         with pytest.raises(UserError, match="No space"):
             write()
-    names = {"config.json", "curves.png", "metrics.csv", "psnr_per_frame.csv"}
+    names = {"config.json", "curves.png", "latent.png", "metrics.csv", "psnr_per_frame.csv"}
     assert {path.name for path in folder.iterdir()} == names
     assert (folder / "curves.png").read_bytes() == before
 

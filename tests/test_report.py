@@ -143,7 +143,7 @@ def test_overlaid_figures(three: list[Path]) -> None:
     np.testing.assert_allclose(curves[1].get_xdata(), [0.5, 1.0, 1.5, 2.0])
     figure = report.comparison_figure("overview", runs)
     check_layout(figure, figures.PAGE)
-    assert len(figure.axes) == 8
+    assert len(figure.axes) == len(report.VIEWS) == 9
     figure = report.comparison_figure("psnr_per_frame", runs)
     assert [each.get_xdata().tolist() for each in figure.axes[0].lines] == [list(range(1, 41))] * 3
 
