@@ -167,9 +167,9 @@ def latent_figure(run: Run) -> Figure:
     segments = lineage(run)
     table = joined(segments)
     figure = new_figure()
-    kl = new_panel(figure, "KL (nats per frame)", height=2.6)
-    active = new_panel(figure, "active dimensions", share=kl, height=2.0)
-    sigma = new_panel(figure, "decoder's σ", share=kl, height=2.0, xlabel="epoch")
+    kl = new_panel(figure, "KL (nats per frame)", height=3.2)
+    active = new_panel(figure, "active dimensions", share=kl, height=3.0)
+    sigma = new_panel(figure, "decoder's σ", share=kl, height=2.4, xlabel="epoch")
     panels = [kl, active, sigma]
     curves: list[tuple[Panel, str, str | None, Look]] = [
         (kl, "train_kl", None, {"color": BLUE}),
@@ -178,7 +178,7 @@ def latent_figure(run: Run) -> Figure:
     ]
     if run.options.get("recon") == "sigma":
         sigma.xlabel = None
-        total = new_panel(figure, "loss (nats/value)", share=kl, height=2.0, xlabel="epoch")
+        total = new_panel(figure, "loss (nats/value)", share=kl, height=2.8, xlabel="epoch")
         panels.append(total)
         curves.append((total, "train_loss", None, {"color": BLACK}))
     for part in segments:

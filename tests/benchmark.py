@@ -138,7 +138,8 @@ class Case:
         torch.manual_seed(0)
         config = ModelConfig(**dims)
         self.model = CVAE(config).to(device).to(memory_format=torch.channels_last).train()
-        data = dataloader.load_train_val(root, height=32, width=64, train_vi_len=length)[0]
+        sizes = {"height": 32, "width": 64, "train_vi_len": length, "val_vi_len": 630}
+        data = dataloader.load_train_val(root, **sizes)[0]
         assert data is not None
         data = dataloader.VideoData(data.frames.to(device), data.labels.to(device), data.recordings)
         self.step = TrainingStep(self.model, make_optimizer(self.model, o), data, o)
