@@ -88,16 +88,21 @@ def alternate(
     ours: Callable[[], object],
     rounds: int,
 ) -> tuple[float, float]:
-    """Seconds of one call of each side, in turn after one call to warm up; medians."""
+    """Seconds of one call of each side, in turn; medians.
+
+    Each call that counts follows one that does not, with the same side's memory settings: in the
+    midst of training, not at its start.
+    """
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         for work, memory, taken in zip(
             (usual, ours), (usual_memory, keep_freed_memory), times, strict=True
         ):
             if device.type == "cpu":
                 memory()
+            work()
             taken.append(timed(device, work))
-    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def endless(loader: Any) -> Iterator[Any]:
@@ -339,6 +344,13 @@ def main() -> None:
             f"\nvalidation rollout, frames/s: usual {usual:.1f}, ours {ours:.1f}, "
             f"ratio {ours / usual:.2f}"
         )
+        result["split_ms"] = {}
+        print("\nms of a step (T 16, B 1)      data  forward  backward  optimiser")
+        for name, mode in modes:
+            case = Case(root, device, dims, length=16, batch=1, **mode)
+            split = split_of_a_step(case, a.rounds)
+            result["split_ms"][name] = split
+            print(f"{name:<26}" + "".join(f"{v:>9.1f}" for v in split.values()), flush=True)
         result["recompute"] = []
         print("\n--recompute (T 32, B 1)      frames/s without, with   MiB/frame without, with")
         for name, mode in modes:
@@ -354,13 +366,6 @@ def main() -> None:
                 f"{v:>12.2f}" for v in (*row["frames_per_second"], *row["mib_per_frame"])
             )
             print(f"{name:<22}{figures}", flush=True)
-        result["split_ms"] = {}
-        print("\nms of a step (T 16, B 1)      data  forward  backward  optimiser")
-        for name, mode in modes:
-            case = Case(root, device, dims, length=16, batch=1, **mode)
-            split = split_of_a_step(case, a.rounds)
-            result["split_ms"][name] = split
-            print(f"{name:<26}" + "".join(f"{v:>9.1f}" for v in split.values()), flush=True)
     result["max_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if a.json:
         a.json.write_text(json.dumps(result, indent=2) + "\n")
