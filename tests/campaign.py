@@ -139,7 +139,11 @@ def plain_figures() -> None:
         write_atomically(path, b"no figure here\n")
         return path
 
-    plots.draw_curves = lambda run: write(Path(run) / "curves.png")
+    def draw(run: Path) -> Path:
+        write(run / "latent.png")
+        return write(run / "curves.png")
+
+    plots.draw_curves = draw
     plots.draw_psnr_per_frame = lambda path, *_, **__: write(path)
 
 
