@@ -64,5 +64,26 @@ def test_files_and_figures_exist() -> None:
         assert (REPOSITORY / name).exists(), name
 
 
+def test_translation_has_the_same_commands_options_figures_and_numbers() -> None:
+    translation = (REPOSITORY / "README.zh-TW.md").read_text()
+
+    def facts(text: str) -> dict[str, list[str]]:
+        tables = [line for line in text.splitlines() if line.startswith("|")]
+        return {
+            "code": re.findall(r"```\w*\n.*?```", text, flags=re.DOTALL),
+            "options": re.findall(r"^\| `(--\w+)` \|", text, flags=re.MULTILINE),
+            "figures": re.findall(r"\]\((docs/[\w.]+png|docs/[\w.]+gif)\)", text),
+            "headings": [str(len(re.findall(r"^#+ ", text, flags=re.MULTILINE)))],
+            "rows": [str(len(tables))],
+            "decibels": sorted(re.findall(r"\d+\.\d\d", "".join(tables))),
+        }
+
+    english, chinese = facts(README), facts(translation)
+    for name, found in english.items():
+        assert chinese[name] == found, name
+    changed = facts(translation.replace("--precision", "--precisions"))  # the control
+    assert changed != english
+
+
 def test_nothing_is_left_to_fill_in() -> None:
     assert not re.findall(r"@[A-Z]+@", README)
