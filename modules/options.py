@@ -208,6 +208,16 @@ IDLE_UNLESS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
         "--tfr or --detector_patience",
         lambda o: bool(o.get("tfr") or o.get("detector_patience")),
     ),
+    "rollout_every": (
+        "--tfr below 1 or --tfr_d_step",
+        lambda o: o.get("tfr", 1.0) < 1 or o.get("tfr_d_step", 0.1) > 0,
+    ),
+    "detach": (
+        "free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)",
+        lambda o: (
+            (o.get("tfr", 1.0) < 1 or o.get("tfr_d_step", 0.1) > 0) and not o.get("rollout_every")
+        ),
+    ),
     "detector_threshold": ("--detector_patience", lambda o: bool(o.get("detector_patience"))),
     "kl_anneal_cycle": (
         "--kl_anneal_type Cyclical",

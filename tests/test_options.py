@@ -183,3 +183,14 @@ def test_printed_options_hold_every_value() -> None:
     for entry in dataclasses.fields(TrainerOptions):
         assert f"{entry.name}=" in text
     assert "lr=0.5" in text
+
+
+def test_options_that_only_free_running_uses_say_so() -> None:
+    def said(*typed: str) -> str:
+        options, explicit = parse_trainer("", ["--DR", "d", *typed])
+        return "\n".join(without_effect(options, explicit))
+
+    assert "--rollout_every has no effect" in said("--rollout_every", "1", "--tfr_d_step", "0")
+    assert "--detach has no effect" in said("--detach", "--tfr_d_step", "0")
+    assert "--detach has no effect" in said("--detach", "--rollout_every", "1", "--tfr", "0")
+    assert said("--rollout_every", "1") == said("--detach", "--tfr", "0") == ""
