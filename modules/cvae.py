@@ -148,14 +148,15 @@ class CVAE(nn.Module):
         given = frames[:-1] if stored is None else stored  # (T-1, B, 3, H, W)
         if forced is not None:
             teacher_forcing = False
+        # Each true frame is then both what the next one is made from and a target.
+        reused = teacher_forcing and stored is None and frame_noise is None
         if recompute:
             return self._forward_in_parts(
-                frames, labels, noise, given, teacher_forcing, detach, forced, frame_noise
+                frames, labels, noise, given, reused, teacher_forcing, detach, forced, frame_noise
             )
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # One batch for all true frames and one for all labels: only free-running decoding is
         # sequential. Frame 0 is among them only where it is needed as it is.
-        reused = teacher_forcing and stored is None and frame_noise is None
         seen = frames if reused else frames[1:]
         frame_features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or (T-1)·B, F, H, W)
         label_features = self.label_transformation(labels[1:].flatten(0, 1))  # ((T-1)·B, L, H, W)
@@ -240,6 +241,7 @@ class CVAE(nn.Module):
         labels: Tensor,
         noise: Tensor,
         given: Tensor,
+        reused: bool,
         teacher_forcing: bool,
         detach: bool,
         forced: Tensor | None,
@@ -257,18 +259,20 @@ class CVAE(nn.Module):
         pad, convolution, norm, *rest = self.label_transformation
         hidden = norm(convolution(pad(labels[1:].flatten(0, 1)))).unflatten(0, (steps, batch))
 
-        def part(previous: Tensor, target: Tensor, hidden: Tensor, noise: Tensor) -> ClipOutput:
-            # (t, B, …) each: the frames t-1 to start from, frames t, what becomes of labels t, ε
-            count = previous.shape[0]
+        def part(seen: Tensor, hidden: Tensor, noise: Tensor) -> ClipOutput:
+            # hidden, noise: of steps t, (t, B, …); seen: the frames t-1 to start from, then the
+            # frames t that are not among those
+            count = hidden.shape[0]
             label_feature = nn.Sequential(*rest)(hidden.flatten(0, 1))  # (t·B, L, H, W)
-            both = torch.cat((previous, target)).flatten(0, 1)
-            previous_feature, target_feature = self.frame_transformation(both).chunk(2)
+            features = self.frame_transformation(seen.flatten(0, 1))
+            previous_feature = features[: count * batch]  # (t·B, F, H, W)
+            target_feature = features[-count * batch :]
             mu, logvar = self.Gaussian_Predictor.moments(target_feature, label_feature)
             z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
             made = self.decode(previous_feature, label_feature, z)
             kl = self.kl(mu, logvar, previous_feature, label_feature)
             made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, mu))
-            return ClipOutput(made, frame_mse(made, target), kl, mu)
+            return ClipOutput(made, frame_mse(made, seen[-count:]), kl, mu)
 
         at_once = max(1, RECOMPUTE_FRAMES // batch) if teacher_forcing else 1
         parts: list[ClipOutput] = []
@@ -278,7 +282,9 @@ class CVAE(nn.Module):
             if teacher_forcing:
                 added = None if frame_noise is None else frame_noise[start:stop]
                 previous = with_noise(given[start:stop], added)
-            inputs = previous, frames[start + 1 : stop + 1], hidden[start:stop], noise[start:stop]
+            target = frames[start + 1 : stop + 1]
+            seen = frames[start : stop + 1] if reused else torch.cat((previous, target))
+            inputs = seen, hidden[start:stop], noise[start:stop]
             # Nothing random happens inside: no random state needs to be kept.
             out = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
             parts.append(out)

@@ -1,4 +1,4 @@
-"""docs/theory.md and its translation: quoted code still stands, and both say the same."""
+"""docs/: quoted code still stands, links lead somewhere, and both languages say the same."""
 
 import dataclasses
 import re
@@ -10,6 +10,7 @@ from modules.options import TesterOptions, TrainerOptions
 
 FOLDER = REPOSITORY / "docs"
 NAMES = ("theory.md", "theory.zh-TW.md")
+REPORTS = ("report.md", "report.zh-TW.md")
 QUOTE = re.compile(r"`([^`\n]+)` \(\[([^\]\n]+)\]\(\.\./([^)\n]+)\)\)")
 FIGURE = re.compile(r"!\[[^\]\n]+\]\(([^)\n]+)\)")
 LINK = re.compile(r"\]\(([^)\n]+)\)")
@@ -82,7 +83,7 @@ def test_both_languages_have_the_same_parts() -> None:
         assert items == chinese[part], part
 
 
-@both
+@pytest.mark.parametrize("name", [*NAMES, *REPORTS])
 def test_linked_files_exist(name: str) -> None:
     local = [link for link in LINK.findall(text_of(name)) if "://" not in link]
     assert local
@@ -90,10 +91,24 @@ def test_linked_files_exist(name: str) -> None:
         assert (FOLDER / link.split("#")[0]).is_file(), f"{name}: {link}"
 
 
-@both
+def test_both_reports_have_the_same_commands_figures_and_numbers() -> None:
+    def facts(text: str) -> dict[str, list[str]]:
+        return {
+            "code": re.findall(r"```\n.*?```", text, flags=re.DOTALL),
+            "figures": FIGURE.findall(text),
+            "numbers": sorted(re.findall(r"\d+\.\d\d", text)),
+        }
+
+    english, chinese = (facts(text_of(name)) for name in REPORTS)
+    for part, items in english.items():
+        assert items, part
+        assert items == chinese[part], part
+
+
+@pytest.mark.parametrize("name", [*NAMES, *REPORTS])
 def test_options_exist(name: str) -> None:
     known = {e.name for o in (TrainerOptions, TesterOptions) for e in dataclasses.fields(o)}
-    elsewhere = {"picture"}  # of dataloader.py
+    elsewhere = {"picture", "out"}  # of dataloader.py check, modules.plots compare
     assert set(re.findall(r"--(\w+)", text_of(name))) <= known | elsewhere
 
 

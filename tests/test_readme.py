@@ -12,11 +12,12 @@ from modules.errors import UserError
 from modules.options import TesterOptions, TrainerOptions, parse, parse_trainer
 
 README = (REPOSITORY / "README.md").read_text()
+REPORT = (REPOSITORY / "docs/report.md").read_text()
 
 
 def commands(script: str) -> list[list[str]]:
-    """The arguments of every command line of this script in README's code blocks."""
-    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    """The arguments of every command line of this script in the code blocks of both texts."""
+    blocks = re.findall(r"```\n(.*?)```", README + REPORT, flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [
         shlex.split(line, comments=True)[2:]

@@ -1,0 +1,186 @@
+"""The ablation: usual recipes, the recipe of `--preset best`, and that recipe less one ingredient.
+
+    python tests/ablation.py --DR ROOT/mocap_dance              # every row, two seeds
+    python tests/ablation.py --DR ROOT/mocap_dance --rows best adam
+
+Each row is one command line of Trainer.py. The seeds of a row run side by side, each on one thread
+of a core of its own; rows follow one another, and a run that is complete is not run again. The
+numbers of epochs are such that all rows take about the same time on one core. Prints the command
+lines, then a table: validation PSNR (free running, prior latents) of the best and of the last
+epoch, mean over the seeds and half their range, and the processor time, which other work on the
+machine disturbs less than the clock. Options after `--` go to every run.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+# An eighth of the full networks' arithmetic and less, so that a run takes minutes on one core.
+DIMENSIONS = "--F_dim 32 --L_dim 16 --D_out_dim 48"
+USUAL = f"{DIMENSIONS} --output sigmoid --num_epoch 3 --auto_save"
+BEST = f"{DIMENSIONS} --preset best --num_epoch 5"
+
+
+class Row(NamedTuple):
+    """What the table calls a row, and Trainer.py's options for it."""
+
+    text: str
+    options: str
+
+
+ROWS = {
+    "best": Row("`--preset best`", BEST),
+    "usual_free": Row(
+        "usual: free running, summed KL rising to β = 1, Adam, cosine, sigmoid",
+        f"{USUAL} --tfr 0 --kl_anneal_type Monotonic --lr_scheduler cosine",
+    ),
+    "usual_forced": Row(
+        "usual: teacher forcing 1 → 0, Cyclical, Adam, one rate, sigmoid",
+        # A third of an epoch counts as one here, so that the ratio can fall in nine steps.
+        f"{USUAL} --fast_train --fast_partial 0.33 --fast_train_epoch 9 --num_epoch 9"
+        " --tfr_sde 3 --tfr_d_step 0.25 --kl_anneal_cycle 3",
+    ),
+    "usual_no_kl": Row(
+        "usual: free running, no KL term, Adam, cosine, sigmoid",
+        f"{USUAL} --tfr 0 --kl_anneal_type None --kl_beta 0 --lr_scheduler cosine",
+    ),
+    "adam": Row("Adam (rate 0.001) in place of Muon", f"{BEST} --optim Adam --lr 0.001"),
+    "clips": Row(
+        "clips of 16 frames in place of 2",
+        f"{BEST} --train_vi_len 16 --batch_size 1 --num_epoch 3",
+    ),
+    "no_noise": Row("no noise on the forced frame", f"{BEST} --frame_noise 0"),
+    "beta_1": Row("β = 1 in place of 0.001", f"{BEST} --kl_beta 1"),
+    "init": Row("PyTorch's initial weights", f"{BEST} --init default"),
+    "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
+    "less_noise": Row("noise up to 0.3 in place of 1", f"{BEST} --frame_noise 0.3"),
+    "own_frames": Row(
+        "stored own frames in half of the steps, no noise",
+        f"{BEST} --frame_noise 0 --rollout_every 1 --tfr 0.5 --tf_draw step",
+    ),
+    "free": Row(
+        "free running, detached, clips of 16 frames, no noise",
+        f"{BEST} --tfr 0 --detach --frame_noise 0 --train_vi_len 16 --batch_size 1 --num_epoch 3",
+    ),
+}
+
+
+class Result(NamedTuple):
+    """Of one run: dB of its best and its last validation, epochs, seconds."""
+
+    best: float
+    last: float
+    epochs: int
+    processor: float
+    clock: float
+
+
+def command(row: str, data: str, run: Path, seed: int, extra: Sequence[str]) -> list[str]:
+    """Trainer.py's command line of a row's run."""
+    options = shlex.split(ROWS[row].options)
+    where = ["--DR", data, "--save_root", str(run), "--seed", str(seed)]
+    return ["Trainer.py", *where, *options, *extra]
+
+
+def train(row: str, data: str, root: Path, seeds: Sequence[int], extra: Sequence[str]) -> None:
+    """The row's runs that are not complete, one core each; their times go to time.json.
+
+    Raises SystemExit when a run fails.
+    """
+    started: dict[int, tuple[Path, float]] = {}
+    processes: list[subprocess.Popen[bytes]] = []
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    for place, seed in enumerate(seeds):
+        run = root / f"{row}_{seed}"
+        if (run / "time.json").exists():
+            continue
+        line = command(row, data, run, seed, extra)
+        print("python " + shlex.join(line), flush=True)
+        with (root / f"{row}_{seed}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, str(PROJECT / line[0]), *line[1:]],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        if cores:
+            os.sched_setaffinity(process.pid, {cores[place % len(cores)]})
+        processes.append(process)
+        started[process.pid] = (run, time.monotonic())
+    while started:
+        pid, status, usage = os.wait4(-1, 0)
+        run, start = started.pop(pid)
+        process = next(p for p in processes if p.pid == pid)
+        process.returncode = os.waitstatus_to_exitcode(status)  # wait4 took it from Popen
+        if process.returncode != 0:
+            for other in processes:
+                other.terminate()  # saves its step; does nothing to one that has ended
+            sys.exit(f"error: {run.name} failed; see {root / run.name}.log")
+        seconds = {
+            "processor": usage.ru_utime + usage.ru_stime,
+            "clock": time.monotonic() - start,
+        }
+        (run / "time.json").write_text(json.dumps(seconds) + "\n")
+
+
+def result(run: Path) -> Result:
+    """What a complete run has in its folder."""
+    with (run / "metrics.csv").open(newline="") as file:
+        psnr = [float(row["val_psnr"]) for row in csv.DictReader(file)]
+    seconds = json.loads((run / "time.json").read_text())
+    return Result(max(psnr), psnr[-1], len(psnr), seconds["processor"], seconds["clock"])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and half the range: `32.50 ± 0.11`."""
+    return f"{mean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
+
+
+def table(root: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
+    """A Markdown table of the rows whose runs are complete."""
+    lines = [
+        "| recipe | best epoch, dB | last epoch, dB | epochs | minutes of one core |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        runs = [root / f"{row}_{seed}" for seed in seeds]
+        if not all((run / "time.json").exists() for run in runs):
+            continue
+        results = [result(run) for run in runs]
+        lines.append(
+            f"| {ROWS[row].text} | {spread([r.best for r in results])} "
+            f"| {spread([r.last for r in results])} | {results[0].epochs} "
+            f"| {mean([r.processor for r in results]) / 60:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the rows and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--DR", required=True, help="data set root")
+    parser.add_argument("--save_root", default="runs/ablation", help="folder of the runs")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="a run for each")
+    parser.add_argument("extra", nargs="*", help="after --: options for every run")
+    given = parser.parse_args(arguments)
+    root = Path(given.save_root)
+    root.mkdir(parents=True, exist_ok=True)
+    for row in given.rows:
+        train(row, given.DR, root, given.seeds, given.extra)
+    print(table(root, given.rows, given.seeds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The ablation program: its rows are valid command lines, its table holds what the runs wrote."""
+
+import csv
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import ablation
+import pytest
+from conftest import run_script
+
+from modules.options import parse_trainer
+
+# Options at the end of a line win; a linear output has nothing to do with the size.
+TINY = "--num_epoch 1 --F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16"
+EXTRA = [*TINY.split(), "--fast_train_epoch", "1", "--partial", "0.5", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("row", ablation.ROWS)
+def test_rows_parse_and_differ_from_the_preset_in_what_they_say(row: str) -> None:
+    line = ablation.command(row, "ROOT", Path("runs/x"), 1, [])
+    o, _ = parse_trainer("", line[1:])
+    assert (o.seed, o.DR) == (1, "ROOT")
+    assert ("usual" in row) != (o.preset == "best")
+    if o.preset == "best" and row != "best":
+        best = parse_trainer("", ablation.command("best", "ROOT", Path("runs/x"), 1, [])[1:])[0]
+        changed = [n for n in vars(o) if getattr(o, n) != getattr(best, n)]
+        assert 1 <= len(changed) <= 6, changed
+
+
+def test_two_rows_by_the_program(dataset: Path, tmp_path: Path) -> None:
+    arguments = ("--DR", dataset, "--save_root", tmp_path, "--rows", "best", "usual_free")
+    result = run_script("tests/ablation.py", *arguments, "--seeds", "0", "1", "--", *EXTRA)
+    assert result.returncode == 0, result.stderr
+    commands = [line for line in result.stdout.splitlines() if line.startswith("python ")]
+    assert len(commands) == 4
+    table = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    assert len(table) == 4
+    values = []
+    for seed in (0, 1):
+        with (tmp_path / f"usual_free_{seed}/metrics.csv").open(newline="") as file:
+            values.append([float(row["val_psnr"]) for row in csv.DictReader(file)])
+        seconds = json.loads((tmp_path / f"usual_free_{seed}/time.json").read_text())
+        assert 0 < seconds["processor"] < 200
+    middle = (max(values[0]) + max(values[1])) / 2
+    half = abs(max(values[0]) - max(values[1])) / 2
+    assert f"| {middle:.2f} ± {half:.2f} |" in table[3]
+    # What is complete is not run again.
+    again = run_script("tests/ablation.py", *arguments, "--seeds", "0", "1", "--", *EXTRA)
+    assert "python " not in again.stdout
+    assert again.stdout.strip().splitlines() == table
+
+
+def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"best_0 failed; see .*best_0\.log"):
+        ablation.main(
+            [
+                *("--DR", str(tmp_path / "none"), "--save_root", str(tmp_path / "runs")),
+                *("--rows", "best", "--seeds", "0"),
+            ]
+        )
+    assert "error: " in (tmp_path / "runs/best_0.log").read_text()
+
+
+def test_the_command_lines_can_be_typed() -> None:
+    line = ablation.command("clips", "my data", Path("runs/x"), 0, [])
+    assert shlex.split(shlex.join(line)) == line
+    assert sys.executable not in line
+
+
+def test_spread_by_hand() -> None:
+    assert ablation.spread([32.0, 33.0, 32.5]) == "32.50 ± 0.50"
