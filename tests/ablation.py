@@ -98,8 +98,8 @@ def train(row: str, data: str, root: Path, seeds: Sequence[int], extra: Sequence
 
     Raises SystemExit when a run fails.
     """
-    started: dict[int, tuple[Path, float]] = {}
-    processes: list[subprocess.Popen[bytes]] = []
+    started: dict[Path, subprocess.Popen[bytes]] = {}
+    start = time.monotonic()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     for place, seed in enumerate(seeds):
         run = root / f"{row}_{seed}"
@@ -116,22 +116,24 @@ def train(row: str, data: str, root: Path, seeds: Sequence[int], extra: Sequence
             )
         if cores:
             os.sched_setaffinity(process.pid, {cores[place % len(cores)]})
-        processes.append(process)
-        started[process.pid] = (run, time.monotonic())
+        started[run] = process
     while started:
-        pid, status, usage = os.wait4(-1, 0)
-        run, start = started.pop(pid)
-        process = next(p for p in processes if p.pid == pid)
-        process.returncode = os.waitstatus_to_exitcode(status)  # wait4 took it from Popen
-        if process.returncode != 0:
-            for other in processes:
-                other.terminate()  # saves its step; does nothing to one that has ended
-            sys.exit(f"error: {run.name} failed; see {root / run.name}.log")
-        seconds = {
-            "processor": usage.ru_utime + usage.ru_stime,
-            "clock": time.monotonic() - start,
-        }
-        (run / "time.json").write_text(json.dumps(seconds) + "\n")
+        time.sleep(0.2)
+        for run, process in list(started.items()):
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid == 0:
+                continue
+            del started[run]
+            process.returncode = os.waitstatus_to_exitcode(status)  # wait4 took it from Popen
+            if process.returncode != 0:
+                for other in started.values():
+                    other.terminate()  # it saves its step
+                sys.exit(f"error: {run.name} failed; see {root / run.name}.log")
+            seconds = {
+                "processor": usage.ru_utime + usage.ru_stime,
+                "clock": time.monotonic() - start,
+            }
+            (run / "time.json").write_text(json.dumps(seconds) + "\n")
 
 
 def result(run: Path) -> Result:

@@ -14,7 +14,7 @@ from modules.options import parse_trainer
 
 # Options at the end of a line win; a linear output has nothing to do with the size.
 TINY = "--num_epoch 1 --F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16"
-EXTRA = [*TINY.split(), "--fast_train_epoch", "1", "--partial", "0.5", "--device", "cpu"]
+EXTRA = [*TINY.split(), "--fast_train_epoch", "1", "--train_vi_len", "4", "--device", "cpu"]
 
 
 @pytest.mark.parametrize("row", ablation.ROWS)
@@ -26,17 +26,18 @@ def test_rows_parse_and_differ_from_the_preset_in_what_they_say(row: str) -> Non
     if o.preset == "best" and row != "best":
         best = parse_trainer("", ablation.command("best", "ROOT", Path("runs/x"), 1, [])[1:])[0]
         changed = [n for n in vars(o) if getattr(o, n) != getattr(best, n)]
-        assert 1 <= len(changed) <= 6, changed
+        assert 1 <= len(changed) <= 7, changed  # with what is derived
 
 
-def test_two_rows_by_the_program(dataset: Path, tmp_path: Path) -> None:
-    arguments = ("--DR", dataset, "--save_root", tmp_path, "--rows", "best", "usual_free")
+@pytest.mark.slow
+def test_a_row_by_the_program(dataset: Path, tmp_path: Path) -> None:
+    arguments = ("--DR", dataset, "--save_root", tmp_path, "--rows", "usual_free")
     result = run_script("tests/ablation.py", *arguments, "--seeds", "0", "1", "--", *EXTRA)
     assert result.returncode == 0, result.stderr
     commands = [line for line in result.stdout.splitlines() if line.startswith("python ")]
-    assert len(commands) == 4
+    assert len(commands) == 2
     table = [line for line in result.stdout.splitlines() if line.startswith("|")]
-    assert len(table) == 4
+    assert len(table) == 3
     values = []
     for seed in (0, 1):
         with (tmp_path / f"usual_free_{seed}/metrics.csv").open(newline="") as file:
@@ -45,7 +46,7 @@ def test_two_rows_by_the_program(dataset: Path, tmp_path: Path) -> None:
         assert 0 < seconds["processor"] < 200
     middle = (max(values[0]) + max(values[1])) / 2
     half = abs(max(values[0]) - max(values[1])) / 2
-    assert f"| {middle:.2f} ± {half:.2f} |" in table[3]
+    assert f"| {middle:.2f} ± {half:.2f} |" in table[2]
     # What is complete is not run again.
     again = run_script("tests/ablation.py", *arguments, "--seeds", "0", "1", "--", *EXTRA)
     assert "python " not in again.stdout
