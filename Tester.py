@@ -8,7 +8,6 @@ Writes pred_seq{i}.gif, frames/{i}/{t}.png (exact pixels; frame 0 is the given o
 submission.csv; with --split val also psnr_per_frame.csv and .png.
 """
 
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +26,9 @@ import dataloader
 from modules import pictures, runlog
 from modules.checkpoint import load_checkpoint, with_frame_size
 from modules.cvae import CVAE
-from modules.device import choose_device, choose_precision, describe
+from modules.device import choose_device, choose_precision, describe, set_float32
 from modules.errors import UserError, run_as_script
-from modules.evaluation import Score, Sequence, generate, score, to_uint8
+from modules.evaluation import Given, Score, generate, score, to_uint8
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
 
@@ -44,7 +43,7 @@ class Video:
     """What to generate; truth where it is known."""
 
     name: str  # its folder's number
-    sequence: Sequence
+    sequence: Given
     truth: torch.Tensor | None  # (T, H, W, 3) uint8
 
 
@@ -54,9 +53,9 @@ def load_videos(o: TesterOptions, root: Path, height: int, width: int) -> list[V
     if o.split == "val":
         # Longer than any video: the whole one is wanted.
         video = dataloader.load_val(root, val_vi_len=2**31, **size)
-        return [Video("0", Sequence(video.frames[0], video.labels), video.frames)]
+        return [Video("0", Given(video.frames[0], video.labels), video.frames)]
     return [
-        Video(s.name, Sequence(s.first_frame, s.labels), None)
+        Video(s.name, Given(s.first_frame, s.labels), None)
         for s in dataloader.load_test(root, **size)
     ]
 
@@ -96,15 +95,8 @@ def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> No
         for video, frames in zip(videos, made, strict=True):
             write_frames(root / "frames" / video.name, frames)
             pictures.write_gif(root / f"pred_seq{video.name}.gif", frames)
-        temporary = root / ".submission.csv.tmp"
-        try:
-            with temporary.open("w", newline="") as file:
-                file.writelines(submission_lines(made))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(root / "submission.csv")
-        finally:
-            temporary.unlink(missing_ok=True)
+        table = "".join(submission_lines(made)).encode()
+        runlog.write_atomically(root / "submission.csv", table)
     except OSError as error:
         raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
 
@@ -189,6 +181,7 @@ def main() -> None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     device = choose_device(o.device)
     precision = choose_precision(o.precision, device)
+    set_float32(device, o.precision)
     checkpoint = with_frame_size(load_checkpoint(Path(o.ckpt_path)), o.frame_H, o.frame_W)
     config = checkpoint.config
     o.DR = o.DR or checkpoint.data_root

@@ -33,7 +33,7 @@ from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE
 from modules.device import choose_device, choose_precision, describe, set_up
 from modules.errors import Stopped, UserError, run_as_script
-from modules.evaluation import Score, Sequence, generate, score, to_uint8
+from modules.evaluation import Given, Score, generate, score, to_uint8
 from modules.initial import begin_with_copying
 from modules.options import (
     TrainerOptions,
@@ -93,7 +93,7 @@ def validate(
     The true frames after the first are used for scoring alone. Returns the score and the
     prediction, (T, 3, H, W) in [0, 1] (or not finite). Raises Stopped if the watch says so.
     """
-    sequence = Sequence(video.frames[0], video.labels)
+    sequence = Given(video.frames[0], video.labels)
     precision = choose_precision(o.precision, device)
     with tqdm(total=len(video.labels) - 1, desc="validation", leave=False, disable=None) as bar:
 
@@ -292,8 +292,6 @@ def main() -> int:
     distributed.connect()
     with distributed.main_first():
         o, checkpoint = take_from_checkpoint(o, explicit)
-        if o.test and o.save_root is None:
-            o.save_root = str(Path(o.ckpt_path or "").parent / "validation")
         fill_in_derived(o)
         check_tensorboard(o)
         if o.DR is None:

@@ -42,7 +42,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from modules.errors import ArgumentParser, UserError, path_argument, run_as_script
+from modules.errors import (
+    MAX_NAMED,
+    ArgumentParser,
+    UserError,
+    named,
+    path_argument,
+    run_as_script,
+)
 from modules.losses import psnr
 from modules.schedules import STREAM_CLIPS
 
@@ -56,7 +63,6 @@ MAX_PIXELS = 2**26
 MAX_SIDE = 2**13  # of a frame that is made, pixels
 CONTACT_SHEET = "contact_sheet.png"  # of `video`, in the data set that it makes
 CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
-MAX_NAMED = 5  # names in one fault
 MAX_LISTED = 20  # damaged files of one folder, wrong lines of one file
 
 
@@ -119,13 +125,6 @@ class Faults:
         raise UserError(f"{self.root}: {self.count} faults in the data set{listing}")
 
 
-def _named(names: Iterable[object], total: int | None = None) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    shown, more = names[:MAX_NAMED], (total or len(names)) - MAX_NAMED
-    return ", ".join(map(str, shown)) + (f" and {more} more" if more > 0 else "")
-
-
 # ----------------------------------------------------------------------------------------
 # Structure: which files there are, without opening an image
 
@@ -163,13 +162,13 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
         else:
             unnumbered.append(entry.name)
     if unnumbered:
-        faults.add(where, f"images whose name is no frame number: {_named(unnumbered)}")
+        faults.add(where, f"images whose name is no frame number: {named(unnumbered)}")
     elif not by_number:
         faults.add(where, "the folder has no images (0.png, 1.png, …)")
     numbers = sorted(by_number)
     if twice := [number for number in numbers if len(by_number[number]) > 1]:
         pairs = (" = ".join(by_number[number]) for number in twice[:MAX_NAMED])
-        faults.add(where, f"frame numbers used twice: {_named(pairs, len(twice))}")
+        faults.add(where, f"frame numbers used twice: {named(pairs, len(twice))}")
     return {number: root / where / by_number[number][0] for number in numbers}
 
 
@@ -184,7 +183,7 @@ def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> No
     for before, after in pairwise(ordered):
         gaps.extend(range(before + 1, min(after, before + 1 + MAX_NAMED)))
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
-        faults.add(where, f"gaps in the numbering, without {_named(gaps[:MAX_NAMED], missing)}")
+        faults.add(where, f"gaps in the numbering, without {named(gaps[:MAX_NAMED], missing)}")
 
 
 def _check_pairs(
@@ -194,7 +193,7 @@ def _check_pairs(
     if not images or not labels:
         return  # already reported
     parts = [
-        f"without {partner}: {_named(files[number].name for number in alone)}"
+        f"without {partner}: {named(files[number].name for number in alone)}"
         for files, others, partner in ((images, labels, "a label"), (labels, images, "an image"))
         if (alone := sorted(files.keys() - others.keys()))
     ]
@@ -314,15 +313,15 @@ def decode_image(path: Path) -> Image.Image | str:
 
 def _read_pictures(
     folders: Sequence[Pictures],
-    size: tuple[int, int] | None,
+    size: tuple[int, int],
     workers: int,
     faults: Faults,
     progress: bool = False,
 ) -> None:
     """Decode all files by a pool of threads, Pillow decoding outside Python's global lock.
 
-    size: (width, height) that the pixels are resized to; None only checks the files. Each image has
-    its place in the result, so the number of threads changes nothing but the time.
+    size: (width, height) that the pixels are resized to. Each image has its place in the result, so
+    the number of threads changes nothing but the time.
     """
 
     def read(job: tuple[Pictures, int]) -> tuple[int, int] | str:
@@ -331,16 +330,14 @@ def _read_pictures(
         if isinstance(image, str):
             return image
         stored = image.size
-        if size is not None:
-            image = to_rgb(image)
-            if stored != size:
-                image = image.resize(size, Image.Resampling.BILINEAR)
-            folder.pixels[index] = np.asarray(image)
+        image = to_rgb(image)
+        if stored != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        folder.pixels[index] = np.asarray(image)
         return stored
 
     for folder in folders:
-        if size is not None:
-            folder.pixels = np.zeros((len(folder.files), size[1], size[0], 3), np.uint8)
+        folder.pixels = np.zeros((len(folder.files), size[1], size[0], 3), np.uint8)
     jobs = [(folder, index) for folder in folders for index in range(len(folder.files))]
     pool = ThreadPoolExecutor(max_workers=max(1, workers))
     # The bar is for a person who waits, not for a log file.
@@ -368,7 +365,7 @@ def _read_pictures(
 
 
 @dataclass
-class Plan:
+class SplitFiles:
     """The files of a split, or of a test sequence with that name, that are to be read."""
 
     images: Pictures
@@ -383,7 +380,7 @@ class Plan:
         return TestSequence(self.name, self.images.tensor()[0], self.labels.tensor())
 
 
-def _folders(plans: Iterable[Plan]) -> list[Pictures]:
+def _folders(plans: Iterable[SplitFiles]) -> list[Pictures]:
     return [folder for plan in plans for folder in (plan.images, plan.labels)]
 
 
@@ -396,7 +393,7 @@ def _open_root(root: Path) -> Faults:
 
 def _plan_video(
     root: Path, split: str, faults: Faults, *, partial: float = 1.0, limit: int | None = None
-) -> Plan:
+) -> SplitFiles:
     """Check the structure of train or val and choose the frames to read.
 
     They are the first round(partial · N) of the N frames within recordings, or the first `limit`.
@@ -423,7 +420,7 @@ def _plan_video(
             used += part
     if split == "val" and numbers and len(used) < 2:
         faults.add(split, f"{len(used)} frame to validate on; it takes at least 2")
-    return Plan(
+    return SplitFiles(
         Pictures(image_folder, [images[number] for number in used if number in images]),
         Pictures(label_folder, [labels[number] for number in used if number in labels]),
         tuple(recordings),
@@ -439,7 +436,7 @@ def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
     names = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112
     sequences: dict[int, str] = {}
     if odd := [name for name in names if not re.fullmatch("[0-9]+", name)]:
-        faults.add(where, f"folders whose name is no number: {_named(odd)}")
+        faults.add(where, f"folders whose name is no number: {named(odd)}")
     elif not names:
         faults.add(where, "has no folders of sequences (0, 1, …)")
     for name in names:
@@ -448,7 +445,7 @@ def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
     return sequences
 
 
-def _plan_test(root: Path, faults: Faults) -> list[Plan]:
+def _plan_test(root: Path, faults: Faults) -> list[SplitFiles]:
     """Check the structure of the test split; the sequences in numeric order."""
     if _list_folder(root, "test", faults) is None:
         return []
@@ -473,7 +470,7 @@ def _plan_test(root: Path, faults: Faults) -> list[Plan]:
             faults.add(image_folder, f"the first frame is missing: {first}")
         first_frame = Pictures(image_folder, list(images.values())[:1])
         every_label = Pictures(label_folder, list(labels.values()))
-        plans.append(Plan(first_frame, every_label, name=label_names[number]))
+        plans.append(SplitFiles(first_frame, every_label, name=label_names[number]))
     return plans
 
 
@@ -648,7 +645,7 @@ def baselines(train: VideoData, val: VideoData) -> dict[str, float]:
 # Command line
 
 
-def _summary(name: str, what: str, lengths: Sequence[int], plans: Sequence[Plan]) -> None:
+def _summary(name: str, what: str, lengths: Sequence[int], plans: Sequence[SplitFiles]) -> None:
     """Print two lines on a split; image sizes as stored, each with its number of files."""
     print(f"{name:<6} {what} of {', '.join(map(str, lengths)) or 0} frames")
     sizes = []
@@ -657,11 +654,11 @@ def _summary(name: str, what: str, lengths: Sequence[int], plans: Sequence[Plan]
             (getattr(plan, kind).sizes for plan in plans), Counter()
         )
         ranked = (f"{w} x {h} ({count})" for (w, h), count in found.most_common())
-        sizes.append(f"{kind}: {_named(ranked, len(found)) or 'none'}")
+        sizes.append(f"{kind}: {named(ranked, len(found)) or 'none'}")
     print(f"{'':<6} {'; '.join(sizes)}")
 
 
-def _split_pixels(name: str, plan: Plan) -> "SplitPixels":
+def _split_pixels(name: str, plan: SplitFiles) -> "SplitPixels":
     from modules.inspection import SplitPixels
 
     names = [path.stem for path in plan.images.files]

@@ -213,7 +213,7 @@ def _read(path: Path) -> Any:
     damaged = f"{path}: damaged, or not a checkpoint"
     try:
         if zipfile.is_zipfile(path):
-            _verify(path)
+            verify_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -233,7 +233,7 @@ def _read(path: Path) -> Any:
         raise UserError(damaged) from error
 
 
-def _verify(path: Path) -> None:
+def verify_archive(path: Path) -> None:
     """Read all records of an archive; zipfile.BadZipFile, or another error, if one is damaged.
 
     torch.load does not look at the checksums: a flipped byte would be a wrong weight. And one bit

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from dataloader import decode_image, to_rgb
+from dataloader import IMAGE_SUFFIXES, decode_image, to_rgb
 from modules.errors import UserError
-from modules.label_files import IMAGE_SUFFIXES, listed
+from modules.label_files import listed
 
 Pixels = NDArray[np.uint8]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dataloader import to_unit
 from modules.device import capture
 from modules.errors import UserError
 from modules.losses import frame_mse, kl_between, kl_to_standard_normal
@@ -29,7 +30,8 @@ from modules.schedules import STREAM_ROLLOUT, derived_seed
 LABEL_CHUNK = 32
 PRIORS = ("standard", "learned")
 OUTPUTS = ("linear", "clamp", "sigmoid")
-# Frames whose intermediate values are kept at once when they are recomputed with teacher forcing.
+# Frames, of all clips together, whose intermediate values are kept at once when they are recomputed
+# with teacher forcing.
 RECOMPUTE_FRAMES = 8
 
 
@@ -73,10 +75,32 @@ class ClipOutput(NamedTuple):
     mu: Tensor  # (T-1, B, N, H, W) mean of the posterior
 
 
+class Feeding(NamedTuple):
+    """What the T-1 steps are begun from in training, besides the model's own frames."""
+
+    given: Tensor  # (T-1, B, 3, H, W) in [0, 1]: true frames, or stored ones
+    forced: Tensor | None  # (T-1, B) booleans: which steps begin from a given frame; None: no more
+    noise: Tensor | None  # (T-1, B, 3, H, W), added to whatever a step begins from
+
+    def at(self, steps: int | slice) -> Tensor:
+        """The given frames of one step, (B, 3, H, W), or of several, with their noise."""
+        return with_noise(self.given[steps], None if self.noise is None else self.noise[steps])
+
+    def after(self, made: Tensor, step: int) -> Tensor:
+        """What a step after the first begins from in free running: (B, 3, H, W) in [0, 1].
+
+        The frame that was just made, or where the clip is forced in this step the given one; with
+        noise.
+        """
+        if self.forced is not None:
+            made = torch.where(self.forced[step][:, None, None, None], self.given[step], made)
+        return with_noise(made, None if self.noise is None else self.noise[step])
+
+
 class CVAE(nn.Module):
     """p(x_t | x_{t-1}, P_t, z_t), the posterior q(z_t | x_t, P_t) and the prior p(z_t).
 
-    The prior is N(0, I), or with config.prior "learned" a fourth network's p(z_t | x_{t-1}, P_t) as
+    The prior is N(0, I), or with config.prior "learned" a sixth network's p(z_t | x_{t-1}, P_t) as
     in Denton & Fergus 2018, "Stochastic Video Generation with a Learned Prior".
     """
 
@@ -148,11 +172,12 @@ class CVAE(nn.Module):
         given = frames[:-1] if stored is None else stored  # (T-1, B, 3, H, W)
         if forced is not None:
             teacher_forcing = False
+        feeding = Feeding(given, forced, frame_noise)
         # Each true frame is then both what the next one is made from and a target.
         reused = teacher_forcing and stored is None and frame_noise is None
         if recompute:
             return self._forward_in_parts(
-                frames, labels, noise, given, reused, teacher_forcing, detach, forced, frame_noise
+                frames, labels, noise, feeding, reused, teacher_forcing, detach
             )
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # One batch for all true frames and one for all labels: only free-running decoding is
@@ -166,21 +191,19 @@ class CVAE(nn.Module):
         z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
 
         if not (teacher_forcing or detach):
-            made, previous = self._free_running(
-                given, label_features, z, steps, forced, frame_noise
-            )
+            made, previous = self._free_running(feeding, label_features, z, steps)
             prediction = torch.stack(made).flatten(0, 1)  # ((T-1)·B, 3, H, W)
         else:
             if reused:
                 previous = frame_features[: steps * batch]  # ((T-1)·B, F, H, W)
             else:
                 if teacher_forcing:
-                    begin = with_noise(given, frame_noise)  # (T-1, B, 3, H, W)
+                    begin = feeding.at(slice(None))  # (T-1, B, 3, H, W)
                 else:
                     # Without a gradient through the fed-back frames only making them is
                     # sequential; the pass that is differentiated is then one batch.
                     with torch.no_grad():
-                        begin = self._fed_back(given, label_features, z, steps, forced, frame_noise)
+                        begin = self._fed_back(feeding, label_features, z, steps)
                     # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a
                     # graph again in the pass below, and they would get no gradient.
                     torch.clear_autocast_cache()
@@ -190,49 +213,37 @@ class CVAE(nn.Module):
         prediction, kl, mu = (x.unflatten(0, (steps, batch)) for x in (prediction, kl, mu))
         return ClipOutput(prediction, frame_mse(prediction, frames[1:]), kl, mu)
 
-    def _fed_back(
-        self,
-        given: Tensor,
-        label_features: Tensor,
-        z: Tensor,
-        steps: int,
-        forced: Tensor | None,
-        frame_noise: Tensor | None,
-    ) -> Tensor:
-        """The frames that the steps begin from in free running: (T-1, B, 3, H, W) in [0, 1]."""
-        batch = given.shape[1]
+    def _fed_back(self, feeding: Feeding, label_features: Tensor, z: Tensor, steps: int) -> Tensor:
+        """The frames that the steps begin from in free running: (T-1, B, 3, H, W) in [0, 1].
+
+        label_features, z: of steps 1 … T-1, ((T-1)·B, …).
+        """
+        batch = feeding.given.shape[1]
         label_t, z_t = label_features.split(batch), z.split(batch)
-        begin = [with_noise(given[0], None if frame_noise is None else frame_noise[0])]
+        begin = [feeding.at(0)]
         for t in range(steps - 1):
             made = self.decode(self.frame_transformation(begin[-1]), label_t[t], z_t[t])
-            begin.append(next_begin(made, t + 1, given, forced, frame_noise))
+            begin.append(feeding.after(made, t + 1))
         return torch.stack(begin)
 
     def _free_running(
-        self,
-        given: Tensor,
-        label_features: Tensor,
-        z: Tensor,
-        steps: int,
-        forced: Tensor | None,
-        frame_noise: Tensor | None,
+        self, feeding: Feeding, label_features: Tensor, z: Tensor, steps: int
     ) -> tuple[list[Tensor], Tensor]:
         """Frames 1 … T-1, each from the one before, with gradients through all of them.
 
-        given: (T-1, B, 3, H, W), of which the first is begun from, and those that are forced;
         label_features, z: of steps 1 … T-1, ((T-1)·B, …). Returns T-1 times (B, 3, H, W), and the
         features that they were made from, ((T-1)·B, F, H, W).
         """
-        batch = given.shape[1]
+        batch = feeding.given.shape[1]
         label_t, z_t = label_features.split(batch), z.split(batch)
-        begin = with_noise(given[0], None if frame_noise is None else frame_noise[0])
+        begin = feeding.at(0)
         made: list[Tensor] = []
         features: list[Tensor] = []
         for t in range(steps):
             features.append(self.frame_transformation(begin))  # (B, F, H, W)
             made.append(self.decode(features[-1], label_t[t], z_t[t]))  # (B, 3, H, W)
             if t + 1 < steps:
-                begin = next_begin(made[-1], t + 1, given, forced, frame_noise)  # (B, 3, H, W)
+                begin = feeding.after(made[-1], t + 1)  # (B, 3, H, W)
         return made, torch.cat(features)
 
     def _forward_in_parts(
@@ -240,12 +251,10 @@ class CVAE(nn.Module):
         frames: Tensor,
         labels: Tensor,
         noise: Tensor,
-        given: Tensor,
+        feeding: Feeding,
         reused: bool,
         teacher_forcing: bool,
         detach: bool,
-        forced: Tensor | None,
-        frame_noise: Tensor | None,
     ) -> ClipOutput:
         """forward() part by part along time, keeping of each part only what it began with.
 
@@ -276,12 +285,11 @@ class CVAE(nn.Module):
 
         at_once = max(1, RECOMPUTE_FRAMES // batch) if teacher_forcing else 1
         parts: list[ClipOutput] = []
-        previous = with_noise(given[:1], None if frame_noise is None else frame_noise[:1])
+        previous = feeding.at(slice(1))
         for start in range(0, steps, at_once):
             stop = min(start + at_once, steps)
             if teacher_forcing:
-                added = None if frame_noise is None else frame_noise[start:stop]
-                previous = with_noise(given[start:stop], added)
+                previous = feeding.at(slice(start, stop))
             target = frames[start + 1 : stop + 1]
             seen = frames[start : stop + 1] if reused else torch.cat((previous, target))
             inputs = seen, hidden[start:stop], noise[start:stop]
@@ -290,7 +298,7 @@ class CVAE(nn.Module):
             parts.append(out)
             if not teacher_forcing and stop < steps:
                 made = (out.prediction.detach() if detach else out.prediction)[0]
-                previous = next_begin(made, stop, given, forced, frame_noise)[None]
+                previous = feeding.after(made, stop)[None]
         return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     @torch.no_grad()
@@ -316,9 +324,12 @@ class CVAE(nn.Module):
         frame = first_frame
         for start in range(1, labels.shape[0], LABEL_CHUNK):
             chunk = labels[start : start + LABEL_CHUNK]  # (≤ 32, B, 3, H, W)
+            steps = len(chunk)
+            # Always as many labels, so that kernels do not change with the video's length.
+            chunk = torch.cat((chunk, chunk[-1:].expand(LABEL_CHUNK - steps, -1, -1, -1, -1)))
             if chunk.dtype == torch.uint8:
-                chunk = chunk.float() / 255.0
-            features = self.label_transformation(chunk.flatten(0, 1)).split(chunk.shape[1])
+                chunk = to_unit(chunk)
+            features = self.label_transformation(chunk.flatten(0, 1)).split(chunk.shape[1])[:steps]
             # One transfer for all of the chunk's latents.
             zs = torch.stack([next(latents) for _ in features]).to(frame.device, non_blocking=True)
             for label_feature, z in zip(features, zs, strict=True):  # (B, L, H, W), (B, N, H, W)
@@ -362,19 +373,6 @@ def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
     """Frames as they are forced or fed back: in [0, 1], with noise of the same shape or none."""
     clamped = frames.clamp(0.0, 1.0)
     return clamped if noise is None else (clamped + noise).clamp(0.0, 1.0)
-
-
-def next_begin(
-    made: Tensor, step: int, given: Tensor, forced: Tensor | None, frame_noise: Tensor | None
-) -> Tensor:
-    """What a step after the first begins from in free running: (B, 3, H, W) in [0, 1].
-
-    The frame that was just made, or where the clip is forced in this step the given one; with
-    noise. given, frame_noise: (T-1, B, 3, H, W); forced: (T-1, B).
-    """
-    if forced is not None:
-        made = torch.where(forced[step][:, None, None, None], given[step], made)
-    return with_noise(made, None if frame_noise is None else frame_noise[step])
 
 
 def prior_latents(

@@ -6,7 +6,6 @@
 He et al. 2017, "Mask R-CNN", section 5; ResNet-50 with a feature pyramid, trained on COCO.
 """
 
-import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from modules.checkpoint import verify_archive
 from modules.errors import UserError
 
 LEAST_SCORE = 0.5  # of a person, 0-1; what is below is nobody
@@ -99,19 +99,13 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     """The state dict of a file, without running code from it. Raises UserError."""
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():  # torch.load does not look at the checksums
-                    raise UserError(f"--weights {path}: is damaged (at {damaged})")
+            verify_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"--weights {path}: cannot be read ({error.strerror or error})") from error
-    except (
-        RuntimeError,
-        ValueError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # a damaged pickle may raise any
+        if isinstance(error.__cause__, KeyboardInterrupt):  # as PyTorch may wrap it
+            raise error.__cause__ from None
         raise UserError(f"--weights {path}: is no file of weights, or it is damaged") from error
     if not isinstance(state, dict):
         raise UserError(f"--weights {path}: holds no state dict")

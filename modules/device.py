@@ -21,12 +21,16 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
     if name == "cuda" and count == 0:
         raise UserError("--device cuda: there is no CUDA device here; use --device cpu")
     use_cuda = name == "cuda" or (name == "auto" and count > 0)
-    if gpus > 1 and (not use_cuda or gpus > count):
+    if gpus > count > 0 or (gpus > 1 and count == 0):
         raise UserError(f"--gpu {gpus}: there are {count} GPUs here")
+    if gpus > 1 and not use_cuda:
+        raise UserError(f"--gpu {gpus}: needs CUDA; leave out --device cpu")
+    if not use_cuda:
+        return torch.device("cpu")
     # Each process of a parallel run takes the GPU of its number.
-    return (
-        torch.device("cuda", distributed.local_rank() % count) if use_cuda else torch.device("cpu")
-    )
+    if (number := distributed.local_rank()) >= count:
+        raise UserError(f"process {number} of this machine has no GPU: there are {count} here")
+    return torch.device("cuda", number)
 
 
 def keep_freed_memory() -> None:
@@ -50,17 +54,23 @@ def keep_freed_memory() -> None:
 
 
 def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
-    """Process-wide switches: how convolutions are chosen and what float32 means on CUDA."""
+    """Process-wide switches for training, of --precision and --deterministic."""
     if device.type == "cpu":
         keep_freed_memory()
-    exact = precision == "float32"
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
+    set_float32(device, precision)
     # Shapes repeat for hours: timing the kernels once pays. Which one wins differs between runs.
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
     if deterministic:
         # Read by cuBLAS when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
+
+
+def set_float32(device: torch.device, precision: str) -> None:
+    """What float32 means on CUDA: exact for --precision float32, else TF32, with 10 bits."""
+    if device.type == "cuda":
+        allowed = precision != "float32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def capture(compute: Callable[[], None]) -> Callable[[], None]:
@@ -70,15 +80,26 @@ def capture(compute: Callable[[], None]) -> Callable[[], None]:
     RuntimeError for what a graph cannot hold. Source: "CUDA semantics", PyTorch's documentation.
     """
     stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    before = torch.cuda.current_stream()
+    stream.wait_stream(before)
     with torch.cuda.stream(stream):
         for _ in range(3):
             compute()
-    torch.cuda.current_stream().wait_stream(stream)
+    before.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        compute()
+    try:
+        with torch.cuda.graph(graph):
+            compute()
+    finally:
+        torch.cuda.set_stream(before)  # a capture that fails may leave its own
     return graph.replay
+
+
+def reason(error: BaseException) -> str:
+    """Why a capture failed, in a line: PyTorch raises another error while it clears up."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

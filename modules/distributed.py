@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from modules.errors import UserError
@@ -125,13 +125,25 @@ def from_main(*values: float) -> list[float]:
 
 
 def add_up(values: Tensor) -> Tensor:
-    """The sum of a small tensor over all ranks, on every rank; in place."""
+    """The sum of a tensor over all ranks, on every rank; in place."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 # ---------------------------------------------------------------- the model
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks; the gradient of a sum over ranks is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        return add_up(values.clone())
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return add_up(gradient.clone())
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
@@ -150,10 +162,10 @@ class WholeBatchNorm(nn.BatchNorm2d):
         # Float32, and the variance from differences: squares would cancel.
         values = x.float()
         count = torch.full((1,), self.share * x.numel() / x.shape[1], device=x.device)
-        sums = all_reduce(torch.cat((self.share * values.sum(dim=(0, 2, 3)), count)))  # (C + 1,)
+        sums = _Sum.apply(torch.cat((self.share * values.sum(dim=(0, 2, 3)), count)))  # (C + 1,)
         mean, count = sums[:-1] / sums[-1], sums[-1]
         centred = values - mean[:, None, None]  # (B, C, H, W)
-        variance = all_reduce(self.share * centred.square().sum(dim=(0, 2, 3))) / count  # (C,)
+        variance = _Sum.apply(self.share * centred.square().sum(dim=(0, 2, 3))) / count  # (C,)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

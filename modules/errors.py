@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
+
+MAX_NAMED = 5  # of the things that have one fault
 
 
 class UserError(Exception):
@@ -26,6 +28,13 @@ class Stopped(Exception):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
         self.signal_number = signal_number
+
+
+def named(names: Iterable[object], total: int | None = None) -> str:
+    """The first few names, and how many more there are; total: how many, if more than given."""
+    every = list(names)
+    more = (total or len(every)) - MAX_NAMED
+    return ", ".join(map(str, every[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dataloader
 from modules.cvae import CVAE, prior_latents
-from modules.device import autocast
+from modules.device import autocast, reason
 from modules.losses import frame_mse, psnr_of_mse, ssim
 
 
-class Sequence(NamedTuple):
+class Given(NamedTuple):
     """What a video is made from."""
 
     first_frame: Tensor  # (H, W, 3) uint8
@@ -48,8 +49,9 @@ class Score(NamedTuple):
 
 
 def score(prediction: Tensor, truth: Tensor) -> Score:
-    """Score frames 1 … T-1. prediction: (T, 3, H, W) in [0, 1]; truth: (T, H, W, 3) uint8."""
-    target = truth.permute(0, 3, 1, 2).float() / 255.0
+    """Score frames 1 … T-1. prediction: (T, 3, H, W) in [0, 1]; truth: (T, H, W, 3) uint8; both on
+    the CPU."""
+    target = dataloader.to_unit(truth).permute(0, 3, 1, 2)
     mse = frame_mse(prediction[1:], target[1:])
     terms = psnr_of_mse(mse), mse, ssim(prediction[1:], target[1:])
     return Score(*(term.double().numpy() for term in terms))
@@ -68,7 +70,7 @@ def to_uint8(frames: Tensor) -> Tensor:
 
 def generate(
     model: CVAE,
-    sequences: list[Sequence],
+    sequences: list[Given],
     *,
     seed: int,
     device: torch.device,
@@ -121,8 +123,7 @@ def _rollout(
         try:
             frame = next(made)
         except RuntimeError as error:
-            why = str(error).strip().splitlines()[0]
-            print(f"note: generating without CUDA graphs ({why})", flush=True)
+            print(f"note: generating without CUDA graphs ({reason(error)})", flush=True)
         else:
             yield frame
             yield from made
@@ -132,11 +133,11 @@ def _rollout(
 
 def _groups(
     model: CVAE,
-    sequences: list[Sequence],
+    sequences: list[Given],
     numbers: list[int],
     batch_size: int,
     device: torch.device,
-) -> list[tuple[list[int], list[Sequence]]]:
+) -> list[tuple[list[int], list[Given]]]:
     """(numbers, sequences) of each batch: of batch_size, or of one where a batch would round."""
     groups = []
     for start in range(0, len(sequences), batch_size):
@@ -149,7 +150,7 @@ def _groups(
     return groups
 
 
-def _stack(group: list[Sequence], device: torch.device) -> tuple[Tensor, Tensor]:
+def _stack(group: list[Given], device: torch.device) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) first frames in [0, 1] and (T, B, 3, H, W) uint8 labels of sequences.
 
     Shorter ones are filled up with their last label; what is made from it is cut off again.
@@ -161,17 +162,17 @@ def _stack(group: list[Sequence], device: torch.device) -> tuple[Tensor, Tensor]
         for s in group
     ]
     labels = torch.stack(filled, dim=1).to(device)  # (T, B, H, W, 3)
-    return first.permute(0, 3, 1, 2).float() / 255.0, labels.permute(0, 1, 4, 2, 3)
+    return dataloader.to_unit(first).permute(0, 3, 1, 2), labels.permute(0, 1, 4, 2, 3)
 
 
-def _batch_changes_nothing(model: CVAE, group: list[Sequence], device: torch.device) -> bool:
+def _batch_changes_nothing(model: CVAE, group: list[Given], device: torch.device) -> bool:
     """Whether one step of these sequences together equals the same steps one by one, bit for bit.
 
     Kernels are chosen by shape, and some sum in another order for another batch. Then nearly every
     value differs in its last bits after one step, so one step on real input tells.
     """
 
-    def step(sequences: list[Sequence], numbers: list[int]) -> Tensor:
+    def step(sequences: list[Given], numbers: list[int]) -> Tensor:
         first, labels = _stack(sequences, device)
         return next(model.rollout(first, labels, prior_latents(model.config, 0, numbers)))
 

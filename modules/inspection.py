@@ -11,7 +11,7 @@ Legend: N frames of a split, H, W height and width; frames and labels are (N, H,
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from modules.errors import named
 from modules.figures import AXIS_TEXT, BLUE, DPI, GREY, ORANGE, PURPLE, TEXT, VERMILLION, new_figure
 from modules.pictures import caption_font, enlarge, viewing_scale
 from modules.runlog import write_atomically
@@ -36,7 +37,6 @@ CUT_LEAST = 1.0  # of 255, mean over pixels: less is no cut, whatever the rest d
 AROUND = 15  # frames to either side that say what is usual
 NEAR = 0.5  # near-identical: closer than this part of the usual step between neighbouring frames
 FULL = 0.5  # a label of which more is drawn on is hardly a skeleton on black
-NAMED = 5  # frames named in one warning
 COLUMNS = 6  # of the picture
 
 
@@ -208,7 +208,7 @@ class Findings:
         for split in (self.train, self.val):
             lines += _label_warnings(split.name, split.blank, split.names, split.drawn)
             if split.cuts:
-                where = _some(split.names[cut] for cut in split.cuts)
+                where = named(split.names[cut] for cut in split.cuts)
                 advice = (
                     "no row of clips.csv begins there, so training clips cross it"
                     if split.name == "train"
@@ -227,22 +227,15 @@ class Findings:
         ):
             if pairs:
                 val, train = self.val.names, self.train.names
-                where = _some(f"{val[a]} = train {train[b]}" for a, b in pairs)
+                where = named(f"{val[a]} = train {train[b]}" for a, b in pairs)
                 of = f"{len(pairs)} of {len(val)} frames"
                 lines.append(f"val: {of} are {kind} to training frames ({why}): {where}")
         if self.test_copies:
-            where = _some(
+            where = named(
                 f"{self.tests[a].name} = train {self.train.names[b]}" for a, b in self.test_copies
             )
             lines.append(f"test: first frames that are training frames: {where}")
         return lines
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    every = list(names)
-    more = len(every) - NAMED
-    return ", ".join(every[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _label_warnings(
@@ -250,7 +243,7 @@ def _label_warnings(
 ) -> list[str]:
     lines = []
     if blank.any():
-        which = _some(names[index] for index in np.flatnonzero(blank).tolist())
+        which = named(names[index] for index in np.flatnonzero(blank).tolist())
         share = f"{blank.sum()} of {len(blank)} labels ({blank.mean():.1%})"
         lines.append(f"{where}: {share} show nothing: {which}")
     if len(drawn) and np.median(drawn) > FULL:

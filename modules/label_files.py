@@ -1,6 +1,6 @@
 """Labels that another tool has made of a clip: skeleton images, or joints as JSON.
 
-    labels = open_labels(Path("openpose_output"))
+    labels = open_labels(Path("openpose_output"), frame_names, frame_size)
     labels.kind                    # "skeleton images", "OpenPose JSON" or "COCO JSON"
 
     a folder of images             one skeleton image per frame, of the frame's view
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from dataloader import IMAGE_SUFFIXES
 from modules.errors import UserError
 from modules.pose import BODY_25_JOINTS, COCO_JOINTS, JOINTS, Person, person_from
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 JOINT_CONFIDENCE = 0.05  # joints below it were not found; OpenPose draws from this value on
 OPENPOSE_LAYOUTS: dict[int, Sequence[int | None]] = {
     25: BODY_25_JOINTS,

@@ -16,6 +16,7 @@ from modules.augment import AUGMENTATIONS
 from modules.cvae import OUTPUTS, PRIORS, ModelConfig
 from modules.errors import ArgumentParser, UserError
 from modules.initial import COLOURS, INITS
+from modules.schedules import kl_weight
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class TrainerOptions:
     augment: tuple[str, ...] = option((), DATA, "change training clips, each as a whole: mirror half of them, shift by up to 1/16, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
     grow_from: int | None = option(None, DATA, "frames in the clips of epoch 0, which grow to train_vi_len by epoch grow_epochs", at_least=2, shown="train_vi_len: no growth")
     grow_epochs: int = option(10, DATA, "epochs over which clips grow with --grow_from", at_least=1)
-    num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no number depends on it", at_least=1)
+    num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no result depends on it", at_least=1)
 
     F_dim: int = option(128, MODEL, "channels of a frame's feature", at_least=8, at_most=65536)
     L_dim: int = option(32, MODEL, "channels of a label's feature", at_least=2, at_most=65536)
@@ -70,13 +71,13 @@ class TrainerOptions:
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
     init: str = option("default", MODEL, "weights to begin with: PyTorch's, or such that the model repeats the frame before", choices=INITS)
-    output: str = option("linear", MODEL, "of the generator: as it is, cut off at 0 and 1, or through a sigmoid", choices=OUTPUTS)
+    output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, cut off at 0 and 1, or by a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1, at_most=1_000_000)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
-    optim: str = option("Adam", OPTIMISATION, "optimiser (AdamW: weight decay 0.01; Muon: orthogonalised steps, Adam for what is no matrix)", choices=("Adam", "AdamW", "Muon"))
-    lr_scheduler: str = option("constant", OPTIMISATION, "learning rate by epoch", choices=("constant", "multistep", "cosine"))
+    optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised steps for convolutions that mix channels, Adam for the rest", choices=("Adam", "AdamW", "Muon"))
+    lr_scheduler: str = option("constant", OPTIMISATION, "how the learning rate falls: not at all, at lr_milestones, or step by step along a cosine to 0", choices=("constant", "multistep", "cosine"))
     lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is multiplied by lr_gamma, once more each", at_least=0, shown="at 1/2 and 3/4 of num_epoch")
     lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1)
     lr_warmup: int = option(0, OPTIMISATION, "steps over which the learning rate rises from 0 at the start of the run", at_least=0)
@@ -90,12 +91,12 @@ class TrainerOptions:
     tf_draw: str = option("epoch", TEACHER_FORCING, "teacher forcing is drawn once for an epoch, or for each step of each clip (scheduled sampling)", choices=("epoch", "step"))
     detach: bool = option(False, TEACHER_FORCING, "free running: cut the gradient at each fed-back frame; faster, and steadier over long videos")
     frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
-    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs the model runs freely over the training set; where not teacher-forced, frames are then made from those stored frames, all steps at once; 0 = off", at_least=0)
+    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames; what is not teacher-forced then starts from those, all steps at once; 0 = off", at_least=0)
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when this many validations are alike (2 or more); 0 = never", at_least=0)
     detector_threshold: float = option(0.1, TEACHER_FORCING, "alike: both loss and PSNR (dB) differ by less than this", above=0)
 
     kl_anneal_type: str = option("Cyclical", KL_ANNEALING, "how β rises; None: constant", choices=("Cyclical", "Monotonic", "None"))
-    kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run", at_least=1)
+    kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run; β is 0 in a cycle's first epoch", at_least=1)
     kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "part of a cycle in which β rises, 0-1; the rest is plateau", above=0, at_most=1)
     kl_beta: float = option(1.0, KL_ANNEALING, "plateau of β (None: the constant); 0 switches the KL term off", at_least=0)
     kl_norm: str = option("sum", KL_ANNEALING, "the KL term in the loss: summed over the latent's values, or their mean", choices=("sum", "mean"))
@@ -106,16 +107,16 @@ class TrainerOptions:
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation")
     save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)")
-    ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test")
+    ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none")
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options")
 
     device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
-    gpu: int = option(1, RUN, "number of GPUs of this machine; under torchrun it says how many processes", at_least=1)
+    gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1)
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
-    precision: str = option("auto", RUN, "of the networks; auto: bfloat16 where the hardware has it. Loss and KL are always float32", choices=("auto", "float32", "bfloat16"))
+    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it. Loss and KL are always float32", choices=("auto", "float32", "bfloat16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
-    no_graph: bool = option(False, RUN, "CUDA: start every kernel by itself instead of a step as one graph")
-    recompute: bool = option(False, RUN, "make intermediate values again in the backward pass instead of keeping them: memory for one frame (eight with teacher forcing) instead of train_vi_len, for more time")
+    no_graph: bool = option(False, RUN, "CUDA: no CUDA graphs, every kernel is started by itself; slower, for finding faults")
+    recompute: bool = option(False, RUN, "save memory: make intermediate values again in the backward pass, one step at a time (8 frames with teacher forcing); slower")
     test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path")
     dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing")
     preset: str | None = option(None, RUN, "a ready set of options; options given beside it win", choices=("demo", "best"), shown="none")
@@ -133,15 +134,15 @@ class TesterOptions:
     DR: str | None = option(None, DATA, "data set root", shown="the one that the checkpoint was trained on")
     save_root: str | None = option(None, SAVING, "folder for the results", shown="the split's name, beside the checkpoint")
     split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
-    num_workers: int = option(2, DATA, "threads that decode the images; no number depends on it", at_least=1)
+    num_workers: int = option(2, DATA, "threads that decode the images; no result depends on it", at_least=1)
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
     frame_W: int | None = option(None, MODEL, "frame width, likewise", at_least=4, at_most=8192, shown="the checkpoint's, else 64")
-    n_samples: int = option(1, RUN, "val: futures to sample; the best, the mean and the spread of their scores are printed", at_least=1)
+    n_samples: int = option(1, RUN, "with --split val: futures to sample; the best, the mean and the spread of their scores are printed", at_least=1)
     latent_scale: float = option(1.0, RUN, "multiplies the latent; 0 = the prior's mean", at_least=0)
     batch_size: int = option(8, RUN, "sequences generated side by side; no pixel depends on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
     device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
-    precision: str = option("auto", RUN, "of the networks; auto: bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16"))
+    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16"))
     # fmt: on
 
 
@@ -188,7 +189,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # What a resumed run may change without being another run.
 MAY_CHANGE_ON_RESUME = frozenset(
     (
-        *("num_epoch", "num_workers", "DR", "device", "gpu", "no_graph"),
+        *("num_epoch", "num_workers", "DR", "device", "gpu", "no_graph", "recompute"),
         *("save_root", "per_save", "auto_save", "store_visualization", "save_minutes"),
         *("tensorboard", "resume", "ckpt_path", "test", "dry_run", "preset"),
     )
@@ -223,7 +224,15 @@ IDLE_UNLESS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
         "--kl_anneal_type Cyclical",
         lambda o: o.get("kl_anneal_type") == "Cyclical",
     ),
-    "kl_anneal_ratio": ("--kl_anneal_type", lambda o: o.get("kl_anneal_type") != "None"),
+    "kl_anneal_ratio": (
+        "--kl_anneal_type Cyclical or Monotonic",
+        lambda o: o.get("kl_anneal_type") != "None",
+    ),
+    "tf_draw": (
+        "a ratio between 0 and 1 (--tfr, --tfr_d_step)",
+        lambda o: 0 < o.get("tfr", 1.0) < 1 or o.get("tfr", 1.0) * o.get("tfr_d_step", 0.1) > 0,
+    ),
+    "gpu": ("training", lambda o: o.get("gpu") == 1 or not o.get("test")),
 }
 
 
@@ -316,6 +325,9 @@ def parse_trainer(
     if options.resume and options.save_root is None and options.DR is None:
         raise UserError("--resume needs --save_root, the folder of the run to continue")
     check_combinations(options)
+    if options.test and "save_root" not in explicit and options.ckpt_path is not None:
+        # Beside the checkpoint: a folder named after the data set may hold a training run.
+        options.save_root = str(Path(options.ckpt_path).parent / "validation")
     fill_in_derived(options)
     return options, explicit
 
@@ -359,6 +371,18 @@ def fill_in_derived(options: TrainerOptions) -> None:
         options.save_root = str(Path("runs") / (Path(options.DR).resolve().name or "run"))
 
 
+def kl_weight_of(options: TrainerOptions, epoch: int) -> float:
+    """β of an epoch, counted from 0; see schedules.kl_weight."""
+    return kl_weight(
+        epoch,
+        num_epoch=options.num_epoch,
+        anneal_type=options.kl_anneal_type,
+        cycles=options.kl_anneal_cycle,
+        ratio=options.kl_anneal_ratio,
+        beta=options.kl_beta,
+    )
+
+
 def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[str]:
     """A line for each typed option that another one makes meaningless, so that none is silent."""
     values = vars(options)
@@ -369,6 +393,12 @@ def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[st
     ]
     if options.auto_save and "per_save" in explicit:
         lines.append("note: --per_save is ignored with --auto_save")
+    rises = any(kl_weight_of(options, epoch) > 0 for epoch in range(options.num_epoch))
+    if options.kl_beta > 0 and not (rises or options.test):
+        lines.append(
+            "note: β is 0 in every epoch, as each is the first of a cycle: fewer --kl_anneal_cycle "
+            "or more --num_epoch would let it rise"
+        )
     return lines
 
 

@@ -1,6 +1,6 @@
 """Joints of the people in a video → one person over time → skeleton labels.
 
-    main = follow_main_person(people, max_gap=7)
+    main = follow_main_person(people)
     points, known = fill_and_smooth(points, known, spans, max_gap=7, sigma=0.7)
     for label in draw_labels(points, known, height=32, width=64): …
 
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.synthetic import Camera, Canvas
+from modules.synthetic import Camera, Canvas, to_bytes
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -265,4 +265,4 @@ def draw_labels(
                 thickness = radius * (0.75 if index in FACE else 1)
                 canvas.rod(np.append(a, near), np.append(b, near), thickness, thickness, index)
             canvas.lay_over(picture, LIMB_COLOURS, lit=False)
-        yield np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+        yield to_bytes(picture)

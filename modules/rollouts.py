@@ -88,7 +88,10 @@ class StoredRollouts:
     ) -> None:
         """Make a group of stretches side by side and put their frames into `made`."""
         frames, labels = self.data.frames, self.data.labels
-        longest = max(stop - first for first, stop in group)
+        # The longest first, so that those that are not done yet are always the first ones.
+        order = sorted(range(len(group)), key=lambda i: group[i][0] - group[i][1])
+        group, numbers = [group[i] for i in order], [numbers[i] for i in order]
+        longest = group[0][1] - group[0][0]
         rows = [[min(a + t, b - 1) for a, b in group] for t in range(longest)]
         index = torch.tensor(rows, device=frames.device)  # (T, B) frame numbers
         begin = dataloader.to_unit(frames[index[0]]).permute(0, 3, 1, 2)
@@ -96,8 +99,8 @@ class StoredRollouts:
         with torch.no_grad(), autocast(frames.device, precision):
             rollout = model.rollout(begin, labels[index].permute(0, 1, 4, 2, 3), latents)
             for t, frame in enumerate(rollout, 1):
-                inside = [i for i, (a, b) in enumerate(group) if a + t < b]
-                at, frame = index[t, inside], frame[inside]
+                count = sum(a + t < b for a, b in group)
+                at, frame = index[t, :count], frame[:count]
                 sound = torch.isfinite(frame).all(dim=(1, 2, 3), keepdim=True)
                 pixels = torch.where(sound, frame * 255.0, 0.0).round().to(torch.uint8)
                 made[at] = torch.where(sound, pixels, frames[at].permute(0, 3, 1, 2)).permute(

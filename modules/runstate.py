@@ -123,7 +123,8 @@ class RunState:
         self.best = Best()
         self.position = Position()
         self.last_epoch = -1  # the last one that was finished
-        self.plan = self.begin_epoch()
+        self.plan: Plan
+        self.begin_epoch()
 
     def begin_epoch(self) -> Plan:
         """What the epoch that the position is in is trained with."""

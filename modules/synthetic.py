@@ -483,7 +483,8 @@ def _shrink(samples: Array, factor: int) -> Array:
     return np.asarray(blocks.mean(axis=(1, 3)))
 
 
-def _to_bytes(picture: Array) -> NDArray[np.uint8]:
+def to_bytes(picture: Array) -> NDArray[np.uint8]:
+    """Values in [0, 1] as pixels 0-255, of any shape."""
     return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
 
 
@@ -642,7 +643,7 @@ def render_frames(pose: Pose, scene: Scene) -> Iterator[NDArray[np.uint8]]:
         for ball, centre, axes in zip(BALLS, centres[t], half_axes[t], strict=True):
             canvas.ball(centre, axes, PAINT_INDEX[ball.paint])
         canvas.lay_over(picture, scene.palette, lit=True)
-        yield _to_bytes(picture)
+        yield to_bytes(picture)
 
 
 # --- Labels ---------------------------------------------------------------------------------------
@@ -675,7 +676,7 @@ def render_labels(pose: Pose, camera: Camera) -> Iterator[NDArray[np.uint8]]:
                 canvas.rod(points[t, JOINTS[a]], points[t, JOINTS[b]], thickness, thickness, index)
         picture = np.zeros((camera.height, camera.width, 3))
         canvas.lay_over(picture, LIMB_COLOURS, lit=False)
-        yield _to_bytes(picture)
+        yield to_bytes(picture)
 
 
 # --- Data set -------------------------------------------------------------------------------------

@@ -18,16 +18,18 @@ import dataloader
 from modules import distributed, schedules
 from modules.augment import augment, draw_augmentation
 from modules.cvae import CVAE
-from modules.device import autocast, capture, choose_precision
+from modules.device import autocast, capture, choose_precision, reason
 from modules.errors import Stopped, UserError
 from modules.losses import frame_mse, implied_sigma, optimal_sigma_loss, psnr_of_mse
 from modules.muon import Muon
-from modules.options import TrainerOptions
+from modules.options import TrainerOptions, kl_weight_of
 from modules.rollouts import StoredRollouts
 from modules.stopping import Watch
 
 # A run whose steps fail this many times in a row has diverged; more will not bring it back.
 MAX_SKIPPED_STEPS = 50
+# Steps from one look at a GPU's counts to the next: each look waits for it.
+LOOK_EVERY = 32
 
 
 class Plan(NamedTuple):
@@ -45,22 +47,6 @@ def epoch_plan(o: TrainerOptions, epoch: int, raised_at: int | None = None) -> P
     tfr = schedules.teacher_forcing_ratio(
         epoch, tfr=o.tfr, tfr_sde=o.tfr_sde, tfr_d_step=o.tfr_d_step, raised_at=raised_at
     )
-    beta = schedules.kl_weight(
-        epoch,
-        num_epoch=o.num_epoch,
-        anneal_type=o.kl_anneal_type,
-        cycles=o.kl_anneal_cycle,
-        ratio=o.kl_anneal_ratio,
-        beta=o.kl_beta,
-    )
-    lr = schedules.learning_rate(
-        epoch,
-        num_epoch=o.num_epoch,
-        lr=o.lr,
-        scheduler=o.lr_scheduler,
-        milestones=o.lr_milestones or (),
-        gamma=o.lr_gamma,
-    )
     if o.tf_draw == "step":  # each step of each clip draws for itself; see TrainingStep.draw()
         teacher_forcing = tfr > 0
     else:
@@ -68,7 +54,19 @@ def epoch_plan(o: TrainerOptions, epoch: int, raised_at: int | None = None) -> P
     vi_len = schedules.clip_length(
         epoch, length=o.train_vi_len, start=o.grow_from, epochs=o.grow_epochs
     )
-    return Plan(beta, tfr, teacher_forcing, lr, vi_len)
+    return Plan(kl_weight_of(o, epoch), tfr, teacher_forcing, _rate(o, epoch), vi_len)
+
+
+def _rate(o: TrainerOptions, epoch: float) -> float:
+    """The learning rate at a place of the run, in epochs, without the warm-up."""
+    return schedules.learning_rate(
+        epoch,
+        num_epoch=o.num_epoch,
+        lr=o.lr,
+        scheduler=o.lr_scheduler,
+        milestones=o.lr_milestones or (),
+        gamma=o.lr_gamma,
+    )
 
 
 def step_lr(o: TrainerOptions, epoch: int, number: int, steps: int) -> float:
@@ -76,14 +74,7 @@ def step_lr(o: TrainerOptions, epoch: int, number: int, steps: int) -> float:
 
     cosine falls from step to step; the warm-up rises in a line over the first lr_warmup steps.
     """
-    lr = schedules.learning_rate(
-        epoch + number / steps if o.lr_scheduler == "cosine" else epoch,
-        num_epoch=o.num_epoch,
-        lr=o.lr,
-        scheduler=o.lr_scheduler,
-        milestones=o.lr_milestones or (),
-        gamma=o.lr_gamma,
-    )
+    lr = _rate(o, epoch + number / steps if o.lr_scheduler == "cosine" else epoch)
     return lr * schedules.warm_up(epoch * steps + number, o.lr_warmup)
 
 
@@ -230,7 +221,8 @@ class TrainingStep:
 
     A batch whose loss or gradient is not finite changes nothing, batch-norm statistics included,
     and enters no average. That is decided on the device, so nothing waits for it; on CUDA the whole
-    step is one graph, captured for each batch size with and without teacher forcing.
+    step is one graph, captured for each batch size, with and without teacher forcing, and anew
+    where clips have grown.
     """
 
     def __init__(
@@ -278,9 +270,12 @@ class TrainingStep:
             key = (len(starts), plan.teacher_forcing, plan.vi_len)
             try:
                 if key not in self.graphs:
+                    # Each holds memory of its own; a length that clips have outgrown is done with.
+                    self.graphs = {k: g for k, g in self.graphs.items() if k[2] == plan.vi_len}
                     self.graphs[key] = self._capture(starts, draws, plan)
             except RuntimeError as error:
-                self.why_eager = str(error).strip().splitlines()[0]
+                self.graphs.clear()
+                self.why_eager = reason(error)
                 print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
             else:
                 inputs, replay = self.graphs[key]
@@ -407,7 +402,10 @@ class TrainingStep:
         good, bad = finite.double(), (~finite).double()
         # `where`, as 0 · NaN is NaN.
         added = torch.where(finite, terms * batch, 0.0)
-        in_a_row = (self.counts[6] + 1.0) * bad
+        # Once too many, always too many: a GPU's counts are not looked at after every step.
+        in_a_row = torch.where(
+            self.counts[6] >= MAX_SKIPPED_STEPS, self.counts[6], (self.counts[6] + 1.0) * bad
+        )
         new = torch.cat(
             (
                 self.counts[:4] + added,
@@ -541,14 +539,14 @@ def train_epoch(
     batches = torch.from_numpy(clips).to(device).split(o.batch_size)
     step.set_counts(begin.counts, begin.moments)
     step.model.train()
+    began = time.perf_counter() - begin.seconds
     if step.stored is not None and begin.step == 0 and epoch > 0 and epoch % o.rollout_every == 0:
         shown = step.model if step.average is None else step.average.averaged()
         step.stored.refresh(shown, seed=o.seed, epoch=epoch, precision=step.precision, watch=watch)
-    began = time.perf_counter() - begin.seconds
 
     def position(done: int) -> Position:
-        seconds = time.perf_counter() - began
-        return Position(epoch, done, step.read_counts(), seconds, step.read_moments())
+        counts, moments = step.read_counts(), step.read_moments()  # these wait for the device
+        return Position(epoch, done, counts, time.perf_counter() - began, moments)
 
     bar = tqdm(
         range(begin.step, len(batches)),
@@ -562,12 +560,14 @@ def train_epoch(
         starts = batches[number]
         set_learning_rate(step.optimizer, step_lr(o, epoch, number, len(batches)))
         step.run_share(starts, step.draw(epoch, number, len(starts), plan), plan)
-        # On a CPU a look costs nothing; a GPU is not waited for until the epoch's end.
-        if device.type == "cpu" or number + 1 == len(batches):
+        # On a CPU a look costs nothing. A GPU is waited for seldom: often enough that the steps
+        # in its queue are few when the run is asked to stop.
+        if device.type == "cpu" or number % LOOK_EVERY == 0 or number + 1 == len(batches):
             _refuse_divergence(epoch, step.read_counts())
         asked, save_due = watch.after_step()
         if asked or save_due:
             save(position(number + 1))
+            watch.saved()
         if asked:
             raise Stopped(asked)
     end = position(len(batches))

@@ -30,9 +30,11 @@ class VideoOptions:
     batch_size: int
 
     def gap_frames(self) -> int:
+        """max_gap in frames of the data set."""
         return round(self.max_gap * self.fps)
 
     def pause_frames(self) -> int:
+        """pause in frames of the data set."""
         return round(self.pause * self.fps)
 
 
@@ -43,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("clips", type=path_argument, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
     add("--out", type=path_argument, required=True, metavar="ROOT", help="folder of the new data set")
     add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
-    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images (default: that of --fps)")
+    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images, or of a clip that does not say (default: that of --fps, so every frame is taken)")
     add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
-    add("--fit", choices=("person", "stretch"), default="person", help="person: cut out the same part of every frame, around all places of the person, in the shape of --size, stretched only where the picture is too narrow for it; stretch: squeeze the whole picture (default person)")
+    add("--fit", choices=("person", "stretch"), default="person", help="person: cut out the same part of every frame, large enough for all places of the person, in the shape of --size; stretch: squeeze the whole picture (default person)")
     add("--val_frames", type=int, metavar="N", help="frames of the validation video (default: 630, but at most a fifth of all)")
-    add("--test", type=int, nargs="+", metavar="N", help="labels of each test sequence; 0: none (default: one of 630, but at most a tenth of all frames)")
+    add("--test", type=int, nargs="+", metavar="N", help="lengths of the test sequences in frames, a number for each; 0: none (default: one of 630, but at most a tenth of all frames)")
     add("--pause", type=float, default=1.0, metavar="S", help="seconds left out between two splits of one recording (default 1)")
     add("--labels", type=path_argument, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of OpenPose's JSON files (one per frame of the clip), or a COCO keypoint file")
     add("--max_gap", type=float, default=0.5, metavar="S", help="seconds for which a person or joint that was not found is filled in; a longer gap ends the recording (default 0.5)")

@@ -40,7 +40,7 @@ from modules.device import (
     keep_freed_memory,
     set_up,
 )
-from modules.evaluation import Sequence, generate
+from modules.evaluation import Given, generate
 from modules.options import TrainerOptions, fill_in_derived
 from modules.synthetic import make_demo
 from modules.training import Plan, TrainingStep, make_optimizer
@@ -259,7 +259,7 @@ def validation_speed(case: Case, frames: int, rounds: int) -> tuple[float, float
     video = dataloader.VideoData(
         case.step.data.frames[:frames].cpu(), case.step.data.labels[:frames].cpu(), ()
     )
-    sequence = Sequence(video.frames[0], video.labels)
+    sequence = Given(video.frames[0], video.labels)
     precision = choose_precision(case.o.precision, device)
     float_frames, float_labels = (
         dataloader.to_unit(x).permute(0, 3, 1, 2).contiguous().to(device)

@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 
 from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.errors import UserError
-from modules.evaluation import Sequence, generate, score, to_uint8
+from modules.evaluation import Given, generate, score, to_uint8
 from modules.losses import kl_to_standard_normal
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
@@ -281,13 +281,13 @@ def test_latents_are_by_seed_and_sequence() -> None:
     assert next(prior_latents(CONFIG, 3, [0], scale=0.0)).abs().max() == 0
 
 
-def sequences(lengths: tuple[int, ...]) -> list[Sequence]:
+def sequences(lengths: tuple[int, ...]) -> list[Given]:
     g = torch.Generator().manual_seed(1)
 
     def pixels(*shape: int) -> torch.Tensor:
         return torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
 
-    return [Sequence(pixels(8, 12, 3), pixels(n, 8, 12, 3)) for n in lengths]
+    return [Given(pixels(8, 12, 3), pixels(n, 8, 12, 3)) for n in lengths]
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

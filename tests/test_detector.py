@@ -80,7 +80,7 @@ def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.Mo
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"weights\.pth: is damaged"):
+    with pytest.raises(UserError, match=r"weights\.pth: is no file of weights, or it is damaged"):
         detector.load_detector(path, CPU, short_side=64)
 
 

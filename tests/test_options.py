@@ -194,3 +194,30 @@ def test_options_that_only_free_running_uses_say_so() -> None:
     assert "--detach has no effect" in said("--detach", "--tfr_d_step", "0")
     assert "--detach has no effect" in said("--detach", "--rollout_every", "1", "--tfr", "0")
     assert said("--rollout_every", "1") == said("--detach", "--tfr", "0") == ""
+
+
+def test_more_options_without_effect() -> None:
+    def said(*typed: str) -> str:
+        options, explicit = parse_trainer("", ["--DR", "d", *typed])
+        return "\n".join(without_effect(options, explicit))
+
+    assert "--tf_draw has no effect" in said("--tf_draw", "step", "--tfr_d_step", "0")
+    assert said("--tf_draw", "step", "--tfr_d_step", "0", "--tfr", "0.5") == ""
+    assert "--gpu has no effect" in said("--gpu", "2", "--test", "--ckpt_path", "a.ckpt")
+    assert said("--gpu", "1", "--test", "--ckpt_path", "a.ckpt") == ""
+    # Ten cycles in ten epochs: each epoch is the first one of its cycle.
+    assert "β is 0 in every epoch" in said("--num_epoch", "10")
+    for other in (
+        "--num_epoch 20",
+        "--num_epoch 10 --kl_anneal_cycle 4",
+        "--num_epoch 10 --kl_beta 0",
+    ):
+        assert said(*other.split()) == "", other
+
+
+def test_a_validation_alone_goes_beside_its_checkpoint() -> None:
+    line = ("--test", "--ckpt_path", "runs/a/best.ckpt")
+    for more in ((), ("--DR", "data/dance"), ("--preset", "demo")):
+        assert parse_trainer("", [*line, *more])[0].save_root == "runs/a/validation"
+    typed = parse_trainer("", [*line, "--save_root", "here"])[0]
+    assert typed.save_root == "here"

@@ -16,6 +16,8 @@ from PIL import Image
 
 from modules import runlog
 from modules.cvae import CVAE, ModelConfig
+from modules.device import choose_device
+from modules.errors import UserError
 from modules.training import TrainingStep
 
 # A line as it stands in many a report.
@@ -506,6 +508,20 @@ class TestBadInput:
     def test_too_many_gpus(self, dataset: Path) -> None:
         result = run_script("Trainer.py", "--DR", dataset, "--gpu", "99", "--device", "cpu")
         assert_refused(result, "--gpu 99")
+
+    def test_gpus_that_are_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert choose_device("auto", 2) == torch.device("cuda", 0)
+        assert choose_device("cpu") == torch.device("cpu")
+        with pytest.raises(UserError, match="--gpu 2: needs CUDA; leave out --device cpu"):
+            choose_device("cpu", 2)
+        with pytest.raises(UserError, match="--gpu 3: there are 2 GPUs here"):
+            choose_device("auto", 3)
+        # As torchrun starts the third process of a machine with two GPUs.
+        monkeypatch.setenv("LOCAL_RANK", "2")
+        with pytest.raises(UserError, match="process 2 of this machine has no GPU"):
+            choose_device("auto")
 
     def test_unusable_save_root(self, dataset: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

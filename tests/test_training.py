@@ -1,6 +1,7 @@
 """One epoch's parts: the plan, gradient clipping, and steps that are not finite."""
 
 import math
+import time
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from modules import training
 from modules.cvae import CVAE
 from modules.errors import UserError
 from modules.options import TrainerOptions, model_config, parse_trainer
+from modules.rollouts import StoredRollouts
 from modules.stopping import Watch
 from modules.training import (
     EpochResult,
@@ -192,6 +194,41 @@ def test_a_step_that_is_not_finite_changes_nothing_on_the_device() -> None:
     assert not torch.equal(step.model.Generator[7].weight, good["Generator.7.weight"])  # type: ignore[union-attr]
     assert step.read_counts().skipped_in_a_row == 0
     assert step.read_counts().trained == counts.trained + 2
+
+
+def test_too_many_in_a_row_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's counts are looked at now and then only: a good step after them must not hide them."""
+    monkeypatch.setattr(training, "MAX_SKIPPED_STEPS", 2)
+    step, starts = new_step(), torch.tensor([0, 5])
+    for number, (broken, expected) in enumerate(
+        ((True, 1), (False, 0), (True, 1), (True, 2), (False, 2))
+    ):
+        draws = step.draw(0, number, 2, FORCED)
+        if broken:
+            draws.latent[0, 0, 0, 0, 0] = math.nan
+        step.run_share(starts, draws, FORCED)
+        assert step.read_counts().skipped_in_a_row == expected
+
+
+@pytest.mark.parametrize(("waited", "expected"), [(0.0, []), (1000.0, [1])])
+def test_a_save_in_mid_epoch_is_due_once_a_period(waited: float, expected: list[int]) -> None:
+    step, watch = new_step(), Watch(10)
+    watch._saved_at -= waited  # seconds; the period is 600
+    saves: list[int] = []
+    train_epoch(step, Position(), FORCED, watch, lambda position: saves.append(position.step))
+    assert saves == expected
+
+
+def test_time_of_stored_rollouts_is_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = new_step("--rollout_every", "1")
+    step.stored = StoredRollouts(step.data)
+
+    def waits(*_: object, **__: object) -> None:
+        time.sleep(0.5)
+
+    monkeypatch.setattr(step.stored, "refresh", waits)
+    _, end = train_epoch(step, Position(1), FORCED, Watch(), lambda position: None)
+    assert end.seconds > 0.5
 
 
 def test_average_of_the_weights() -> None:
