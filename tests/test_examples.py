@@ -28,7 +28,7 @@ NOT_RUN = {
 def lines(name: str) -> list[str]:
     """The command lines of a document's code blocks, comments left out, each once."""
     text = (REPOSITORY / name).read_text(encoding="utf-8")
-    blocks = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)
+    blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
     joined = "\n".join(blocks).replace("\\\n", " ").splitlines()
     typed = [shlex.join(shlex.split(line, comments=True)) for line in joined]
     return [line for line in dict.fromkeys(typed) if re.match(r"(python|pip|torchrun) ", line)]

@@ -17,7 +17,7 @@ REPORT = (REPOSITORY / "docs/report.md").read_text()
 
 def commands(script: str) -> list[list[str]]:
     """The arguments of every command line of this script in the code blocks of both texts."""
-    blocks = re.findall(r"```\n(.*?)```", README + REPORT, flags=re.DOTALL)
+    blocks = re.findall(r"```\w*\n(.*?)```", README + REPORT, flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [
         shlex.split(line, comments=True)[2:]

@@ -161,7 +161,10 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(compute: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        finally:  # as torch.cuda.graph does when it clears up
+            raise RuntimeError("capture failed due to a previous error")
 
     monkeypatch.setattr(training, "capture", refuse)
     eager, refused = new_step(), new_step()
@@ -169,6 +172,7 @@ def test_what_cannot_be_captured_is_trained_eagerly_and_said(
     run_epochs(eager), run_epochs(refused)
     said = capsys.readouterr().out
     assert said.count("note: training without CUDA graphs (operation not permitted") == 1
+    assert refused.graphs == {}
     assert refused.read_counts() == eager.read_counts()
 
 
