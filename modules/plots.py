@@ -346,6 +346,11 @@ def main() -> None:
                 metavar="DIR",
                 help="folder for the results",
             )
+            command.add_argument(
+                "--by_name",
+                action="store_true",
+                help="name the runs in the figures by their folders, not by what differs",
+            )
     commands.add_parser(
         "schedules", add_help=False, help="β, teacher forcing and learning rate of Trainer options"
     )
@@ -355,7 +360,7 @@ def main() -> None:
         else:
             options = parser.parse_args()
             if options.command == "compare":
-                lines = compare(options.runs, options.out)
+                lines = compare(options.runs, options.out, by_name=options.by_name)
             else:
                 draw = draw_curves if options.command == "curves" else redraw_frames
                 lines = [f"wrote {draw(folder)}" for folder in options.runs]

@@ -157,12 +157,13 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
-def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def summary_rows(runs: Sequence[Run], *, by_name: bool = False) -> list[dict[str, Any]]:
     """A row for each run, best first: the highest validation PSNR, and what made the run.
 
     Numbers are plain numbers, None where there is none; the same columns in every row.
     """
-    differing, names, labels = differing_settings(runs), run_names(runs), run_labels(runs)
+    differing, names = differing_settings(runs), run_names(runs)
+    labels = names if by_name else run_labels(runs)
     shortest = min(len(run.epochs) for run in runs)
     unequal = any(len(run.epochs) != shortest for run in runs)
     rows: list[dict[str, Any]] = []
@@ -312,8 +313,11 @@ def time_unit(runs: Sequence[Run]) -> tuple[str, float]:
     return ("min", 60.0) if longest < 180 * 60 else ("h", 3600.0)
 
 
-def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
-    """The figure DIR/`name`.png of `compare`, a key of COMPARISONS; runs in the order given."""
+def comparison_figure(name: str, runs: Sequence[Run], *, by_name: bool = False) -> Figure:
+    """The figure DIR/`name`.png of `compare`, a key of COMPARISONS; runs in the order given.
+
+    by_name: the legend has the folders' names in place of the settings that differ.
+    """
     title, keys = COMPARISONS[name]
     figure, columns = new_figure(), 2 if name == "overview" else 1
     unit, seconds = time_unit(runs)
@@ -326,7 +330,7 @@ def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
     characters = 104 if columns > 1 else 48  # of a line of legend
     labels = [
         textwrap.fill(drawable(label), characters, break_on_hyphens=False)
-        for label in run_labels(runs)
+        for label in (run_names(runs) if by_name else run_labels(runs))
     ]
     handles = [
         Line2D([], [], label=label, lw=1.2, ms=3 * (len(run.epochs) <= MARKED_UP_TO), **look)
@@ -368,24 +372,24 @@ def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def compare(folders: Sequence[Path], out: Path) -> list[str]:
+def compare(folders: Sequence[Path], out: Path, *, by_name: bool = False) -> list[str]:
     """Write figures and summary of the runs into the folder `out`; returns lines to be printed.
 
-    Raises UserError for folders that are no runs or named twice.
+    by_name: see comparison_figure. Raises UserError for folders that are no runs or named twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise UserError(f"{folder}: is named twice; give every run once")
     runs = [load_run(folder) for folder in folders]
-    rows, notes = summary_rows(runs), summary_notes(runs)
+    rows, notes = summary_rows(runs, by_name=by_name), summary_notes(runs)
     without = [run for run in runs if frames_of(run.folder) is None]
     if without:
         names = ", ".join(str(run.folder) for run in without)
         notes.append(f"Not in the figure of PSNR per frame, for want of its csv file: {names}.")
     out.mkdir(parents=True, exist_ok=True)
     written = [
-        save(comparison_figure(name, runs), out / f"{name}.png")
+        save(comparison_figure(name, runs, by_name=by_name), out / f"{name}.png")
         for name in COMPARISONS
         if name != "psnr_per_frame" or len(without) < len(runs)
     ]

@@ -135,6 +135,10 @@ def test_overlaid_figures(three: list[Path]) -> None:
     ]
     assert entries == report.run_labels(runs)  # in the order that was asked for
 
+    named = report.comparison_figure("training_loss", runs, by_name=True)
+    texts = [text.get_text() for legend in named.legends for text in legend.get_texts()]
+    assert texts == [run.name for run in runs] != entries
+
     figure = report.comparison_figure("psnr", runs)
     check_layout(figure)
     by_time = figure.axes[1]
