@@ -339,7 +339,10 @@ def main() -> int:
 
 def start() -> None:
     """What each process of a run does."""
-    run_as_script(main)
+    try:
+        run_as_script(main)
+    except SystemExit as end:
+        distributed.exit_with(int(end.code or 0))
 
 
 if __name__ == "__main__":

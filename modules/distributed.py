@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -82,6 +82,19 @@ def disconnect() -> None:
     """Leave the group, at the end of a sound run."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def exit_with(status: int) -> NoReturn:
+    """End this process; where it is in a group still, without the interpreter's clearing up.
+
+    The group's threads may be waiting for a rank that is gone, and PyTorch would abort (status 134)
+    over them.
+    """
+    if dist.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 @contextmanager

@@ -192,7 +192,7 @@ def wait_for_signal() -> None:
             os.kill(os.getppid(), signal.SIGTERM)
         while not watch.after_step()[0]:
             pass
-    sys.exit(143)
+    distributed.exit_with(143)
 
 
 @pytest.mark.parametrize(
