@@ -79,7 +79,9 @@ class Feeding(NamedTuple):
     """What the T-1 steps are begun from in training, besides the model's own frames."""
 
     given: Tensor  # (T-1, B, 3, H, W) in [0, 1]: true frames, or stored ones
-    forced: Tensor | None  # (T-1, B) booleans: which steps begin from a given frame; None: no more
+    forced: (
+        Tensor | None
+    )  # (T-1, B) booleans: which steps begin from a given frame; None: only step 1
     noise: Tensor | None  # (T-1, B, 3, H, W), added to whatever a step begins from
 
     def at(self, steps: int | slice) -> Tensor:

@@ -606,11 +606,12 @@ def import_video(o: VideoOptions) -> None:
     is full.
     """
     clips = [open_clip(path, o.source_fps) for path in o.clips]
-    labels: list[Labels | None] = [
-        open_labels(path, [file.name for file in clip.files], clip.size)
-        for path, clip in zip(o.labels, clips, strict=False)
-    ]
-    labels += [None] * (len(clips) - len(labels))
+    labels: list[Labels | None] = [None] * len(clips)
+    if o.labels:  # one for each clip; see options_from
+        labels = [
+            open_labels(path, [file.name for file in clip.files], clip.size)
+            for path, clip in zip(o.labels, clips, strict=True)
+        ]
     device = None if o.labels else choose_device(o.device)
     weights = _weights_identity(o)
     command = _command(o, clips, weights)

@@ -77,13 +77,12 @@ ROWS = {
 
 
 class Result(NamedTuple):
-    """Of one run: dB of its best and its last validation, epochs, seconds."""
+    """Of one run: dB of its best and its last validation, epochs, seconds of processor time."""
 
     best: float
     last: float
     epochs: int
     processor: float
-    clock: float
 
 
 def command(row: str, data: str, run: Path, seed: int, extra: Sequence[str]) -> list[str]:
@@ -99,7 +98,6 @@ def train(row: str, data: str, root: Path, seeds: Sequence[int], extra: Sequence
     Raises SystemExit when a run fails.
     """
     started: dict[Path, subprocess.Popen[bytes]] = {}
-    start = time.monotonic()
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     for place, seed in enumerate(seeds):
         run = root / f"{row}_{seed}"
@@ -129,10 +127,7 @@ def train(row: str, data: str, root: Path, seeds: Sequence[int], extra: Sequence
                 for other in started.values():
                     other.terminate()  # it saves its step
                 sys.exit(f"error: {run.name} failed; see {root / run.name}.log")
-            seconds = {
-                "processor": usage.ru_utime + usage.ru_stime,
-                "clock": time.monotonic() - start,
-            }
+            seconds = {"processor": usage.ru_utime + usage.ru_stime}
             (run / "time.json").write_text(json.dumps(seconds) + "\n")
 
 
@@ -141,7 +136,7 @@ def result(run: Path) -> Result:
     with (run / "metrics.csv").open(newline="") as file:
         psnr = [float(row["val_psnr"]) for row in csv.DictReader(file)]
     seconds = json.loads((run / "time.json").read_text())
-    return Result(max(psnr), psnr[-1], len(psnr), seconds["processor"], seconds["clock"])
+    return Result(max(psnr), psnr[-1], len(psnr), seconds["processor"])
 
 
 def spread(values: Sequence[float]) -> str:

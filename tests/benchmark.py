@@ -65,6 +65,24 @@ def timed(device: torch.device, work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+@torch.no_grad()
+def arithmetic(device: torch.device, rounds: int) -> dict[str, float]:
+    """GFLOP/s in float32 of a large matrix product, and of a layer as the model has many."""
+    a, b = torch.randn(2, 2048, 2048, device=device)
+    layer = torch.nn.Conv2d(192, 768, 1, device=device).to(memory_format=torch.channels_last)
+    x = torch.randn(15, 192, 32, 64, device=device).to(memory_format=torch.channels_last)
+    speeds = {}
+    for name, work, flop in (
+        ("matrix product 2048 x 2048", lambda: a @ b, 2 * 2048**3),
+        ("1 x 1 convolution", lambda: layer(x), 2 * 15 * 32 * 64 * 192 * 768),
+    ):
+        for _ in range(3):
+            work()
+        seconds = statistics.median(timed(device, work) for _ in range(5 * rounds))
+        speeds[name] = flop / seconds / 1e9
+    return speeds
+
+
 def usual_memory() -> None:
     """Give memory back to the system as a process does that has not been told otherwise.
 
@@ -366,6 +384,8 @@ def main() -> None:
                 f"{v:>12.2f}" for v in (*row["frames_per_second"], *row["mib_per_frame"])
             )
             print(f"{name:<22}{figures}", flush=True)
+    result["gflops"] = arithmetic(device, a.rounds)
+    print("\nfloat32, GFLOP/s: " + ", ".join(f"{n} {v:.0f}" for n, v in result["gflops"].items()))
     result["max_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if a.json:
         a.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -12,7 +12,7 @@ from conftest import run_script
 
 from modules.options import parse_trainer
 
-# Options at the end of a line win; a linear output has nothing to do with the size.
+# Options at the end of a line win. No smaller, as --init copy needs room for the colours.
 TINY = "--num_epoch 1 --F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16"
 EXTRA = [*TINY.split(), "--fast_train_epoch", "1", "--train_vi_len", "4", "--device", "cpu"]
 
