@@ -23,14 +23,18 @@ from PIL import Image
 from tqdm import tqdm
 
 import dataloader
-from modules import pictures, runlog
+from modules import runlog
 from modules.checkpoint import load_checkpoint, with_frame_size
 from modules.cvae import CVAE
-from modules.device import choose_device, choose_precision, describe, set_float32
-from modules.errors import UserError, run_as_script
-from modules.evaluation import Given, Score, generate, score, to_uint8
+from modules.evaluation import Given, Score, generate, score
+from modules.figures import frames, gifs
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
+from modules.runtime.device import choose_device, choose_precision, describe, set_float32
+from modules.runtime.errors import UserError
+from modules.runtime.files import write_atomically
+from modules.runtime.scripts import run_as_script
+from modules.sequences import to_uint8
 
 # Submissions are scored on this many predicted frames of a sequence, as integers.
 SUBMISSION_FRAMES = 600
@@ -94,9 +98,9 @@ def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> No
     try:
         for video, frames in zip(videos, made, strict=True):
             write_frames(root / "frames" / video.name, frames)
-            pictures.write_gif(root / f"pred_seq{video.name}.gif", frames)
+            gifs.write_gif(root / f"pred_seq{video.name}.gif", frames)
         table = "".join(submission_lines(made)).encode()
-        runlog.write_atomically(root / "submission.csv", table)
+        write_atomically(root / "submission.csv", table)
     except OSError as error:
         raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
 
@@ -106,7 +110,7 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
     assert video.truth is not None
     result = score(made, video.truth)
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
-    pictures.draw_psnr_per_frame(
+    frames.draw_psnr_per_frame(
         root / "psnr_per_frame.png",
         result.psnr,
         labels=video.sequence.labels.numpy(),
@@ -132,7 +136,7 @@ def report_samples(root: Path, scores: list[Score]) -> None:
     """
     lines = ["sample,psnr,ssim"]
     lines += [f"{k},{s.mean_psnr!r},{s.mean_ssim!r}" for k, s in enumerate(scores)]
-    runlog.write_atomically(root / "samples.csv", ("\n".join(lines) + "\n").encode())
+    write_atomically(root / "samples.csv", ("\n".join(lines) + "\n").encode())
     for name, unit, values in (
         ("PSNR", " dB", np.array([s.mean_psnr for s in scores])),
         ("SSIM", "", np.array([s.mean_ssim for s in scores])),

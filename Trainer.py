@@ -28,12 +28,13 @@ import torch
 from tqdm import tqdm
 
 import dataloader
-from modules import distributed, pictures, plots, runlog
+from modules import runlog, sequences
 from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE
-from modules.device import choose_device, choose_precision, describe, set_up
-from modules.errors import Stopped, UserError, run_as_script
-from modules.evaluation import Given, Score, generate, score, to_uint8
+from modules.datasets.synthetic import demo_matches, make_demo
+from modules.evaluation import Given, Score, generate, score
+from modules.figures import curves, frames, gifs
+from modules.figures.tensorboard import TensorBoardLog, check_tensorboard
 from modules.initial import begin_with_copying
 from modules.options import (
     TrainerOptions,
@@ -44,9 +45,12 @@ from modules.options import (
     without_effect,
 )
 from modules.runstate import RunState, prepare_save_root, take_from_checkpoint
-from modules.stopping import Watch
-from modules.synthetic import demo_matches, make_demo
-from modules.tensorboard_log import TensorBoardLog, check_tensorboard
+from modules.runtime import distributed, launch
+from modules.runtime.device import choose_device, choose_precision, describe, set_up
+from modules.runtime.errors import Stopped, UserError
+from modules.runtime.scripts import run_as_script
+from modules.runtime.stopping import Watch
+from modules.sequences import VideoData, to_uint8
 from modules.training import TrainingStep, decoder_sigma, train_epoch
 
 # ---------------------------------------------------------------- setup
@@ -83,7 +87,7 @@ def demo_data(o: TrainerOptions, explicit: frozenset[str]) -> Iterator[None]:
 
 def validate(
     model: CVAE,
-    video: dataloader.VideoData,
+    video: VideoData,
     o: TrainerOptions,
     device: torch.device,
     watch: Watch | None = None,
@@ -115,7 +119,7 @@ def validate(
 
 
 def write_validation(
-    root: Path, o: TrainerOptions, result: Score, video: dataloader.VideoData, made: torch.Tensor
+    root: Path, o: TrainerOptions, result: Score, video: VideoData, made: torch.Tensor
 ) -> None:
     """psnr_per_frame.csv and .png, and with --store_visualization val.gif and val_sheet.png."""
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
@@ -126,18 +130,18 @@ def write_validation(
             "truth": video.frames.numpy(),
             "prediction": to_uint8(made).numpy(),
         }
-    pictures.draw_psnr_per_frame(
+    frames.draw_psnr_per_frame(
         root / "psnr_per_frame.png", result.psnr, title_prefix="Validation", **images
     )
     if o.store_visualization and images:
-        pictures.write_comparison_gif(root / "val.gif", **images)
-        pictures.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
+        gifs.write_comparison_gif(root / "val.gif", **images)
+        frames.write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
 
 
 def run_epoch(
     state: RunState,
     step: TrainingStep,
-    video: dataloader.VideoData,
+    video: VideoData,
     watch: Watch,
     board: TensorBoardLog | None,
 ) -> None:
@@ -189,7 +193,7 @@ def run_epoch(
         board.add(row)
     every = [f"epoch={end.epoch}.ckpt"] if end.epoch % o.per_save == 0 else []
     state.save(*(earned if o.auto_save else every))
-    plots.draw_curves(root)
+    curves.draw_curves(root)
     print(runlog.epoch_line(row, o.num_epoch, state.best.epoch == end.epoch), flush=True)
 
 
@@ -197,15 +201,15 @@ def run(
     o: TrainerOptions,
     root: Path,
     model: CVAE,
-    train: dataloader.VideoData,
-    video: dataloader.VideoData,
+    train: VideoData,
+    video: VideoData,
     device: torch.device,
     checkpoint: Checkpoint | None,
 ) -> None:
     """Train to the last epoch, or until a signal asks to stop."""
     data_root = str(Path(o.DR or "").resolve())
-    fingerprint = dataloader.fingerprint(train, video)
-    baselines = dataloader.baselines(train, video)
+    fingerprint = sequences.fingerprint(train, video)
+    baselines = sequences.baselines(train, video)
     train = dataclasses.replace(
         train, frames=train.frames.to(device), labels=train.labels.to(device)
     )
@@ -225,7 +229,7 @@ def run(
         epoch, steps = state.position.epoch, state.position.step
         if epoch >= o.num_epoch:
             if distributed.is_main():
-                plots.draw_curves(root)  # it may have been stopped just before
+                curves.draw_curves(root)  # it may have been stopped just before
             print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
             return
         print(f"resuming in epoch {epoch}" + f" after {steps} steps" * (steps > 0), flush=True)
@@ -264,9 +268,7 @@ def run(
         )
 
 
-def load_data(
-    o: TrainerOptions, explicit: frozenset[str]
-) -> tuple[dataloader.VideoData | None, dataloader.VideoData]:
+def load_data(o: TrainerOptions, explicit: frozenset[str]) -> tuple[VideoData | None, VideoData]:
     """The training data (None for --test) and the validation video; faults are a UserError."""
     assert o.DR is not None
     with demo_data(o, explicit):
@@ -282,15 +284,15 @@ def load_data(
             need_train=not o.test,
         )
     if train is not None:
-        print(dataloader.summary(train, video), flush=True)
+        print(sequences.summary(train, video), flush=True)
     return train, video
 
 
 def main() -> int:
     # ------------------------------------------------------------ options
     o, explicit = parse_trainer((__doc__ or "").strip())
-    distributed.connect()
-    with distributed.main_first():
+    launch.connect()
+    with launch.main_first():
         o, checkpoint = take_from_checkpoint(o, explicit)
         fill_in_derived(o)
         check_tensorboard(o)
@@ -300,10 +302,10 @@ def main() -> int:
         device = choose_device(o.device, o.gpu)
         config = model_config(o)
         config.check()
-        distributed.check_batch(o.batch_size)
-        several = o.gpu > 1 and not (o.test or o.dry_run or distributed.launched())
+        launch.check_batch(o.batch_size)
+        several = o.gpu > 1 and not (o.test or o.dry_run or launch.launched())
         if several:
-            return distributed.launch(start, o.gpu)
+            return launch.launch(start, o.gpu)
         root = Path(o.save_root or ".") if o.dry_run else prepare_save_root(o)
         set_up(device, o.precision, o.deterministic)
         print("\n".join([*as_lines(o), *without_effect(o, explicit)]), flush=True)
@@ -333,7 +335,7 @@ def main() -> int:
         )
     else:
         run(o, root, model, train, video, device, checkpoint)
-    distributed.disconnect()
+    launch.disconnect()
     return 0
 
 
@@ -342,7 +344,7 @@ def start() -> None:
     try:
         run_as_script(main)
     except SystemExit as end:
-        distributed.exit_with(int(end.code or 0))
+        launch.exit_with(int(end.code or 0))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,9 @@ written below ROOT. Legend: N frames, B clips, T frames of a clip, H, W height a
 """
 
 import csv
-import hashlib
 import os
 import re
 import signal
-import stat
 import sys
 import warnings
 from bisect import bisect_left
@@ -38,58 +36,24 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from modules.errors import (
-    MAX_NAMED,
-    ArgumentParser,
-    UserError,
-    named,
-    path_argument,
-    run_as_script,
-)
-from modules.losses import psnr
-from modules.schedules import STREAM_CLIPS
+from modules.datasets.images import IMAGE_SUFFIXES, decode_image, to_rgb
+from modules.runtime.arguments import ArgumentParser, path_argument
+from modules.runtime.errors import MAX_NAMED, UserError, named
+from modules.runtime.scripts import run_as_script
+from modules.sequences import Recording, TestSequence, VideoData
 
 if TYPE_CHECKING:
-    from modules.inspection import SplitPixels
+    from modules.datasets.inspection import SplitPixels
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 FRAME_NAME = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)
-# Twice an 8K video frame; beyond it a picture is a mistake or made to fill the memory.
-MAX_PIXELS = 2**26
 MAX_SIDE = 2**13  # of a frame that is made, pixels
 CONTACT_SHEET = "contact_sheet.png"  # of `video`, in the data set that it makes
 CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
 MAX_LISTED = 20  # damaged files of one folder, wrong lines of one file
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Frames that were filmed in one go, as indices into a split's frames; stop is exclusive."""
-
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, eq=False)
-class VideoData:
-    """One folder of frames in memory, RGB."""
-
-    frames: Tensor  # (N, H, W, 3) uint8
-    labels: Tensor  # (N, H, W, 3) uint8
-    recordings: tuple[Recording, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class TestSequence:
-    """What is given of one test sequence: its folder's name, first frame and all T labels."""
-
-    name: str
-    first_frame: Tensor  # (H, W, 3) uint8
-    labels: Tensor  # (T, H, W, 3) uint8
 
 
 # ----------------------------------------------------------------------------------------
@@ -268,47 +232,6 @@ class Pictures:
 
     def tensor(self) -> Tensor:
         return torch.from_numpy(self.pixels)  # (N, H, W, 3) uint8
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits RGB from any kind of PNG or JPEG; transparency is dropped."""
-    if image.mode.startswith("I"):
-        # 16-bit grey. Pillow's own conversion cuts everything above 255 off; 65535 is white here.
-        grey = (np.asarray(image).astype(np.int64) + 128) // 257
-        image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # without this step Pillow prints a warning
-    return image.convert("RGB")
-
-
-def decode_image(path: Path) -> Image.Image | str:
-    """The image of a file as it is stored, fully decoded, or in words why it cannot be used."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return "is not a file"  # opening a pipe would wait for ever
-        if status.st_size == 0:
-            return "the file is empty (0 bytes)"
-        with path.open("rb") as stream:
-            # Only these two decoders, since a name says little about what a file holds.
-            image = Image.open(stream, formats=("PNG", "JPEG"))
-            if image.width * image.height > MAX_PIXELS:
-                return f"{image.width} x {image.height} pixels are too many for a video frame"
-            # Pillow decodes a PNG without looking at its checksums: flipped bits become pixels.
-            image.verify()
-            stream.seek(0)
-            image = Image.open(stream, formats=("PNG", "JPEG"))
-            image.load()
-            return image
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return "the pixels are too many for a video frame"
-    except UnidentifiedImageError:
-        return "is not a PNG or JPEG image, or its beginning is damaged"
-    except Exception as error:
-        # Not narrower: Pillow's decoders meet damaged files with OSError, SyntaxError, ValueError,
-        # EOFError, struct.error, zlib.error and others, and all of them mean this file.
-        reason = error.strerror if isinstance(error, OSError) else None
-        return f"cannot be read ({reason or error or type(error).__name__})"
 
 
 def _read_pictures(
@@ -549,96 +472,8 @@ def refuse_inside(root: Path, results: Path) -> None:
             )
 
 
-def summary(train: VideoData, val: VideoData) -> str:
-    """One line on the frames in memory."""
-    _, height, width, _ = val.frames.shape
-    return (
-        f"data: {len(train.frames)} training frames in {len(train.recordings)} recording(s),"
-        f" {len(val.frames)} validation frames, {width} x {height} pixels"
-    )
-
-
-def fingerprint(train: VideoData, val: VideoData) -> str:
-    """SHA-256 of all pixels and recordings: whether a resumed run sees the data it began with."""
-    digest = hashlib.sha256()
-    for data in (train, val):
-        digest.update(repr((tuple(data.frames.shape), data.recordings)).encode())
-        for pixels in (data.frames, data.labels):
-            digest.update(pixels.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
 # ----------------------------------------------------------------------------------------
 # Training clips
-
-
-def epoch_clips(
-    recordings: Sequence[Recording],
-    length: int,
-    *,
-    seed: int,
-    epoch: int,
-    shuffle: bool = True,
-    fraction: float = 1.0,
-) -> np.ndarray:
-    """Start indices of an epoch's clips, (clips,) int64: a pure function of (seed, epoch).
-
-    A recording of n frames gives n // length clips in every epoch, so that all epochs have equally
-    many steps; one shorter than a clip gives none. The clips follow each other from a fresh random
-    offset in [0, length) on. Where the offset leaves room for one clip less, another is laid at
-    that end of the recording that has more uncovered frames (at a tie, the last). So every start is
-    reached in some epoch, the last frames are seen, and no clip crosses a recording.
-
-    length:   frames of a clip, at least 1
-    seed:     not negative, like epoch
-    shuffle:  False gives the same consecutive clips from offset 0 in every epoch, in order
-    fraction: part of the epoch's clips, in (0, 1], that is kept: the first ones, at least one
-    """
-    rng = np.random.default_rng([seed, epoch, STREAM_CLIPS])
-    starts: list[int] = []
-    for recording in recordings:
-        frames = recording.stop - recording.start
-        offset = int(rng.integers(length)) if shuffle else 0
-        grid = list(range(recording.start + offset, recording.stop - length + 1, length))
-        if len(grid) < frames // length:
-            after = frames - offset - len(grid) * length  # frames, uncovered at the end
-            grid.append(recording.start if offset > after else recording.stop - length)
-        starts += grid
-    clips = np.array(starts, dtype=np.int64)
-    if shuffle:
-        rng.shuffle(clips)
-    return clips[: max(1, round(fraction * len(clips)))]
-
-
-def gather_clips(data: VideoData, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Frames and labels of the clips that begin at `starts`, each (T, B, 3, H, W) uint8.
-
-    starts: (B,) int64 on the data's device. Time-major, so that one step is contiguous. They are
-    permuted views of (T, B, H, W, 3): flatten(0, 1) is channels-last without a copy.
-    """
-    index = starts[None, :] + torch.arange(length, device=starts.device)[:, None]  # (T, B)
-    return data.frames[index].permute(0, 1, 4, 2, 3), data.labels[index].permute(0, 1, 4, 2, 3)
-
-
-def to_unit(x: Tensor) -> Tensor:
-    """uint8 → float32 in [0, 1], x / 255; shape and memory format are kept."""
-    # A divisor on the device, since CUDA turns division by a plain number into a multiplication
-    # by its rounded reciprocal.
-    return x.float() / torch.full((), 255.0, dtype=torch.float32, device=x.device)
-
-
-def baselines(train: VideoData, val: VideoData) -> dict[str, float]:
-    """Average PSNR in dB over validation frames 1 … T−1 of two predictions that need no model.
-
-    "first_frame" repeats the given frame; "mean_train_frame" shows the mean training frame.
-    """
-    truth = to_unit(val.frames.cpu()).permute(0, 3, 1, 2)  # (T, 3, H, W)
-    mean = train.frames.cpu().numpy().mean(axis=0, dtype=np.float64) / 255.0
-    average = torch.from_numpy(mean).float().permute(2, 0, 1)  # (3, H, W)
-    return {
-        "first_frame": psnr(truth[:1], truth[1:]).double().mean().item(),
-        "mean_train_frame": psnr(average[None], truth[1:]).double().mean().item(),
-    }
 
 
 # ----------------------------------------------------------------------------------------
@@ -659,7 +494,7 @@ def _summary(name: str, what: str, lengths: Sequence[int], plans: Sequence[Split
 
 
 def _split_pixels(name: str, plan: SplitFiles) -> "SplitPixels":
-    from modules.inspection import SplitPixels
+    from modules.datasets.inspection import SplitPixels
 
     names = [path.stem for path in plan.images.files]
     starts = [recording.start for recording in plan.recordings]
@@ -692,7 +527,7 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
     else:
         print("test   absent (optional)")
     faults.raise_if_any()
-    from modules import inspection  # draws figures, which reading a data set does not need
+    from modules.datasets import inspection
 
     splits = [_split_pixels(name, plan) for name, plan in videos.items()]
     sequences = [
@@ -733,7 +568,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     text = "write a contact sheet: labels over frames, differences between frames, cuts"
     checker.add_argument("--picture", type=path_argument, metavar="FILE.png", help=text)
-    from modules.video_options import add_arguments, options_from
+    from modules.datasets.video_options import add_arguments, options_from
 
     text = "make a data set of your own video: finds the person's joints and draws the labels"
     add_arguments(commands.add_parser("video", help=text, description=text))
@@ -744,7 +579,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check(opt.root, workers, opt.picture)
         return
     if opt.command == "video":
-        from modules.video import import_video  # reads clips, which no other command needs
+        from modules.datasets.video import import_video
 
         options = options_from(opt)
         import_video(options)
@@ -755,7 +590,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--{name} {value} is too small; it takes at least {least}")
         if value > (most := MAX_SIDE if name.startswith("frame") else 2**31):
             raise UserError(f"--{name} {value} is too large; it takes at most {most}")
-    from modules.synthetic import make_demo  # only this command draws anything
+    from modules.datasets.synthetic import make_demo
 
     sizes = {"test_length": opt.test_length, "height": opt.frame_H, "width": opt.frame_W}
     make_demo(opt.root, train=opt.train, val=opt.val, test=opt.test, seed=opt.seed, **sizes)

@@ -1,6 +1,6 @@
 """Networks, model and the concepts around them. The five networks are importable from here."""
 
-from modules.modules import (
+from modules.networks import (
     Decoder_Fusion,
     Gaussian_Predictor,
     Generator,

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from modules.cvae import CVAE, ModelConfig
-from modules.errors import UserError
-from modules.runlog import write_atomically
+from modules.runtime.errors import UserError
+from modules.runtime.files import verify_archive, write_atomically
 
 # The tensors whose shapes tell the dimensions: (option, tensor, axis, divisor).
 _DIMENSION_OF = (
@@ -76,7 +76,6 @@ class Best:
         return [name for name, holds in cases.items() if holds]
 
 
-FOLDER_ATTRIBUTE = 0x10  # of a record in a ZIP archive, as MS-DOS had it
 LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
 
 
@@ -231,20 +230,6 @@ def _read(path: Path) -> Any:
         # Truncated, empty, text and zero files raise exceptions of half a dozen classes, and a
         # damaged pickle may raise any; whichever it is, the file cannot be used.
         raise UserError(damaged) from error
-
-
-def verify_archive(path: Path) -> None:
-    """Read all records of an archive; zipfile.BadZipFile, or another error, if one is damaged.
-
-    torch.load does not look at the checksums: a flipped byte would be a wrong weight. And one bit
-    that they do not cover, among a record's attributes, makes it take a tensor for a folder and
-    leave its memory as it was.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if (name := archive.testzip()) is not None:
-            raise zipfile.BadZipFile(f"wrong checksum in {name}")
-        if any(record.external_attr & FOLDER_ATTRIBUTE for record in archive.infolist()):
-            raise zipfile.BadZipFile("a record is marked as a folder")
 
 
 def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:

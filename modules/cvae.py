@@ -5,7 +5,7 @@ or all steps after the first, are a contiguous slice that flattens into one batc
 F, L, N, D are the channel counts F_dim, L_dim, N_dim, D_out_dim.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dataloader import to_unit
-from modules.device import capture
-from modules.errors import UserError
 from modules.losses import frame_mse, kl_between, kl_to_standard_normal
-from modules.modules import (
+from modules.networks import (
     Decoder_Fusion,
     Gaussian_Predictor,
     Generator,
     Label_Encoder,
     RGB_Encoder,
 )
-from modules.schedules import STREAM_ROLLOUT, derived_seed
+from modules.runtime.errors import UserError
+from modules.runtime.graphs import _GraphedStep
+from modules.seeds import STREAM_ROLLOUT, derived_seed
+from modules.sequences import to_unit
 
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
@@ -346,29 +346,6 @@ class CVAE(nn.Module):
             mu, logvar = self.Prior_Predictor.moments(feature, label_feature)
             z = self.Prior_Predictor.reparameterize(mu, logvar, epsilon)
         return self.decode(feature, label_feature, z).clamp(0.0, 1.0)  # (B, 3, H, W)
-
-
-class _GraphedStep:
-    """A function of tensors of fixed shapes as a CUDA graph, captured when it is first called."""
-
-    def __init__(self, compute: Callable[..., Tensor]) -> None:
-        self.compute = compute
-        self.inputs: list[Tensor] = []
-        self.output: Tensor | None = None
-        self.replay: Callable[[], None] | None = None
-
-    def _run(self) -> None:
-        self.output = self.compute(*self.inputs)
-
-    def __call__(self, *values: Tensor) -> Tensor:
-        if self.replay is None:
-            self.inputs = [value.clone() for value in values]
-            self.replay = capture(self._run)
-        for static, value in zip(self.inputs, values, strict=True):
-            static.copy_(value)
-        self.replay()
-        assert self.output is not None
-        return self.output.clone()  # the next replay writes over it
 
 
 def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import dataloader
+from modules import sequences
 from modules.cvae import CVAE, prior_latents
-from modules.device import autocast, reason
 from modules.losses import frame_mse, psnr_of_mse, ssim
+from modules.runtime.device import autocast
+from modules.runtime.graphs import reason
 
 
 class Given(NamedTuple):
@@ -51,21 +52,10 @@ class Score(NamedTuple):
 def score(prediction: Tensor, truth: Tensor) -> Score:
     """Score frames 1 … T-1. prediction: (T, 3, H, W) in [0, 1]; truth: (T, H, W, 3) uint8; both on
     the CPU."""
-    target = dataloader.to_unit(truth).permute(0, 3, 1, 2)
+    target = sequences.to_unit(truth).permute(0, 3, 1, 2)
     mse = frame_mse(prediction[1:], target[1:])
     terms = psnr_of_mse(mse), mse, ssim(prediction[1:], target[1:])
     return Score(*(term.double().numpy() for term in terms))
-
-
-def to_uint8(frames: Tensor) -> Tensor:
-    """Frames in [0, 1] as exact pixels: (T, 3, H, W) float → (T, H, W, 3) uint8.
-
-    round(255·x), clamped: 1.02 must not wrap to 4. A NaN is refused (ValueError): as an integer it
-    would be any number.
-    """
-    if not torch.isfinite(frames).all():
-        raise ValueError("frames are not finite")
-    return (frames.clamp(0, 1) * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def generate(
@@ -162,7 +152,7 @@ def _stack(group: list[Given], device: torch.device) -> tuple[Tensor, Tensor]:
         for s in group
     ]
     labels = torch.stack(filled, dim=1).to(device)  # (T, B, H, W, 3)
-    return dataloader.to_unit(first).permute(0, 3, 1, 2), labels.permute(0, 1, 4, 2, 3)
+    return sequences.to_unit(first).permute(0, 3, 1, 2), labels.permute(0, 1, 4, 2, 3)
 
 
 def _batch_changes_nothing(model: CVAE, group: list[Given], device: torch.device) -> bool:

@@ -14,8 +14,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from modules.augment import AUGMENTATIONS
 from modules.cvae import OUTPUTS, PRIORS, ModelConfig
-from modules.errors import ArgumentParser, UserError
 from modules.initial import COLOURS, INITS
+from modules.runtime.arguments import ArgumentParser
+from modules.runtime.errors import UserError
 from modules.schedules import kl_weight
 
 T = TypeVar("T")

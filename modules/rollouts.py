@@ -11,13 +11,13 @@ Multi-step Prediction of Learned Time Series Models" (data as demonstrator).
 import torch
 from torch import Tensor
 
-import dataloader
-from modules import distributed
+from modules import sequences
 from modules.cvae import CVAE, prior_latents
-from modules.device import autocast
-from modules.errors import Stopped
-from modules.schedules import STREAM_STORED, derived_seed
-from modules.stopping import Watch
+from modules.runtime import distributed
+from modules.runtime.device import autocast
+from modules.runtime.errors import Stopped
+from modules.runtime.stopping import Watch
+from modules.seeds import STREAM_STORED, derived_seed
 
 # Frames that the model makes in one go from a true one, and how many such stretches at a time.
 # After some ten frames its errors have reached their usual size; more would only make the first
@@ -28,7 +28,7 @@ STRETCH, AT_ONCE = 64, 16
 class StoredRollouts:
     """The training frames as the model last made them, (frames, H, W, 3) uint8 on the device."""
 
-    def __init__(self, data: dataloader.VideoData) -> None:
+    def __init__(self, data: sequences.VideoData) -> None:
         self.data = data
         self.frames = data.frames.clone()  # true ones until the first rollout
 
@@ -94,7 +94,7 @@ class StoredRollouts:
         longest = group[0][1] - group[0][0]
         rows = [[min(a + t, b - 1) for a, b in group] for t in range(longest)]
         index = torch.tensor(rows, device=frames.device)  # (T, B) frame numbers
-        begin = dataloader.to_unit(frames[index[0]]).permute(0, 3, 1, 2)
+        begin = sequences.to_unit(frames[index[0]]).permute(0, 3, 1, 2)
         latents = prior_latents(model.config, seed, numbers)
         with torch.no_grad(), autocast(frames.device, precision):
             rollout = model.rollout(begin, labels[index].permute(0, 1, 4, 2, 3), latents)
@@ -112,4 +112,4 @@ class StoredRollouts:
     def clips(self, starts: Tensor, length: int) -> Tensor:
         """What the frames of clips are made from: (T-1, B, 3, H, W) in [0, 1]."""
         index = starts[None, :] + torch.arange(length - 1, device=starts.device)[:, None]
-        return dataloader.to_unit(self.frames[index]).permute(0, 1, 4, 2, 3)
+        return sequences.to_unit(self.frames[index]).permute(0, 1, 4, 2, 3)

@@ -4,20 +4,19 @@ Files are written anew through a temporary file and a rename; metrics.csv alone 
 a whole line at a time.
 """
 
-import contextlib
 import csv
 import json
 import math
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from modules.errors import UserError
+from modules.runtime.errors import UserError
+from modules.runtime.files import write_atomically
 
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
@@ -29,49 +28,6 @@ BASIC_COLUMNS = (
 # posterior mean varies from frame to frame. sigma: the decoder's standard deviation, pixels 0 to 1.
 DIAGNOSTIC_COLUMNS = ("val_ssim", "active_dims", "sigma")
 METRIC_COLUMNS = (*BASIC_COLUMNS, *DIAGNOSTIC_COLUMNS)
-
-
-def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
-    """Write a file so that a reader finds the old content or the new, never a part.
-
-    Temporary file in the same folder, flush, fsync, rename, fsync of the folder. Raises UserError
-    when the disk is full or the folder unwritable; an earlier file of that name is then intact.
-    before: called when the new content is safely on the disk, just before it takes its name.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None:
-            before()
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); what was there before is intact"
-        ) from error
-    finally:
-        # On a file system that has become read-only, unlinking fails even where nothing is.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote here."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder durable (where the system can fsync a folder)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _cell(value: Any) -> str:

@@ -5,8 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dataloader import VideoData
-from modules import distributed, schedules
+from modules import schedules
 from modules.checkpoint import (
     LAST,
     Best,
@@ -18,19 +17,14 @@ from modules.checkpoint import (
     with_frame_size,
 )
 from modules.cvae import CVAE
-from modules.errors import UserError
+from modules.optimizers import WeightAverage, load_optimizer_state, make_optimizer, optimizer_state
 from modules.options import MAY_CHANGE_ON_RESUME, TrainerOptions
 from modules.rollouts import StoredRollouts
-from modules.runlog import remove_leftovers
-from modules.training import (
-    Plan,
-    Position,
-    WeightAverage,
-    epoch_plan,
-    load_optimizer_state,
-    make_optimizer,
-    optimizer_state,
-)
+from modules.runtime import distributed
+from modules.runtime.errors import UserError
+from modules.runtime.files import remove_leftovers
+from modules.sequences import VideoData
+from modules.training import Plan, Position, epoch_plan
 
 
 def take_from_checkpoint(

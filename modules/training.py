@@ -3,7 +3,6 @@
 Shapes: T time, B batch, C channels, H, W; clips are time-major, (T, B, 3, H, W).
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -14,17 +13,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import dataloader
-from modules import distributed, schedules
+from modules import schedules, seeds, sequences
 from modules.augment import augment, draw_augmentation
 from modules.cvae import CVAE
-from modules.device import autocast, capture, choose_precision, reason
-from modules.errors import Stopped, UserError
 from modules.losses import frame_mse, implied_sigma, optimal_sigma_loss, psnr_of_mse
-from modules.muon import Muon
+from modules.optimizers import WeightAverage, clip_gradient, set_learning_rate
 from modules.options import TrainerOptions, kl_weight_of
 from modules.rollouts import StoredRollouts
-from modules.stopping import Watch
+from modules.runtime import distributed
+from modules.runtime.device import autocast, choose_precision
+from modules.runtime.errors import Stopped, UserError
+from modules.runtime.graphs import capture, reason
+from modules.runtime.stopping import Watch
 
 # A run whose steps fail this many times in a row has diverged; more will not bring it back.
 MAX_SKIPPED_STEPS = 50
@@ -76,100 +76,6 @@ def step_lr(o: TrainerOptions, epoch: int, number: int, steps: int) -> float:
     """
     lr = _rate(o, epoch + number / steps if o.lr_scheduler == "cosine" else epoch)
     return lr * schedules.warm_up(epoch * steps + number, o.lr_warmup)
-
-
-# ---------------------------------------------------------------- optimiser
-
-
-def make_optimizer(model: CVAE, o: TrainerOptions) -> torch.optim.Optimizer:
-    """The optimiser of all weights, float32.
-
-    Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon (Jordan et al. 2024).
-    """
-    kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "Muon": Muon}
-    kind: Callable[..., torch.optim.Optimizer] = kinds[o.optim]
-    return kind(model.parameters(), **_kernel_settings(model, o.lr))
-
-
-def _kernel_settings(model: CVAE, lr: float) -> dict[str, Any]:
-    """What depends on the device and not on the run: on CUDA a step must fit into a graph."""
-    device = next(model.parameters()).device
-    cuda = device.type == "cuda"
-    return {
-        "lr": torch.tensor(lr, device=device) if cuda else lr,
-        "fused": True,
-        "capturable": cuda,
-    }
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Its state as plain values and tensors, the same whatever the device."""
-    state = optimizer.state_dict()
-    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
-    return {**state, "param_groups": groups}
-
-
-def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, model: CVAE, state: dict[str, Any]
-) -> None:
-    """Take up a saved state on this device."""
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group.update(_kernel_settings(model, float(group["lr"])))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of all weights from here on."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)  # in place: a captured step reads it from there
-        else:
-            group["lr"] = lr
-
-
-def clip_gradient(parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
-    """Scale the gradients so that their norm is at most max_norm; returns the norm before that.
-
-    As torch.nn.utils.clip_grad_norm_, but the squares are summed in float64. Just after teacher
-    forcing ends, a gradient through many fed-back frames can be finite and yet beyond 1e19, whose
-    square overflows float32: its direction is still good for a step. Scalar, float64.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
-    torch._foreach_mul_(gradients, factor)
-    return norm
-
-
-class WeightAverage:
-    """An exponential moving average of a model's weights (Polyak & Juditsky 1992, in the form of
-    Tarvainen & Valpola 2017, "Mean teachers"): less noise of the last steps.
-
-    decay: per step; while n steps are fewer than it remembers, (1 + n) / (10 + n) instead, so that
-    the initial weights are soon forgotten.
-    """
-
-    def __init__(self, model: CVAE, decay: float) -> None:
-        self.source, self.decay = model, decay
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.steps = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
-
-    def update(self, applied: Tensor) -> None:
-        """After a step; one that was not applied (a boolean on the device) changes nothing."""
-        self.steps += applied
-        decay = ((1.0 + self.steps) / (10.0 + self.steps)).clamp(max=self.decay)
-        part = torch.where(applied, 1.0 - decay, 0.0).float()
-        averages: list[Tensor] = [p.detach() for p in self.model.parameters()]
-        weights: list[Tensor] = [p.detach() for p in self.source.parameters()]
-        differences = list(torch._foreach_sub(weights, averages))
-        torch._foreach_mul_(differences, part)
-        torch._foreach_add_(averages, differences)
-
-    def averaged(self) -> CVAE:
-        """The model with the averaged weights, and the batch-norm statistics as they are."""
-        for ours, theirs in zip(self.model.buffers(), self.source.buffers(), strict=True):
-            ours.copy_(theirs)
-        return self.model
 
 
 # ---------------------------------------------------------------- one step
@@ -229,7 +135,7 @@ class TrainingStep:
         self,
         model: CVAE,
         optimizer: torch.optim.Optimizer,
-        data: dataloader.VideoData,
+        data: sequences.VideoData,
         o: TrainerOptions,
         average: "WeightAverage | None" = None,
         stored: StoredRollouts | None = None,
@@ -292,9 +198,7 @@ class TrainingStep:
         parallel one, each taking its part, what a single process would.
         """
         o = self.o
-        self.generator.manual_seed(
-            schedules.derived_seed(o.seed, epoch, number, schedules.STREAM_LATENT)
-        )
+        self.generator.manual_seed(seeds.derived_seed(o.seed, epoch, number, seeds.STREAM_LATENT))
         kind: dict[str, Any] = {"generator": self.generator, "device": self.device}
         shape = (plan.vi_len - 1, batch, o.frame_H, o.frame_W)
         draws = Draws(torch.randn(*shape, o.N_dim, **kind).permute(0, 1, 4, 2, 3))
@@ -338,7 +242,7 @@ class TrainingStep:
         """
         o = self.o
         frames, labels = (
-            dataloader.to_unit(x) for x in dataloader.gather_clips(self.data, starts, plan.vi_len)
+            sequences.to_unit(x) for x in sequences.gather_clips(self.data, starts, plan.vi_len)
         )  # 2 × (T, B, 3, H, W)
         forced, stored, teacher_forcing = draws.forced, None, plan.teacher_forcing
         if self.stored is not None and (forced is not None or not teacher_forcing):
@@ -528,7 +432,7 @@ def train_epoch(
     """
     o, data, device, epoch = step.o, step.data, step.device, begin.epoch
     short = o.fast_train and epoch < o.fast_train_epoch
-    clips = dataloader.epoch_clips(
+    clips = sequences.epoch_clips(
         data.recordings,
         plan.vi_len,
         seed=o.seed,

@@ -30,7 +30,11 @@ from reference import usual_loader, usual_rollout, usual_step
 
 import dataloader
 from modules.cvae import CVAE, ModelConfig
-from modules.device import (
+from modules.datasets.synthetic import make_demo
+from modules.evaluation import Given, generate
+from modules.optimizers import make_optimizer
+from modules.options import TrainerOptions, fill_in_derived
+from modules.runtime.device import (
     MALLOC_MMAP_MAX,
     MALLOC_TOP_PAD,
     MALLOC_TRIM_THRESHOLD,
@@ -40,10 +44,7 @@ from modules.device import (
     keep_freed_memory,
     set_up,
 )
-from modules.evaluation import Given, generate
-from modules.options import TrainerOptions, fill_in_derived
-from modules.synthetic import make_demo
-from modules.training import Plan, TrainingStep, make_optimizer
+from modules.training import Plan, TrainingStep
 
 BETA = 0.001
 MALLOC_MMAP_THRESHOLD = -3  # of mallopt(), from glibc's malloc.h
@@ -232,8 +233,8 @@ def kept_per_frame(case: Case) -> float:
 def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
     """Milliseconds of data, forward, backward and optimiser, each waited for; medians."""
     step, model, device = case.step, case.model, case.device
-    from modules.device import autocast
-    from modules.training import clip_gradient
+    from modules.optimizers import clip_gradient
+    from modules.runtime.device import autocast
 
     parts: dict[str, list[float]] = {"data": [], "forward": [], "backward": [], "optimiser": []}
     held: dict[str, Any] = {}

@@ -55,7 +55,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 from conftest import TINY, make_dataset
 from faults import contents, read_damaged, same
 
-from modules.errors import UserError
+from modules.runtime.errors import UserError
 
 EPOCHS = 3
 # 40 frames in clips of 4: ten clips, five steps an epoch (four with batches of three).
@@ -133,7 +133,7 @@ def slow_writer(seed: int) -> None:
 def plain_figures() -> None:
     """Let the run write a line of text for a figure, through the same atomic writing."""
     from modules import plots
-    from modules.runlog import write_atomically
+    from modules.runtime.files import write_atomically
 
     def write(path: Path) -> Path:
         write_atomically(path, b"no figure here\n")

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from modules import figures
 from modules.runlog import METRIC_COLUMNS, append_metrics, write_config, write_psnr_per_frame
 
 BASELINES = {"first_frame": 20.26, "mean_train_frame": 22.73}

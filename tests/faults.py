@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from modules.checkpoint import load_checkpoint
-from modules.errors import UserError
+from modules.runtime.errors import UserError
 
 
 def same(a: Any, b: Any) -> bool:

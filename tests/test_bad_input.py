@@ -29,7 +29,7 @@ import torch
 from conftest import REPOSITORY, TINY_RUN, make_dataset
 from PIL import Image
 
-from modules.errors import run_as_script
+from modules.runtime.scripts import run_as_script
 
 Damage = Callable[[Path], object]  # takes the folder that holds data/, run/ and so on
 

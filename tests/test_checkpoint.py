@@ -16,7 +16,7 @@ from modules import checkpoint as checkpoint_module
 from modules import runlog
 from modules.checkpoint import Best, load_checkpoint, save_checkpoints, with_frame_size
 from modules.cvae import CVAE, ModelConfig
-from modules.errors import UserError
+from modules.runtime.errors import UserError
 
 CONFIG = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24, frame_H=8, frame_W=12)
 

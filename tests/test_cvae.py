@@ -7,9 +7,10 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from modules.cvae import CVAE, ModelConfig, prior_latents
-from modules.errors import UserError
-from modules.evaluation import Given, generate, score, to_uint8
+from modules.evaluation import Given, generate, score
 from modules.losses import kl_to_standard_normal
+from modules.runtime.errors import UserError
+from modules.sequences import to_uint8
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 CPU = torch.device("cpu")

@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 
 import dataloader
-from dataloader import Recording, VideoData, epoch_clips, gather_clips
-from modules.errors import ArgumentParser, UserError, run_as_script
+from modules.runtime.arguments import ArgumentParser
+from modules.runtime.errors import UserError
+from modules.runtime.scripts import run_as_script
+from modules.sequences import Recording, VideoData, epoch_clips, gather_clips
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"

@@ -13,8 +13,7 @@ from torchvision.models.detection import (
 )
 from torchvision.ops import FrozenBatchNorm2d
 
-from modules import detector
-from modules.errors import UserError
+from modules.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 PUBLISHED = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT

@@ -13,8 +13,9 @@ import torch.distributed as dist
 from conftest import REPOSITORY, TINY_RUN, make_dataset, run_script
 from torch import nn
 
-from modules import distributed, runlog
-from modules.errors import UserError
+from modules import runlog
+from modules.runtime import distributed
+from modules.runtime.errors import UserError
 
 pytestmark = pytest.mark.slow
 # 20 frames in clips of 4, two a step: the last step has one clip, so the second rank has none.
@@ -184,7 +185,7 @@ def fail() -> None:
 
 
 def wait_for_signal() -> None:
-    from modules.stopping import Watch
+    from modules.runtime.stopping import Watch
 
     distributed.connect()
     with Watch().watching() as watch:

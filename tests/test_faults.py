@@ -23,7 +23,8 @@ from PIL import Image
 import dataloader
 from modules import runlog
 from modules.checkpoint import load_checkpoint, save_checkpoints
-from modules.errors import Stopped, UserError, run_as_script
+from modules.runtime.errors import Stopped, UserError
+from modules.runtime.scripts import run_as_script
 
 
 @pytest.fixture(scope="module")

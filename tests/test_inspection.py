@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_refused, make_dataset, run_script
 from PIL import Image
 
-from modules.inspection import (
+from modules.datasets.inspection import (
     blank_labels,
     differences,
     drawn_part,

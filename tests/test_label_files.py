@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.errors import UserError
-from modules.label_files import Labels, open_labels
-from modules.pose import JOINTS
+from modules.datasets.label_files import Labels, open_labels
+from modules.datasets.pose import JOINTS
+from modules.runtime.errors import UserError
 
 SIZE = (100, 80)
 NAMES = ["1.png", "2.png", "10.png"]  # the clip's own files

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.cvae import CVAE, ModelConfig
-from modules.muon import MOMENTUM, SCALE, Muon, is_matrix, orthogonalised
+from modules.optimizers import MOMENTUM, SCALE, Muon, is_matrix, orthogonalised
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 

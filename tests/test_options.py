@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 
-from modules.errors import UserError
 from modules.options import (
     PRESETS,
     TesterOptions,
@@ -15,6 +14,7 @@ from modules.options import (
     parse_trainer,
     without_effect,
 )
+from modules.runtime.errors import UserError
 
 # Every option that the contract names, with its default where it gives one.
 CONTRACT = {

@@ -9,8 +9,6 @@ import pytest
 from drawn import check_layout, colours, line, lines, texts, video
 from PIL import Image
 
-from modules import pictures
-
 # ----------------------------------------------------------------------------------------
 # psnr_per_frame.png
 

@@ -16,10 +16,11 @@ from drawn import BASELINES, check_layout, colours, line, lines, make_run, set_p
 from matplotlib.figure import Figure
 from PIL import Image
 
-from modules import figures, pictures, plots, report, runs
-from modules.errors import UserError
+from modules import plots
+from modules.figures import runs
 from modules.options import TrainerOptions
 from modules.runlog import METRIC_COLUMNS
+from modules.runtime.errors import UserError
 from modules.schedules import teacher_forcing_drawn
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from modules import pose
-from modules.pose import (
+from modules.datasets import pose
+from modules.datasets.pose import (
     BODY_25_JOINTS,
     COCO_JOINTS,
     JOINTS,

@@ -8,8 +8,8 @@ import pytest
 from conftest import REPOSITORY
 
 import dataloader
-from modules.errors import UserError
 from modules.options import TesterOptions, TrainerOptions, parse, parse_trainer
+from modules.runtime.errors import UserError
 
 README = (REPOSITORY / "README.md").read_text()
 REPORT = (REPOSITORY / "docs/report.md").read_text()

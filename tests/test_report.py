@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from drawn import check_layout, colours, make_run, set_parent
 
-from modules import figures, report
-from modules.errors import UserError
-from modules.runs import load_run
+from modules.figures.runs import load_run
+from modules.runtime.errors import UserError
 
 
 def labels_of(*folders: Path) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from modules import runlog
-from modules.errors import UserError
+from modules.runtime.errors import UserError
 
 
 def row(epoch: int, **values: float) -> dict[str, float]:

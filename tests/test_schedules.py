@@ -6,12 +6,12 @@ import pytest
 
 from modules.schedules import (
     TF_detector,
-    derived_seed,
     kl_weight,
     learning_rate,
     teacher_forcing_drawn,
     teacher_forcing_ratio,
 )
+from modules.seeds import derived_seed
 
 
 class TestKlWeight:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from modules import runlog
 from modules.cvae import CVAE, ModelConfig
-from modules.device import choose_device
-from modules.errors import UserError
+from modules.runtime.device import choose_device
+from modules.runtime.errors import UserError
 from modules.training import TrainingStep
 
 # A line as it stands in many a report.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules import synthetic
-from modules.errors import UserError
-from modules.synthetic import (
+from modules.datasets import synthetic
+from modules.datasets.canvas import Camera, Canvas
+from modules.datasets.synthetic import (
     ANGLES,
     EXERCISES,
     JOINTS,
@@ -20,8 +20,6 @@ from modules.synthetic import (
     SIDES,
     SKELETON,
     TURN,
-    Camera,
-    Canvas,
     demo_matches,
     make_demo,
     make_scene,
@@ -30,6 +28,7 @@ from modules.synthetic import (
     render_labels,
     smooth_curve,
 )
+from modules.runtime.errors import UserError
 
 SMALL = {"train": 12, "val": 11, "test": 2, "test_length": 3, "height": 16, "width": 32}
 

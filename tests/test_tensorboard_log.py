@@ -9,8 +9,8 @@ import pytest
 from conftest import TINY_RUN, assert_refused, run_script
 
 from modules import runlog
+from modules.figures.tensorboard import SCALARS, TensorBoardLog
 from modules.options import TrainerOptions
-from modules.tensorboard_log import SCALARS, TensorBoardLog
 
 
 def read_events(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -8,24 +8,21 @@ import pytest
 import torch
 from reference import usual_loss
 
-from dataloader import Recording, VideoData, gather_clips, to_unit
 from modules import training
 from modules.cvae import CVAE
-from modules.errors import UserError
+from modules.optimizers import WeightAverage, clip_gradient, make_optimizer, optimizer_state
 from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.rollouts import StoredRollouts
-from modules.stopping import Watch
+from modules.runtime.errors import UserError
+from modules.runtime.stopping import Watch
+from modules.sequences import Recording, VideoData, gather_clips, to_unit
 from modules.training import (
     EpochResult,
     Plan,
     Position,
     TrainingStep,
-    WeightAverage,
-    clip_gradient,
     decoder_sigma,
     epoch_plan,
-    make_optimizer,
-    optimizer_state,
     step_lr,
     train_epoch,
 )

@@ -13,12 +13,11 @@ from conftest import TINY_RUN, assert_refused, run_script
 from PIL import Image
 
 import dataloader
-from modules import detector
-from modules.clips import count_sampled, frame_step, open_clip, read_frames, sampled
-from modules.detector import Detections
-from modules.errors import UserError
-from modules.pose import COCO_JOINTS, JOINTS, LIMB_COLOURS, LIMBS
-from modules.video import Piece, crop_box, shrink_label, split_by_time, stroke_gain
+from modules.datasets.keypoints import Detections
+from modules.datasets.pose import COCO_JOINTS, JOINTS, LIMB_COLOURS, LIMBS
+from modules.datasets.source import count_sampled, frame_step, open_clip, read_frames, sampled
+from modules.datasets.video import Piece, crop_box, shrink_label, split_by_time, stroke_gain
+from modules.runtime.errors import UserError
 
 WIDTH, HEIGHT = 96, 48  # of the clips of these tests
 FRAMES = 60

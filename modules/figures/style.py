@@ -24,8 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image
 
-from modules.runlog import write_atomically
-from modules.runs import plain_number
+from modules.runtime.files import write_atomically
 
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that is lost on white paper.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -348,3 +347,9 @@ def shorten(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     return text[: length // 2] + "…" + text[len(text) - (length - 1) // 2 :]
+
+
+def plain_number(value: float, _: Any = None) -> str:
+    """0.001, 20, 1e-5: a number as it would be typed, also as the label of a tick."""
+    mantissa, _, exponent = f"{value:.6g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa

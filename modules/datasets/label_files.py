@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from dataloader import IMAGE_SUFFIXES
-from modules.errors import UserError
-from modules.pose import BODY_25_JOINTS, COCO_JOINTS, JOINTS, Person, person_from
+from modules.datasets.images import IMAGE_SUFFIXES
+from modules.datasets.pose import BODY_25_JOINTS, COCO_JOINTS, JOINTS, Person, person_from
+from modules.runtime.errors import UserError
 
 JOINT_CONFIDENCE = 0.05  # joints below it were not found; OpenPose draws from this value on
 OPENPOSE_LAYOUTS: dict[int, Sequence[int | None]] = {

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.synthetic import Camera, Canvas, to_bytes
+from modules.datasets.canvas import Camera, Canvas, to_bytes
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

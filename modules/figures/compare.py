@@ -17,8 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from modules.errors import UserError
-from modules.figures import (
+from modules.figures.runs import Run, forcing_text, frames_of, kl_text, load_run, value_text
+from modules.figures.style import (
     BLACK,
     BLUE,
     DASH_DOT,
@@ -44,8 +44,8 @@ from modules.figures import (
     whole_number_axis,
 )
 from modules.options import IDLE_UNLESS
-from modules.runlog import write_atomically
-from modules.runs import Run, forcing_text, frames_of, kl_text, load_run, value_text
+from modules.runtime.errors import UserError
+from modules.runtime.files import write_atomically
 
 # Seven colours and four styles have no common divisor: a pair comes again after 28 runs.
 RUN_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, ORANGE, SKY)

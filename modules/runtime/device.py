@@ -3,13 +3,12 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from modules import distributed
-from modules.errors import UserError
+from modules.runtime import distributed
+from modules.runtime.errors import UserError
 
 # mallopt()'s parameters, from glibc's malloc.h.
 MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX, MALLOC_ARENA_MAX = -1, -2, -4, -8
@@ -71,35 +70,6 @@ def set_float32(device: torch.device, precision: str) -> None:
     if device.type == "cuda":
         allowed = precision != "float32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-
-
-def capture(compute: Callable[[], None]) -> Callable[[], None]:
-    """A CUDA graph of compute(), which reads and writes the same tensors each time; returns replay.
-
-    It is run three times first, so that kernels are chosen and lazy state exists. Raises
-    RuntimeError for what a graph cannot hold. Source: "CUDA semantics", PyTorch's documentation.
-    """
-    stream = torch.cuda.Stream()
-    before = torch.cuda.current_stream()
-    stream.wait_stream(before)
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            compute()
-    before.wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            compute()
-    finally:
-        torch.cuda.set_stream(before)  # a capture that fails may leave its own
-    return graph.replay
-
-
-def reason(error: BaseException) -> str:
-    """Why a capture failed, in a line: PyTorch raises another error while it clears up."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modules.errors import UserError
+from modules.figures.style import plain_number
 from modules.runlog import (
     BASIC_COLUMNS,
     DIAGNOSTIC_COLUMNS,
@@ -16,6 +16,7 @@ from modules.runlog import (
     read_metrics,
     read_psnr_per_frame,
 )
+from modules.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,6 @@ def frames_of(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
     if not frames.size:
         raise UserError(f"{path}: has no rows")
     return frames, psnr
-
-
-def plain_number(value: float, _: Any = None) -> str:
-    """0.001, 20, 1e-5: a number as it would be typed, also as the label of a tick."""
-    mantissa, _, exponent = f"{value:.6g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def value_text(value: Any) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from modules import distributed
-from modules.errors import Stopped
+from modules.runtime import distributed
+from modules.runtime.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Ctrl-C under torchrun arrives twice, from the terminal and from torchrun: within this many seconds

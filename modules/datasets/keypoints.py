@@ -20,8 +20,8 @@ from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from modules.checkpoint import verify_archive
-from modules.errors import UserError
+from modules.runtime.errors import UserError
+from modules.runtime.files import verify_archive
 
 LEAST_SCORE = 0.5  # of a person, 0-1; what is below is nobody
 JOINT_LOGIT = 2.0  # of a joint's heat map; Detectron draws joints from this value on

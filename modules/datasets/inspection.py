@@ -21,10 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from modules.errors import named
-from modules.figures import AXIS_TEXT, BLUE, DPI, GREY, ORANGE, PURPLE, TEXT, VERMILLION, new_figure
-from modules.pictures import caption_font, enlarge, viewing_scale
-from modules.runlog import write_atomically
+from modules.figures.gifs import caption_font, enlarge, viewing_scale
+from modules.figures.style import (
+    AXIS_TEXT,
+    BLUE,
+    DPI,
+    GREY,
+    ORANGE,
+    PURPLE,
+    TEXT,
+    VERMILLION,
+    new_figure,
+)
+from modules.runtime.errors import named
+from modules.runtime.files import write_atomically
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from dataloader import IMAGE_SUFFIXES, decode_image, to_rgb
-from modules.errors import UserError
-from modules.label_files import listed
+from modules.datasets.images import IMAGE_SUFFIXES, decode_image, to_rgb
+from modules.datasets.label_files import listed
+from modules.runtime.errors import UserError
 
 Pixels = NDArray[np.uint8]
 

@@ -1,73 +1,13 @@
-"""Errors that a user can mend, told apart from faults of the program, and how scripts end."""
+"""How a script ends: its exit status and its last line."""
 
-import argparse
 import io
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import NoReturn
 
-MAX_NAMED = 5  # of the things that have one fault
-
-
-class UserError(Exception):
-    """A mistake in the command line, the data or a file.
-
-    The scripts print it as one line ``error: <message>`` and exit with status 2, so the message
-    names the file or option and says what to do. A message may have further lines only where it
-    lists several faults of one data set.
-    """
-
-
-class Stopped(Exception):
-    """The run was asked to stop by a signal, and has saved what it needs to go on."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
-
-
-def named(names: Iterable[object], total: int | None = None) -> str:
-    """The first few names, and how many more there are; total: how many, if more than given."""
-    every = list(names)
-    more = (total or len(every)) - MAX_NAMED
-    return ", ".join(map(str, every[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser whose errors are UserErrors, and which takes no abbreviated options.
-
-    An abbreviation would be a misspelt option that is silently taken for another.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists what there is)")
-
-
-def path_argument(text: str) -> Path:
-    """The type of a positional path: Path, but "" is refused, which Path takes for the current one.
-
-    It is what a shell makes of "$ROOT" when the variable was never set.
-    """
-    if not text:
-        raise argparse.ArgumentTypeError("is empty")
-    return Path(text)
-
-
-def in_one_line(message: str) -> str:
-    """The message with control characters of names in it escaped, so that it stays one line.
-
-    The lines of a list of faults, which begin with "  - ", stay lines.
-    """
-    return re.sub(
-        r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message
-    )
+from modules.runtime.errors import Stopped, UserError, in_one_line
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -6,9 +6,9 @@ The `tensorboard` package is imported with --tensorboard alone, so nobody else n
 from pathlib import Path
 from typing import Any
 
-from modules.errors import UserError
 from modules.options import TrainerOptions
 from modules.runlog import METRIC_COLUMNS, read_metrics
+from modules.runtime.errors import UserError
 
 SCALARS = tuple(name for name in METRIC_COLUMNS if name != "epoch")
 

@@ -30,22 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from modules.clips import (
-    Clip,
-    Pixels,
-    count_sampled,
-    frame_step,
-    open_clip,
-    read_frames,
-    read_image,
-    sampled,
-    source_index,
-)
-from modules.device import choose_device
-from modules.errors import UserError
-from modules.inspection import INK, differences, find_cuts
-from modules.label_files import Labels, open_labels
-from modules.pose import (
+from modules.datasets.inspection import INK, differences, find_cuts
+from modules.datasets.label_files import Labels, open_labels
+from modules.datasets.pose import (
     COCO_JOINTS,
     Person,
     Span,
@@ -57,11 +44,24 @@ from modules.pose import (
     person_from,
     unbroken_spans,
 )
-from modules.runlog import write_atomically
-from modules.video_options import VideoOptions
+from modules.datasets.source import (
+    Clip,
+    Pixels,
+    count_sampled,
+    frame_step,
+    open_clip,
+    read_frames,
+    read_image,
+    sampled,
+    source_index,
+)
+from modules.datasets.video_options import VideoOptions
+from modules.runtime.device import choose_device
+from modules.runtime.errors import UserError
+from modules.runtime.files import write_atomically
 
 if TYPE_CHECKING:
-    from modules.detector import Detector  # a second to import, and not needed with --labels
+    from modules.datasets.keypoints import Detector
 
 FORMAT_VERSION = 1  # raise it when the same command writes other files
 MARKER = "import.json"  # tells what made the folder, and whether it is finished
@@ -174,7 +174,7 @@ class JointFinder:
 
 
 def _people(rows: list[dict[str, Any]]) -> list[Person]:
-    from modules.detector import JOINT_LOGIT
+    from modules.datasets.keypoints import JOINT_LOGIT
 
     people = []
     for row in rows:
@@ -621,7 +621,7 @@ def import_video(o: VideoOptions) -> None:
 
     @cache
     def load() -> "Detector":
-        from modules.detector import load_detector
+        from modules.datasets.keypoints import load_detector
 
         assert device is not None
         return load_detector(o.weights, device, short_side=o.detect_size)

@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.errors import UserError, path_argument
+from modules.runtime.arguments import path_argument
+from modules.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Data sets: synthetic ones, images, and the import of videos."""

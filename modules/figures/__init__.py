@@ -1,0 +1,1 @@
+"""Figures, GIFs and tables, drawn from the files that runs write."""

@@ -1,0 +1,1 @@
+"""What runs need of the machine: devices, processes, signals, errors, files."""

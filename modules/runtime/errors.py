@@ -1,0 +1,41 @@
+"""Errors that a user can mend, told apart from faults of the program, and how scripts end."""
+
+import re
+import signal
+from collections.abc import Iterable
+
+MAX_NAMED = 5  # of the things that have one fault
+
+
+class UserError(Exception):
+    """A mistake in the command line, the data or a file.
+
+    The scripts print it as one line ``error: <message>`` and exit with status 2, so the message
+    names the file or option and says what to do. A message may have further lines only where it
+    lists several faults of one data set.
+    """
+
+
+class Stopped(Exception):
+    """The run was asked to stop by a signal, and has saved what it needs to go on."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+def named(names: Iterable[object], total: int | None = None) -> str:
+    """The first few names, and how many more there are; total: how many, if more than given."""
+    every = list(names)
+    more = (total or len(every)) - MAX_NAMED
+    return ", ".join(map(str, every[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def in_one_line(message: str) -> str:
+    """The message with control characters of names in it escaped, so that it stays one line.
+
+    The lines of a list of faults, which begin with "  - ", stay lines.
+    """
+    return re.sub(
+        r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message
+    )

@@ -1,0 +1,144 @@
+"""Frames and labels in memory, and how training clips are cut from them.
+
+Legend: N frames, B clips, T frames of a clip, H, W height and width in pixels.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.losses import psnr
+from modules.seeds import STREAM_CLIPS
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Frames that were filmed in one go, as indices into a split's frames; stop is exclusive."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class VideoData:
+    """One folder of frames in memory, RGB."""
+
+    frames: Tensor  # (N, H, W, 3) uint8
+    labels: Tensor  # (N, H, W, 3) uint8
+    recordings: tuple[Recording, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TestSequence:
+    """What is given of one test sequence: its folder's name, first frame and all T labels."""
+
+    name: str
+    first_frame: Tensor  # (H, W, 3) uint8
+    labels: Tensor  # (T, H, W, 3) uint8
+
+
+def summary(train: VideoData, val: VideoData) -> str:
+    """One line on the frames in memory."""
+    _, height, width, _ = val.frames.shape
+    return (
+        f"data: {len(train.frames)} training frames in {len(train.recordings)} recording(s),"
+        f" {len(val.frames)} validation frames, {width} x {height} pixels"
+    )
+
+
+def fingerprint(train: VideoData, val: VideoData) -> str:
+    """SHA-256 of all pixels and recordings: whether a resumed run sees the data it began with."""
+    digest = hashlib.sha256()
+    for data in (train, val):
+        digest.update(repr((tuple(data.frames.shape), data.recordings)).encode())
+        for pixels in (data.frames, data.labels):
+            digest.update(pixels.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def epoch_clips(
+    recordings: Sequence[Recording],
+    length: int,
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    fraction: float = 1.0,
+) -> np.ndarray:
+    """Start indices of an epoch's clips, (clips,) int64: a pure function of (seed, epoch).
+
+    A recording of n frames gives n // length clips in every epoch, so that all epochs have equally
+    many steps; one shorter than a clip gives none. The clips follow each other from a fresh random
+    offset in [0, length) on. Where the offset leaves room for one clip less, another is laid at
+    that end of the recording that has more uncovered frames (at a tie, the last). So every start is
+    reached in some epoch, the last frames are seen, and no clip crosses a recording.
+
+    length:   frames of a clip, at least 1
+    seed:     not negative, like epoch
+    shuffle:  False gives the same consecutive clips from offset 0 in every epoch, in order
+    fraction: part of the epoch's clips, in (0, 1], that is kept: the first ones, at least one
+    """
+    rng = np.random.default_rng([seed, epoch, STREAM_CLIPS])
+    starts: list[int] = []
+    for recording in recordings:
+        frames = recording.stop - recording.start
+        offset = int(rng.integers(length)) if shuffle else 0
+        grid = list(range(recording.start + offset, recording.stop - length + 1, length))
+        if len(grid) < frames // length:
+            after = frames - offset - len(grid) * length  # frames, uncovered at the end
+            grid.append(recording.start if offset > after else recording.stop - length)
+        starts += grid
+    clips = np.array(starts, dtype=np.int64)
+    if shuffle:
+        rng.shuffle(clips)
+    return clips[: max(1, round(fraction * len(clips)))]
+
+
+def gather_clips(data: VideoData, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Frames and labels of the clips that begin at `starts`, each (T, B, 3, H, W) uint8.
+
+    starts: (B,) int64 on the data's device. Time-major, so that one step is contiguous. They are
+    permuted views of (T, B, H, W, 3): flatten(0, 1) is channels-last without a copy.
+    """
+    index = starts[None, :] + torch.arange(length, device=starts.device)[:, None]  # (T, B)
+    return data.frames[index].permute(0, 1, 4, 2, 3), data.labels[index].permute(0, 1, 4, 2, 3)
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """uint8 → float32 in [0, 1], x / 255; shape and memory format are kept."""
+    # A divisor on the device, since CUDA turns division by a plain number into a multiplication
+    # by its rounded reciprocal.
+    return x.float() / torch.full((), 255.0, dtype=torch.float32, device=x.device)
+
+
+def baselines(train: VideoData, val: VideoData) -> dict[str, float]:
+    """Average PSNR in dB over validation frames 1 … T−1 of two predictions that need no model.
+
+    "first_frame" repeats the given frame; "mean_train_frame" shows the mean training frame.
+    """
+    truth = to_unit(val.frames.cpu()).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    mean = train.frames.cpu().numpy().mean(axis=0, dtype=np.float64) / 255.0
+    average = torch.from_numpy(mean).float().permute(2, 0, 1)  # (3, H, W)
+    return {
+        "first_frame": psnr(truth[:1], truth[1:]).double().mean().item(),
+        "mean_train_frame": psnr(average[None], truth[1:]).double().mean().item(),
+    }
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Frames in [0, 1] as exact pixels: (T, 3, H, W) float → (T, H, W, 3) uint8.
+
+    round(255·x), clamped: 1.02 must not wrap to 4. A NaN is refused (ValueError): as an integer it
+    would be any number.
+    """
+    if not torch.isfinite(frames).all():
+        raise ValueError("frames are not finite")
+    return (frames.clamp(0, 1) * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
