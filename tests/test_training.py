@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from reference import usual_loss
 
 from modules import training
 from modules.cvae import CVAE
@@ -26,6 +25,7 @@ from modules.training import (
     step_lr,
     train_epoch,
 )
+from tests.support.reference import usual_loss
 
 
 def weights(*gradients: list[float]) -> list[torch.nn.Parameter]:

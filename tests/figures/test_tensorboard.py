@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_RUN, assert_refused, run_script
 
 from modules import runlog
 from modules.figures.tensorboard import SCALARS, TensorBoardLog
 from modules.options import TrainerOptions
+from tests.support.scripts import TINY_RUN, assert_refused, run_script
 
 
 def read_events(run: Path) -> dict[str, list[tuple[int, float]]]:

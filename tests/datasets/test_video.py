@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_RUN, assert_refused, run_script
 from PIL import Image
 
 import dataloader
@@ -18,6 +17,7 @@ from modules.datasets.pose import COCO_JOINTS, JOINTS, LIMB_COLOURS, LIMBS
 from modules.datasets.source import count_sampled, frame_step, open_clip, read_frames, sampled
 from modules.datasets.video import Piece, crop_box, shrink_label, split_by_time, stroke_gain
 from modules.runtime.errors import UserError
+from tests.support.scripts import TINY_RUN, assert_refused, run_script
 
 WIDTH, HEIGHT = 96, 48  # of the clips of these tests
 FRAMES = 60

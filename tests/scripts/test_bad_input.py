@@ -26,10 +26,11 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY_RUN, make_dataset
 from PIL import Image
 
 from modules.runtime.scripts import run_as_script
+from tests.support.data import make_dataset
+from tests.support.scripts import REPOSITORY, TINY_RUN
 
 Damage = Callable[[Path], object]  # takes the folder that holds data/, run/ and so on
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_refused, make_dataset, run_script
 from PIL import Image
 
 from modules.datasets.inspection import (
@@ -17,6 +16,8 @@ from modules.datasets.inspection import (
     find_cuts,
     overlay,
 )
+from tests.support.data import make_dataset
+from tests.support.scripts import assert_refused, run_script
 
 
 def moving(frames: int, seed: int = 0, speed: float = 1.0) -> np.ndarray:

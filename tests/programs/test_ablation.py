@@ -6,11 +6,11 @@ import shlex
 import sys
 from pathlib import Path
 
-import ablation
 import pytest
-from conftest import run_script
 
 from modules.options import parse_trainer
+from tests.programs import ablation
+from tests.support.scripts import run_script
 
 # Options at the end of a line win. No smaller, as --init copy needs room for the colours.
 TINY = "--num_epoch 1 --F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16"

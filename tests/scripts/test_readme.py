@@ -5,11 +5,11 @@ import re
 import shlex
 
 import pytest
-from conftest import REPOSITORY
 
 import dataloader
 from modules.options import TesterOptions, TrainerOptions, parse, parse_trainer
 from modules.runtime.errors import UserError
+from tests.support.scripts import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 REPORT = (REPOSITORY / "docs/report.md").read_text()

@@ -1,7 +1,7 @@
 """The ablation: usual recipes, the recipe of `--preset best`, and that recipe less one ingredient.
 
-    python tests/ablation.py --DR ROOT/mocap_dance              # every row, two seeds
-    python tests/ablation.py --DR ROOT/mocap_dance --rows best adam
+    python tests/programs/ablation.py --DR ROOT/mocap_dance              # every row, two seeds
+    python tests/programs/ablation.py --DR ROOT/mocap_dance --rows best adam
 
 Each row is one command line of Trainer.py. The seeds of a row run side by side, each on one thread
 of a core of its own; rows follow one another, and a run that is complete is not run again. The
@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 
 # An eighth of the full networks' arithmetic and less, so that a run takes minutes on one core.
 DIMENSIONS = "--F_dim 32 --L_dim 16 --D_out_dim 48"

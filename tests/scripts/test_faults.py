@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY_RUN, assert_refused, make_dataset, run_script
-from faults import contents, damaged_copies, outcome_of_reading, read_damaged, same
 from PIL import Image
 
 import dataloader
@@ -25,6 +23,9 @@ from modules import runlog
 from modules.checkpoint import load_checkpoint, save_checkpoints
 from modules.runtime.errors import Stopped, UserError
 from modules.runtime.scripts import run_as_script
+from tests.support.data import make_dataset
+from tests.support.faults import contents, damaged_copies, outcome_of_reading, read_damaged, same
+from tests.support.scripts import TINY_RUN, assert_refused, run_script
 
 
 @pytest.fixture(scope="module")

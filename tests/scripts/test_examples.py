@@ -13,8 +13,10 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import REPOSITORY, make_dataset, run_script
-from test_video import draw, make_folder, write_openpose
+
+from tests.datasets.test_video import draw, make_folder, write_openpose
+from tests.support.data import make_dataset
+from tests.support.scripts import REPOSITORY, run_script
 
 # As small as --init copy allows.
 SMALL = "--F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16 --device cpu"
@@ -26,7 +28,10 @@ NOT_RUN = {
     "python dataloader.py video dance.mp4 --out data/dance": "fetches weights; test_detector.py",
 }
 # Minutes long: test_ablation.py and test_report.py run shorter ones.
-LONG = ("python tests/ablation.py --DR ", "python -m modules.plots compare --by_name runs/ablation")
+LONG = (
+    "python tests/programs/ablation.py --DR ",
+    "python -m modules.plots compare --by_name runs/ablation",
+)
 
 
 def lines(name: str) -> list[str]:

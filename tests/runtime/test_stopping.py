@@ -12,10 +12,10 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY_RUN, run_script
 
 from modules import runlog
 from modules.training import TrainingStep
+from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
 
 RUN = (
     *("--num_epoch", "3", "--tfr", "0.5", "--tfr_sde", "1", "--kl_anneal_cycle", "2"),

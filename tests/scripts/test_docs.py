@@ -4,9 +4,9 @@ import dataclasses
 import re
 
 import pytest
-from conftest import REPOSITORY
 
 from modules.options import TesterOptions, TrainerOptions
+from tests.support.scripts import REPOSITORY
 
 FOLDER = REPOSITORY / "docs"
 NAMES = ("theory.md", "theory.zh-TW.md")

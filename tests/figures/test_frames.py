@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import check_layout, colours, line, lines, texts, video
 from PIL import Image
+
+from tests.support.drawn import check_layout, colours, line, lines, texts, video
 
 # ----------------------------------------------------------------------------------------
 # psnr_per_frame.png

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import check_layout, colours, make_run, set_parent
 
 from modules.figures.runs import load_run
 from modules.runtime.errors import UserError
+from tests.support.drawn import check_layout, colours, make_run, set_parent
 
 
 def labels_of(*folders: Path) -> list[str]:

@@ -24,7 +24,7 @@ from modules.runtime.errors import UserError
 from modules.runtime.scripts import run_as_script
 from modules.sequences import Recording, VideoData, epoch_clips, gather_clips
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 SHARED = PROJECT.parent / "shared"
 WIDTH, HEIGHT = 8, 4
 TRAIN, VAL, TEST = 12, 5, {"0": 12, "2": 3, "10": 2}  # frames; labels of each test sequence

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY_RUN, run_script
 
-CAMPAIGN = REPOSITORY / "tests" / "campaign.py"
+from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
+
+CAMPAIGN = REPOSITORY / "tests/programs/campaign.py"
 # The campaign sets these for its own process as it is imported.
 _environment = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-import campaign  # noqa: E402
-from campaign import Result, differences, grown, judge  # noqa: E402
+from tests.programs import campaign  # noqa: E402
+from tests.programs.campaign import Result, differences, grown, judge  # noqa: E402
 
 for _name, _value in _environment.items():
     if _value is None:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
-from drawn import BASELINES, check_layout, colours, line, lines, make_run, set_parent, texts, video
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -22,6 +20,18 @@ from modules.options import TrainerOptions
 from modules.runlog import METRIC_COLUMNS
 from modules.runtime.errors import UserError
 from modules.schedules import teacher_forcing_drawn
+from tests.support.drawn import (
+    BASELINES,
+    check_layout,
+    colours,
+    line,
+    lines,
+    make_run,
+    set_parent,
+    texts,
+    video,
+)
+from tests.support.scripts import REPOSITORY
 
 
 def figure_of(folder: Path) -> Figure:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import REPOSITORY, TINY_RUN, make_dataset, run_script
 from torch import nn
 
 from modules import runlog
 from modules.runtime import distributed
 from modules.runtime.errors import UserError
+from tests.support.data import make_dataset
+from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
 
 pytestmark = pytest.mark.slow
 # 20 frames in clips of 4, two a step: the last step has one clip, so the second rank has none.
@@ -203,10 +204,10 @@ def test_launched_processes(function: str, status: int, tmp_path: Path) -> None:
     """By launch(), which --gpu N uses; in a process of its own, as it takes over the signals."""
     script = tmp_path / "launch.py"
     script.write_text(
-        f"import sys\nsys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / 'tests')!r}]\n"
-        f"import test_distributed\nfrom modules import distributed\n"
+        f"import sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from modules.runtime import launch\nfrom tests.runtime import test_distributed\n"
         "if __name__ == '__main__':\n"
-        f"    sys.exit(distributed.launch(test_distributed.{function}, 2))\n"
+        f"    sys.exit(launch.launch(test_distributed.{function}, 2))\n"
     )
     env: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(

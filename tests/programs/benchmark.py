@@ -1,11 +1,11 @@
 """How fast training and validation are, against the usual loop on the same machine.
 
-    python tests/benchmark.py                        # the full table, full dimensions
-    python tests/benchmark.py --quick                # two cases, to see whether something broke
-    python tests/benchmark.py --json benchmark.json  # the same numbers for programs
+    python tests/programs/benchmark.py                        # the full table, full dimensions
+    python tests/programs/benchmark.py --quick                # two cases, to see if it works
+    python tests/programs/benchmark.py --json benchmark.json  # the same numbers for programs
 
 Both sides alternate in one process, on the device that there is; each figure is the median over
-rounds. The usual loop is tests/reference.py: frame by frame, float32, PNGs decoded in every epoch.
+rounds. The usual loop is tests/support/reference.py: frame by frame, float32, PNGs decoded in every epoch.
 The data set is the demo's, made in a temporary folder.
 """
 
@@ -24,9 +24,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from reference import usual_loader, usual_rollout, usual_step
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
 from modules.cvae import CVAE, ModelConfig
@@ -45,6 +43,7 @@ from modules.runtime.device import (
     set_up,
 )
 from modules.training import Plan, TrainingStep
+from tests.support.reference import usual_loader, usual_rollout, usual_step
 
 BETA = 0.001
 MALLOC_MMAP_THRESHOLD = -3  # of mallopt(), from glibc's malloc.h

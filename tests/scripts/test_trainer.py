@@ -11,7 +11,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, TINY_RUN, assert_refused, make_dataset, run_script
 from PIL import Image
 
 from modules import runlog
@@ -19,6 +18,8 @@ from modules.cvae import CVAE, ModelConfig
 from modules.runtime.device import choose_device
 from modules.runtime.errors import UserError
 from modules.training import TrainingStep
+from tests.support.data import make_dataset
+from tests.support.scripts import TINY, TINY_RUN, assert_refused, run_script
 
 # A line as it stands in many a report.
 USUAL = (

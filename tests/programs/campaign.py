@@ -1,9 +1,9 @@
 """Kill real runs at random moments, resume them, and compare them with uninterrupted ones.
 
-    python tests/campaign.py --kills 100            # about ten minutes on one core
-    python tests/campaign.py --kills 100 --workers 2
-    python tests/campaign.py --short                # under three minutes: what the tests run
-    python tests/campaign.py --epochs 2000          # a long run: memory, open files, figures
+    python tests/programs/campaign.py --kills 100    # about ten minutes on one core
+    python tests/programs/campaign.py --kills 100 --workers 2
+    python tests/programs/campaign.py --short        # under three minutes: what the tests run
+    python tests/programs/campaign.py --epochs 2000  # a long run: memory, open files, figures
 
 A run is Trainer.py's own command line on a small data set, a few epochs of several steps. Most are
 forked from this process, which has imported PyTorch once; one in ten is a `python Trainer.py` of
@@ -49,13 +49,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
-
-from conftest import TINY, make_dataset
-from faults import contents, read_damaged, same
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
 
 from modules.runtime.errors import UserError
+from tests.support.data import make_dataset
+from tests.support.faults import contents, read_damaged, same
+from tests.support.scripts import TINY
 
 EPOCHS = 3
 # 40 frames in clips of 4: ten clips, five steps an epoch (four with batches of three).

@@ -1,0 +1,72 @@
+"""Running the scripts of the repository as a user would."""
+
+import contextlib
+import io
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = REPOSITORY.parent / "shared"
+# The smallest model that the networks can be built with.
+TINY = ["--F_dim", "8", "--L_dim", "4", "--N_dim", "4", "--D_out_dim", "8"]
+TINY_RUN = [*TINY, "--train_vi_len", "4", "--frame_H", "16", "--frame_W", "16", "--device", "cpu"]
+
+
+def run_script(
+    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the repository as a user would: `run_script("Trainer.py", "--DR", …)`.
+
+    In this process, since importing torch anew for each run would take most of the tests' time,
+    but through the script's own command line; in a process of its own when `env` is given.
+    """
+    script, *rest = map(str, arguments)
+    path = str(REPOSITORY / script)
+    if env is not None:
+        return subprocess.run(
+            [sys.executable, path, *rest],
+            cwd=cwd,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        _inside(cwd or Path.cwd()),
+        mock.patch.object(sys, "argv", [path, *rest]),
+    ):
+        try:
+            runpy.run_path(path, run_name="__main__")
+            status = 0
+        except SystemExit as exit_:
+            status = exit_.code if isinstance(exit_.code, int) else 1
+    return subprocess.CompletedProcess([path, *rest], status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in a folder for a while."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Status 2 and an `error: …` that holds the words, without a traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert lines[0].startswith("error: "), result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
