@@ -8,14 +8,10 @@ Writes pred_seq{i}.gif, frames/{i}/{t}.png (exact pixels; frame 0 is the given o
 submission.csv; with --split val also psnr_per_frame.csv and .png.
 """
 
-import signal
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # The imports below take seconds; Ctrl-C meanwhile ends here, without their traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -24,9 +20,9 @@ from tqdm import tqdm
 
 import dataloader
 from modules import runlog
-from modules.checkpoint import load_checkpoint, with_frame_size
+from modules.checkpoint import Checkpoint, load_checkpoint, with_frame_size
 from modules.cvae import CVAE
-from modules.evaluation import Given, Score, generate, score
+from modules.evaluation import Score, generate, score
 from modules.figures import frames, gifs
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
@@ -34,10 +30,35 @@ from modules.runtime.device import choose_device, choose_precision, describe, se
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 from modules.runtime.scripts import run_as_script
-from modules.sequences import to_uint8
+from modules.sequences import TestSequence, to_uint8
 
 # Submissions are scored on this many predicted frames of a sequence, as integers.
 SUBMISSION_FRAMES = 600
+
+# ---------------------------------------------------------------- options
+
+
+def all_options() -> tuple[TesterOptions, Checkpoint]:
+    """The options with what the checkpoint decides filled in, and the checkpoint.
+
+    Raises UserError for what can be refused before anything costs time.
+    """
+    o, _ = parse(TesterOptions, (__doc__ or "").strip())
+    if o.n_samples > 1 and o.split != "val":
+        raise UserError(f"--n_samples {o.n_samples}: only --split val has a truth to score against")
+    if o.ckpt_path is None:
+        raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
+    path = Path(o.ckpt_path)
+    checkpoint = with_frame_size(load_checkpoint(path), o.frame_H, o.frame_W)
+    data_root = o.DR or checkpoint.data_root
+    if data_root is None:
+        raise UserError(f"{path} does not say where its data set is: give --DR")
+    save_root = o.save_root or str(path.parent / o.split)
+    dataloader.refuse_inside(Path(data_root), Path(save_root))
+    height, width = checkpoint.config.frame_H, checkpoint.config.frame_W
+    decided = {"DR": data_root, "save_root": save_root, "frame_H": height, "frame_W": width}
+    return dataclasses.replace(o, **decided), checkpoint  # type: ignore[arg-type]
+
 
 # ---------------------------------------------------------------- data
 
@@ -46,25 +67,27 @@ SUBMISSION_FRAMES = 600
 class Video:
     """What to generate; truth where it is known."""
 
-    name: str  # its folder's number
-    sequence: Given
+    sequence: TestSequence
     truth: torch.Tensor | None  # (T, H, W, 3) uint8
 
+    @property
+    def name(self) -> str:
+        """Its folder's number."""
+        return self.sequence.name
 
-def load_videos(o: TesterOptions, root: Path, height: int, width: int) -> list[Video]:
+
+def load_videos(o: TesterOptions) -> list[Video]:
     """The sequences of the split, in numeric order. Raises UserError on faults of the data."""
-    size = {"height": height, "width": width, "workers": o.num_workers}
+    assert o.DR is not None and o.frame_H is not None and o.frame_W is not None
+    size = {"height": o.frame_H, "width": o.frame_W, "workers": o.num_workers}
     if o.split == "val":
         # Longer than any video: the whole one is wanted.
-        video = dataloader.load_val(root, val_vi_len=2**31, **size)
-        return [Video("0", Given(video.frames[0], video.labels), video.frames)]
-    return [
-        Video(s.name, Given(s.first_frame, s.labels), None)
-        for s in dataloader.load_test(root, **size)
-    ]
+        video = dataloader.load_val(Path(o.DR), val_vi_len=2**31, **size)
+        return [Video(TestSequence("0", video.frames[0], video.labels), video.frames)]
+    return [Video(sequence, None) for sequence in dataloader.load_test(Path(o.DR), **size)]
 
 
-# ---------------------------------------------------------------- output
+# ---------------------------------------------------------------- run: output
 
 
 def submission_lines(videos: list[np.ndarray]) -> Iterator[str]:
@@ -147,7 +170,7 @@ def report_samples(root: Path, scores: list[Score]) -> None:
         )
 
 
-# ---------------------------------------------------------------- run
+# ---------------------------------------------------------------- run: generation
 
 
 def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tensor) -> list[Score]:
@@ -177,42 +200,18 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
     return scores
 
 
-def main() -> None:
-    o, _ = parse(TesterOptions, (__doc__ or "").strip())
-    if o.n_samples > 1 and o.split != "val":
-        raise UserError(f"--n_samples {o.n_samples}: only --split val has a truth to score against")
-    if o.ckpt_path is None:
-        raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
-    device = choose_device(o.device)
-    precision = choose_precision(o.precision, device)
-    set_float32(device, o.precision)
-    checkpoint = with_frame_size(load_checkpoint(Path(o.ckpt_path)), o.frame_H, o.frame_W)
-    config = checkpoint.config
-    o.DR = o.DR or checkpoint.data_root
-    if o.DR is None:
-        raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
-    o.frame_H, o.frame_W = config.frame_H, config.frame_W
-    root = Path(o.save_root or Path(o.ckpt_path).parent / o.split)
-    o.save_root = str(root)
-    dataloader.refuse_inside(Path(o.DR), root)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
-    print("\n".join(as_lines(o)), flush=True)
-
-    videos = load_videos(o, Path(o.DR), config.frame_H, config.frame_W)
-    model = checkpoint.build_model().to(device).to(memory_format=torch.channels_last)
-    total = sum(len(v.sequence.labels) - 1 for v in videos)
-    print(f"{len(videos)} sequences, {total} frames to make on {describe(device, precision)}")
+def generate_all(model: CVAE, videos: list[Video], o: TesterOptions) -> list[torch.Tensor]:
+    """Each video from its first frame, (T, 3, H, W) in [0, 1]. Raises UserError if not finite."""
+    device = next(model.parameters()).device
+    total = sum(len(video.sequence.labels) - 1 for video in videos)
     with tqdm(total=total, desc="frames", leave=False, disable=None) as bar:
         made = generate(
             model,
-            [v.sequence for v in videos],
-            numbers=[int(v.name) for v in videos],
+            [video.sequence for video in videos],
+            numbers=[int(video.name) for video in videos],
             seed=o.seed,
             device=device,
-            precision=precision,
+            precision=choose_precision(o.precision, device),
             latent_scale=o.latent_scale,
             batch_size=o.batch_size,
             advance=bar.update,
@@ -220,6 +219,34 @@ def main() -> None:
     if not all(torch.isfinite(video).all() for video in made):
         cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
         raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite{cause}")
+    return made
+
+
+def main() -> None:
+    # ------------------------------------------------------------ options
+    o, checkpoint = all_options()
+
+    # ------------------------------------------------------------ setup
+    device = choose_device(o.device)
+    precision = choose_precision(o.precision, device)
+    set_float32(device, o.precision)
+    root = Path(o.save_root or "")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
+    print("\n".join(as_lines(o)), flush=True)
+
+    # ------------------------------------------------------------ data
+    videos = load_videos(o)
+    total = sum(len(video.sequence.labels) - 1 for video in videos)
+
+    # ------------------------------------------------------------ model
+    model = checkpoint.build_model().to(device).to(memory_format=torch.channels_last)
+    print(f"{len(videos)} sequences, {total} frames to make on {describe(device, precision)}")
+
+    # ------------------------------------------------------------ run
+    made = generate_all(model, videos, o)
     pixels = [to_uint8(video).numpy() for video in made]
     write_results(root, videos, pixels)
     if o.split == "val":

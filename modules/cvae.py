@@ -5,7 +5,7 @@ or all steps after the first, are a contiguous slice that flattens into one batc
 F, L, N, D are the channel counts F_dim, L_dim, N_dim, D_out_dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from modules.networks import (
     RGB_Encoder,
 )
 from modules.runtime.errors import UserError
-from modules.runtime.graphs import _GraphedStep
+from modules.runtime.graphs import Graphed
 from modules.seeds import STREAM_ROLLOUT, derived_seed
 from modules.sequences import to_unit
 
@@ -30,8 +30,7 @@ from modules.sequences import to_unit
 LABEL_CHUNK = 32
 PRIORS = ("standard", "learned")
 OUTPUTS = ("linear", "clamp", "sigmoid")
-# Frames, of all clips together, whose intermediate values are kept at once when they are recomputed
-# with teacher forcing.
+# Frames, of all clips together, whose activations are recomputed at once with teacher forcing.
 RECOMPUTE_FRAMES = 8
 
 
@@ -46,7 +45,7 @@ class ModelConfig:
     frame_H: int = 32
     frame_W: int = 64
     prior: str = "standard"  # N(0, I); or learned: a network of the previous frame and the label
-    output: str = "linear"  # of the generator: as it is, or bounded to [0, 1] in one of two ways
+    output: str = "linear"  # of the generator: unbounded, or bounded to [0, 1] in one of two ways
 
     def check(self) -> None:
         """Raise UserError for dimensions that the networks cannot be built with."""
@@ -59,7 +58,7 @@ class ModelConfig:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {bound}")
         for name, choices in (("prior", PRIORS), ("output", OUTPUTS)):
             if getattr(self, name) not in choices:
-                raise UserError(f"{name} {getattr(self, name)!r:.40}: is none of {choices}")
+                raise UserError(f"{name} {getattr(self, name)!r:.40}: is not one of {choices}")
 
     def to_dict(self) -> dict[str, int | str]:
         """Plain values for the checkpoint."""
@@ -75,28 +74,51 @@ class ClipOutput(NamedTuple):
     mu: Tensor  # (T-1, B, N, H, W) mean of the posterior
 
 
-class Feeding(NamedTuple):
-    """What the T-1 steps are begun from in training, besides the model's own frames."""
+class Previous(NamedTuple):
+    """What the T-1 steps of a training pass start from.
 
-    given: Tensor  # (T-1, B, 3, H, W) in [0, 1]: true frames, or stored ones
-    forced: (
-        Tensor | None
-    )  # (T-1, B) booleans: which steps begin from a given frame; None: only step 1
-    noise: Tensor | None  # (T-1, B, 3, H, W), added to whatever a step begins from
+    Teacher forcing, scheduled sampling, free running and stored rollouts differ in this alone.
+    """
 
-    def at(self, steps: int | slice) -> Tensor:
-        """The given frames of one step, (B, 3, H, W), or of several, with their noise."""
-        return with_noise(self.given[steps], None if self.noise is None else self.noise[steps])
+    frames: Tensor  # (T-1, B, 3, H, W) in [0, 1]: given ones, the true frames 0 … T-2 or stored
+    given: Tensor  # (T-1, B) booleans: steps that start from these; others from the model's own.
+    # Step 1 always starts from a given frame.
+    noise: Tensor | None = None  # (T-1, B, 3, H, W), added to whatever a step starts from
+    true: bool = True  # whether `frames` are the clip's own frames 0 … T-2
+
+    @classmethod
+    def of(cls, frames: Tensor, *, teacher_forcing: bool) -> "Previous":
+        """Of clips (T, B, 3, H, W): teacher forcing in every step, or free running from frame 0."""
+        given = torch.full(frames[:-1].shape[:2], teacher_forcing, device=frames.device)
+        return cls(frames[:-1], given)
+
+    def all(self) -> Tensor:
+        """What the steps start from where all start from given frames: (T-1, B, 3, H, W)."""
+        return with_noise(self.frames, self.noise)
+
+    def first(self) -> Tensor:
+        """What step 1 starts from: (B, 3, H, W) in [0, 1]."""
+        return self._noisy(self.frames[0], 0)
 
     def after(self, made: Tensor, step: int) -> Tensor:
-        """What a step after the first begins from in free running: (B, 3, H, W) in [0, 1].
+        """What step 2 … T-1 (`step` counts from 0) starts from: (B, 3, H, W) in [0, 1].
 
-        The frame that was just made, or where the clip is forced in this step the given one; with
-        noise.
+        made: the model's frame before it, for the clips in which the step is not given one.
         """
-        if self.forced is not None:
-            made = torch.where(self.forced[step][:, None, None, None], self.given[step], made)
-        return with_noise(made, None if self.noise is None else self.noise[step])
+        given = self.given[step][:, None, None, None]
+        return self._noisy(torch.where(given, self.frames[step], made), step)
+
+    def _noisy(self, frame: Tensor, step: int) -> Tensor:
+        return with_noise(frame, None if self.noise is None else self.noise[step])
+
+
+class Posterior(NamedTuple):
+    """What is known of the T-1 steps before anything is decoded. S is (T-1)·B, time-major."""
+
+    label_features: Tensor  # (S, L, H, W)
+    mu: Tensor  # (S, N, H, W) mean of q
+    logvar: Tensor  # (S, N, H, W)
+    z: Tensor  # (S, N, H, W)
 
 
 class CVAE(nn.Module):
@@ -145,163 +167,150 @@ class CVAE(nn.Module):
         self,
         frames: Tensor,
         labels: Tensor,
-        noise: Tensor,
+        epsilon: Tensor,
+        previous: Previous,
         *,
-        teacher_forcing: bool,
+        sequential: bool,
         detach: bool = False,
-        forced: Tensor | None = None,
-        stored: Tensor | None = None,
-        frame_noise: Tensor | None = None,
         recompute: bool = False,
     ) -> ClipOutput:
         """All frames of the clips, for training.
 
-        frames, labels: (T, B, 3, H, W) in [0, 1]; noise: ε, (T-1, B, N, H, W) from N(0, I).
-        Frame t is made from frame t-1 (the true one, or the model's own, clamped to [0, 1] as at
-        validation), label t and z_t from the posterior, which sees the true frame t and label t.
-        Frame 0 is given and never a target. The target is the true frame t either way.
-        detach: free running treats the fed-back frames as given, with no gradient through them.
-        forced: (T-1, B) booleans instead of teacher_forcing, one for each step: whether it begins
-        from a true frame (scheduled sampling, Bengio et al. 2015). Step 1 always does.
-        stored: (T-1, B, 3, H, W) stand in for the true frames 0 … T-2 as what others are made from:
-        the model's own, of an earlier rollout (see modules/rollouts.py).
-        frame_noise: (T-1, B, 3, H, W) is added to the frames that others are made from, forced or
-        fed back, so that teacher forcing too learns to mend what its own errors will look like
-        (noise augmentation, as in Valevski et al. 2024, "Diffusion Models Are Real-Time Game
-        Engines", section 3.2.1).
+        frames, labels: (T, B, 3, H, W) in [0, 1]; epsilon: ε, (T-1, B, N, H, W) from N(0, I).
+        Frame t is made from what `previous` says (a given frame, or the model's own frame t-1,
+        clamped to [0, 1] as at validation), label t and z_t from the posterior, which sees the true
+        frame t and label t. Frame 0 is given and never a target. The target is always the true
+        frame t.
+        sequential: some steps start from the model's own frames, so they are made one by one; else
+        all are one batch, and previous.given is not looked at.
+        detach: with sequential, no gradient flows through the frames that are fed back.
         recompute: the same values with less memory, see _forward_in_parts.
         """
-        given = frames[:-1] if stored is None else stored  # (T-1, B, 3, H, W)
-        if forced is not None:
-            teacher_forcing = False
-        feeding = Feeding(given, forced, frame_noise)
-        # Each true frame is then both what the next one is made from and a target.
-        reused = teacher_forcing and stored is None and frame_noise is None
         if recompute:
             return self._forward_in_parts(
-                frames, labels, noise, feeding, reused, teacher_forcing, detach
+                frames, labels, epsilon, previous, sequential=sequential, detach=detach
             )
         steps, batch = frames.shape[0] - 1, frames.shape[1]
-        # One batch for all true frames and one for all labels: only free-running decoding is
-        # sequential. Frame 0 is among them only where it is needed as it is.
-        seen = frames if reused else frames[1:]
-        frame_features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or (T-1)·B, F, H, W)
-        label_features = self.label_transformation(labels[1:].flatten(0, 1))  # ((T-1)·B, L, H, W)
-        mu, logvar = self.Gaussian_Predictor.moments(
-            frame_features[-steps * batch :], label_features
-        )  # 2 × ((T-1)·B, N, H, W)
-        z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
-
-        if not (teacher_forcing or detach):
-            made, previous = self._free_running(feeding, label_features, z, steps)
-            prediction = torch.stack(made).flatten(0, 1)  # ((T-1)·B, 3, H, W)
+        # With clean teacher forcing each true frame is what the next is made from and a target.
+        encode_once = not sequential and previous.true and previous.noise is None
+        seen = frames if encode_once else frames[1:]
+        features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or S, F, H, W)
+        posterior = self._posterior(features[-steps * batch :], labels[1:], epsilon)
+        if encode_once:
+            start = features[: steps * batch]  # (S, F, H, W)
+        elif sequential and not detach:
+            start, made = self._unroll(previous, posterior)
         else:
-            if reused:
-                previous = frame_features[: steps * batch]  # ((T-1)·B, F, H, W)
-            else:
-                if teacher_forcing:
-                    begin = feeding.at(slice(None))  # (T-1, B, 3, H, W)
-                else:
-                    # Without a gradient through the fed-back frames only making them is
-                    # sequential; the pass that is differentiated is then one batch.
-                    with torch.no_grad():
-                        begin = self._fed_back(feeding, label_features, z, steps)
-                    # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a
-                    # graph again in the pass below, and they would get no gradient.
-                    torch.clear_autocast_cache()
-                previous = self.frame_transformation(begin.flatten(0, 1))  # ((T-1)·B, F, H, W)
-            prediction = self.decode(previous, label_features, z)  # ((T-1)·B, 3, H, W)
-        kl = self.kl(mu, logvar, previous, label_features)  # ((T-1)·B,)
-        prediction, kl, mu = (x.unflatten(0, (steps, batch)) for x in (prediction, kl, mu))
-        return ClipOutput(prediction, frame_mse(prediction, frames[1:]), kl, mu)
+            begin = self._fed_back(previous, posterior) if sequential else previous.all()
+            start = self.frame_transformation(begin.flatten(0, 1))  # (S, F, H, W)
+        if not sequential or detach:
+            made = self.decode(start, posterior.label_features, posterior.z)  # (S, 3, H, W)
+        kl = self.kl(posterior.mu, posterior.logvar, start, posterior.label_features)  # (S,)
+        made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, posterior.mu))
+        return ClipOutput(made, frame_mse(made, frames[1:]), kl, mu)
 
-    def _fed_back(self, feeding: Feeding, label_features: Tensor, z: Tensor, steps: int) -> Tensor:
-        """The frames that the steps begin from in free running: (T-1, B, 3, H, W) in [0, 1].
+    def _posterior(self, frame_features: Tensor, labels: Tensor, epsilon: Tensor) -> Posterior:
+        """q(z_t | x_t, P_t) of all steps at once, and a sample of it.
 
-        label_features, z: of steps 1 … T-1, ((T-1)·B, …).
+        frame_features: of the true frames 1 … T-1, (S, F, H, W); labels: (T-1, B, 3, H, W).
         """
-        batch = feeding.given.shape[1]
-        label_t, z_t = label_features.split(batch), z.split(batch)
-        begin = [feeding.at(0)]
-        for t in range(steps - 1):
-            made = self.decode(self.frame_transformation(begin[-1]), label_t[t], z_t[t])
-            begin.append(feeding.after(made, t + 1))
+        label_features = self.label_transformation(labels.flatten(0, 1))  # (S, L, H, W)
+        mu, logvar = self.Gaussian_Predictor.moments(frame_features, label_features)
+        z = self.Gaussian_Predictor.reparameterize(mu, logvar, epsilon.flatten(0, 1))
+        return Posterior(label_features, mu, logvar, z)
+
+    def _fed_back(self, previous: Previous, posterior: Posterior) -> Tensor:
+        """What the steps start from, (T-1, B, 3, H, W) in [0, 1], made without a gradient.
+
+        Only making these frames is sequential: the pass that is differentiated is then one batch.
+        """
+        steps, batch = previous.given.shape
+        label_t, z_t = posterior.label_features.split(batch), posterior.z.split(batch)
+        begin = [previous.first()]
+        with torch.no_grad():
+            for t in range(steps - 1):
+                made = self.decode(self.frame_transformation(begin[t]), label_t[t], z_t[t])
+                begin.append(previous.after(made, t + 1))
+        # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
+        # again in the pass that follows, and they would get no gradient.
+        torch.clear_autocast_cache()
         return torch.stack(begin)
 
-    def _free_running(
-        self, feeding: Feeding, label_features: Tensor, z: Tensor, steps: int
-    ) -> tuple[list[Tensor], Tensor]:
+    def _unroll(self, previous: Previous, posterior: Posterior) -> tuple[Tensor, Tensor]:
         """Frames 1 … T-1, each from the one before, with gradients through all of them.
 
-        label_features, z: of steps 1 … T-1, ((T-1)·B, …). Returns T-1 times (B, 3, H, W), and the
-        features that they were made from, ((T-1)·B, F, H, W).
+        Returns the features that the steps start from, (S, F, H, W), and the frames, (S, 3, H, W).
         """
-        batch = feeding.given.shape[1]
-        label_t, z_t = label_features.split(batch), z.split(batch)
-        begin = feeding.at(0)
-        made: list[Tensor] = []
+        steps, batch = previous.given.shape
+        label_t, z_t = posterior.label_features.split(batch), posterior.z.split(batch)
+        begin = previous.first()
         features: list[Tensor] = []
+        made: list[Tensor] = []
         for t in range(steps):
             features.append(self.frame_transformation(begin))  # (B, F, H, W)
-            made.append(self.decode(features[-1], label_t[t], z_t[t]))  # (B, 3, H, W)
+            made.append(self.decode(features[t], label_t[t], z_t[t]))  # (B, 3, H, W)
             if t + 1 < steps:
-                begin = feeding.after(made[-1], t + 1)  # (B, 3, H, W)
-        return made, torch.cat(features)
+                begin = previous.after(made[t], t + 1)  # (B, 3, H, W)
+        return torch.cat(features), torch.stack(made).flatten(0, 1)
 
     def _forward_in_parts(
         self,
         frames: Tensor,
         labels: Tensor,
-        noise: Tensor,
-        feeding: Feeding,
-        reused: bool,
-        teacher_forcing: bool,
+        epsilon: Tensor,
+        previous: Previous,
+        *,
+        sequential: bool,
         detach: bool,
     ) -> ClipOutput:
-        """forward() part by part along time, keeping of each part only what it began with.
+        """forward() part by part along time, keeping of each part only its inputs.
 
-        The backward pass makes each part's intermediate values again (Chen et al. 2016, "Training
-        Deep Nets with Sublinear Memory Cost"), so that memory holds those of one part at a time: of
-        one step in free running, and with teacher forcing, where steps do not wait for each other,
-        of as many as make an efficient batch. What grows with T is the images, the latents and the
-        first layers of the label encoder, whose batch-norm statistics are the whole clip's.
+        The backward pass recomputes each part's activations (Chen et al. 2016, "Training Deep Nets
+        with Sublinear Memory Cost"), so that memory holds those of one part at a time: of one step
+        where steps are sequential, else of as many as make an efficient batch. What grows with T is
+        the images, the latents and the first layers of the label encoder, whose batch-norm
+        statistics are the whole clip's.
         """
         steps, batch = frames.shape[0] - 1, frames.shape[1]
-        pad, convolution, norm, *rest = self.label_transformation
+        encode_once = not sequential and previous.true and previous.noise is None
+        pad, convolution, norm, *_ = self.label_transformation
         hidden = norm(convolution(pad(labels[1:].flatten(0, 1)))).unflatten(0, (steps, batch))
-
-        def part(seen: Tensor, hidden: Tensor, noise: Tensor) -> ClipOutput:
-            # hidden, noise: of steps t, (t, B, …); seen: the frames t-1 to start from, then the
-            # frames t that are not among those
-            count = hidden.shape[0]
-            label_feature = nn.Sequential(*rest)(hidden.flatten(0, 1))  # (t·B, L, H, W)
-            features = self.frame_transformation(seen.flatten(0, 1))
-            previous_feature = features[: count * batch]  # (t·B, F, H, W)
-            target_feature = features[-count * batch :]
-            mu, logvar = self.Gaussian_Predictor.moments(target_feature, label_feature)
-            z = self.Gaussian_Predictor.reparameterize(mu, logvar, noise.flatten(0, 1))
-            made = self.decode(previous_feature, label_feature, z)
-            kl = self.kl(mu, logvar, previous_feature, label_feature)
-            made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, mu))
-            return ClipOutput(made, frame_mse(made, seen[-count:]), kl, mu)
-
-        at_once = max(1, RECOMPUTE_FRAMES // batch) if teacher_forcing else 1
+        at_once = 1 if sequential else max(1, RECOMPUTE_FRAMES // batch)
+        begin = previous.first()[None] if sequential else previous.all()
         parts: list[ClipOutput] = []
-        previous = feeding.at(slice(1))
-        for start in range(0, steps, at_once):
-            stop = min(start + at_once, steps)
-            if teacher_forcing:
-                previous = feeding.at(slice(start, stop))
-            target = frames[start + 1 : stop + 1]
-            seen = frames[start : stop + 1] if reused else torch.cat((previous, target))
-            inputs = seen, hidden[start:stop], noise[start:stop]
+        for first in range(0, steps, at_once):
+            part = slice(first, min(first + at_once, steps))
+            if encode_once:
+                seen = frames[part.start : part.stop + 1]
+            else:
+                start = begin if sequential else begin[part]
+                seen = torch.cat((start, frames[part.start + 1 : part.stop + 1]))
+            inputs = seen, hidden[part], epsilon[part]
             # Nothing random happens inside: no random state needs to be kept.
-            out = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
+            out = checkpoint(self._part, *inputs, use_reentrant=False, preserve_rng_state=False)
             parts.append(out)
-            if not teacher_forcing and stop < steps:
+            if sequential and part.stop < steps:
                 made = (out.prediction.detach() if detach else out.prediction)[0]
-                previous = feeding.after(made, stop)[None]
+                begin = previous.after(made, part.stop)[None]
         return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+    def _part(self, seen: Tensor, hidden: Tensor, epsilon: Tensor) -> ClipOutput:
+        """Some steps t of _forward_in_parts.
+
+        hidden, epsilon: (t, B, …); seen: the frames that the steps start from, then those of the
+        true frames that are not among them, (…, B, 3, H, W).
+        """
+        count, batch = hidden.shape[:2]
+        rest = nn.Sequential(*list(self.label_transformation)[3:])
+        label_features = rest(hidden.flatten(0, 1))  # (t·B, L, H, W)
+        features = self.frame_transformation(seen.flatten(0, 1))
+        start, target = features[: count * batch], features[-count * batch :]
+        mu, logvar = self.Gaussian_Predictor.moments(target, label_features)
+        z = self.Gaussian_Predictor.reparameterize(mu, logvar, epsilon.flatten(0, 1))
+        made = self.decode(start, label_features, z)
+        kl = self.kl(mu, logvar, start, label_features)
+        made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, mu))
+        return ClipOutput(made, frame_mse(made, seen[-count:]), kl, mu)
 
     @torch.no_grad()
     def rollout(
@@ -322,7 +331,9 @@ class CVAE(nn.Module):
         """
         if self.training:
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
-        step = _GraphedStep(self._rollout_step) if graph else self._rollout_step
+        step: Callable[..., Tensor] = self._rollout_step
+        if graph:
+            step = Graphed(step)
         frame = first_frame
         for start in range(1, labels.shape[0], LABEL_CHUNK):
             chunk = labels[start : start + LABEL_CHUNK]  # (≤ 32, B, 3, H, W)

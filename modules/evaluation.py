@@ -6,24 +6,19 @@ Shapes: T time, B batch, H, W.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from modules import sequences
 from modules.cvae import CVAE, prior_latents
 from modules.losses import frame_mse, psnr_of_mse, ssim
 from modules.runtime.device import autocast
 from modules.runtime.graphs import reason
-
-
-class Given(NamedTuple):
-    """What a video is made from."""
-
-    first_frame: Tensor  # (H, W, 3) uint8
-    labels: Tensor  # (T, H, W, 3) uint8
+from modules.runtime.stopping import Watch
+from modules.sequences import TestSequence, VideoData, to_unit
 
 
 class Score(NamedTuple):
@@ -52,15 +47,43 @@ class Score(NamedTuple):
 def score(prediction: Tensor, truth: Tensor) -> Score:
     """Score frames 1 … T-1. prediction: (T, 3, H, W) in [0, 1]; truth: (T, H, W, 3) uint8; both on
     the CPU."""
-    target = sequences.to_unit(truth).permute(0, 3, 1, 2)
+    target = to_unit(truth).permute(0, 3, 1, 2)
     mse = frame_mse(prediction[1:], target[1:])
     terms = psnr_of_mse(mse), mse, ssim(prediction[1:], target[1:])
     return Score(*(term.double().numpy() for term in terms))
 
 
+def validate(
+    model: CVAE,
+    video: VideoData,
+    *,
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    graph: bool = False,
+    watch: Watch | None = None,
+) -> tuple[Score, Tensor]:
+    """Free-running prediction of the validation video with prior latents, and its score.
+
+    The true frames after the first are used for scoring alone. Returns the score and the
+    prediction, (T, 3, H, W) in [0, 1] (or not finite). Raises Stopped if the watch says so.
+    """
+    sequence = TestSequence("0", video.frames[0], video.labels)
+    with tqdm(total=len(video.labels) - 1, desc="validation", leave=False, disable=None) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+            if watch is not None:
+                watch.raise_if_asked()
+
+        kind: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
+        made = generate(model, [sequence], **kind, graph=graph, advance=advance)
+    return score(made[0], video.frames), made[0]
+
+
 def generate(
     model: CVAE,
-    sequences: list[Given],
+    sequences: list[TestSequence],
     *,
     seed: int,
     device: torch.device,
@@ -123,11 +146,11 @@ def _rollout(
 
 def _groups(
     model: CVAE,
-    sequences: list[Given],
+    sequences: list[TestSequence],
     numbers: list[int],
     batch_size: int,
     device: torch.device,
-) -> list[tuple[list[int], list[Given]]]:
+) -> list[tuple[list[int], list[TestSequence]]]:
     """(numbers, sequences) of each batch: of batch_size, or of one where a batch would round."""
     groups = []
     for start in range(0, len(sequences), batch_size):
@@ -140,7 +163,7 @@ def _groups(
     return groups
 
 
-def _stack(group: list[Given], device: torch.device) -> tuple[Tensor, Tensor]:
+def _stack(group: list[TestSequence], device: torch.device) -> tuple[Tensor, Tensor]:
     """(B, 3, H, W) first frames in [0, 1] and (T, B, 3, H, W) uint8 labels of sequences.
 
     Shorter ones are filled up with their last label; what is made from it is cut off again.
@@ -152,17 +175,17 @@ def _stack(group: list[Given], device: torch.device) -> tuple[Tensor, Tensor]:
         for s in group
     ]
     labels = torch.stack(filled, dim=1).to(device)  # (T, B, H, W, 3)
-    return sequences.to_unit(first).permute(0, 3, 1, 2), labels.permute(0, 1, 4, 2, 3)
+    return to_unit(first).permute(0, 3, 1, 2), labels.permute(0, 1, 4, 2, 3)
 
 
-def _batch_changes_nothing(model: CVAE, group: list[Given], device: torch.device) -> bool:
+def _batch_changes_nothing(model: CVAE, group: list[TestSequence], device: torch.device) -> bool:
     """Whether one step of these sequences together equals the same steps one by one, bit for bit.
 
     Kernels are chosen by shape, and some sum in another order for another batch. Then nearly every
     value differs in its last bits after one step, so one step on real input tells.
     """
 
-    def step(sequences: list[Given], numbers: list[int]) -> Tensor:
+    def step(sequences: list[TestSequence], numbers: list[int]) -> Tensor:
         first, labels = _stack(sequences, device)
         return next(model.rollout(first, labels, prior_latents(model.config, 0, numbers)))
 

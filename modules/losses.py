@@ -4,6 +4,7 @@ Shapes: (..., 3, H, W) frames with values in [0, 1]; (B, ..., N, H, W) latents.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +57,66 @@ def kl_between(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tenso
     return 0.5 * terms.sum(dim=(-3, -2, -1))
 
 
+class LossTerms(NamedTuple):
+    """The loss and what is reported with it: scalars, means over the predicted frames."""
+
+    loss: Tensor  # what is minimised
+    mse: Tensor  # per pixel value
+    kl: Tensor  # nats, summed over the latent
+    psnr: Tensor  # dB; no gradient
+
+
+def loss_terms(
+    mse: Tensor,
+    kl: Tensor,
+    psnr: Tensor,
+    *,
+    beta: Tensor | float,
+    recon: str = "mse",
+    values: int,
+    batch: int,
+    share: float = 1.0,
+) -> LossTerms:
+    """The negative evidence lower bound of clips, from what is known of each predicted frame.
+
+    Kingma & Welling 2014, equation 10, negated; β as in Higgins et al. 2017, equation 4:
+    reconstruction + β · KL, averaged over the frames of a clip and the clips of a batch.
+
+    mse, kl, psnr: (T-1, B) of each predicted frame
+    recon:  "mse": the mean-square error. "sigma": optimal_sigma_loss, in nats per pixel value
+    values: numbers in a frame, 3·H·W
+    batch:  clips of the whole batch, of which these B may be one rank's shard
+    share:  0 where these clips only fill a rank's place, else 1
+    """
+
+    def mean(of_frame: Tensor) -> Tensor:  # (T-1, B) → scalar
+        return share * of_frame.mean(dim=0).sum() / batch
+
+    mse_mean, kl_mean = mean(mse), mean(kl)
+    reconstruction = mean(optimal_sigma_loss(mse)) if recon == "sigma" else mse_mean
+    loss = reconstruction + beta * kl_scale(recon, values) * kl_mean
+    return LossTerms(loss, mse_mean, kl_mean, mean(psnr.detach()))
+
+
+def kl_scale(recon: str, values: int) -> float:
+    """What the KL in nats per frame is multiplied with, besides β, in the loss.
+
+    "mse": the error is a mean per pixel value and the KL a sum over the latent, the usual
+    convention. "sigma": the likelihood is in nats per pixel value, so the KL is divided by the
+    same number, and β = 1 is the ELBO. values: numbers in a frame, 3·H·W.
+    """
+    return 1.0 / values if recon == "sigma" else 1.0
+
+
+def decoder_sigma(recon: str, mse: float, beta: float, values: int) -> float:
+    """The standard deviation of p(x|z, c) on the scale of [0, 1].
+
+    "sigma": the optimal one, the root of the mean-square error. "mse": the one with which the loss
+    is an ELBO.
+    """
+    return math.sqrt(mse) if recon == "sigma" else implied_sigma(beta, values)
+
+
 def optimal_sigma_loss(mse: Tensor) -> Tensor:
     """Negative log-likelihood in nats per pixel value under the best σ of each frame: ½ log σ².
 
@@ -72,7 +133,7 @@ def implied_sigma(beta: float, values: int) -> float:
 
     -log p(x|z) is MSE·values / (2σ²) up to a constant, so beta = 2σ²/values, with KL in nats and
     `values` numbers in a frame (3·H·W). With the usual beta of 1 it is about 55: a decoder that
-    claims to see nothing, for which a latent that says nothing is the best one.
+    claims to see nothing, for which an uninformative latent (posterior collapse) is optimal.
     """
     return math.sqrt(beta * values / 2)
 

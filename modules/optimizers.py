@@ -1,12 +1,12 @@
-"""Muon: steps along the orthogonalised momentum of each convolution, Adam's steps for the rest.
+"""From a loss to new weights: the optimisers, and the guarded update with clipping and averaging.
 
-Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". PyTorch's own
-torch.optim.Muon takes matrices alone and cannot run inside a CUDA graph; this one takes the kernels
-of convolutions as matrices, (out, in · height · width), and decides on the device what to skip.
+Nothing here waits for the device: on CUDA an update is part of a graph.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from modules.cvae import CVAE
 from modules.options import TrainerOptions
+from modules.runtime import distributed
 
 MOMENTUM = 0.95
 # The quintic iteration of Jordan et al., which brings every singular value near 1 in five rounds.
 NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5
-# Size of a step beside Adam's at the same learning rate: 0.2·√max(rows, columns) gives it the same
-# root mean square (Liu et al. 2025, "Muon is Scalable for LLM Training", equation 4); the networks
-# here take steps twice as large.
+# Size of a step relative to Adam's at the same learning rate: 0.2·√max(rows, columns) gives it the
+# same root mean square (Liu et al. 2025, "Muon is Scalable for LLM Training", equation 4); the
+# networks here take steps twice as large.
 SCALE = 2 * 0.2
 
 
@@ -43,6 +44,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 class Muon(torch.optim.Adam):
     """Muon for the kernels that mix channels, Adam for everything else, at one learning rate.
+
+    Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks": a step goes along
+    the orthogonalised momentum of a matrix. PyTorch's own torch.optim.Muon takes matrices alone and
+    cannot run inside a CUDA graph; this one takes the kernels of convolutions as matrices,
+    (out, in · height · width), and decides on the device what to skip.
 
     Like PyTorch's fused optimisers it reads the attribute `found_inf`, a tensor: where it is 1 the
     step changes nothing.
@@ -97,6 +103,9 @@ class Muon(torch.optim.Adam):
             moved = torch.where(skip > 0, p, moved)
         state["momentum"].copy_(momentum)
         p.copy_(moved)
+
+
+# ---------------------------------------------------------------- the optimiser of a run
 
 
 def make_optimizer(model: CVAE, o: TrainerOptions) -> torch.optim.Optimizer:
@@ -159,6 +168,9 @@ def clip_gradient(parameters: list[torch.nn.Parameter], max_norm: float) -> Tens
     return norm
 
 
+# ---------------------------------------------------------------- the update
+
+
 class WeightAverage:
     """An exponential moving average of a model's weights (Polyak & Juditsky 1992, in the form of
     Tarvainen & Valpola 2017, "Mean teachers"): less noise of the last steps.
@@ -188,3 +200,61 @@ class WeightAverage:
         for ours, theirs in zip(self.model.buffers(), self.source.buffers(), strict=True):
             ours.copy_(theirs)
         return self.model
+
+
+class GuardedUpdate:
+    """Backward pass, clipping and one step of the optimiser, unless it would do harm.
+
+    A step whose loss or gradient is not finite changes nothing: no weight, no average, no
+    batch-norm statistic. That is decided on the device.
+    """
+
+    def __init__(
+        self,
+        model: CVAE,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        max_norm: float,
+    ) -> None:
+        """max_norm: of the gradient; 0 = no clipping."""
+        self.optimizer, self.average = optimizer, average
+        self.parameters, self.buffers = list(model.parameters()), list(model.buffers())
+        # Without clipping the norm is still wanted: one NaN in a gradient shows in it.
+        self.max_norm = max_norm or math.inf
+        # False while a graph is warmed up: such a step changes nothing either.
+        self.enabled = torch.ones((), dtype=torch.bool, device=self.parameters[0].device)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """While inside, updates change nothing."""
+        self.enabled.fill_(False)
+        try:
+            yield
+        finally:
+            self.enabled.fill_(True)
+
+    def buffers_before(self) -> list[Tensor]:
+        """The batch-norm statistics, to be taken before the forward pass changes them."""
+        return [buffer.clone() for buffer in self.buffers]
+
+    def __call__(self, loss: Tensor, total: Tensor, before: list[Tensor]) -> Tensor:
+        """Update the weights; returns whether loss and gradient were finite, on the device.
+
+        loss: this rank's part, scalar; total: its sum over the ranks; before: buffers_before()
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        # DistributedDataParallel averages gradients over the ranks; their sum is wanted.
+        (loss * distributed.world_size()).backward()
+        norm = clip_gradient(self.parameters, self.max_norm)
+        with torch.no_grad():
+            finite = torch.isfinite(total) & torch.isfinite(norm)
+            applied = finite & self.enabled
+            # The fused optimisers read this attribute and leave everything as it is where it is 1.
+            self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(applied)
+            for buffer, kept in zip(self.buffers, before, strict=True):
+                buffer.copy_(torch.where(applied, buffer, kept))
+        return finite

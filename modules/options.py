@@ -7,17 +7,16 @@ parser is made from the fields, so an option cannot exist in one place and be mi
 import argparse
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import SimpleNamespace, UnionType
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from modules.augment import AUGMENTATIONS
 from modules.cvae import OUTPUTS, PRIORS, ModelConfig
 from modules.initial import COLOURS, INITS
 from modules.runtime.arguments import ArgumentParser
 from modules.runtime.errors import UserError
-from modules.schedules import kl_weight
 
 T = TypeVar("T")
 
@@ -26,6 +25,39 @@ LARGEST = 2**63 - 1
 
 DATA, MODEL, OPTIMISATION = "data", "model", "optimisation"
 TEACHER_FORCING, KL_ANNEALING, SAVING, RUN = "teacher forcing", "KL annealing", "saving", "run"
+
+
+class Need(NamedTuple):
+    """What an option needs to have an effect."""
+
+    idle: str  # when it has none, in words
+    met: Callable[[Any], bool]  # of an object with the options as attributes
+
+
+def _runs_freely(o: Any) -> bool:
+    """Whether some epoch or step may run freely."""
+    return o.tfr < 1 or o.tfr_d_step > 0
+
+
+FAST = Need("without --fast_train", lambda o: o.fast_train)
+MULTISTEP = Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep")
+FRESH = Need("with --ckpt_path, which brings its weights", lambda o: o.ckpt_path is None)
+DECAY = Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step)
+FALLING = Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience)
+MIXED = Need(
+    "without a ratio between 0 and 1 (--tfr, --tfr_d_step)",
+    lambda o: 0 < o.tfr < 1 or o.tfr * o.tfr_d_step > 0,
+)
+FREE = Need("without --tfr below 1 or --tfr_d_step", _runs_freely)
+OWN_FREE = Need(
+    "without free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)",
+    lambda o: _runs_freely(o) and not o.rollout_every,
+)
+DETECTOR = Need("without --detector_patience", lambda o: o.detector_patience)
+CYCLES = Need("without --kl_anneal_type Cyclical", lambda o: o.kl_anneal_type == "Cyclical")
+ANNEALING = Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None")
+TRAINING = Need("with --test", lambda o: o.gpu == 1 or not o.test)
+NO_AUTO_SAVE = Need("with --auto_save", lambda o: not o.auto_save)
 
 
 def option(
@@ -38,12 +70,22 @@ def option(
     above: float | None = None,
     at_most: float | None = None,
     shown: str | None = None,
+    bookkeeping: bool = False,
+    resumable: bool = False,
+    needs: Need | None = None,
 ) -> Any:
-    """One option. shown: what --help prints as the default when it is derived later."""
-    meta = {"group": group, "help": help_text, "choices": choices, "shown": shown}
-    return dataclasses.field(
-        default=default, metadata={**meta, "bounds": (at_least, above, at_most)}
-    )
+    """One option, and every fact about it.
+
+    shown:       what --help prints as the default when it is derived later
+    bookkeeping: it changes no number, so a comparison of runs leaves it out
+    resumable:   a resumed run may change it; bookkeeping always may
+    needs:       what it needs to have an effect; None: nothing
+    """
+    meta: dict[str, Any] = {"group": group, "help": help_text, "choices": choices, "shown": shown}
+    meta["needs"] = needs
+    meta |= {"bounds": (at_least, above, at_most)}
+    meta |= {"bookkeeping": bookkeeping, "resumable": resumable or bookkeeping}
+    return dataclasses.field(default=default, metadata=meta)
 
 
 @dataclasses.dataclass
@@ -51,76 +93,73 @@ class TrainerOptions:
     """What Trainer.py takes, in the order of its --help."""
 
     # fmt: off
-    DR: str | None = option(None, DATA, "data set root (train/, val/ and test/ in it)", shown="none: give it, or a --preset")
+    DR: str | None = option(None, DATA, "data set root (train/, val/ and test/ in it)", shown="none: give it, or a --preset", bookkeeping=True)
     train_vi_len: int = option(16, DATA, "frames in a training clip, the given first one included", at_least=2)
     val_vi_len: int = option(630, DATA, "frames of the validation video; a shorter one is used whole", at_least=2)
     frame_H: int = option(32, DATA, "frame height in pixels; images are resized once", at_least=4, at_most=8192)
     frame_W: int = option(64, DATA, "frame width in pixels", at_least=4, at_most=8192)
     partial: float = option(1.0, DATA, "use only this first part of the training frames, 0-1", above=0, at_most=1)
-    fast_train: bool = option(False, DATA, "begin with short epochs: see the next two")
-    fast_partial: float = option(0.4, DATA, "part of an epoch's clips that a short epoch visits, drawn anew each epoch, 0-1", above=0, at_most=1)
-    fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0)
+    fast_train: bool = option(False, DATA, "start with short epochs: see the next two")
+    fast_partial: float = option(0.4, DATA, "fraction of an epoch's clips that a short epoch visits, drawn again for each epoch, 0-1", above=0, at_most=1, needs=FAST)
+    fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0, needs=FAST)
     no_shuffle: bool = option(False, DATA, "the same consecutive clips in the same order every epoch, as older code did")
-    augment: tuple[str, ...] = option((), DATA, "change training clips, each as a whole: mirror half of them, shift by up to 1/16, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
-    grow_from: int | None = option(None, DATA, "frames in the clips of epoch 0, which grow to train_vi_len by epoch grow_epochs", at_least=2, shown="train_vi_len: no growth")
-    grow_epochs: int = option(10, DATA, "epochs over which clips grow with --grow_from", at_least=1)
-    num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no result depends on it", at_least=1)
+    augment: tuple[str, ...] = option((), DATA, "augment training clips, each as a whole: mirror half of them, shift by up to 1/16, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
+    num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no result depends on it", at_least=1, bookkeeping=True)
 
     F_dim: int = option(128, MODEL, "channels of a frame's feature", at_least=8, at_most=65536)
     L_dim: int = option(32, MODEL, "channels of a label's feature", at_least=2, at_most=65536)
     N_dim: int = option(12, MODEL, "channels of the latent", at_least=4, at_most=65536)
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
-    init: str = option("default", MODEL, "weights to begin with: PyTorch's, or such that the model repeats the frame before", choices=INITS)
-    output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, cut off at 0 and 1, or by a sigmoid", choices=OUTPUTS)
+    init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
+    output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, clamped to [0, 1], or by a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
-    num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1, at_most=1_000_000)
+    num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1, at_most=1_000_000, resumable=True)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
     optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised steps for convolutions that mix channels, Adam for the rest", choices=("Adam", "AdamW", "Muon"))
     lr_scheduler: str = option("constant", OPTIMISATION, "how the learning rate falls: not at all, at lr_milestones, or step by step along a cosine to 0", choices=("constant", "multistep", "cosine"))
-    lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is multiplied by lr_gamma, once more each", at_least=0, shown="at 1/2 and 3/4 of num_epoch")
-    lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1)
+    lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is multiplied by lr_gamma, once more each", at_least=0, shown="at 1/2 and 3/4 of num_epoch", needs=MULTISTEP)
+    lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1, needs=MULTISTEP)
     lr_warmup: int = option(0, OPTIMISATION, "steps over which the learning rate rises from 0 at the start of the run", at_least=0)
     recon: str = option("mse", OPTIMISATION, "reconstruction term: mean-square error, or the likelihood under the best σ of each frame, which makes β = 1 the evidence lower bound", choices=("mse", "sigma"))
     grad_clip: float = option(1.0, OPTIMISATION, "largest norm of the gradient; 0 = no clipping", at_least=0)
     ema: float = option(0.0, OPTIMISATION, "validate and save a running average of the weights with this decay per step, e.g. 0.99; 0 = the weights themselves", at_least=0, at_most=0.99999)
 
     tfr: float = option(1.0, TEACHER_FORCING, "teacher-forcing ratio at the start: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
-    tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0)
-    tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1)
-    tf_draw: str = option("epoch", TEACHER_FORCING, "teacher forcing is drawn once for an epoch, or for each step of each clip (scheduled sampling)", choices=("epoch", "step"))
-    detach: bool = option(False, TEACHER_FORCING, "free running: cut the gradient at each fed-back frame; faster, and steadier over long videos")
+    tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0, needs=DECAY)
+    tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1, needs=FALLING)
+    tf_draw: str = option("epoch", TEACHER_FORCING, "teacher forcing is drawn once for an epoch, or for each step of each clip (scheduled sampling)", choices=("epoch", "step"), needs=MIXED)
+    detach: bool = option(False, TEACHER_FORCING, "free running: stop the gradient at each fed-back frame; faster, and more stable over long videos", needs=OWN_FREE)
     frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
-    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames; what is not teacher-forced then starts from those, all steps at once; 0 = off", at_least=0)
-    detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when this many validations are alike (2 or more); 0 = never", at_least=0)
-    detector_threshold: float = option(0.1, TEACHER_FORCING, "alike: both loss and PSNR (dB) differ by less than this", above=0)
+    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames; what is not teacher-forced then starts from those, all steps at once; 0 = off", at_least=0, needs=FREE)
+    detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when validation has plateaued for this many epochs (2 or more); 0 = never", at_least=0)
+    detector_threshold: float = option(0.1, TEACHER_FORCING, "plateaued: both loss and PSNR (dB) differ by less than this", above=0, needs=DETECTOR)
 
     kl_anneal_type: str = option("Cyclical", KL_ANNEALING, "how β rises; None: constant", choices=("Cyclical", "Monotonic", "None"))
-    kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run; β is 0 in a cycle's first epoch", at_least=1)
-    kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "part of a cycle in which β rises, 0-1; the rest is plateau", above=0, at_most=1)
+    kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run; β is 0 in a cycle's first epoch", at_least=1, needs=CYCLES)
+    kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "part of a cycle in which β rises, 0-1; the rest is plateau", above=0, at_most=1, needs=ANNEALING)
     kl_beta: float = option(1.0, KL_ANNEALING, "plateau of β (None: the constant); 0 switches the KL term off", at_least=0)
-    kl_norm: str = option("sum", KL_ANNEALING, "the KL term in the loss: summed over the latent's values, or their mean", choices=("sum", "mean"))
 
-    save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset")
-    per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1)
-    auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead")
-    store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation")
-    save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0)
-    tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)")
-    ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none")
-    resume: bool = option(False, SAVING, "continue the run in save_root with its own options")
+    save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset", bookkeeping=True)
+    per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=NO_AUTO_SAVE)
+    auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead", bookkeeping=True)
+    store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation", bookkeeping=True)
+    save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0, bookkeeping=True)
+    tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)", bookkeeping=True)
+    ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)
+    resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
 
-    device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
-    gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1)
+    device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"), bookkeeping=True)
+    gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1, bookkeeping=True, needs=TRAINING)
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it. Loss and KL are always float32", choices=("auto", "float32", "bfloat16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
-    no_graph: bool = option(False, RUN, "CUDA: no CUDA graphs, every kernel is started by itself; slower, for finding faults")
-    recompute: bool = option(False, RUN, "save memory: make intermediate values again in the backward pass, one step at a time (8 frames with teacher forcing); slower")
-    test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path")
-    dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing")
-    preset: str | None = option(None, RUN, "a ready set of options; options given beside it win", choices=("demo", "best"), shown="none")
+    no_graph: bool = option(False, RUN, "disable CUDA graphs (for debugging); slower", bookkeeping=True)
+    recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, one step at a time (8 frames with teacher forcing); less memory, slower", bookkeeping=True)
+    test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path", bookkeeping=True)
+    dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing", bookkeeping=True)
+    preset: str | None = option(None, RUN, "a set of options that works; options typed as well override it", choices=("demo", "best"), shown="none", bookkeeping=True)
     # fmt: on
 
 
@@ -185,55 +224,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_epoch": 10,
     },
     "best": {**RECIPE, "num_epoch": 30, "auto_save": True, "store_visualization": True},
-}
-
-# What a resumed run may change without being another run.
-MAY_CHANGE_ON_RESUME = frozenset(
-    (
-        *("num_epoch", "num_workers", "DR", "device", "gpu", "no_graph", "recompute"),
-        *("save_root", "per_save", "auto_save", "store_visualization", "save_minutes"),
-        *("tensorboard", "resume", "ckpt_path", "test", "dry_run", "preset"),
-    )
-)
-
-
-# Options that do nothing unless another one has a certain value: that one, and the condition.
-IDLE_UNLESS: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
-    "fast_partial": ("--fast_train", lambda o: bool(o.get("fast_train"))),
-    "fast_train_epoch": ("--fast_train", lambda o: bool(o.get("fast_train"))),
-    "lr_milestones": ("--lr_scheduler multistep", lambda o: o.get("lr_scheduler") == "multistep"),
-    "init": ("fresh weights (no --ckpt_path)", lambda o: o.get("ckpt_path") is None),
-    "grow_epochs": ("--grow_from", lambda o: o.get("grow_from") is not None),
-    "lr_gamma": ("--lr_scheduler multistep", lambda o: o.get("lr_scheduler") == "multistep"),
-    "tfr_sde": ("--tfr and --tfr_d_step", lambda o: bool(o.get("tfr") and o.get("tfr_d_step"))),
-    "tfr_d_step": (
-        "--tfr or --detector_patience",
-        lambda o: bool(o.get("tfr") or o.get("detector_patience")),
-    ),
-    "rollout_every": (
-        "--tfr below 1 or --tfr_d_step",
-        lambda o: o.get("tfr", 1.0) < 1 or o.get("tfr_d_step", 0.1) > 0,
-    ),
-    "detach": (
-        "free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)",
-        lambda o: (
-            (o.get("tfr", 1.0) < 1 or o.get("tfr_d_step", 0.1) > 0) and not o.get("rollout_every")
-        ),
-    ),
-    "detector_threshold": ("--detector_patience", lambda o: bool(o.get("detector_patience"))),
-    "kl_anneal_cycle": (
-        "--kl_anneal_type Cyclical",
-        lambda o: o.get("kl_anneal_type") == "Cyclical",
-    ),
-    "kl_anneal_ratio": (
-        "--kl_anneal_type Cyclical or Monotonic",
-        lambda o: o.get("kl_anneal_type") != "None",
-    ),
-    "tf_draw": (
-        "a ratio between 0 and 1 (--tfr, --tfr_d_step)",
-        lambda o: 0 < o.get("tfr", 1.0) < 1 or o.get("tfr", 1.0) * o.get("tfr_d_step", 0.1) > 0,
-    ),
-    "gpu": ("training", lambda o: o.get("gpu") == 1 or not o.get("test")),
 }
 
 
@@ -321,15 +311,13 @@ def check_ranges(options: Any) -> None:
 def parse_trainer(
     description: str, argv: Sequence[str] | None = None
 ) -> tuple[TrainerOptions, frozenset[str]]:
-    """Trainer.py's options with what follows from others filled in. See parse()."""
+    """Trainer.py's options. See parse()."""
     options, explicit = parse(TrainerOptions, description, argv)
     if options.resume and options.save_root is None and options.DR is None:
         raise UserError("--resume needs --save_root, the folder of the run to continue")
     check_combinations(options)
-    if options.test and "save_root" not in explicit and options.ckpt_path is not None:
-        # Beside the checkpoint: a folder named after the data set may hold a training run.
-        options.save_root = str(Path(options.ckpt_path).parent / "validation")
-    fill_in_derived(options)
+    if options.test and "save_root" not in explicit:
+        options.save_root = None  # a preset's is the folder of a training run
     return options, explicit
 
 
@@ -342,16 +330,11 @@ def check_combinations(options: TrainerOptions) -> None:
     if options.test and options.ckpt_path is None:
         raise UserError("--test validates a checkpoint: name it with --ckpt_path")
     if options.test and options.resume:
-        raise UserError("--test and --resume exclude each other: --test takes --ckpt_path")
+        raise UserError("--test and --resume are mutually exclusive: --test takes --ckpt_path")
     if options.resume and options.ckpt_path is not None:
         raise UserError(
-            "--resume and --ckpt_path exclude each other: --resume continues the run in "
+            "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "
             "save_root, --ckpt_path starts a new run from given weights"
-        )
-    if options.grow_from is not None and options.grow_from > options.train_vi_len:
-        raise UserError(
-            f"--grow_from {options.grow_from}: clips grow, so it is at most --train_vi_len "
-            f"{options.train_vi_len}"
         )
     if options.init == "copy" and min(options.F_dim, options.D_out_dim) < 8 * COLOURS:
         raise UserError(
@@ -361,46 +344,87 @@ def check_combinations(options: TrainerOptions) -> None:
     if options.init == "copy" and options.output == "sigmoid":
         raise UserError("--init copy: a sigmoid would bend what is copied; use another --output")
     if options.detector_patience == 1:
-        raise UserError("--detector_patience 1: one validation is always like itself; 2 or more")
+        raise UserError(
+            "--detector_patience 1: a plateau takes at least two validations; 2 or more"
+        )
 
 
-def fill_in_derived(options: TrainerOptions) -> None:
-    """Defaults that follow from other options."""
-    if options.lr_milestones is None:
-        options.lr_milestones = (options.num_epoch // 2, options.num_epoch * 3 // 4)
-    if options.save_root is None and options.DR is not None:
-        options.save_root = str(Path("runs") / (Path(options.DR).resolve().name or "run"))
+# What follows from other options is computed where it is needed and never stored in place of None:
+# a resumed run with another --num_epoch would otherwise keep what followed from the old one.
 
 
-def kl_weight_of(options: TrainerOptions, epoch: int) -> float:
-    """β of an epoch, counted from 0; see schedules.kl_weight."""
-    return kl_weight(
-        epoch,
-        num_epoch=options.num_epoch,
-        anneal_type=options.kl_anneal_type,
-        cycles=options.kl_anneal_cycle,
-        ratio=options.kl_anneal_ratio,
-        beta=options.kl_beta,
-    )
+def run_folder(options: TrainerOptions) -> Path:
+    """The folder of the run: --save_root, or what follows from the checkpoint or the data set."""
+    if options.save_root is not None:
+        return Path(options.save_root)
+    if options.test and options.ckpt_path is not None:
+        # A folder named after the data set may hold a training run.
+        return Path(options.ckpt_path).parent / "validation"
+    return Path("runs") / (Path(options.DR or "").resolve().name or "run")
+
+
+def milestones(options: TrainerOptions) -> tuple[int, ...]:
+    """The epochs of --lr_milestones; by default 1/2 and 3/4 of the run."""
+    if options.lr_milestones is not None:
+        return options.lr_milestones
+    return (options.num_epoch // 2, options.num_epoch * 3 // 4)
+
+
+def resolved(options: TrainerOptions) -> TrainerOptions:
+    """The options with the derived ones filled in, as they are printed and noted in config.json."""
+    derived: dict[str, Any] = {
+        "save_root": str(run_folder(options)),
+        "lr_milestones": milestones(options),
+    }
+    return dataclasses.replace(options, **derived)
+
+
+# Options of earlier versions, with the value that changes nothing.
+RETIRED: dict[str, Any] = {"grow_from": None, "grow_epochs": ..., "kl_norm": "sum"}
+
+
+def saved_options(values: dict[str, Any]) -> TrainerOptions:
+    """The options of a run as its checkpoint holds them, of this version or an earlier one.
+
+    Raises UserError if one of them cannot be had any more, TypeError if one is unknown.
+    """
+    current = {name: value for name, value in values.items() if name not in RETIRED}
+    retired = {name: value for name, value in values.items() if name in RETIRED}
+    for name, value in retired.items():
+        if RETIRED[name] not in (value, ...):
+            raise UserError(f"it was trained with --{name} {value}, which no longer exists")
+    options = TrainerOptions(**current)
+    derived = (options.num_epoch // 2, options.num_epoch * 3 // 4)
+    if retired and tuple(options.lr_milestones or ()) == derived:
+        options.lr_milestones = None  # these versions stored what they had derived
+    return options
+
+
+def effective(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of a run that change its numbers: no bookkeeping, nothing idle.
+
+    values: as config.json has them; of an earlier version, they may lack some, and have others.
+    """
+    fields = {entry.name: entry for entry in dataclasses.fields(TrainerOptions)}
+    defaults = {name: entry.default for name, entry in fields.items()}
+    o = SimpleNamespace(**{**defaults, **values})
+
+    def counts(name: str) -> bool:
+        if name not in fields:
+            return name not in RETIRED or RETIRED[name] not in (values[name], ...)
+        meta = fields[name].metadata
+        return not meta["bookkeeping"] and (meta["needs"] is None or meta["needs"].met(o))
+
+    return {name: value for name, value in values.items() if counts(name)}
 
 
 def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[str]:
     """A line for each typed option that another one makes meaningless, so that none is silent."""
-    values = vars(options)
-    lines = [
-        f"note: --{name} has no effect without {other}"
-        for name, (other, has_effect) in IDLE_UNLESS.items()
-        if name in explicit and not has_effect(values)
+    return [
+        f"note: --{entry.name} has no effect {need.idle}"
+        for entry in dataclasses.fields(options)
+        if entry.name in explicit and (need := entry.metadata["needs"]) and not need.met(options)
     ]
-    if options.auto_save and "per_save" in explicit:
-        lines.append("note: --per_save is ignored with --auto_save")
-    rises = any(kl_weight_of(options, epoch) > 0 for epoch in range(options.num_epoch))
-    if options.kl_beta > 0 and not (rises or options.test):
-        lines.append(
-            "note: β is 0 in every epoch, as each is the first of a cycle: fewer --kl_anneal_cycle "
-            "or more --num_epoch would let it rise"
-        )
-    return lines
 
 
 def model_config(options: TrainerOptions) -> ModelConfig:

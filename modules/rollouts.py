@@ -11,33 +11,33 @@ Multi-step Prediction of Learned Time Series Models" (data as demonstrator).
 import torch
 from torch import Tensor
 
-from modules import sequences
 from modules.cvae import CVAE, prior_latents
 from modules.runtime import distributed
 from modules.runtime.device import autocast
 from modules.runtime.errors import Stopped
 from modules.runtime.stopping import Watch
 from modules.seeds import STREAM_STORED, derived_seed
+from modules.sequences import VideoData, to_unit
 
 # Frames that the model makes in one go from a true one, and how many such stretches at a time.
 # After some ten frames its errors have reached their usual size; more would only make the first
-# ones, which begin from a true frame, rarer.
+# ones, which start from a true frame, rarer.
 STRETCH, AT_ONCE = 64, 16
 
 
 class StoredRollouts:
     """The training frames as the model last made them, (frames, H, W, 3) uint8 on the device."""
 
-    def __init__(self, data: sequences.VideoData) -> None:
+    def __init__(self, data: VideoData) -> None:
         self.data = data
         self.frames = data.frames.clone()  # true ones until the first rollout
 
     def refresh(
         self, model: CVAE, *, seed: int, epoch: int, precision: torch.dtype, watch: Watch
     ) -> None:
-        """Make them anew with the model as it is; a function of its weights and (seed, epoch).
+        """Make them again with the current model; a function of its weights and (seed, epoch).
 
-        Stretches begin at a fresh offset each time, from a true frame. A frame that is not finite
+        Stretches start at a fresh offset each time, from a true frame. A frame that is not finite
         stays the true one. Raises Stopped, with the frames as they were, if the watch says so.
         """
         stream = derived_seed(seed, epoch, STREAM_STORED)
@@ -71,9 +71,9 @@ class StoredRollouts:
         stretches = []
         for recording in self.data.recordings:
             cuts = range(recording.start + (offset or STRETCH), recording.stop - 1, STRETCH)
-            begins = [recording.start, *cuts]
-            ends = [*begins[1:], recording.stop - 1]
-            stretches += [(a, b + 1) for a, b in zip(begins, ends, strict=True) if b > a]
+            starts = [recording.start, *cuts]
+            ends = [*starts[1:], recording.stop - 1]
+            stretches += [(a, b + 1) for a, b in zip(starts, ends, strict=True) if b > a]
         return stretches
 
     def _roll(
@@ -94,10 +94,10 @@ class StoredRollouts:
         longest = group[0][1] - group[0][0]
         rows = [[min(a + t, b - 1) for a, b in group] for t in range(longest)]
         index = torch.tensor(rows, device=frames.device)  # (T, B) frame numbers
-        begin = sequences.to_unit(frames[index[0]]).permute(0, 3, 1, 2)
+        first = to_unit(frames[index[0]]).permute(0, 3, 1, 2)
         latents = prior_latents(model.config, seed, numbers)
         with torch.no_grad(), autocast(frames.device, precision):
-            rollout = model.rollout(begin, labels[index].permute(0, 1, 4, 2, 3), latents)
+            rollout = model.rollout(first, labels[index].permute(0, 1, 4, 2, 3), latents)
             for t, frame in enumerate(rollout, 1):
                 count = sum(a + t < b for a, b in group)
                 at, frame = index[t, :count], frame[:count]
@@ -112,4 +112,4 @@ class StoredRollouts:
     def clips(self, starts: Tensor, length: int) -> Tensor:
         """What the frames of clips are made from: (T-1, B, 3, H, W) in [0, 1]."""
         index = starts[None, :] + torch.arange(length - 1, device=starts.device)[:, None]
-        return sequences.to_unit(self.frames[index]).permute(0, 1, 4, 2, 3)
+        return to_unit(self.frames[index]).permute(0, 1, 4, 2, 3)

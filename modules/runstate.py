@@ -1,11 +1,14 @@
-"""What a run carries from step to step, how it begins from a checkpoint, and how it is saved."""
+"""What a run carries from step to step, how it starts from a checkpoint, and how it is saved."""
 
 import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modules import schedules
+from modules.averages import RunningSums
 from modules.checkpoint import (
     LAST,
     Best,
@@ -18,13 +21,13 @@ from modules.checkpoint import (
 )
 from modules.cvae import CVAE
 from modules.optimizers import WeightAverage, load_optimizer_state, make_optimizer, optimizer_state
-from modules.options import MAY_CHANGE_ON_RESUME, TrainerOptions
+from modules.options import TrainerOptions, run_folder, saved_options
+from modules.plan import Plan, epoch_plan
 from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.errors import UserError
 from modules.runtime.files import remove_leftovers
 from modules.sequences import VideoData
-from modules.training import Plan, Position, epoch_plan
 
 
 def take_from_checkpoint(
@@ -32,27 +35,7 @@ def take_from_checkpoint(
 ) -> tuple[TrainerOptions, Checkpoint | None]:
     """Options that a checkpoint decides: all of them for --resume, the model's for --ckpt_path."""
     if o.resume:
-        assert o.save_root is not None
-        checkpoint = load_last(Path(o.save_root))
-        if not checkpoint.training:
-            raise UserError(
-                f"--resume: {checkpoint.path} is of older code; start from it with --ckpt_path"
-            )
-        try:
-            saved = TrainerOptions(**checkpoint.options)
-        except TypeError as error:
-            raise UserError(
-                f"--resume: {checkpoint.path} is of another version ({error})"
-            ) from error
-        changed = [n for n in sorted(explicit) if getattr(o, n) != getattr(saved, n)]
-        refused = [n for n in changed if n not in MAY_CHANGE_ON_RESUME]
-        if refused:
-            shown = ", ".join(f"--{n} {getattr(saved, n)} → {getattr(o, n)}" for n in refused)
-            raise UserError(f"--resume continues a run as it was, but this would change: {shown}")
-        typed = {name: getattr(o, name) for name in changed}
-        # The data's absolute place, as the run may be continued from another folder.
-        fixed = {"DR": checkpoint.data_root, "resume": True, "save_root": o.save_root}
-        return dataclasses.replace(saved, **{**fixed, **typed}), checkpoint
+        return _resumed(o, explicit)
     if o.ckpt_path is None:
         return o, None
     checkpoint = load_checkpoint(Path(o.ckpt_path))
@@ -67,10 +50,32 @@ def take_from_checkpoint(
     return o, checkpoint
 
 
+def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOptions, Checkpoint]:
+    """The options of the run in --save_root, with those that were typed and may change."""
+    root = run_folder(o)
+    checkpoint = load_last(root)
+    if not checkpoint.training:
+        raise UserError(
+            f"--resume: {checkpoint.path} is of older code; start from it with --ckpt_path"
+        )
+    try:
+        saved = saved_options(checkpoint.options)
+    except (TypeError, UserError) as error:
+        raise UserError(f"--resume: {checkpoint.path} is of another version ({error})") from error
+    resumable = {entry.name: entry.metadata["resumable"] for entry in dataclasses.fields(saved)}
+    changed = [n for n in sorted(explicit) if getattr(o, n) != getattr(saved, n)]
+    if refused := [n for n in changed if not resumable[n]]:
+        shown = ", ".join(f"--{n} {getattr(saved, n)} → {getattr(o, n)}" for n in refused)
+        raise UserError(f"--resume continues a run as it was, but this would change: {shown}")
+    typed = {name: getattr(o, name) for name in changed}
+    # The data's absolute place, as the run may be continued from another folder.
+    fixed = {"DR": checkpoint.data_root, "resume": True, "save_root": str(root)}
+    return dataclasses.replace(saved, **{**fixed, **typed}), checkpoint
+
+
 def prepare_save_root(o: TrainerOptions) -> Path:
     """The run's folder, made and tried before anything costs time. UserError if unusable."""
-    assert o.save_root is not None
-    root = Path(o.save_root)
+    root = run_folder(o)
     if not distributed.is_main():
         return root
     try:
@@ -95,8 +100,17 @@ def prepare_save_root(o: TrainerOptions) -> Path:
     return root
 
 
+@dataclasses.dataclass
+class Position:
+    """Where a run is."""
+
+    epoch: int = 0
+    step: int = 0  # of this epoch that are done
+    seconds: float = 0.0  # spent on this epoch, in training
+
+
 class RunState:
-    """Model, optimiser, detector, best results and position of a run."""
+    """Model, optimiser, detector, best results, position and sums of a run."""
 
     def __init__(
         self,
@@ -116,6 +130,7 @@ class RunState:
         self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
         self.best = Best()
         self.position = Position()
+        self.sums = RunningSums((o.N_dim, o.frame_H, o.frame_W), train.frames.device)
         self.last_epoch = -1  # the last one that was finished
         self.plan: Plan
         self.begin_epoch()
@@ -125,16 +140,22 @@ class RunState:
         self.plan = epoch_plan(self.o, self.position.epoch, self.detector.raised_at)
         return self.plan
 
-    def finish_epoch(self, end: Position, *, loss: float, psnr: float) -> list[str]:
+    def finish_epoch(self, *, loss: float, psnr: float) -> list[str]:
         """Note an epoch's validation; returns the --auto_save names that it earns."""
-        earned = self.best.update(end.epoch, loss=loss, psnr=psnr)
-        if self.detector.update(end.epoch, loss, psnr) and distributed.is_main():
-            print("validation has come to rest: teacher forcing returns to 1", flush=True)
-        self.last_epoch, self.position = end.epoch, end.next_epoch()
+        epoch = self.position.epoch
+        earned = self.best.update(epoch, loss=loss, psnr=psnr)
+        if self.detector.update(epoch, loss, psnr) and distributed.is_main():
+            print("validation has plateaued: teacher forcing returns to 1", flush=True)
+        self.last_epoch, self.position = epoch, Position(epoch + 1)
+        self.sums.start_epoch()
         return earned
 
+    def eval_model(self) -> CVAE:
+        """The model that is validated and saved: with averaged weights if --ema says so."""
+        return self.model if self.average is None else self.average.averaged()
+
     def resume_from(self, checkpoint: Checkpoint) -> None:
-        """Take up a run where its checkpoint left it. Raises UserError if the data changed."""
+        """Continue a run where its checkpoint left it. Raises UserError if the data changed."""
         saved = checkpoint.training
         if saved["data_fingerprint"] != self.data_fingerprint:
             raise UserError(
@@ -152,19 +173,51 @@ class RunState:
         load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
         self.detector.load_state_dict(saved["detector"])
         self.best = Best(**saved["best"])
-        self.position = Position.from_dict(saved["position"])
+        position = saved["position"]
+        self.position = Position(position["epoch"], position["step"], position["seconds"])
+        self.sums.restore(position["counts"], position["moments"])
         self.last_epoch = checkpoint.last_epoch
 
-    def shown(self) -> CVAE:
-        """The model that is validated and saved: with averaged weights if --ema says so."""
-        return self.model if self.average is None else self.average.averaged()
-
     def save(self, *names: str) -> None:
-        """Write last.ckpt, and the same under these names before. Only rank 0 writes."""
+        """Write last.ckpt, and the same under these names before. Only rank 0 writes.
+
+        In mid-epoch every rank must ask, since the sums of all are saved.
+        """
+        in_epoch = self.position.step > 0
+        posterior = self.sums.read_posterior() if in_epoch else None
         if not distributed.is_main():
             return
-        content: dict[str, Any] = {
-            "state_dict": self.shown().state_dict(),
+        content = self._content(posterior)
+        if names:
+            save_checkpoints([self.root / name for name in names], content)
+        if self.stored is not None:  # as large as the data set: only in the one that is resumed
+            content["training"]["rollouts"] = self.stored.frames
+        save_checkpoints([self.root / LAST], content)
+
+    def save_at(self, position: Position) -> None:
+        """Write last.ckpt in mid-epoch. Every rank must ask."""
+        self.position = position
+        self.save()
+
+    def _content(self, posterior: torch.Tensor | None) -> dict[str, Any]:
+        """What a checkpoint holds: the older code's keys, and what a resumed run needs."""
+        training: dict[str, Any] = {
+            "position": {
+                "epoch": self.position.epoch,
+                "step": self.position.step,
+                "counts": list(self.sums.read()),
+                "seconds": self.position.seconds,
+                "moments": posterior,
+            },
+            "detector": self.detector.state_dict(),
+            "best": vars(self.best),
+            "data_fingerprint": self.data_fingerprint,
+        }
+        if self.average is not None:
+            training["weights"] = self.model.state_dict()
+            training["average_steps"] = self.average.steps.item()
+        return {
+            "state_dict": self.eval_model().state_dict(),
             "optimizer": optimizer_state(self.optimizer),
             "lr": self.plan.lr,
             "tfr": self.plan.tfr,
@@ -172,23 +225,5 @@ class RunState:
             "config": self.model.config.to_dict(),
             "options": dataclasses.asdict(self.o),
             "data_root": self.data_root,
-            "training": {
-                "position": self.position.to_dict(),
-                "detector": self.detector.state_dict(),
-                "best": vars(self.best),
-                "data_fingerprint": self.data_fingerprint,
-            },
+            "training": training,
         }
-        if self.average is not None:
-            content["training"]["weights"] = self.model.state_dict()
-            content["training"]["average_steps"] = self.average.steps.item()
-        if names:
-            save_checkpoints([self.root / name for name in names], content)
-        if self.stored is not None:  # as large as the data set: only for what goes on
-            content["training"]["rollouts"] = self.stored.frames
-        save_checkpoints([self.root / LAST], content)
-
-    def save_at(self, position: Position) -> None:
-        """Write last.ckpt in mid-epoch."""
-        self.position = position
-        self.save()

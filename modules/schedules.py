@@ -70,11 +70,11 @@ def teacher_forcing_drawn(seed: int, epoch: int, ratio: float) -> bool:
 
 @dataclass
 class TF_detector:
-    """Notices that validation has come to rest and raises teacher forcing again.
+    """Notices that validation has plateaued and raises teacher forcing again.
 
     When the last `patience` validations differ by less than `threshold` in both loss and PSNR (dB),
     the ratio returns to 1 in the next epoch and falls by tfr_d_step in every epoch from there; the
-    history then starts anew. patience 0 switches it off.
+    history is then cleared. patience 0 switches it off.
     """
 
     patience: int = 0
@@ -90,11 +90,11 @@ class TF_detector:
         if len(self.history) < self.patience:
             return False
         losses, psnrs = zip(*self.history, strict=True)
-        # A NaN makes either comparison false: a broken validation is no rest.
-        resting = (
+        # A NaN makes either comparison false: a broken validation is not a plateau.
+        plateau = (
             max(losses) - min(losses) < self.threshold and max(psnrs) - min(psnrs) < self.threshold
         )
-        if resting and all(map(math.isfinite, (*losses, *psnrs))):
+        if plateau and all(map(math.isfinite, (*losses, *psnrs))):
             self.raised_at = epoch + 1
             self.history = []
             return True
@@ -139,14 +139,3 @@ def warm_up(step: int, steps: int) -> float:
     line). steps 0: no warm-up.
     """
     return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
-
-
-def clip_length(epoch: int, *, length: int, start: int | None, epochs: int) -> int:
-    """Frames of a training clip in epoch e: growing in a line from `start` to `length`.
-
-    `start` in epoch 0, `length` from epoch `epochs` on; `length` throughout where start is None. A
-    curriculum (Bengio et al. 2009): short clips first, while the model's own frames are poor.
-    """
-    if start is None or epoch >= epochs:
-        return length
-    return start + (length - start) * epoch // epochs

@@ -6,7 +6,6 @@ Legend: N frames, B clips, T frames of a clip, H, W height and width in pixels.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +13,6 @@ from torch import Tensor
 
 from modules.losses import psnr
 from modules.seeds import STREAM_CLIPS
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -35,17 +31,21 @@ class VideoData:
     labels: Tensor  # (N, H, W, 3) uint8
     recordings: tuple[Recording, ...]
 
+    def to(self, device: torch.device) -> "VideoData":
+        """The same on a device."""
+        return VideoData(self.frames.to(device), self.labels.to(device), self.recordings)
+
 
 @dataclass(frozen=True, eq=False)
 class TestSequence:
-    """What is given of one test sequence: its folder's name, first frame and all T labels."""
+    """What a video is generated from: its first frame and all T labels."""
 
-    name: str
+    name: str  # its folder's, a number
     first_frame: Tensor  # (H, W, 3) uint8
     labels: Tensor  # (T, H, W, 3) uint8
 
 
-def summary(train: VideoData, val: VideoData) -> str:
+def describe_data(train: VideoData, val: VideoData) -> str:
     """One line on the frames in memory."""
     _, height, width, _ = val.frames.shape
     return (
@@ -55,7 +55,7 @@ def summary(train: VideoData, val: VideoData) -> str:
 
 
 def fingerprint(train: VideoData, val: VideoData) -> str:
-    """SHA-256 of all pixels and recordings: whether a resumed run sees the data it began with."""
+    """SHA-256 of all pixels and recordings: whether a resumed run sees the data it started with."""
     digest = hashlib.sha256()
     for data in (train, val):
         digest.update(repr((tuple(data.frames.shape), data.recordings)).encode())

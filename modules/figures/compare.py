@@ -43,7 +43,7 @@ from modules.figures.style import (
     save,
     whole_number_axis,
 )
-from modules.options import IDLE_UNLESS
+from modules.options import effective
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 
@@ -56,24 +56,11 @@ RUN_MARKERS = "os^Dv<p"
 # ----------------------------------------------------------------------------------------
 # What differs between runs, in words
 
-# Options that change no number, or (DR, ckpt_path) whose meaning config.json says better.
-BOOKKEEPING = frozenset(
-    (
-        *("DR", "save_root", "ckpt_path", "resume", "num_workers", "device", "gpu", "per_save"),
-        *("auto_save", "store_visualization", "tensorboard", "dry_run", "test", "preset"),
-        *("save_minutes", "no_graph", "recompute"),
-    )
-)
-
 
 def settings(run: Run) -> dict[str, str]:
     """What made the run's numbers what they are: its options that have an effect, data, start."""
     options = run.options
-    texts = {
-        name: value_text(value)
-        for name, value in options.items()
-        if name not in BOOKKEEPING and (name not in IDLE_UNLESS or IDLE_UNLESS[name][1](options))
-    }
+    texts = {name: value_text(value) for name, value in effective(options).items()}
     root = run.config.get("data_root") or options.get("DR")
     if isinstance(root, str):
         texts["data"] = str(Path(root).resolve())

@@ -30,14 +30,13 @@ from modules.figures.style import (
 from modules.options import (
     TrainerOptions,
     check_combinations,
-    fill_in_derived,
     option,
     parse,
     without_effect,
 )
+from modules.plan import epoch_plan, idle_annealing
 from modules.runtime.errors import UserError
 from modules.schedules import kl_weight
-from modules.training import epoch_plan
 
 
 @dataclass
@@ -121,8 +120,7 @@ def schedules(argv: Sequence[str]) -> list[str]:
     else:
         options.DR = options.DR or "unknown"  # no data is needed here
         check_combinations(options)
-        fill_in_derived(options)
-        notes = without_effect(options, explicit)
+        notes = [*without_effect(options, explicit), *idle_annealing(options)]
         if options.detector_patience:
             notes.append("note: the detector's raises depend on results and are not drawn")
         figure = schedules_figure(options)

@@ -128,6 +128,8 @@ def parallel(model: nn.Module) -> nn.Module:
 
 def set_share(model: nn.Module, share: float) -> None:
     """1 where this rank has clips in the step, 0 where its input only fills a place."""
+    if world_size() == 1:
+        return
     for module in model.modules():
         if isinstance(module, WholeBatchNorm):
             module.share = share

@@ -1,6 +1,7 @@
 """CUDA graphs: a computation recorded once and replayed in one launch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,24 +36,29 @@ def reason(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-class _GraphedStep:
+class Graphed:
     """A function of tensors of fixed shapes as a CUDA graph, captured when it is first called."""
 
-    def __init__(self, compute: Callable[..., Tensor]) -> None:
+    def __init__(self, compute: Callable[..., Tensor | None]) -> None:
         self.compute = compute
         self.inputs: list[Tensor] = []
         self.output: Tensor | None = None
         self.replay: Callable[[], None] | None = None
 
+    def record(self, *values: Tensor) -> None:
+        """Capture the graph for values of these shapes. RuntimeError where that cannot be."""
+        self.inputs = [value.clone() for value in values]
+        self.replay = capture(self._run)
+
     def _run(self) -> None:
         self.output = self.compute(*self.inputs)
 
-    def __call__(self, *values: Tensor) -> Tensor:
+    def __call__(self, *values: Tensor) -> Any:
+        """What compute(*values) returns, made by the graph."""
         if self.replay is None:
-            self.inputs = [value.clone() for value in values]
-            self.replay = capture(self._run)
+            self.record(*values)
+        assert self.replay is not None
         for static, value in zip(self.inputs, values, strict=True):
             static.copy_(value)
         self.replay()
-        assert self.output is not None
-        return self.output.clone()  # the next replay writes over it
+        return None if self.output is None else self.output.clone()  # the next replay overwrites it

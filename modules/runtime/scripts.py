@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -28,8 +27,6 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
     (``| head``): nothing, status 141. Too little memory: an ``error:`` too. Everything else is a
     fault of the program and keeps its traceback.
     """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as the scripts begin
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
@@ -64,6 +61,6 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         status = 141  # 128 + SIGPIPE, as a shell reports it
-    except KeyboardInterrupt:  # a second signal, while the end was being told of
+    except KeyboardInterrupt:  # a second signal, during shutdown
         status = 130
     sys.exit(status)
