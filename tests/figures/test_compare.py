@@ -7,13 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modules.figures.compare import (
+    COMPARISONS,
+    RUN_STYLES,
+    VIEWS,
+    compare,
+    comparison_figure,
+    run_labels,
+)
 from modules.figures.runs import load_run
+from modules.figures.style import PAGE
 from modules.runtime.errors import UserError
 from tests.support.drawn import check_layout, colours, make_run, set_parent
 
 
 def labels_of(*folders: Path) -> list[str]:
-    return report.run_labels([load_run(folder) for folder in folders])
+    return run_labels([load_run(folder) for folder in folders])
 
 
 def test_labels_say_just_what_differs(tmp_path: Path) -> None:
@@ -82,14 +91,14 @@ def three(tmp_path: Path) -> list[Path]:
 
 def one_figure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let `compare` draw this figure alone, to save time."""
-    monkeypatch.setattr(report, "COMPARISONS", {name: report.COMPARISONS[name]})
+    monkeypatch.setattr("modules.figures.compare.COMPARISONS", {name: COMPARISONS[name]})
 
 
 def test_summary_is_best_first(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_figure(monkeypatch, "validation_loss")
-    printed = report.compare(three, tmp_path / "out")
+    printed = compare(three, tmp_path / "out")
     with (tmp_path / "out" / "summary.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["run"] for row in table] == ["best", "middling", "worst"]
@@ -117,7 +126,7 @@ def test_summary_is_best_first(
 
 def test_overlaid_figures(three: list[Path]) -> None:
     runs = [load_run(folder) for folder in three]
-    figure = report.comparison_figure("training_loss", runs)
+    figure = comparison_figure("training_loss", runs)
     check_layout(figure)
     for axes, name in zip(figure.axes, ("train_mse", "train_kl", "train_loss"), strict=True):
         assert [each.get_gid() for each in axes.lines] == [name] * 3
@@ -126,28 +135,28 @@ def test_overlaid_figures(three: list[Path]) -> None:
         assert len({each.get_color() for each in axes.lines}) == 3
         assert len({each.get_marker() for each in axes.lines}) == 3
     assert [axes.get_ylabel() for axes in figure.axes][1] == "KL (nats)"
-    assert len({str(style) for style in report.RUN_STYLES}) == 4
+    assert len({str(style) for style in RUN_STYLES}) == 4
     entries = [
         text.get_text().replace("\n", " ")
         for legend in figure.legends
         for text in legend.get_texts()
     ]
-    assert entries == report.run_labels(runs)  # in the order that was asked for
+    assert entries == run_labels(runs)  # in the order that was asked for
 
-    named = report.comparison_figure("training_loss", runs, by_name=True)
+    named = comparison_figure("training_loss", runs, by_name=True)
     texts = [text.get_text() for legend in named.legends for text in legend.get_texts()]
     assert texts == [run.name for run in runs] != entries
 
-    figure = report.comparison_figure("psnr", runs)
+    figure = comparison_figure("psnr", runs)
     check_layout(figure)
     by_time = figure.axes[1]
     assert by_time.get_xlabel() == "training time (min)"
     curves = [each for each in by_time.lines if each.get_gid() == "val_psnr"]
     np.testing.assert_allclose(curves[1].get_xdata(), [0.5, 1.0, 1.5, 2.0])
-    figure = report.comparison_figure("overview", runs)
-    check_layout(figure, figures.PAGE)
-    assert len(figure.axes) == len(report.VIEWS) == 9
-    figure = report.comparison_figure("psnr_per_frame", runs)
+    figure = comparison_figure("overview", runs)
+    check_layout(figure, PAGE)
+    assert len(figure.axes) == len(VIEWS) == 9
+    figure = comparison_figure("psnr_per_frame", runs)
     assert [each.get_xdata().tolist() for each in figure.axes[0].lines] == [list(range(1, 41))] * 3
 
 
@@ -158,7 +167,7 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
     never = dict.fromkeys(("val_psnr", "val_loss"), math.nan)
     nan = make_run(tmp_path / "nan", 3, rows=dict.fromkeys(range(3), never), broken=(1,))
     elsewhere = make_run(tmp_path / "other", options={"DR": "/data/other"})
-    printed = "\n".join(report.compare([nan, bare, whole, elsewhere], tmp_path / "out"))
+    printed = "\n".join(compare([nan, bare, whole, elsewhere], tmp_path / "out"))
     for said in (
         "bare has no config.json",
         "nan: no validation gave a number",
@@ -169,11 +178,11 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
         assert said in printed
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
     assert rows[-1].startswith("nan,,")  # without a number it is last, whatever its place
-    names = {f"{name}.png" for name in report.COMPARISONS} | {"summary.md", "summary.csv"}
+    names = {f"{name}.png" for name in COMPARISONS} | {"summary.md", "summary.csv"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(colours(path) > 20 for path in (tmp_path / "out").glob("*.png"))
     one_figure(monkeypatch, "psnr_per_frame")
-    report.compare([bare], tmp_path / "one")
+    compare([bare], tmp_path / "one")
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"summary.md", "summary.csv"}
     with pytest.raises(UserError, match="named twice"):
-        report.compare([whole, tmp_path / "nan" / ".." / "whole"], tmp_path / "two")
+        compare([whole, tmp_path / "nan" / ".." / "whole"], tmp_path / "two")

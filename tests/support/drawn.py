@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from modules.figures.style import COLUMN
 from modules.runlog import METRIC_COLUMNS, append_metrics, write_config, write_psnr_per_frame
 
 BASELINES = {"first_frame": 20.26, "mean_train_frame": 22.73}
@@ -88,7 +89,7 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-def check_layout(figure: Figure, width: float = figures.COLUMN) -> None:
+def check_layout(figure: Figure, width: float = COLUMN) -> None:
     """The figure has its width, nothing sticks out of it, no text is smaller than 7 pt."""
     assert figure.get_figwidth() * 2.54 == pytest.approx(width)
     assert all(text.get_fontsize() >= 7 for text in figure.findobj(Text) if text.get_text())
