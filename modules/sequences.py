@@ -40,6 +40,8 @@ class VideoData:
 class TestSequence:
     """What a video is generated from: its first frame and all T labels."""
 
+    __test__ = False  # pytest: not a class of tests, whatever its name
+
     name: str  # its folder's, a number
     first_frame: Tensor  # (H, W, 3) uint8
     labels: Tensor  # (T, H, W, 3) uint8

@@ -6,14 +6,11 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from modules.cvae import CVAE, ModelConfig, prior_latents
-from modules.evaluation import Given, generate, score
+from modules.cvae import CVAE, ClipOutput, ModelConfig, Previous, prior_latents
 from modules.losses import kl_to_standard_normal
 from modules.runtime.errors import UserError
-from modules.sequences import to_uint8
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
-CPU = torch.device("cpu")
 
 
 def clips(steps: int = 5, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -22,6 +19,34 @@ def clips(steps: int = 5, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, 
     frames = torch.rand(steps, batch, 3, 8, 12, generator=g)
     labels = torch.rand(steps, batch, 3, 8, 12, generator=g)
     return frames, labels, torch.randn(steps - 1, batch, 4, 8, 12, generator=g)
+
+
+def passed(
+    model: CVAE,
+    frames: torch.Tensor,
+    labels: torch.Tensor,
+    epsilon: torch.Tensor,
+    *,
+    teacher_forcing: bool,
+    forced: torch.Tensor | None = None,
+    stored: torch.Tensor | None = None,
+    frame_noise: torch.Tensor | None = None,
+    detach: bool = False,
+    recompute: bool = False,
+) -> ClipOutput:
+    """The training pass. forced: by step, in place of teacher_forcing; stored: previous frames."""
+    previous = Previous.of(frames, teacher_forcing=teacher_forcing)._replace(noise=frame_noise)
+    if forced is not None:
+        previous = previous._replace(given=forced)
+    if stored is not None:
+        previous = previous._replace(frames=stored, true=False)
+    sequential = forced is not None or not teacher_forcing
+    return model(
+        *(frames, labels, epsilon, previous),
+        sequential=sequential,
+        detach=detach,
+        recompute=recompute,
+    )
 
 
 @pytest.fixture
@@ -48,7 +73,7 @@ def usual_loop(
 @pytest.mark.parametrize("forced", [True, False])
 def test_batched_pass_equals_frame_by_frame(model: CVAE, forced: bool) -> None:
     frames, labels, noise = clips()
-    out = model(frames, labels, noise, teacher_forcing=forced)
+    out = passed(model, frames, labels, noise, teacher_forcing=forced)
     prediction, kl = usual_loop(model, frames, labels, noise, forced)
     torch.testing.assert_close(out.prediction, prediction, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.kl, kl, rtol=1e-4, atol=1e-3)
@@ -60,7 +85,7 @@ def test_batched_pass_equals_frame_by_frame(model: CVAE, forced: bool) -> None:
 @pytest.mark.parametrize("forced", [True, False])
 def test_gradients_equal_those_of_frame_by_frame(model: CVAE, forced: bool) -> None:
     frames, labels, noise = clips()
-    out = model(frames, labels, noise, teacher_forcing=forced)
+    out = passed(model, frames, labels, noise, teacher_forcing=forced)
     (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -72,15 +97,15 @@ def test_gradients_equal_those_of_frame_by_frame(model: CVAE, forced: bool) -> N
 
 def test_detached_pass_feeds_the_same_frames_back_without_their_gradient(model: CVAE) -> None:
     frames, labels, noise = clips()
-    through = model(frames, labels, noise, teacher_forcing=False)
-    cut = model(frames, labels, noise, teacher_forcing=False, detach=True)
+    through = passed(model, frames, labels, noise, teacher_forcing=False)
+    cut = passed(model, frames, labels, noise, teacher_forcing=False, detach=True)
     torch.testing.assert_close(cut.prediction, through.prediction, rtol=1e-4, atol=1e-5)
 
     def last_frame_s_gradient(detach: bool) -> torch.Tensor:
         """Of the last prediction with respect to the first frame: only by way of those between."""
         first = frames[:1].clone().requires_grad_()
         clip = torch.cat((first, frames[1:]))
-        out = model(clip, labels, noise, teacher_forcing=False, detach=detach)
+        out = passed(model, clip, labels, noise, teacher_forcing=False, detach=detach)
         (gradient,) = torch.autograd.grad(out.prediction[-1].sum(), first)
         return gradient
 
@@ -95,7 +120,7 @@ def test_detached_gradients_reach_every_weight_in_bfloat16(model: CVAE) -> None:
     for precision in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=precision):
-            out = model(frames, labels, noise, teacher_forcing=False, detach=True)
+            out = passed(model, frames, labels, noise, teacher_forcing=False, detach=True)
         (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
         norms[precision] = [p.grad.norm().item() for p in model.parameters()]
     assert min(norms[True]) > 0
@@ -108,7 +133,7 @@ def test_frame_noise_is_added_to_what_frames_are_made_from(model: CVAE, mode: st
     g = torch.Generator().manual_seed(5)
     frame_noise = 0.2 * torch.randn(4, 2, 3, 8, 12, generator=g)
     options = {"teacher_forcing": mode == "forced", "detach": mode == "detached"}
-    out = model(frames, labels, noise, frame_noise=frame_noise, **options)
+    out = passed(model, frames, labels, noise, frame_noise=frame_noise, **options)
     previous = frames[0]
     for t in range(1, 5):  # by hand
         label = model.label_transformation(labels[t])
@@ -118,7 +143,7 @@ def test_frame_noise_is_added_to_what_frames_are_made_from(model: CVAE, mode: st
         made = model.decode(model.frame_transformation(noisy), label, z)
         torch.testing.assert_close(out.prediction[t - 1], made, rtol=1e-4, atol=1e-5)
         previous = frames[t] if mode == "forced" else made
-    plain = model(frames, labels, noise, **options)
+    plain = passed(model, frames, labels, noise, **options)
     assert not torch.allclose(plain.prediction, out.prediction, atol=1e-3)
     torch.testing.assert_close(plain.kl, out.kl, rtol=1e-4, atol=1e-3)  # the posterior sees none
 
@@ -136,7 +161,8 @@ def test_recomputing_changes_no_value(
     for recompute in (False, True):
         torch.manual_seed(0)
         model = CVAE(CONFIG).double().train()
-        out = model(
+        out = passed(
+            model,
             *(frames, labels, noise),
             teacher_forcing=mode == "forced",
             detach=mode == "detached",
@@ -166,7 +192,7 @@ def test_recomputing_keeps_little_of_each_frame(model: CVAE, forced: bool) -> No
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model(*clips(steps), teacher_forcing=forced, recompute=recompute)
+            passed(model, *clips(steps), teacher_forcing=forced, recompute=recompute)
         return sum(s.nbytes() for s in storages.values())
 
     # Only the label encoder's first layers are counted here: the parts keep their inputs alone.
@@ -184,11 +210,11 @@ def changed(x: torch.Tensor, t: int) -> torch.Tensor:
 
 def test_frame_t_uses_label_t_and_the_posterior_frame_t(model: CVAE) -> None:
     frames, labels, noise = clips()
-    base = model(frames, labels, noise, teacher_forcing=True)
+    base = passed(model, frames, labels, noise, teacher_forcing=True)
 
     def moved(frames: torch.Tensor, labels: torch.Tensor) -> tuple[list[int], list[int]]:
         """Which predicted frames and which KL terms change, as frame numbers."""
-        out = model(frames, labels, noise, teacher_forcing=True)
+        out = passed(model, frames, labels, noise, teacher_forcing=True)
         prediction = (out.prediction - base.prediction).abs().amax(dim=(1, 2, 3, 4))
         kl = (out.kl - base.kl).abs().amax(dim=1)
         return [[t + 1 for t in range(4) if d[t] > 0] for d in (prediction, kl)]
@@ -205,12 +231,12 @@ def test_free_running_feeds_predictions_back(model: CVAE) -> None:
     with torch.no_grad():
         for p in model.Gaussian_Predictor.parameters():
             p.zero_()  # cut the posterior's view of the true frames
-    base = model(frames, labels, noise, teacher_forcing=False).prediction
-    other = model(changed(frames, 2), labels, noise, teacher_forcing=False).prediction
+    base = passed(model, frames, labels, noise, teacher_forcing=False).prediction
+    other = passed(model, changed(frames, 2), labels, noise, teacher_forcing=False).prediction
     assert torch.equal(base, other)  # true frames after the first play no part
-    other = model(changed(frames, 0), labels, noise, teacher_forcing=False).prediction
+    other = passed(model, changed(frames, 0), labels, noise, teacher_forcing=False).prediction
     assert (base - other).abs().amax(dim=(1, 2, 3, 4)).min() > 0  # the first one reaches all
-    forced = model(frames, labels, noise, teacher_forcing=True).prediction
+    forced = passed(model, frames, labels, noise, teacher_forcing=True).prediction
     assert torch.equal(base[0], forced[0])
     assert not torch.allclose(base[1:], forced[1:])
 
@@ -218,7 +244,7 @@ def test_free_running_feeds_predictions_back(model: CVAE) -> None:
 def test_teacher_forcing_does_not_change_the_target(model: CVAE) -> None:
     frames, labels, noise = clips()
     for forced in (True, False):
-        out = model(frames, labels, noise, teacher_forcing=forced)
+        out = passed(model, frames, labels, noise, teacher_forcing=forced)
         mse = (out.prediction - frames[1:]).square().mean(dim=(2, 3, 4))
         torch.testing.assert_close(out.mse, mse)
 
@@ -250,7 +276,7 @@ def test_rollout_never_runs_the_posterior(model: CVAE, monkeypatch: pytest.Monke
     monkeypatch.setattr(model.Gaussian_Predictor, "forward", forbidden)
     roll(model, frames, labels)
     with pytest.raises(AssertionError):  # the control: training does
-        model(frames, labels, noise, teacher_forcing=True)
+        passed(model, frames, labels, noise, teacher_forcing=True)
 
 
 def test_rollout_feeds_back_what_it_returns(model: CVAE) -> None:
@@ -282,76 +308,6 @@ def test_latents_are_by_seed_and_sequence() -> None:
     assert next(prior_latents(CONFIG, 3, [0], scale=0.0)).abs().max() == 0
 
 
-def sequences(lengths: tuple[int, ...]) -> list[Given]:
-    g = torch.Generator().manual_seed(1)
-
-    def pixels(*shape: int) -> torch.Tensor:
-        return torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
-
-    return [Given(pixels(8, 12, 3), pixels(n, 8, 12, 3)) for n in lengths]
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_generated_pixels_do_not_depend_on_the_batch(model: CVAE, precision: torch.dtype) -> None:
-    given = sequences((5, 37, 2, 9, 9))
-    results = [
-        generate(model, given, seed=3, device=CPU, precision=precision, batch_size=n)
-        for n in (1, 2, 3, 8)
-    ]
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            assert torch.equal(a, b)
-    assert [len(v) for v in results[0]] == [5, 37, 2, 9, 9]
-    for video, sequence in zip(results[0], given, strict=True):
-        assert torch.equal(to_uint8(video)[0], sequence.first_frame)
-    other_seed = generate(model, given, seed=4, device=CPU, precision=precision)
-    assert not torch.equal(other_seed[0], results[0][0])  # the control
-
-
-def test_batches_that_round_differently_are_taken_apart(
-    model: CVAE, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = sequences((5, 6, 7))
-    alone = generate(model, given, seed=0, device=CPU, precision=torch.float32)
-    plain = model.Generator.forward
-
-    def rounding(x: torch.Tensor) -> torch.Tensor:
-        return plain(x) + (1e-6 if len(x) > 1 else 0.0)  # as if a batch summed in another order
-
-    monkeypatch.setattr(model.Generator, "forward", rounding)
-    batched = generate(model, given, seed=0, device=CPU, precision=torch.float32, batch_size=3)
-    for a, b in zip(alone, batched, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_generate_restores_the_mode(model: CVAE) -> None:
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    model.train()
-    generate(model, sequences((4,)), seed=0, device=CPU, precision=torch.float32)
-    assert model.training
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
-def test_score_is_the_mean_over_frames_1_to_the_end() -> None:
-    truth = torch.full((3, 4, 4, 3), 100, dtype=torch.uint8)
-    prediction = torch.full((3, 3, 4, 4), 100 / 255)
-    prediction[0] += 0.5  # frame 0 never counts
-    prediction[1] += 0.1
-    prediction[2] += 0.01
-    result = score(prediction, truth)
-    assert result.psnr.tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
-    assert result.mean_psnr == pytest.approx(30.0, abs=1e-3)
-    assert result.loss == pytest.approx((0.01 + 0.0001) / 2, rel=1e-3)
-
-
-def test_pixels_are_rounded_and_clamped() -> None:
-    values = torch.tensor([-0.2, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.02])
-    frames = values.reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
-    assert to_uint8(frames)[0, :, :, 0].ravel().tolist() == [0, 0, 0, 1, 255, 255]
-    with pytest.raises(ValueError, match="finite"):
-        to_uint8(torch.full((1, 3, 2, 2), float("nan")))
-
-
 # ---------------------------------------------------------------- learned prior, bounded output
 
 
@@ -365,7 +321,7 @@ def test_learned_prior_is_a_network_of_its_own_that_sees_frame_t_minus_1() -> No
     assert {n.split(".")[0] for n in set(model.state_dict()) - plain} == {"Prior_Predictor"}
     frames, labels, noise = clips()
     for mode in ({"teacher_forcing": True}, {"teacher_forcing": False, "detach": True}):
-        out = model(frames, labels, noise, **mode)
+        out = passed(model, frames, labels, noise, **mode)
         previous = frames[0]
         for t in range(1, 5):  # by hand
             label = model.label_transformation(labels[t])
@@ -379,7 +335,7 @@ def test_learned_prior_is_a_network_of_its_own_that_sees_frame_t_minus_1() -> No
             torch.testing.assert_close(out.mu[t - 1], q[0], rtol=1e-4, atol=1e-5)
             made = model.decode(feature, label, q[0] + (0.5 * q[1]).exp() * noise[t - 1])
             previous = frames[t] if mode["teacher_forcing"] else made.clamp(0, 1)
-    through = model(frames, labels, noise, teacher_forcing=False)
+    through = passed(model, frames, labels, noise, teacher_forcing=False)
     torch.testing.assert_close(through.kl, out.kl, rtol=1e-4, atol=1e-3)
 
 
@@ -416,8 +372,8 @@ def test_bounded_output(model: CVAE, output: str) -> None:
     with torch.no_grad():
         for m in (model, bounded):
             m.Generator[7].bias[0] = 2.0  # type: ignore[union-attr]
-    plain = model(frames, labels, noise, teacher_forcing=True).prediction
-    made = bounded(frames, labels, noise, teacher_forcing=True).prediction
+    plain = passed(model, frames, labels, noise, teacher_forcing=True).prediction
+    made = passed(bounded, frames, labels, noise, teacher_forcing=True).prediction
     assert plain.max() > 1
     expected = plain.clamp(0, 1) if output == "clamp" else plain.sigmoid()
     torch.testing.assert_close(made, expected)
@@ -425,7 +381,7 @@ def test_bounded_output(model: CVAE, output: str) -> None:
         dataclasses.replace(CONFIG, output="tanh").check()
 
 
-# ---------------------------------------------------------------- where a step begins from
+# ---------------------------------------------------------------- what a step starts from
 
 
 @pytest.mark.parametrize("mode", ["through", "detached", "recomputed"])
@@ -434,7 +390,8 @@ def test_each_step_is_forced_or_not_by_itself(model: CVAE, mode: str) -> None:
     g = torch.Generator().manual_seed(8)
     frame_noise = 0.1 * torch.randn(4, 2, 3, 8, 12, generator=g)
     forced = torch.tensor([[False, True], [True, False], [False, False], [False, True]])
-    out = model(
+    out = passed(
+        model,
         *(frames, labels, noise),
         teacher_forcing=True,
         forced=forced,
@@ -461,13 +418,13 @@ def test_stored_frames_take_the_place_of_true_ones(model: CVAE, recompute: bool)
     frames, labels, noise = clips()
     stored = torch.rand(4, 2, 3, 8, 12, generator=torch.Generator().manual_seed(7))
     options = {"teacher_forcing": True, "recompute": recompute}
-    out = model(frames, labels, noise, stored=stored, **options)
-    other = model(torch.cat((stored, frames[4:])), labels, noise, **options)
+    out = passed(model, frames, labels, noise, stored=stored, **options)
+    other = passed(model, torch.cat((stored, frames[4:])), labels, noise, **options)
     torch.testing.assert_close(out.prediction[3], other.prediction[3], rtol=1e-4, atol=1e-5)
-    plain = model(frames, labels, noise, **options)
+    plain = passed(model, frames, labels, noise, **options)
     torch.testing.assert_close(out.kl, plain.kl, rtol=1e-4, atol=1e-3)  # the posterior sees truth
     assert not torch.allclose(out.prediction, plain.prediction, atol=1e-3)
     mse = (out.prediction - frames[1:]).square().mean(dim=(2, 3, 4))  # and so does the loss
     torch.testing.assert_close(out.mse, mse)
-    same = model(frames, labels, noise, stored=frames[:-1], **options)
+    same = passed(model, frames, labels, noise, stored=frames[:-1], **options)
     torch.testing.assert_close(same.prediction, plain.prediction, rtol=1e-4, atol=1e-5)

@@ -1,10 +1,10 @@
-"""--init copy: the model begins by repeating the frame before, and can still learn."""
+"""--init copy: the model starts as a copy of the previous frame, and can still learn."""
 
 import pytest
 import torch
 
-from modules.cvae import CVAE, ModelConfig, prior_latents
-from modules.initial import begin_with_copying
+from modules.cvae import CVAE, ModelConfig, Previous, prior_latents
+from modules.initial import copy_previous_frame
 from modules.losses import psnr
 
 CONFIGS = [
@@ -24,7 +24,7 @@ def test_the_first_frame_is_repeated(config: ModelConfig) -> None:
     frames, labels = clips()
     torch.manual_seed(0)
     copying, usual = CVAE(config).eval(), CVAE(config).eval()
-    begin_with_copying(copying)
+    copy_previous_frame(copying)
 
     def last_frame(model: CVAE) -> torch.Tensor:
         return list(model.rollout(frames[0], labels, prior_latents(config, 0, [0, 1])))[-1]
@@ -37,9 +37,10 @@ def test_every_weight_still_learns() -> None:
     frames, labels = clips()
     torch.manual_seed(0)
     model = CVAE(CONFIGS[1]).train()
-    begin_with_copying(model)
+    copy_previous_frame(model)
     noise = torch.randn(5, 2, 12, 8, 12)
-    out = model(frames, labels, noise, teacher_forcing=True)
+    previous = Previous.of(frames, teacher_forcing=True)
+    out = model(frames, labels, noise, previous, sequential=False)
     (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
     for name, p in model.named_parameters():
         assert p.grad is not None, name

@@ -8,10 +8,12 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from modules.losses import (
+    decoder_sigma,
     frame_mse,
     implied_sigma,
     kl_between,
     kl_to_standard_normal,
+    loss_terms,
     optimal_sigma_loss,
     psnr,
     psnr_of_mse,
@@ -165,3 +167,24 @@ def test_ssim_of_frames_smaller_than_its_window() -> None:
         a, b = torch.rand(2, 6, 3, *size, generator=g)
         assert ssim(a, a).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
         assert ssim(a, b).max() < 0.9
+
+
+@pytest.mark.parametrize("recon", ["mse", "sigma"])
+def test_loss_terms_by_hand(recon: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    mse, kl, quality = torch.rand(3, 4, 2, generator=g)  # of 4 frames of 2 clips
+    terms = loss_terms(mse, kl, quality, beta=0.5, recon=recon, values=96, batch=3)
+    means = [x.double().mean(dim=0).sum() / 3 for x in (mse, kl, quality)]  # a third clip elsewhere
+    assert [terms.mse, terms.kl, terms.psnr] == pytest.approx([float(x) for x in means])
+    likelihood = (0.5 * mse.double().log()).mean(dim=0).sum() / 3  # ½ log σ² of each frame
+    expected = means[0] + 0.5 * means[1] if recon == "mse" else likelihood + 0.5 * means[1] / 96
+    assert float(terms.loss) == pytest.approx(float(expected))
+    nothing = loss_terms(mse, kl, quality, beta=0.5, recon=recon, values=96, batch=3, share=0.0)
+    assert all(float(x) == 0 for x in nothing)
+
+
+def test_sigma_of_the_decoder() -> None:
+    # The usual convention at full size: β = 2σ²/6144.
+    assert decoder_sigma("mse", 0.01, 1.0, 6144) == pytest.approx(math.sqrt(3072))
+    assert decoder_sigma("mse", 0.01, 0.0, 6144) == 0.0
+    assert decoder_sigma("sigma", 0.01, 1.0, 6144) == pytest.approx(0.1)

@@ -1,12 +1,21 @@
-"""Muon: what is a matrix, how it is orthogonalised, and that it trains, skips and resumes."""
+"""Optimisers, clipping and averaged weights."""
 
 import copy
+import math
 
 import pytest
 import torch
 
 from modules.cvae import CVAE, ModelConfig
-from modules.optimizers import MOMENTUM, SCALE, Muon, is_matrix, orthogonalised
+from modules.optimizers import (
+    MOMENTUM,
+    SCALE,
+    Muon,
+    WeightAverage,
+    clip_gradient,
+    is_matrix,
+    orthogonalised,
+)
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 
@@ -99,3 +108,64 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
         one_step(optimizer, own, 1)
     assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(parameters, fresh, strict=True))
+
+
+# ---------------------------------------------------------------- clipping
+
+
+def weights(*gradients: list[float]) -> list[torch.nn.Parameter]:
+    """Parameters with these gradients."""
+    made = []
+    for values in gradients:
+        p = torch.nn.Parameter(torch.zeros(len(values)))
+        p.grad = torch.tensor(values)
+        made.append(p)
+    return made
+
+
+@pytest.mark.parametrize("limit", [0.5, 5.0, 100.0, math.inf])
+def test_clipping_is_torch_s(limit: float) -> None:
+    values = [3.0, -1.0, 2.0], [7.0], [0.0, 0.5]
+    ours, theirs = weights(*values), weights(*values)
+    norm = clip_gradient(ours, limit)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, limit)
+    torch.testing.assert_close(norm.float(), expected)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_clipping_survives_squares_beyond_float32() -> None:
+    ours = weights([3e25, 0.0], [4e25])
+    assert clip_gradient(ours, 1.0).item() == pytest.approx(5e25)
+    assert torch.cat([p.grad for p in ours]).tolist() == pytest.approx([0.6, 0.0, 0.8])
+    theirs = weights([3e25, 0.0], [4e25])
+    assert torch.isinf(torch.nn.utils.clip_grad_norm_(theirs, 1.0))  # the control
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_one_wrong_value_shows_in_the_norm(wrong: float) -> None:
+    assert not torch.isfinite(clip_gradient(weights([1.0, wrong], [1.0]), 1.0))
+    assert not torch.isfinite(clip_gradient(weights([1.0, wrong], [1.0]), math.inf))
+
+
+# ---------------------------------------------------------------- averaged weights
+
+
+def test_average_of_the_weights() -> None:
+    torch.manual_seed(0)
+    model = CVAE(CONFIG)
+    average = WeightAverage(model, 0.5)
+    bias = model.Generator[7].bias
+    values = [bias.detach().clone()]
+    expected = values[0].clone()
+    for n, applied in enumerate((True, False, True, True)):
+        with torch.no_grad():
+            bias += n + 1
+        average.update(torch.tensor(applied))
+        if applied:
+            values.append(bias.detach().clone())
+            count = len(values) - 1
+            decay = min(0.5, (1 + count) / (10 + count))  # 2/11, 3/12, 4/13
+            expected = decay * expected + (1 - decay) * values[-1]
+        torch.testing.assert_close(average.averaged().Generator[7].bias, expected)
+    assert not torch.allclose(expected, bias, atol=0.1)  # the control: they differ

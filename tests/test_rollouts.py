@@ -75,7 +75,7 @@ def test_true_frames_are_not_looked_at_but_for_the_first_of_a_stretch() -> None:
     assert not torch.equal(refreshed(video=other).frames, refreshed().frames)
 
 
-def test_clips_are_the_frames_that_steps_begin_from() -> None:
+def test_clips_are_the_frames_that_steps_start_from() -> None:
     stored = refreshed()
     clips = stored.clips(torch.tensor([3, 100]), 5)
     assert clips.shape == (4, 2, 3, 8, 8)
