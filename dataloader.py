@@ -1,24 +1,25 @@
-"""The data set in the folder layout: check it, read it into memory, cut it into training clips.
+"""The data set in the folder layout: check it and read it into memory.
 
     python dataloader.py demo data/demo      # make a small synthetic data set to try things on
-    python dataloader.py check data/demo     # say what is in it, or list all of its faults
-    python dataloader.py check data/demo --picture demo.png      # ... and show it
+    python dataloader.py check data/demo     # print what is in it, or list all of its faults
+    python dataloader.py check data/demo --picture demo.png      # ... and draw a contact sheet
     python dataloader.py video dance.mp4 --out data/dance        # make one of your own video
 
-Layout (`frame` before a number is optional, numbering begins at 0 or 1, .png .jpg .jpeg):
+Layout (`frame` before a number is optional, numbering starts at 0 or 1, .png .jpg .jpeg):
 
     ROOT/train/train_img/0.png …   ROOT/train/train_label/0.png …   ROOT/train/clips.csv (optional)
     ROOT/val/val_img/0.png …       ROOT/val/val_label/0.png …
     ROOT/test/test_img/0/0.png     ROOT/test/test_label/0/0.png …   a folder for each sequence
 
 Every image is decoded and resized once and kept in memory as uint8, (N, H, W, 3); nothing is
-written below ROOT. Legend: N frames, B clips, T frames of a clip, H, W height and width in pixels.
+written below ROOT. How training clips are cut from them: modules/sequences.py. Legend: N frames,
+T labels of a test sequence, H, W height and width in pixels.
 """
 
+import argparse
 import csv
 import os
 import re
-import signal
 import sys
 import warnings
 from bisect import bisect_left
@@ -28,11 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # The imports below take seconds; Ctrl-C meanwhile ends here, without their traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -40,20 +36,43 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from modules.datasets import inspection, video_options
 from modules.datasets.images import IMAGE_SUFFIXES, decode_image, to_rgb
+from modules.datasets.synthetic import make_demo
+from modules.datasets.video import import_video
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import MAX_NAMED, UserError, named
 from modules.runtime.scripts import run_as_script
-from modules.sequences import Recording, TestSequence, VideoData
+from modules.sequences import (
+    Recording,
+    TestSequence,
+    VideoData,
+    epoch_clips,
+    gather_clips,
+    to_uint8,
+    to_unit,
+)
 
-if TYPE_CHECKING:
-    from modules.datasets.inspection import SplitPixels
+# What other code may import from here; data types and clip functions live in modules/sequences.py.
+__all__ = [
+    "Recording",
+    "TestSequence",
+    "VideoData",
+    "epoch_clips",
+    "gather_clips",
+    "load_test",
+    "load_train_val",
+    "load_val",
+    "refuse_inside",
+    "to_uint8",
+    "to_unit",
+]
 
 FRAME_NAME = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)
-MAX_SIDE = 2**13  # of a frame that is made, pixels
-CONTACT_SHEET = "contact_sheet.png"  # of `video`, in the data set that it makes
+MAX_SIDE = 2**13  # of a frame of `demo`, pixels
+CONTACT_SHEET = "contact_sheet.png"  # `video` writes it into the new data set
 CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
-MAX_LISTED = 20  # damaged files of one folder, wrong lines of one file
+MAX_LISTED = 20  # corrupted files of one folder, wrong lines of one file
 
 
 # ----------------------------------------------------------------------------------------
@@ -126,7 +145,7 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
         else:
             unnumbered.append(entry.name)
     if unnumbered:
-        faults.add(where, f"images whose name is no frame number: {named(unnumbered)}")
+        faults.add(where, f"images whose name is not a frame number: {named(unnumbered)}")
     elif not by_number:
         faults.add(where, "the folder has no images (0.png, 1.png, …)")
     numbers = sorted(by_number)
@@ -137,17 +156,17 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
 
 
 def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> None:
-    """Numbering begins at 0 or 1 and has no gaps."""
+    """Numbering starts at 0 or 1 and has no gaps."""
     if not (ordered := sorted(numbers)):
         return  # already reported
     if ordered[0] > 1:
-        faults.add(where, f"numbering begins at {ordered[0]}; it must begin at 0 or 1")
-    # The gaps are not enumerated beyond what is named: a name may well be a date in seconds.
+        faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1")
+    # Only the gaps that are named are enumerated: a name may be a date in seconds.
     gaps: list[int] = []
     for before, after in pairwise(ordered):
         gaps.extend(range(before + 1, min(after, before + 1 + MAX_NAMED)))
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
-        faults.add(where, f"gaps in the numbering, without {named(gaps[:MAX_NAMED], missing)}")
+        faults.add(where, f"gaps in the numbering; missing: {named(gaps[:MAX_NAMED], missing)}")
 
 
 def _check_pairs(
@@ -181,11 +200,11 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
         faults.add(where, f"cannot be read ({error.strerror})")
         return []
     except (UnicodeDecodeError, csv.Error) as error:
-        faults.add(where, f"is no text in the form of a table ({error})")
+        faults.add(where, f"is not a valid CSV file ({error})")
         return []
     rows = [(line, cells) for line, cells in rows if any(cells)]
     if not rows or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
-        found = f"begins with {','.join(rows[0][1])!r:.60}" if rows else "is empty"
+        found = f"starts with {','.join(rows[0][1])!r:.60}" if rows else "is empty"
         faults.add(where, f"{found}; its first line must be the header start,stop")
         return []
     if len(rows) == 1:
@@ -198,7 +217,7 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
     for line, cells in rows[1:]:
         place, text = f"{where} line {line}", f"{','.join(cells):.60}"
         if len(cells) != 2 or not all(re.fullmatch(r"-?[0-9]{1,18}", cell) for cell in cells):
-            wrong.append((place, f"{text!r} is not two whole numbers start,stop"))
+            wrong.append((place, f"{text!r} is not two integers start,stop"))
             continue
         start, stop = map(int, cells)
         if start >= stop:
@@ -221,33 +240,33 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
 
 
 @dataclass
-class Pictures:
-    """Images of one folder that are to be read, in order, and what reading them gave."""
+class ImageFolder:
+    """Images of one folder that are to be read, in order; then their pixels and faults."""
 
     where: str
     files: list[Path]
     pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height) as stored
-    damaged: list[tuple[str, str]] = field(default_factory=list)  # file and what is wrong with it
+    corrupted: list[tuple[str, str]] = field(default_factory=list)  # file, what is wrong with it
 
     def tensor(self) -> Tensor:
         return torch.from_numpy(self.pixels)  # (N, H, W, 3) uint8
 
 
-def _read_pictures(
-    folders: Sequence[Pictures],
+def _read_images(
+    folders: Sequence[ImageFolder],
     size: tuple[int, int],
     workers: int,
     faults: Faults,
     progress: bool = False,
 ) -> None:
-    """Decode all files by a pool of threads, Pillow decoding outside Python's global lock.
+    """Decode all files in a pool of threads; Pillow decodes outside Python's global lock.
 
-    size: (width, height) that the pixels are resized to. Each image has its place in the result, so
+    size: (width, height) to which images are resized. Each image has its place in the result, so
     the number of threads changes nothing but the time.
     """
 
-    def read(job: tuple[Pictures, int]) -> tuple[int, int] | str:
+    def read(job: tuple[ImageFolder, int]) -> tuple[int, int] | str:
         folder, index = job
         image = decode_image(folder.files[index])
         if isinstance(image, str):
@@ -263,24 +282,24 @@ def _read_pictures(
         folder.pixels = np.zeros((len(folder.files), size[1], size[0], 3), np.uint8)
     jobs = [(folder, index) for folder in folders for index in range(len(folder.files))]
     pool = ThreadPoolExecutor(max_workers=max(1, workers))
-    # The bar is for a person who waits, not for a log file.
+    # Progress is shown on a terminal only, not in a log file.
     hidden = not (progress and sys.stderr.isatty())
     bar = tqdm(total=len(jobs), desc="reading", unit=" images", disable=hidden, leave=False)
     try:
-        # Pillow warns of large images and raises at huge ones; here both make a fault.
+        # Pillow warns of large images and raises for huge ones; here both are faults.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             for (folder, index), result in zip(jobs, pool.map(read, jobs), strict=True):
                 bar.update()
                 if isinstance(result, str):
-                    folder.damaged.append((f"{folder.where}/{folder.files[index].name}", result))
+                    folder.corrupted.append((f"{folder.where}/{folder.files[index].name}", result))
                 else:
                     folder.sizes[result] += 1
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the whole folder
         bar.close()
     for folder in folders:
-        faults.add_listed(folder.where, folder.damaged, "damaged images")
+        faults.add_listed(folder.where, folder.corrupted, "corrupted images")
 
 
 # ----------------------------------------------------------------------------------------
@@ -289,10 +308,10 @@ def _read_pictures(
 
 @dataclass
 class SplitFiles:
-    """The files of a split, or of a test sequence with that name, that are to be read."""
+    """The files of a split, or of the test sequence `name`, that are to be read."""
 
-    images: Pictures
-    labels: Pictures
+    images: ImageFolder
+    labels: ImageFolder
     recordings: tuple[Recording, ...] = ()  # as indices into the files
     name: str = ""
 
@@ -303,8 +322,8 @@ class SplitFiles:
         return TestSequence(self.name, self.images.tensor()[0], self.labels.tensor())
 
 
-def _folders(plans: Iterable[SplitFiles]) -> list[Pictures]:
-    return [folder for plan in plans for folder in (plan.images, plan.labels)]
+def _folders(splits: Iterable[SplitFiles]) -> list[ImageFolder]:
+    return [folder for split in splits for folder in (split.images, split.labels)]
 
 
 def _open_root(root: Path) -> Faults:
@@ -314,7 +333,7 @@ def _open_root(root: Path) -> Faults:
     return faults
 
 
-def _plan_video(
+def _check_video(
     root: Path, split: str, faults: Faults, *, partial: float = 1.0, limit: int | None = None
 ) -> SplitFiles:
     """Check the structure of train or val and choose the frames to read.
@@ -342,16 +361,16 @@ def _plan_video(
             recordings.append(Recording(len(used), len(used) + len(part)))
             used += part
     if split == "val" and numbers and len(used) < 2:
-        faults.add(split, f"{len(used)} frame to validate on; it takes at least 2")
+        faults.add(split, f"{len(used)} frame to validate on; at least 2 are needed")
     return SplitFiles(
-        Pictures(image_folder, [images[number] for number in used if number in images]),
-        Pictures(label_folder, [labels[number] for number in used if number in labels]),
+        ImageFolder(image_folder, [images[number] for number in used if number in images]),
+        ImageFolder(label_folder, [labels[number] for number in used if number in labels]),
         tuple(recordings),
     )
 
 
 def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
-    """Names of the folders of test sequences by their number. Files beside them are ignored."""
+    """Names of the folders of test sequences by their number. Files are ignored."""
     entries = _list_folder(root, where, faults)
     if entries is None:
         return {}
@@ -359,7 +378,7 @@ def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
     names = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112
     sequences: dict[int, str] = {}
     if odd := [name for name in names if not re.fullmatch("[0-9]+", name)]:
-        faults.add(where, f"folders whose name is no number: {named(odd)}")
+        faults.add(where, f"folders whose name is not a number: {named(odd)}")
     elif not names:
         faults.add(where, "has no folders of sequences (0, 1, …)")
     for name in names:
@@ -368,7 +387,7 @@ def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
     return sequences
 
 
-def _plan_test(root: Path, faults: Faults) -> list[SplitFiles]:
+def _check_tests(root: Path, faults: Faults) -> list[SplitFiles]:
     """Check the structure of the test split; the sequences in numeric order."""
     if _list_folder(root, "test", faults) is None:
         return []
@@ -379,7 +398,7 @@ def _plan_test(root: Path, faults: Faults) -> list[SplitFiles]:
             faults.add(f"test/test_label/{image_names[number]}", "the folder is missing")
         for number in sorted(label_names.keys() - image_names.keys()):
             faults.add(f"test/test_img/{label_names[number]}", "the folder is missing")
-    plans = []
+    sequences = []
     for number in sorted(label_names.keys() & image_names.keys()):
         label_folder = f"test/test_label/{label_names[number]}"
         image_folder = f"test/test_img/{image_names[number]}"
@@ -387,14 +406,14 @@ def _plan_test(root: Path, faults: Faults) -> list[SplitFiles]:
         images = _list_images(root, image_folder, faults)
         _check_numbering(label_folder, labels, faults)
         if len(labels) == 1:
-            faults.add(label_folder, "has 1 label; a sequence takes at least 2")
+            faults.add(label_folder, "has 1 label; a sequence needs at least 2")
         if labels and images and min(labels) != min(images):
             first = f"the first label is {min(labels)}, but the first image {min(images)}"
             faults.add(image_folder, f"the first frame is missing: {first}")
-        first_frame = Pictures(image_folder, list(images.values())[:1])
-        every_label = Pictures(label_folder, list(labels.values()))
-        plans.append(SplitFiles(first_frame, every_label, name=label_names[number]))
-    return plans
+        first_frame = ImageFolder(image_folder, list(images.values())[:1])
+        every_label = ImageFolder(label_folder, list(labels.values()))
+        sequences.append(SplitFiles(first_frame, every_label, name=label_names[number]))
+    return sequences
 
 
 def load_train_val(
@@ -413,25 +432,25 @@ def load_train_val(
 
     height, width: what every image is resized to, pixels
     train_vi_len:  frames of a training clip; some recording must be at least as long
-    val_vi_len:    frames of the validation video at most, its first ones
+    val_vi_len:    frames of the validation video at most: its first ones
     partial:       part of the training frames, in (0, 1], that is read: the first ones
     workers:       decoding threads; they do not change the result
-    progress:      show a bar on stderr if that is a terminal
+    progress:      show a progress bar on stderr if that is a terminal
 
     Raises UserError with all faults of the two splits together.
     """
     root = Path(root)
     faults = _open_root(root)
-    train = _plan_video(root, "train", faults, partial=partial) if need_train else None
+    train = _check_video(root, "train", faults, partial=partial) if need_train else None
     if train is not None and faults.count == 0:
         longest = max((rec.stop - rec.start for rec in train.recordings), default=0)
         if longest < train_vi_len:
             cut = f" with --partial {partial}" if partial < 1 else ""
             what = f"is longer than every recording (longest: {longest} frames{cut})"
             faults.add("train", f"--train_vi_len {train_vi_len} {what}")
-    val = _plan_video(root, "val", faults, limit=val_vi_len)
-    folders = _folders(plan for plan in (train, val) if plan is not None)
-    _read_pictures(folders, (width, height), workers, faults, progress)
+    val = _check_video(root, "val", faults, limit=val_vi_len)
+    folders = _folders(split for split in (train, val) if split is not None)
+    _read_images(folders, (width, height), workers, faults, progress)
     faults.raise_if_any()
     return (train.video() if train is not None else None), val.video()
 
@@ -442,8 +461,8 @@ def load_val(
     """Read the validation video alone; see `load_train_val`."""
     root = Path(root)
     faults = _open_root(root)
-    val = _plan_video(root, "val", faults, limit=val_vi_len)
-    _read_pictures(_folders([val]), (width, height), workers, faults)
+    val = _check_video(root, "val", faults, limit=val_vi_len)
+    _read_images(_folders([val]), (width, height), workers, faults)
     faults.raise_if_any()
     return val.video()
 
@@ -452,53 +471,89 @@ def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[
     """Read the test sequences in numeric order. Raises UserError with all faults together."""
     root = Path(root)
     faults = _open_root(root)
-    plans = _plan_test(root, faults)
-    _read_pictures(_folders(plans), (width, height), workers, faults)
+    sequences = _check_tests(root, faults)
+    _read_images(_folders(sequences), (width, height), workers, faults)
     faults.raise_if_any()
-    return [plan.sequence() for plan in plans]
+    return [files.sequence() for files in sequences]
 
 
 def refuse_inside(root: Path, results: Path) -> None:
-    """Raise UserError if a folder for results lies in a split of the data set: none is written to.
+    """Raise UserError if a folder for results is inside a split of the data set.
 
-    Beside the splits, in ROOT itself, it may lie.
+    Nothing is written to a split; a folder next to the splits, in ROOT itself, is allowed.
     """
     folder, top = Path(os.path.abspath(results)), Path(os.path.abspath(root))  # noqa: PTH100
     for place, base in ((folder, top), (folder.resolve(), top.resolve())):
         inside = place.relative_to(base).parts[:1] if place.is_relative_to(base) else ()
         if inside and inside[0] in ("train", "val", "test"):
             raise UserError(
-                f"--save_root {results}: lies in the data set's {inside[0]}/; name another folder"
+                f"--save_root {results}: is inside the data set's {inside[0]}/; give another folder"
             )
-
-
-# ----------------------------------------------------------------------------------------
-# Training clips
 
 
 # ----------------------------------------------------------------------------------------
 # Command line
 
 
-def _summary(name: str, what: str, lengths: Sequence[int], plans: Sequence[SplitFiles]) -> None:
+def _print_split(
+    name: str, what: str, lengths: Sequence[int], splits: Sequence[SplitFiles]
+) -> None:
     """Print two lines on a split; image sizes as stored, each with its number of files."""
     print(f"{name:<6} {what} of {', '.join(map(str, lengths)) or 0} frames")
     sizes = []
     for kind in ("images", "labels"):
         found: Counter[tuple[int, int]] = sum(
-            (getattr(plan, kind).sizes for plan in plans), Counter()
+            (getattr(files, kind).sizes for files in splits), Counter()
         )
         ranked = (f"{w} x {h} ({count})" for (w, h), count in found.most_common())
         sizes.append(f"{kind}: {named(ranked, len(found)) or 'none'}")
     print(f"{'':<6} {'; '.join(sizes)}")
 
 
-def _split_pixels(name: str, plan: SplitFiles) -> "SplitPixels":
-    from modules.datasets.inspection import SplitPixels
+def _inspect(videos: dict[str, SplitFiles], tests: Sequence[SplitFiles]) -> inspection.Findings:
+    """The findings on pixels that were read."""
+    train, val = (
+        inspection.SplitPixels(
+            name,
+            files.images.pixels,
+            files.labels.pixels,
+            names=[path.stem for path in files.images.files],
+            starts=[recording.start for recording in files.recordings],
+        )
+        for name, files in videos.items()
+    )
+    sequences = [
+        inspection.TestPixels(files.name, files.images.pixels[0], files.labels.pixels)
+        for files in tests
+    ]
+    return inspection.inspect(train, val, sequences)
 
-    names = [path.stem for path in plan.images.files]
-    starts = [recording.start for recording in plan.recordings]
-    return SplitPixels(name, plan.images.pixels, plan.labels.pixels, names, starts)
+
+def _draw(path: Path, title: str, findings: inspection.Findings) -> Path:
+    """Draw the contact sheet of a data set; returns its path."""
+    # Importing matplotlib takes nearly half a second, and only drawing needs it.
+    from modules.figures.contact_sheet import SheetSequence, SheetSplit, write_contact_sheet
+
+    def shown(split: inspection.SplitPixels, copies: Sequence[int]) -> SheetSplit:
+        return SheetSplit(
+            name=split.name,
+            frames=split.frames,
+            labels=split.labels,
+            names=split.names,
+            starts=split.starts,
+            steps=split.steps,
+            cuts=split.cuts,
+            blank=split.blank,
+            copies=copies,
+        )
+
+    copies = [index for index, _ in (*findings.copies.identical, *findings.copies.near)]
+    tests = [
+        SheetSequence(test.name, test.first_frame, test.labels[0], len(test.labels))
+        for test in findings.tests
+    ]
+    train, val = shown(findings.train, ()), shown(findings.val, copies)
+    return write_contact_sheet(path, title, train, val, tests)
 
 
 def check(root: Path, workers: int, picture: Path | None = None) -> None:
@@ -509,95 +564,93 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
     Raises UserError with the faults of all its splits.
     """
     if picture is not None and picture.suffix.lower() != ".png":
-        raise UserError(f"--picture {picture}: must be named .png")
+        raise UserError(f"--picture {picture}: must end in .png")
     if picture is not None and not picture.parent.is_dir():
         raise UserError(f"--picture {picture}: there is no folder {picture.parent}")
     faults = _open_root(root)
-    videos = {split: _plan_video(root, split, faults) for split in ("train", "val")}
+    videos = {split: _check_video(root, split, faults) for split in ("train", "val")}
     with_test = os.path.lexists(root / "test")
-    tests = _plan_test(root, faults) if with_test else []
+    tests = _check_tests(root, faults) if with_test else []
     folders = _folders([*videos.values(), *tests])
-    _read_pictures(folders, CHECKED_SIZE, workers, faults, progress=True)
+    _read_images(folders, CHECKED_SIZE, workers, faults, progress=True)
     print(f"{root}: sizes are width x height in pixels (number of files)")
-    for split, plan in videos.items():
-        lengths = [rec.stop - rec.start for rec in plan.recordings]
-        _summary(split, f"{sum(lengths)} frames; {len(lengths)} recording(s)", lengths, [plan])
+    for split, files in videos.items():
+        lengths = [rec.stop - rec.start for rec in files.recordings]
+        what = f"{sum(lengths)} frames; {len(lengths)} recording(s)"
+        _print_split(split, what, lengths, [files])
     if with_test:
-        _summary("test", f"{len(tests)} sequence(s)", [len(t.labels.files) for t in tests], tests)
+        lengths = [len(files.labels.files) for files in tests]
+        _print_split("test", f"{len(tests)} sequence(s)", lengths, tests)
     else:
         print("test   absent (optional)")
     faults.raise_if_any()
-    from modules.datasets import inspection
-
-    splits = [_split_pixels(name, plan) for name, plan in videos.items()]
-    sequences = [
-        inspection.TestPixels(plan.name, plan.images.pixels[0], plan.labels.pixels)
-        for plan in tests
-    ]
-    findings = inspection.inspect(splits[0], splits[1], sequences)
-    for pixels in splits:
+    findings = _inspect(videos, tests)
+    for pixels in (findings.train, findings.val):
         print(f"{pixels.name:<6} {pixels.summary()}")
     for line in findings.warnings():
         print(f"warning: {line}")
     if picture is not None:
-        print(f"wrote {inspection.write_picture(picture, root.resolve().name, findings)}")
+        print(f"wrote {_draw(picture, root.resolve().name, findings)}")
     print("no faults")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run one of the commands. Raises UserError."""
+DEMO_NUMBERS = (  # option, default, smallest value, help
+    ("train", 1200, 2, "training frames"),
+    ("val", 300, 2, "validation frames"),
+    ("test", 3, 0, "test sequences"),
+    ("test_length", 120, 2, "labels of each test sequence"),
+    ("seed", 0, 0, "seed of the motion"),
+    ("frame_H", 32, 8, "height of the images, pixels"),
+    ("frame_W", 64, 8, "width of the images, pixels"),
+)
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(description="Make or check a data set in the folder layout.")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="make a small synthetic data set")
-    demo.add_argument("root", type=path_argument, metavar="ROOT", help="folder to make it in")
-    numbers = (
-        ("train", 1200, 2, "training frames"),
-        ("val", 300, 2, "validation frames"),
-        ("test", 3, 0, "test sequences"),
-        ("test_length", 120, 2, "labels of each test sequence"),
-        ("seed", 0, 0, "seed of the motion"),
-        ("frame_H", 32, 8, "height of the images, pixels"),
-        ("frame_W", 64, 8, "width of the images, pixels"),
-    )
-    for name, default, least, text in numbers:
+    demo.add_argument("root", type=path_argument, metavar="ROOT", help="folder of the new data set")
+    for name, default, least, text in DEMO_NUMBERS:
         text = f"{text}, at least {least} (default {default})"
         demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
-    checker = commands.add_parser("check", help="say what a data set holds, or list its faults")
+    checker = commands.add_parser("check", help="print what a data set holds, or list its faults")
     checker.add_argument(
         "root", type=path_argument, metavar="ROOT", help="folder with train/ and val/"
     )
-    text = "write a contact sheet: labels over frames, differences between frames, cuts"
+    text = "draw a contact sheet: labels over frames, differences between frames, cuts"
     checker.add_argument("--picture", type=path_argument, metavar="FILE.png", help=text)
-    from modules.datasets.video_options import add_arguments, options_from
-
     text = "make a data set of your own video: finds the person's joints and draws the labels"
-    add_arguments(commands.add_parser("video", help=text, description=text))
-    opt = parser.parse_args(argv)
+    video_options.add_arguments(commands.add_parser("video", help=text, description=text))
+    return parser
 
-    workers = min(8, os.cpu_count() or 1)
-    if opt.command == "check":
-        check(opt.root, workers, opt.picture)
-        return
-    if opt.command == "video":
-        from modules.datasets.video import import_video
 
-        options = options_from(opt)
-        import_video(options)
-        check(options.out, workers, options.out / CONTACT_SHEET)
-        return
-    for name, _, least, _ in numbers:
+def _make_demo(opt: argparse.Namespace) -> None:
+    """The command `demo`. Raises UserError."""
+    for name, _, least, _ in DEMO_NUMBERS:
         if (value := getattr(opt, name)) < least:
-            raise UserError(f"--{name} {value} is too small; it takes at least {least}")
+            raise UserError(f"--{name} {value} is too small; it must be at least {least}")
         if value > (most := MAX_SIDE if name.startswith("frame") else 2**31):
-            raise UserError(f"--{name} {value} is too large; it takes at most {most}")
-    from modules.datasets.synthetic import make_demo
-
+            raise UserError(f"--{name} {value} is too large; it must be at most {most}")
     sizes = {"test_length": opt.test_length, "height": opt.frame_H, "width": opt.frame_W}
     make_demo(opt.root, train=opt.train, val=opt.val, test=opt.test, seed=opt.seed, **sizes)
     print(
         f"{opt.root}: {opt.train} training and {opt.val} validation frames, {opt.test} test"
         f" sequences of {opt.test_length} labels, {opt.frame_W} x {opt.frame_H} pixels"
     )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one of the commands. Raises UserError."""
+    opt = _parser().parse_args(argv)
+    workers = min(8, os.cpu_count() or 1)
+    if opt.command == "demo":
+        _make_demo(opt)
+    elif opt.command == "check":
+        check(opt.root, workers, opt.picture)
+    else:
+        options = video_options.options_from(opt)
+        import_video(options)
+        check(options.out, workers, options.out / CONTACT_SHEET)
 
 
 if __name__ == "__main__":

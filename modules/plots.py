@@ -1,40 +1,23 @@
-"""Curves over epochs, and the command line of every figure and table of a training report.
+"""The command line of every figure and table of a training report.
 
     python -m modules.plots curves runs/a            # redraw runs/a/curves.png and latent.png
-    python -m modules.plots frames runs/a                        # PSNR over frame index, again
+    python -m modules.plots frames runs/a            # redraw PSNR over frame index
     python -m modules.plots compare runs/a runs/b --out report   # figures and summary table
     python -m modules.plots schedules --num_epoch 70 --kl_anneal_cycle 5 --out schedules.png
 
-All is drawn from files that a run has written, so it can be drawn again at any time.
+Everything is drawn from files that a run has written, so it can be redrawn at any time. The figures
+are in modules/figures.
 """
 
 import sys
-from pathlib import Path
 
 from modules.figures.compare import compare
 from modules.figures.curves import draw_curves
-from modules.figures.frames import draw_psnr_per_frame
-from modules.figures.runs import frames_of
+from modules.figures.frames import redraw_frames
 from modules.figures.schedules import schedules
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
 from modules.runtime.scripts import run_as_script
-
-
-def redraw_frames(folder: Path) -> Path:
-    """Draw RUN/psnr_per_frame_curve.png from RUN/psnr_per_frame.csv; returns its path.
-
-    A file of its own: psnr_per_frame.png has pictures that no file of the run could bring back.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; give the --save_root of a run")
-    table = frames_of(folder)
-    if table is None:
-        raise UserError(f"{folder / 'psnr_per_frame.csv'}: missing: no validation has ended yet")
-    frames, psnr = table
-    if frames.tolist() != list(range(1, len(frames) + 1)):
-        raise UserError(f"{folder / 'psnr_per_frame.csv'}: its frames are not 1, 2, 3, …")
-    return draw_psnr_per_frame(folder / "psnr_per_frame_curve.png", psnr, title_prefix="Validation")
 
 
 def main() -> None:
@@ -65,7 +48,7 @@ def main() -> None:
             command.add_argument(
                 "--by_name",
                 action="store_true",
-                help="name the runs in the figures by their folders, not by what differs",
+                help="label the runs in the figures by their folders, not by their settings",
             )
     commands.add_parser(
         "schedules", add_help=False, help="β, teacher forcing and learning rate of Trainer options"

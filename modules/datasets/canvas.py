@@ -1,4 +1,10 @@
-"""A camera, and a canvas that draws shaded rods and balls through it, with anti-aliasing."""
+"""A camera, and a canvas that draws shaded rods and balls, with anti-aliasing.
+
+The demo's frames and labels are drawn on it, and the labels of a user's own video.
+
+World axes: x to the right of the picture, y up, z towards the camera; lengths in statures (a
+standing person is 1 high). Camera axes: column, row and nearness, all in pixels.
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +14,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 TILT = np.deg2rad(7)  # of the camera, downwards
+LIGHT = (-0.62, -0.5, 0.604)  # camera axes, length 1: from the upper left and the front
+SHADE, KEY = np.array([0.44, 0.46, 0.52]), np.array([0.7, 0.67, 0.6])  # cool shade, warm light
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Camera:
 
     @property
     def fineness(self) -> int:
-        """Samples per pixel and axis: small pictures need more for smooth motion."""
+        """Samples per pixel and axis: small frames need more for smooth motion."""
         pixels = self.height * self.width
         return 4 if pixels <= 64 * 128 else 3 if pixels <= 128 * 256 else 2
 
@@ -44,12 +52,8 @@ class Camera:
         return np.asarray(points @ self.axes.T + self.origin)
 
 
-LIGHT = (-0.62, -0.5, 0.604)  # camera axes, length 1: from the upper left and the front
-SHADE, KEY = np.array([0.44, 0.46, 0.52]), np.array([0.7, 0.67, 0.6])  # cool shade, warm light
-
-
 class Canvas:
-    """A depth buffer over part of a frame, finer than the frame; the nearest surface stays."""
+    """A depth buffer over part of a frame, finer than the frame; the nearest surface is seen."""
 
     def __init__(self, points: Array, margin: float, camera: Camera) -> None:
         """Cover the whole pixels within `margin` of camera points (N, 2 or 3)."""
@@ -77,7 +81,7 @@ class Canvas:
     def _put(
         self, at: tuple[slice, slice], inside: Array, depth: Array, lambert: Array, paint: int
     ) -> None:
-        """Paint the samples whose `inside` is positive and which nothing nearer covers."""
+        """Paint the samples whose `inside` is positive unless something nearer covers them."""
         seen = (inside > 0) & (depth > self.depth[at])
         self.depth[at][seen] = depth[seen]
         self.lambert[at][seen] = lambert[seen]
@@ -151,5 +155,5 @@ def shrink(samples: Array, factor: int) -> Array:
 
 
 def to_bytes(picture: Array) -> NDArray[np.uint8]:
-    """Values in [0, 1] as pixels 0-255, of any shape."""
+    """Values in [0, 1], of any shape, as pixels 0-255."""
     return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)

@@ -1,20 +1,35 @@
-"""Image files: which are read, and how they are decoded to 8-bit RGB."""
+"""Image files: listed in numeric order, and decoded to 8-bit RGB.
 
+Files are decoded completely and their checksums are verified, so that a corrupted one is found.
+"""
+
+import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-if TYPE_CHECKING:
-    pass
+from modules.runtime.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
 
 
-# Twice an 8K video frame; beyond it a picture is a mistake or made to fill the memory.
-MAX_PIXELS = 2**26
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A sorting key for file names: 2 comes before 10."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
+    try:
+        files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
+    return sorted((path for path in files if path.suffix.lower() in suffixes), key=natural_order)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -29,15 +44,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_image(path: Path) -> Image.Image | str:
-    """The image of a file as it is stored, fully decoded, or in words why it cannot be used."""
+    """The image of a file as it is stored, fully decoded; a text if it cannot be used: why not."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            return "is not a file"  # opening a pipe would wait for ever
+            return "is not a file"  # opening a pipe would block forever
         if status.st_size == 0:
             return "the file is empty (0 bytes)"
         with path.open("rb") as stream:
-            # Only these two decoders, since a name says little about what a file holds.
+            # Only these two decoders: a file's name need not match its content.
             image = Image.open(stream, formats=("PNG", "JPEG"))
             if image.width * image.height > MAX_PIXELS:
                 return f"{image.width} x {image.height} pixels are too many for a video frame"
@@ -50,9 +65,17 @@ def decode_image(path: Path) -> Image.Image | str:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return "the pixels are too many for a video frame"
     except UnidentifiedImageError:
-        return "is not a PNG or JPEG image, or its beginning is damaged"
+        return "is not a PNG or JPEG image, or its header is corrupted"
     except Exception as error:
-        # Not narrower: Pillow's decoders meet damaged files with OSError, SyntaxError, ValueError,
-        # EOFError, struct.error, zlib.error and others, and all of them mean this file.
+        # Not narrower: Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError,
+        # struct.error, zlib.error and others for a corrupted file.
         reason = error.strerror if isinstance(error, OSError) else None
         return f"cannot be read ({reason or error or type(error).__name__})"
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file as RGB. Raises UserError that names it."""
+    image = decode_image(path)
+    if isinstance(image, str):
+        raise UserError(f"{path}: {image}")
+    return to_rgb(image)

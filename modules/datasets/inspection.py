@@ -1,59 +1,41 @@
-"""What can be wrong with a data set that has no fault: cuts, blank labels, frames in two splits.
+"""What may be wrong with a data set without faults: cuts, blank labels, frames in two splits.
 
     findings = inspect(train, val, tests)
     findings.warnings()                     # in words, a line each
-    write_picture(Path("data.png"), "data/demo", findings)
 
-Nothing here is an error: a data set may have been made so on purpose, but one should know.
+Nothing here is an error: a data set may have been made so on purpose, but a user should know.
 
 Legend: N frames of a split, H, W height and width; frames and labels are (N, H, W, 3) uint8.
 """
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
-from modules.figures.gifs import caption_font, enlarge, viewing_scale
-from modules.figures.style import (
-    AXIS_TEXT,
-    BLUE,
-    DPI,
-    GREY,
-    ORANGE,
-    PURPLE,
-    TEXT,
-    VERMILLION,
-    new_figure,
-)
+from modules.datasets.label_images import INK, drawn_on
 from modules.runtime.errors import named
-from modules.runtime.files import write_atomically
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
 
-INK = 24  # of 255: a label's pixel that is brighter in some channel is drawn on
-CUT = 3.0  # a cut changes the picture so many times as much as the frames around it do …
-CUT_BESIDE = 2.0  # … and so many times as much as the step before it and the step after it
-CUT_FLASH = 4.0  # the two steps of a single foreign frame stand out from what is beside both
-CUT_LEAST = 1.0  # of 255, mean over pixels: less is no cut, whatever the rest does
-AROUND = 15  # frames to either side that say what is usual
+CUT = 3.0  # a cut changes the picture this many times as much as the frames around it do …
+CUT_BESIDE = 2.0  # … and this many times as much as the steps just before and after it
+CUT_FLASH = 4.0  # the two steps of a single foreign frame, against the steps next to them
+CUT_LEAST = 1.0  # of 255, mean over pixels: less is never a cut
+AROUND = 15  # frames on either side that tell what is usual
 NEAR = 0.5  # near-identical: closer than this part of the usual step between neighbouring frames
 FULL = 0.5  # a label of which more is drawn on is hardly a skeleton on black
-COLUMNS = 6  # of the picture
 
 
 def differences(frames: Pixels) -> Array:
     """Mean absolute difference of each frame to the one before, (N - 1,), in 0-255."""
     steps = np.zeros(max(len(frames) - 1, 0))
-    for t in range(len(steps)):  # one by one: a signed copy of all frames would take much memory
+    for t in range(len(steps)):  # one by one: a signed copy of all frames would need much memory
         steps[t] = np.abs(frames[t + 1].astype(np.int16) - frames[t]).mean()
     return steps
 
@@ -62,8 +44,8 @@ def find_cuts(steps: Array) -> list[int]:
     """Frames before which the picture jumps, given the steps of `differences`.
 
     A jump stands out against the median of up to 15 steps on either side, so that lively and quiet
-    passages have each their own measure; and against its neighbours, so that the peak of a fast
-    movement, which rises and falls over several frames, is none.
+    passages are each measured by their own; and against its neighbours, so that the peak of a fast
+    movement, which rises and falls over several frames, does not count.
     """
     cuts: set[int] = set()
     padded = np.pad(steps, 2)
@@ -81,29 +63,29 @@ def find_cuts(steps: Array) -> list[int]:
 
 
 def blank_labels(labels: Pixels) -> NDArray[np.bool_]:
-    """Which labels show nothing, (N,): no pixel is brighter than 24 of 255."""
+    """Which labels are blank, (N,): no pixel is brighter than 24 of 255."""
     return np.asarray(labels.reshape(len(labels), -1).max(axis=1, initial=0) <= INK)
 
 
 def drawn_part(labels: Pixels) -> Array:
     """Part of each label's pixels that is drawn on, (N,), 0-1."""
-    return np.array([(label.max(axis=-1) > INK).mean() for label in labels])
+    return np.array([drawn_on(label).mean() for label in labels])
 
 
 class Copies(NamedTuple):
     """Frames of one split that are in another too, as (frame here, frame there)."""
 
     identical: list[tuple[int, int]]
-    near: list[tuple[int, int]]  # not identical, but next to it
+    near: list[tuple[int, int]]  # not identical, but nearly
 
 
 def find_copies(frames: Pixels, others: Pixels) -> Copies:
-    """Frames of which `others` holds the same picture, or nearly.
+    """Frames that `others` holds too, identically or nearly.
 
     Identical: every pixel (SHA-256). Near: not identical, and the root mean square difference to
     some other frame is less than half of the usual one (median) between neighbouring `frames`: a
-    copy that was compressed once more, or a video that stands still across the splits. Neighbours
-    in time across a split are a whole step apart and are not counted.
+    copy that was compressed again, or a video that stands still across the splits. Neighbours in
+    time across a split are a whole step apart and do not count.
     """
     places: dict[bytes, int] = {}
     for index, frame in enumerate(others):
@@ -138,8 +120,8 @@ def _nearest(
     here: NDArray[np.float32], there: NDArray[np.float32], block: int = 2048
 ) -> tuple[Array, NDArray[np.intp]]:
     """For each row of `here`, mean squared difference to the nearest row of `there`, and which."""
-    # |a - b|² = |a|² + |b|² - 2ab turns it into a matrix product; the mean is taken off first,
-    # without which the difference of large numbers would lose what is looked for.
+    # |a - b|² = |a|² + |b|² - 2ab turns it into a matrix product; the mean is subtracted first,
+    # since a small difference of large numbers would lose its digits.
     mean = there.mean(axis=0)
     here, there = here - mean, there - mean
     best, place = np.full(len(here), np.inf), np.zeros(len(here), np.intp)
@@ -160,12 +142,12 @@ def _nearest(
 
 @dataclass(frozen=True, eq=False)
 class SplitPixels:
-    """A split as it is looked at: the frames in recordings, in order, small."""
+    """The pixels of a split: the frames of its recordings, in order, resized to a small size."""
 
     name: str
     frames: Pixels  # (N, H, W, 3)
     labels: Pixels  # (N, H, W, 3)
-    names: Sequence[str]  # (N,) what a frame is called: its file's name without ending
+    names: Sequence[str]  # (N,) of the frames: their files' names without suffix
     starts: Sequence[int]  # indices at which recordings begin, 0 among them
 
     @cached_property
@@ -195,7 +177,7 @@ class SplitPixels:
 
 
 class TestPixels(NamedTuple):
-    """A test sequence as it is looked at."""
+    """The pixels of a test sequence."""
 
     name: str
     first_frame: Pixels  # (H, W, 3)
@@ -204,23 +186,23 @@ class TestPixels(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What `inspect` saw."""
+    """What `inspect` found."""
 
     train: SplitPixels
     val: SplitPixels
     tests: Sequence[TestPixels]
-    copies: Copies  # frames of val in train
+    copies: Copies  # frames of val that are in train
     test_copies: list[tuple[int, int]]  # (sequence, frame of train), identical first frames
 
     def warnings(self) -> list[str]:
-        """What a person should look at, a line each; empty if there is nothing."""
+        """What a user should look at, a line each; empty if there is nothing."""
         lines = []
         for split in (self.train, self.val):
             lines += _label_warnings(split.name, split.blank, split.names, split.drawn)
             if split.cuts:
                 where = named(split.names[cut] for cut in split.cuts)
                 advice = (
-                    "no row of clips.csv begins there, so training clips cross it"
+                    "no row of clips.csv starts there, so training clips cross it"
                     if split.name == "train"
                     else "the validation video is scored as one recording"
                 )
@@ -255,16 +237,16 @@ def _label_warnings(
     if blank.any():
         which = named(names[index] for index in np.flatnonzero(blank).tolist())
         share = f"{blank.sum()} of {len(blank)} labels ({blank.mean():.1%})"
-        lines.append(f"{where}: {share} show nothing: {which}")
+        lines.append(f"{where}: {share} are blank: {which}")
     if len(drawn) and np.median(drawn) > FULL:
         lines.append(
-            f"{where}: {np.median(drawn):.0%} of a label is drawn on; skeletons stand on black"
+            f"{where}: {np.median(drawn):.0%} of a label is drawn on; skeletons are drawn on black"
         )
     return lines
 
 
 def inspect(train: SplitPixels, val: SplitPixels, tests: Sequence[TestPixels]) -> Findings:
-    """Look at the splits of a data set; all pixels of one size."""
+    """Inspect the splits of a data set; all images have the same size."""
     first = np.stack([test.first_frame for test in tests]) if tests else train.frames[:0]
     return Findings(
         train,
@@ -273,126 +255,3 @@ def inspect(train: SplitPixels, val: SplitPixels, tests: Sequence[TestPixels]) -
         find_copies(val.frames, train.frames),
         find_copies(first, train.frames).identical,
     )
-
-
-# ----------------------------------------------------------------------------------------
-# The picture
-
-
-def overlay(frames: Pixels, labels: Pixels) -> Pixels:
-    """Labels laid over their frames, both (N, H, W, 3) uint8; black is transparent."""
-    cover = labels.max(axis=-1, keepdims=True) / 255
-    return np.rint(frames * (1 - cover) + labels).clip(0, 255).astype(np.uint8)
-
-
-def _strip(
-    pictures: Pixels, captions: Sequence[str], heading: str, colours: Sequence[str]
-) -> Image.Image:
-    """Rows of six pictures, each with its caption above it, under a heading."""
-    scale, gap = viewing_scale(pictures.shape[1]), 8
-    high, wide = pictures.shape[1] * scale, pictures.shape[2] * scale
-    font, small = caption_font(26), caption_font(max(12, min(22, wide // 9)))
-    line = 32
-    rows = -(-len(pictures) // COLUMNS)
-    size = (COLUMNS * (wide + gap) + gap, 48 + rows * (high + line + gap))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((gap, 24), heading, fill="black", font=font, anchor="lm")
-    for index, picture in enumerate(enlarge(pictures, scale)):
-        x = gap + index % COLUMNS * (wide + gap)
-        y = 48 + index // COLUMNS * (high + line + gap)
-        draw.text((x, y + line // 2), captions[index], colours[index], small, anchor="lm")
-        sheet.paste(Image.fromarray(picture), (x, y + line))
-    return sheet
-
-
-def _split_strip(split: SplitPixels, rows: int, heading: str) -> Image.Image:
-    """Evenly spaced frames under their labels; the first jumps and blank labels too."""
-    shown = np.linspace(0, len(split.frames) - 1, min(rows * COLUMNS, len(split.frames)))
-    chosen = set(shown.round().astype(int).tolist())
-    chosen |= {t for cut in split.cuts[: COLUMNS // 2] for t in (cut - 1, cut)}
-    chosen |= set(np.flatnonzero(split.blank)[: COLUMNS // 2].tolist())
-    order = sorted(chosen)
-    captions = [
-        f"{split.names[t]}{': jump' if t in split.cuts else ': no label' if split.blank[t] else ''}"
-        for t in order
-    ]
-    colours = [VERMILLION if t in split.cuts or split.blank[t] else "black" for t in order]
-    return _strip(overlay(split.frames[order], split.labels[order]), captions, heading, colours)
-
-
-def _steps_chart(findings: Findings, width: int) -> Image.Image:
-    """How much each frame differs from the one before; recordings, jumps, blank labels, copies."""
-    splits = [findings.train, findings.val]
-    figure = new_figure()
-    figure.set_size_inches(width / DPI, 2 * 1.15 + 0.5)
-    copies = sorted(a for a, _ in [*findings.copies.identical, *findings.copies.near])
-    for row, split in enumerate(splits):
-        axes = figure.add_subplot(len(splits), 1, row + 1)
-        last = len(split.frames) - 1
-        # The step into a recording is no movement; drawn, it would flatten all others.
-        within = split.steps.copy()
-        within[[start - 1 for start in split.starts if start]] = np.nan
-        axes.plot(np.arange(1, last + 1), within, color=BLUE, linewidth=0.5)
-        top = max(float(np.nanmax([0, *within])), 1.0) * 1.15
-        for index, start in enumerate([start for start in split.starts if start]):
-            name = "" if index else "recording begins (clips.csv)"
-            axes.axvline(start, color=GREY, linewidth=0.6, linestyle=(0, (4, 2)), label=name)
-        if split.cuts:
-            values = split.steps[[cut - 1 for cut in split.cuts]]
-            axes.plot(split.cuts, values, "v", color=VERMILLION, markersize=4, label="jump")
-        for where, colour, name in (
-            (np.flatnonzero(split.blank), ORANGE, "blank label"),
-            (np.array(copies if split is findings.val else [], int), PURPLE, "also in train"),
-        ):
-            if len(where):
-                axes.plot(where, 0 * where, "|", color=colour, clip_on=False, label=name)
-        axes.set_xlim(0, max(last, 1))
-        axes.set_ylim(0, top)
-        axes.set_ylabel(split.name, fontsize=AXIS_TEXT)
-        axes.tick_params(labelsize=TEXT, length=2.5, pad=2)
-        axes.grid(color="#DDDDDD", linewidth=0.4)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(
-                fontsize=TEXT, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False
-            )
-        if row == 0:
-            title = "Difference to the frame before (mean over pixels, 0-255)"
-            axes.set_title(title, fontsize=AXIS_TEXT, loc="left")
-    axes.set_xlabel("frame, in order", fontsize=AXIS_TEXT)
-    figure.subplots_adjust(0.06, 0.13, 0.985, 0.9, hspace=0.42)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return Image.open(buffer).convert("RGB")
-
-
-def write_picture(path: Path, title: str, findings: Findings) -> Path:
-    """Write a contact sheet of the data set: labels over frames, differences between frames.
-
-    Raises UserError when the file cannot be written.
-    """
-    train, val, tests = findings.train, findings.val, findings.tests
-    recordings = f" in {len(train.starts)} recording(s)"
-    strips = [
-        _split_strip(train, 2, f"{title}: train, {len(train.frames)} frames{recordings}"),
-        _split_strip(val, 1, f"val, {len(val.frames)} frames"),
-    ]
-    if tests:
-        some = tests[:COLUMNS]
-        frames = np.stack([test.first_frame for test in some])
-        labels = np.stack([test.labels[0] for test in some])
-        captions = [f"{test.name}: {len(test.labels)} labels" for test in some]
-        heading = f"test, {len(tests)} sequence(s), first frames"
-        black = ["black"] * len(some)
-        strips.append(_strip(overlay(frames, labels), captions, heading, black))
-    strips.append(_steps_chart(findings, strips[0].width))
-    size = (max(strip.width for strip in strips), sum(strip.height for strip in strips))
-    sheet = Image.new("RGB", size, "white")
-    y = 0
-    for strip in strips:
-        sheet.paste(strip, (0, y))
-        y += strip.height
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-    return path

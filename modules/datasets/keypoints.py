@@ -1,7 +1,7 @@
-"""Keypoint R-CNN of torchvision: finds people and their 17 COCO joints in pictures.
+"""Keypoint R-CNN of torchvision: finds people and their 17 COCO joints in frames.
 
-    detector = load_detector(None, torch.device("cpu"), short_side=800)
-    found = detector([frame, …])
+    find_people = load_keypoint_model(None, torch.device("cpu"), short_side=800)
+    found = find_people([frame, …])
 
 He et al. 2017, "Mask R-CNN", section 5; ResNet-50 with a feature pyramid, trained on COCO.
 """
@@ -23,8 +23,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from modules.runtime.errors import UserError
 from modules.runtime.files import verify_archive
 
-LEAST_SCORE = 0.5  # of a person, 0-1; what is below is nobody
-JOINT_LOGIT = 2.0  # of a joint's heat map; Detectron draws joints from this value on
+LEAST_SCORE = 0.5  # of a person, 0-1; lower ones are ignored
 
 
 class Detections(NamedTuple):
@@ -35,15 +34,15 @@ class Detections(NamedTuple):
     joints: NDArray[np.float32]  # (K, 17, 3) x, y in pixels, logit of the heat map
 
 
-Detector = Callable[[Sequence[NDArray[np.uint8]]], list[Detections]]
+KeypointModel = Callable[[Sequence[NDArray[np.uint8]]], list[Detections]]
 
 
 def build_network(short_side: int) -> KeypointRCNN:
     """The network with random weights, in evaluation mode.
 
-    Put together as torchvision does for its trained weights, and not by its function without
-    weights: that one takes batch normalisation of another kind and another epsilon, with which the
-    trained weights do not load or find other joints.
+    Assembled as torchvision does for its trained weights. Its own function, called without weights,
+    uses another kind of batch normalisation and another epsilon: the trained weights then do not
+    load, or find other joints.
 
     short_side: pixels to which the shorter side of a frame is scaled (the longer is at most 5/3)
     """
@@ -55,7 +54,7 @@ def build_network(short_side: int) -> KeypointRCNN:
         num_keypoints=17,
         min_size=short_side,
         max_size=longest,
-        box_score_thresh=LEAST_SCORE,  # joints of less certain people need not be looked for
+        box_score_thresh=LEAST_SCORE,  # joints of less certain people are not needed
     )
     for module in network.modules():
         if isinstance(module, FrozenBatchNorm2d):
@@ -63,13 +62,15 @@ def build_network(short_side: int) -> KeypointRCNN:
     return network.eval()
 
 
-def load_detector(weights: Path | None, device: torch.device, *, short_side: int) -> Detector:
+def load_keypoint_model(
+    weights: Path | None, device: torch.device, *, short_side: int
+) -> KeypointModel:
     """A function from frames (H, W, 3) uint8 RGB, of any sizes, to what is found in each.
 
-    weights: file of a state dict, such as the one that torchvision fetches; None: fetched by
+    weights: file of a state dict, such as the one that torchvision downloads; None: downloaded by
              torchvision into its own cache, once
 
-    Raises UserError: the file is missing, damaged or of another network, or cannot be fetched.
+    Raises UserError: the file is missing, corrupted or of another network, or the download fails.
     """
     published = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
     network = build_network(short_side)
@@ -78,9 +79,9 @@ def load_detector(weights: Path | None, device: torch.device, *, short_side: int
             state = published.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"the weights of Keypoint R-CNN cannot be fetched ({error}); get {published.url} on"
-                " a machine that can, and give the file with --weights (or give joints found by"
-                " another tool with --labels)"
+                f"the weights of Keypoint R-CNN cannot be downloaded ({error}); download"
+                f" {published.url} on another machine and give the file with --weights (or give"
+                " joints found by another tool with --labels)"
             ) from error
     else:
         state = _read_state(weights)
@@ -89,10 +90,10 @@ def load_detector(weights: Path | None, device: torch.device, *, short_side: int
     except (RuntimeError, AttributeError, TypeError) as error:
         name = weights or published.url
         raise UserError(
-            f"{name}: holds no weights of torchvision's keypointrcnn_resnet50_fpn"
+            f"{name}: does not hold weights of torchvision's keypointrcnn_resnet50_fpn"
         ) from error
     network.to(device)
-    return lambda frames: _detect(network, device, frames)
+    return lambda frames: _find_people(network, device, frames)
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -103,17 +104,17 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"--weights {path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a damaged pickle may raise any
-        if isinstance(error.__cause__, KeyboardInterrupt):  # as PyTorch may wrap it
+    except Exception as error:  # a corrupted pickle may raise anything
+        if isinstance(error.__cause__, KeyboardInterrupt):  # PyTorch may wrap it
             raise error.__cause__ from None
-        raise UserError(f"--weights {path}: is no file of weights, or it is damaged") from error
+        raise UserError(f"--weights {path}: is not a file of weights, or is corrupted") from error
     if not isinstance(state, dict):
-        raise UserError(f"--weights {path}: holds no state dict")
+        raise UserError(f"--weights {path}: does not hold a state dict")
     return state
 
 
 @torch.inference_mode()
-def _detect(
+def _find_people(
     network: nn.Module, device: torch.device, frames: Sequence[NDArray[np.uint8]]
 ) -> list[Detections]:
     images = [

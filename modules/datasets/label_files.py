@@ -1,4 +1,4 @@
-"""Labels that another tool has made of a clip: skeleton images, or joints as JSON.
+"""Labels of a clip from another tool: skeleton images, or joints as JSON.
 
     labels = open_labels(Path("openpose_output"), frame_names, frame_size)
     labels.kind                    # "skeleton images", "OpenPose JSON" or "COCO JSON"
@@ -7,9 +7,9 @@
     a folder of OpenPose's JSON    a file per frame, {"people": [{"pose_keypoints_2d": …}]}, with
                                    x, y, confidence of 25 (BODY_25) or 18 (COCO) joints
     a COCO keypoint file           {"images": …, "annotations": [{"image_id", "keypoints"}]} with
-                                   17 joints, or only the list, as detectors write their results
+                                   17 joints, or only the list, as results files have it
 
-Files stand for the clip's frames in the order of the numbers in their names.
+Files belong to the clip's frames in the order of the numbers in their names.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.datasets.images import IMAGE_SUFFIXES
+from modules.datasets.images import IMAGE_SUFFIXES, list_files, natural_order
 from modules.datasets.pose import BODY_25_JOINTS, COCO_JOINTS, JOINTS, Person, person_from
 from modules.runtime.errors import UserError
 
@@ -34,16 +34,16 @@ OPENPOSE_LAYOUTS: dict[int, Sequence[int | None]] = {
 
 @dataclass(frozen=True)
 class Labels:
-    """What stands in one --labels argument: images, or people for each frame."""
+    """The content of one --labels argument: images, or people for each frame."""
 
     path: Path
     kind: str
     images: list[Path] = field(default_factory=list)  # one per source frame
     people: dict[int, list[Person]] = field(default_factory=dict)  # by source frame
-    frames: int | None = None  # source frames that it speaks of; None: it does not say
+    frames: int | None = None  # source frames that it covers; None: unknown
 
     def check_count(self, clip: Path, frames: int) -> None:
-        """Raises UserError unless there is a label for each of the clip's frames."""
+        """Raise UserError unless the labels fit the clip's number of frames."""
         if self.frames is not None and self.frames != frames:
             raise UserError(
                 f"--labels {self.path}: {self.kind} for {self.frames} frames, but {clip} has"
@@ -51,24 +51,9 @@ class Labels:
             )
         if self.people and max(self.people) >= frames:
             raise UserError(
-                f"--labels {self.path}: speaks of frame {max(self.people)}, but {clip} has only"
+                f"--labels {self.path}: has frame {max(self.people)}, but {clip} has only"
                 f" {frames} frames (0 to {frames - 1})"
             )
-
-
-def natural(path: Path) -> list[tuple[int, str]]:
-    """A sorting key in which 2 comes before 10."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def listed(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of these endings, in numeric order. Raises UserError."""
-    try:
-        files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted((path for path in files if path.suffix.lower() in suffixes), key=natural)
 
 
 def open_labels(path: Path, frame_names: Sequence[str], frame_size: tuple[int, int]) -> Labels:
@@ -77,18 +62,18 @@ def open_labels(path: Path, frame_names: Sequence[str], frame_size: tuple[int, i
     frame_names: names of the clip's files if it is a folder, to find images of a COCO file by
     frame_size:  (width, height) of the clip, in which JSON joints must lie
 
-    Raises UserError that names the file: missing, malformed, of no known kind.
+    Raises UserError that names the file: missing, malformed, of an unknown kind.
     """
     if not path.exists():
         raise UserError(f"--labels {path}: there is no such folder or file")
     if path.is_dir():
-        images, tables = listed(path, IMAGE_SUFFIXES), listed(path, (".json",))
+        images, tables = list_files(path, IMAGE_SUFFIXES), list_files(path, (".json",))
         if images and tables:
-            raise UserError(f"--labels {path}: holds images and JSON; keep only the labels in it")
+            raise UserError(f"--labels {path}: holds images and JSON; keep only the labels")
         if images:
             return Labels(path, "skeleton images", images=images, frames=len(images))
         if not tables:
-            raise UserError(f"--labels {path}: the folder holds no images and no .json files")
+            raise UserError(f"--labels {path}: the folder has neither images nor .json files")
     else:
         tables = [path]
     first = _read_json(tables[0])
@@ -98,7 +83,7 @@ def open_labels(path: Path, frame_names: Sequence[str], frame_size: tuple[int, i
         labels = Labels(path, "OpenPose JSON", people=people, frames=len(tables))
     elif len(tables) > 1:
         if isinstance(first, dict) and "annotations" not in first:
-            raise UserError(f'--labels {tables[0]}: is no OpenPose output (it has no "people")')
+            raise UserError(f'--labels {tables[0]}: is not OpenPose output (it has no "people")')
         names = f"{tables[0].name}, {tables[1].name}"
         raise UserError(f"--labels {path}: several COCO files ({names}, …); give one of them")
     else:
@@ -113,7 +98,7 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"--labels {path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--labels {path}: is no JSON ({error})") from error
+        raise UserError(f"--labels {path}: is not valid JSON ({error})") from error
 
 
 def _rows(where: str, values: Any, joints: Sequence[int]) -> np.ndarray:
@@ -131,7 +116,7 @@ def _rows(where: str, values: Any, joints: Sequence[int]) -> np.ndarray:
 def _openpose(path: Path, content: Any) -> list[Person]:
     """The people of one frame's file of OpenPose."""
     if not isinstance(content, dict) or not isinstance(content.get("people"), list):
-        raise UserError(f'--labels {path}: is no OpenPose output (it has no list "people")')
+        raise UserError(f'--labels {path}: is not OpenPose output (it has no list "people")')
     found = []
     for index, entry in enumerate(content["people"]):
         where = f"--labels {path}: pose_keypoints_2d of person {index}"
@@ -176,10 +161,10 @@ def _coco(path: Path, content: Any, frame_names: Sequence[str]) -> Labels:
         if person:
             people[frame].append(person)
     if numbers is None and ids and min(ids) > 0:
-        # Off by one frame would train and look almost right: better to ask than to guess.
+        # Labels off by one frame would train and look almost right, so do not guess.
         raise UserError(
-            f"--labels {path}: no annotation has image_id 0, so it cannot be told whether frames"
-            ' count from 0 or 1; add the list "images" (id, file_name), or count from 0'
+            f"--labels {path}: no annotation has image_id 0, so frames may count"
+            ' from 0 or from 1; add the list "images" (id, file_name), or count from 0'
         )
     return Labels(path, "COCO JSON", people=people, frames=len(numbers) if numbers else None)
 
@@ -192,14 +177,12 @@ def _image_numbers(path: Path, images: Any, frame_names: Sequence[str]) -> dict[
         about = entry if isinstance(entry, dict) else {}
         key, name = about.get("id"), about.get("file_name")
         if not isinstance(key, int | str) or not isinstance(name, str) or key in names:
-            raise UserError(
-                f"--labels {path}: images must each have an id of its own and file_name"
-            )
+            raise UserError(f"--labels {path}: every image must have a unique id and a file_name")
         names[key] = Path(name).name
     known = {name: number for number, name in enumerate(frame_names)}
     if known and set(names.values()) == set(known):
         return {key: known[name] for key, name in names.items()}
-    ordered = sorted(names, key=lambda key: natural(Path(names[key])))
+    ordered = sorted(names, key=lambda key: natural_order(Path(names[key])))
     return {key: number for number, key in enumerate(ordered)}
 
 
@@ -209,11 +192,14 @@ def _frame_number(where: str, image: Any) -> int:
         return int(digits[-1])
     if isinstance(image, int) and not isinstance(image, bool) and image >= 0:
         return image
-    raise UserError(f"{where}: image_id {image!r:.40} is no frame number")
+    raise UserError(f"{where}: image_id {image!r:.40} is not a frame number")
 
 
 def _check_inside(labels: Labels, frame_size: tuple[int, int]) -> None:
-    """Joints in other units than the clip's pixels would be drawn as a dot, or not at all."""
+    """Raise UserError for joints that are not in the clip's pixels.
+
+    They would be drawn as a dot, or not at all.
+    """
     found = [person for people in labels.people.values() for person in people]
     if not found:
         raise UserError(f"--labels {labels.path}: no person in any frame")

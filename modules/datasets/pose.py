@@ -5,7 +5,7 @@
     for label in draw_labels(points, known, height=32, width=64): …
 
 The skeleton is OpenPose's with 18 joints and 17 limbs, in its colours, so that labels of one's own
-video, of OpenPose and of data sets made with it mean the same to a network.
+video, of OpenPose and of data sets made with it look the same to a network.
 
 Legend: T frames, J = 18 joints, K people of a frame. Points are (x, y) in pixels from the picture's
 upper left corner, so that the first pixel's centre is (0.5, 0.5); boxes are (x0, y0, x1, y1).
@@ -44,14 +44,14 @@ LIMB_COLOURS = np.array([colorsys.hsv_to_rgb(i / 18, 1, 1) for i in range(len(LI
 FACE = range(13, 17)  # limbs drawn thinner
 
 # The 17 joints of COCO and the 25 of OpenPose's BODY_25, by their place in JOINTS. COCO has no
-# neck; BODY_25 has the hips' middle and the feet besides.
+# neck; BODY_25 also has the middle of the hips and the feet.
 COCO_JOINTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
 BODY_25_JOINTS = (0, 1, 2, 3, 4, 5, 6, 7, None, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
 
-OVERLAP_WEIGHT = 2.0  # staying with the same person against taking a larger one
-LOST = 0.05  # intersection over union under which two boxes are not one person's
-SMALLEST = 1 / 3  # of the main person's usual size; smaller people are somebody in the background
-LEAST_JOINTS = 4
+OVERLAP_WEIGHT = 2.0  # of staying with the same person against switching to a larger one
+LOST = 0.05  # intersection over union below which two boxes are not of one person
+SMALLEST = 1 / 3  # of the main person's usual size; smaller people are in the background
+LEAST_JOINTS = 4  # of a person that is drawn
 
 
 class Person(NamedTuple):
@@ -60,7 +60,7 @@ class Person(NamedTuple):
     box: Array  # (4,) pixels
     score: float  # 0-1
     points: Array  # (J, 2) pixels
-    known: Mask  # (J,) joints that were found
+    known: Mask  # (J,) whether a joint was found
 
 
 # ----------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def person_from(
     box:       (4,) pixels; None: around the joints found
 
     The neck is the middle of the shoulders where the layout has none. None where fewer than four
-    joints or no limb were found: there is nothing to draw of such a person.
+    joints or no limb were found: nothing of such a person would be drawn.
     """
     points, confidence = np.zeros((len(JOINTS), 2)), np.full(len(JOINTS), -np.inf)
     for (x, y, certainty), place in zip(values, layout, strict=False):
@@ -132,8 +132,8 @@ def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None
 
     Of all ways to choose one person in every frame that has any, the one with the highest sum of
     size × score (size relative to the largest of all) and overlaps of neighbouring boxes, found by
-    dynamic programming: one large passer-by does not take over, nor a bad first frame. None where
-    nobody was found, or only somebody smaller than a third of the main person.
+    dynamic programming: neither a large passer-by nor a bad first frame decides alone. None where
+    nobody was found, or only people smaller than a third of the main person.
     """
     frames = [t for t, found in enumerate(people) if found]
     chosen: list[Person | None] = [None] * len(people)
@@ -226,7 +226,7 @@ def fill_and_smooth(
             of = slice(to.start + shift, to.stop + shift)
             total[to] += weight * have[of][..., None] * filled[of]
             weights[to] += weight * have[of]
-    # A missing joint stays missing, although its neighbours in time would give it a place.
+    # A missing joint stays missing, although its neighbours in time would give a position.
     smooth = np.where(have[..., None], total / np.maximum(weights, 1e-12)[..., None], 0)
     return smooth, have
 
@@ -238,8 +238,8 @@ def fill_and_smooth(
 def line_radius(height: int, width: int) -> float:
     """Half a limb's thickness in pixels.
 
-    Never under 0.9, since a thinner line covers no pixel whole and its colour sinks into the black
-    around it.
+    At least 0.9, since a thinner line covers no pixel completely and its colour is blended with the
+    black around it.
     """
     return max(0.9, 0.022 * min(height, width))
 
@@ -249,8 +249,8 @@ def draw_labels(
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's own pixels.
 
-    Limbs are painted at their final size with several samples a pixel, by the painter that the
-    demo's labels come from; a limb is left out where one of its ends is unknown.
+    Limbs are painted at their final size with several samples per pixel, on the same canvas as the
+    demo's labels; a limb is left out if one of its ends is unknown.
     """
     camera, radius = Camera(height, width), line_radius(height, width)
     for joints, limbs in zip(points, limbs_known(known), strict=True):
@@ -260,7 +260,7 @@ def draw_labels(
             ends = joints[np.array(LIMBS)[drawn]]  # (limbs, 2, 2)
             canvas = Canvas(ends.reshape(-1, 2), radius + 1, camera)
             for index, (a, b) in zip(drawn.tolist(), ends, strict=True):
-                # Nearness: later limbs lie on earlier ones, the head on top, as OpenPose has it.
+                # Nearness: later limbs lie on earlier ones, the head on top, as in OpenPose.
                 near = index * radius
                 thickness = radius * (0.75 if index in FACE else 1)
                 canvas.rod(np.append(a, near), np.append(b, near), thickness, thickness, index)

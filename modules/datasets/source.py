@@ -1,9 +1,9 @@
-"""Source videos: what they are, and their frames at the rate that is wanted.
+"""Source videos: their properties, and their frames at a given rate.
 
     clip = open_clip(Path("dance.mp4"), source_fps=None)
     for index, frame in sampled(clip, fps=15): …
 
-Pillow reads GIFs and other files of several pictures, imageio's ffmpeg plugin every other video; a
+Pillow reads GIFs and other files of several images, imageio's ffmpeg plugin every other video; a
 folder of images is a video too. Frames are (H, W, 3) uint8 RGB.
 """
 
@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from modules.datasets.images import IMAGE_SUFFIXES, decode_image, to_rgb
-from modules.datasets.label_files import listed
+from modules.datasets.images import IMAGE_SUFFIXES, list_files, read_image
 from modules.runtime.errors import UserError
 
 Pixels = NDArray[np.uint8]
@@ -31,22 +30,24 @@ class Clip:
     """One source video."""
 
     path: Path
-    kind: str  # "folder", "images" (one file of several pictures) or "video"
+    kind: str  # "folder", "images" (one file of several images) or "video"
     files: list[Path]  # of a folder
     fps: float | None  # None: unknown, every frame is taken
     size: tuple[int, int]  # width, height
-    frames: int | None  # None: known once it was read
-    identity: str  # SHA-256 of what tells its content
+    frames: int | None  # None: known after reading it
+    identity: str  # SHA-256 that identifies its content
 
 
 def open_clip(path: Path, source_fps: float | None) -> Clip:
-    """Look at a clip without reading it. Raises UserError that names it."""
+    """A clip's properties, without reading its frames. Raises UserError that names it."""
     if not path.exists():
         raise UserError(f"{path}: there is no such video or folder")
     if path.is_dir():
-        files = listed(path, IMAGE_SUFFIXES)
+        files = list_files(path, IMAGE_SUFFIXES)
         if len(files) < 2:
-            raise UserError(f"{path}: the folder holds {len(files)} images (.png, .jpg), no video")
+            raise UserError(
+                f"{path}: the folder has {len(files)} images (.png, .jpg); a video needs at least 2"
+            )
         names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
         identity = hashlib.sha256(names.encode()).hexdigest()
         return Clip(
@@ -57,7 +58,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         with Image.open(path) as image:
             count = int(getattr(image, "n_frames", 1))
             if count < 2:
-                raise UserError(f"{path}: is a single picture, no video")
+                raise UserError(f"{path}: is a single image, not a video")
             shown = sum(frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image))
             fps = 1000 * count / shown if shown > 0 else source_fps  # durations are in ms
             return Clip(path, "images", [], fps, image.size, count, identity)
@@ -72,9 +73,9 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
     try:
         about = iio.immeta(path, plugin="FFMPEG")
     except Exception as error:
-        # Not narrower: ffmpeg's words on a damaged file arrive as OSError, RuntimeError or
+        # Not narrower: ffmpeg's errors for a corrupted file arrive as OSError, RuntimeError or
         # IndexError, depending on how far the file could be read.
-        raise UserError(f"{path}: is no video that ffmpeg can read, or it is damaged") from error
+        raise UserError(f"{path}: is not a video that ffmpeg can read, or is corrupted") from error
     fps, seconds = float(about.get("fps") or 0), float(about.get("duration") or 0)
     expected = round(fps * seconds) if 0 < fps * seconds < 1e9 else None
     rate = fps if 0 < fps < 1e4 else source_fps
@@ -82,7 +83,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
 
 
 def _file_identity(path: Path) -> str:
-    """SHA-256 of a file's size, its first and its last MiB: enough to tell two videos apart."""
+    """SHA-256 of a file's size, its first and its last MiB: enough to distinguish videos."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -95,14 +96,6 @@ def _file_identity(path: Path) -> str:
     if size == 0:
         raise UserError(f"{path}: the file is empty (0 bytes)")
     return digest.hexdigest()
-
-
-def read_image(path: Path) -> Image.Image:
-    """An image file as RGB. Raises UserError that names it."""
-    image = decode_image(path)
-    if isinstance(image, str):
-        raise UserError(f"{path}: {image}")
-    return to_rgb(image)
 
 
 def read_frames(clip: Clip) -> Iterator[Pixels]:

@@ -11,7 +11,7 @@ from modules.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """The options of `dataloader.py video`, checked."""
+    """The checked options of `dataloader.py video`."""
 
     clips: list[Path]
     out: Path
@@ -46,19 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("clips", type=path_argument, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
     add("--out", type=path_argument, required=True, metavar="ROOT", help="folder of the new data set")
     add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
-    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images, or of a clip that does not say (default: that of --fps, so every frame is taken)")
+    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images, or of a clip with unknown rate (default: that of --fps, so every frame is used)")
     add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
-    add("--fit", choices=("person", "stretch"), default="person", help="person: cut out the same part of every frame, large enough for all places of the person, in the shape of --size; stretch: squeeze the whole picture (default person)")
+    add("--fit", choices=("person", "stretch"), default="person", help="person: crop the same part of every frame, large enough for all places of the person, with the aspect ratio of --size; stretch: resize the whole frame (default person)")
     add("--val_frames", type=int, metavar="N", help="frames of the validation video (default: 630, but at most a fifth of all)")
-    add("--test", type=int, nargs="+", metavar="N", help="lengths of the test sequences in frames, a number for each; 0: none (default: one of 630, but at most a tenth of all frames)")
+    add("--test", type=int, nargs="+", metavar="N", help="length of each test sequence, frames; 0: none (default: one of 630, but at most a tenth of all frames)")
     add("--pause", type=float, default=1.0, metavar="S", help="seconds left out between two splits of one recording (default 1)")
     add("--labels", type=path_argument, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of OpenPose's JSON files (one per frame of the clip), or a COCO keypoint file")
-    add("--max_gap", type=float, default=0.5, metavar="S", help="seconds for which a person or joint that was not found is filled in; a longer gap ends the recording (default 0.5)")
-    add("--smooth", type=float, default=0.7, metavar="N", help="frames over which joints are averaged (standard deviation of the Gaussian); 0: not at all (default 0.7)")
-    add("--weights", type=path_argument, metavar="FILE", help="weights of torchvision's keypointrcnn_resnet50_fpn (default: fetched by torchvision, 226 MB, once)")
-    add("--detect_size", type=int, default=800, metavar="N", help="shorter side, in pixels, at which joints are looked for; less is faster and finds less (default 800)")
-    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where joints are looked for (default auto: CUDA where there is one)")
-    add("--batch_size", type=int, default=4, metavar="N", help="frames looked at side by side (default 4)")
+    add("--max_gap", type=float, default=0.5, metavar="S", help="longest gap in seconds over which a missing person or joint is interpolated; a longer one ends the recording (default 0.5)")
+    add("--smooth", type=float, default=0.7, metavar="N", help="standard deviation of the Gaussian that smooths joints over time, frames; 0: no smoothing (default 0.7)")
+    add("--weights", type=path_argument, metavar="FILE", help="weights of torchvision's keypointrcnn_resnet50_fpn (default: downloaded by torchvision, 226 MB, once)")
+    add("--detect_size", type=int, default=800, metavar="N", help="shorter side, in pixels, at which joints are searched; smaller is faster and finds fewer (default 800)")
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where joints are searched (default auto: CUDA if available)")
+    add("--batch_size", type=int, default=4, metavar="N", help="frames per batch of Keypoint R-CNN (default 4)")
     # fmt: on
 
 
@@ -70,7 +70,7 @@ def options_from(arguments: argparse.Namespace) -> VideoOptions:
     except ValueError:
         raise UserError(f"--size {values['size']}: must be WIDTHxHEIGHT, such as 64x32") from None
     if min(width, height) < 8:
-        raise UserError(f"--size {values['size']} is too small; it takes at least 8x8")
+        raise UserError(f"--size {values['size']} is too small; it must be at least 8x8")
     o = VideoOptions(**{**values, "size": (width, height)})
     positive = {"fps": o.fps, "source_fps": o.source_fps, "batch_size": o.batch_size}
     for name, value in positive.items():
@@ -80,19 +80,23 @@ def options_from(arguments: argparse.Namespace) -> VideoOptions:
         if not 0 <= value < math.inf:
             raise UserError(f"--{name} {value:g} must not be negative")
     if o.val_frames is not None and o.val_frames < 2:
-        raise UserError(f"--val_frames {o.val_frames} is too small; it takes at least 2")
+        raise UserError(f"--val_frames {o.val_frames} is too small; it must be at least 2")
     if o.test is not None and o.test != [0] and min(o.test) < 2:
-        raise UserError(f"--test {min(o.test)} is too small; a sequence takes at least 2 labels")
+        raise UserError(f"--test {min(o.test)} is too small; a sequence needs at least 2 labels")
     if o.detect_size < 32:
-        raise UserError(f"--detect_size {o.detect_size} is too small; it takes at least 32")
+        raise UserError(f"--detect_size {o.detect_size} is too small; it must be at least 32")
     if o.labels and len(o.labels) != len(o.clips):
         raise UserError(
-            f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each, in the same"
+            f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the same"
             " order"
         )
     if o.labels and o.weights:
-        raise UserError("--labels and --weights exclude each other: who finds the joints?")
+        raise UserError(
+            "--labels and --weights are mutually exclusive: give joints or the weights to find them"
+        )
     for source in (*o.clips, *o.labels):
         if source.is_dir() and o.out.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"--out {o.out} lies in {source}; nothing is written among the sources")
+            raise UserError(
+                f"--out {o.out} is inside {source}; nothing is written into a source folder"
+            )
     return o

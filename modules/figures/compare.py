@@ -1,6 +1,7 @@
-"""`python -m modules.plots compare`: runs side by side, as overlaid figures and as a table.
+"""`python -m modules.plots compare`: several runs in overlaid figures and in a table.
 
-Every run is called by just what differs in its settings; the table is best first.
+Every run is labelled by the settings in which it differs from the others; the table is sorted by
+validation PSNR.
 """
 
 import csv
@@ -17,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from modules.figures.runs import Run, forcing_text, frames_of, kl_text, load_run, value_text
+from modules.figures.runs import Run, frames_of, load_run
 from modules.figures.style import (
     BLACK,
     BLUE,
@@ -43,11 +44,12 @@ from modules.figures.style import (
     save,
     whole_number_axis,
 )
+from modules.figures.words import forcing_text, kl_text, value_text
 from modules.options import effective
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 
-# Seven colours and four styles have no common divisor: a pair comes again after 28 runs.
+# Seven colours and four styles have no common divisor: a pair repeats after 28 runs.
 RUN_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, ORANGE, SKY)
 RUN_STYLES = (SOLID, DASHED, DASH_DOT, DOTTED)
 RUN_MARKERS = "os^Dv<p"
@@ -58,7 +60,7 @@ RUN_MARKERS = "os^Dv<p"
 
 
 def settings(run: Run) -> dict[str, str]:
-    """What made the run's numbers what they are: its options that have an effect, data, start."""
+    """What determined the run's numbers: its options that have an effect, data, start."""
     options = run.options
     texts = {name: value_text(value) for name, value in effective(options).items()}
     root = run.config.get("data_root") or options.get("DR")
@@ -74,7 +76,7 @@ def settings(run: Run) -> dict[str, str]:
 
 
 def shortest_paths(paths: set[str]) -> dict[str, str]:
-    """Each absolute path → as many of its last parts as tell it from the others."""
+    """Each absolute path → as many of its last parts as distinguish it from the others."""
     depth, short = 0, dict.fromkeys(paths, "")
     while len(set(short.values())) < len(paths) or "" in short.values():
         depth += 1
@@ -83,9 +85,9 @@ def shortest_paths(paths: set[str]) -> dict[str, str]:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
-    """The settings that are not the same in all runs: the value in each run, None where it is idle.
+    """The settings that differ between runs: the value in each run, None where it has no effect.
 
-    A setting that some runs have no use for differs only if the others do not agree on it.
+    A setting without effect in some runs differs only if the others do not agree on it.
     """
     texts = [settings(run) for run in runs]
     short = shortest_paths({text["data"] for text in texts if "data" in text})
@@ -98,8 +100,8 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
 def run_labels(runs: Sequence[Run]) -> list[str]:
     """A unique label for each run: the settings in which it differs from the others.
 
-    Where more than half of the runs agree on a setting, only the others name it. A run without any
-    of its own is called by its folder's name.
+    Where more than half of the runs agree on a setting, only the others name it. A run without a
+    setting of its own is labelled by its folder's name.
     """
     columns = differing_settings(runs)
     usual = {
@@ -145,7 +147,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def summary_rows(runs: Sequence[Run], *, by_name: bool = False) -> list[dict[str, Any]]:
-    """A row for each run, best first: the highest validation PSNR, and what made the run.
+    """A row for each run, best first: the highest validation PSNR, and the settings.
 
     Numbers are plain numbers, None where there is none; the same columns in every row.
     """
@@ -183,7 +185,7 @@ def summary_rows(runs: Sequence[Run], *, by_name: bool = False) -> list[dict[str
 
 
 def summary_notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader must know before comparing the numbers, a sentence each."""
+    """What a reader must know before comparing the numbers, as sentences."""
     named = list(zip(run_names(runs), runs, strict=True))
     notes = [
         "average PSNR: the highest validation PSNR of the run, a mean over frames 1 … T−1 of the "
@@ -201,7 +203,9 @@ def summary_notes(runs: Sequence[Run]) -> list[str]:
         if run.best() is None:
             notes.append(f"{name}: no validation gave a number.")
         if skipped := int(np.nansum(run.metrics["skipped"])):
-            notes.append(f"{name}: {skipped} sequences were skipped, as they were not finite.")
+            notes.append(
+                f"{name}: {skipped} sequences were skipped: their loss or gradient was not finite."
+            )
         if settings(run).get("start", "").startswith("fine-tuned"):
             notes.append(f"{name} was fine-tuned: its parent's epochs and time are not counted.")
     differing = differing_settings(runs)
@@ -213,11 +217,11 @@ def summary_notes(runs: Sequence[Run]) -> list[str]:
             "Averages over different validation videos cannot be compared."
         )
     elif "val_vi_len" in differing:
-        notes.append("The validation videos differ in length, which alone changes the average.")
+        notes.append("The validation videos differ in length, which by itself changes the average.")
     if baselines := common_baselines(runs):
-        known = {"first_frame": "repeating the first frame", "mean_train_frame": "the mean frame"}
+        known = {"first_frame": "copy-first-frame", "mean_train_frame": "mean-frame"}
         values = [f"{text} {baselines[key]:.2f} dB" for key, text in known.items()]
-        notes.append(f"Without a model: {', '.join(values)}.")
+        notes.append(f"Baselines: {', '.join(values)}.")
     return notes
 
 
@@ -293,7 +297,7 @@ COMPARISONS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def time_unit(runs: Sequence[Run]) -> tuple[str, float]:
-    """Name and seconds of the unit in which the longest run's time reads well."""
+    """Name and seconds of the unit for the training times: s, min or h, by the longest run."""
     longest = max(float(np.nansum(run.metrics["seconds"])) for run in runs)
     if longest < 180:
         return "s", 1.0
@@ -362,18 +366,18 @@ def comparison_figure(name: str, runs: Sequence[Run], *, by_name: bool = False) 
 def compare(folders: Sequence[Path], out: Path, *, by_name: bool = False) -> list[str]:
     """Write figures and summary of the runs into the folder `out`; returns lines to be printed.
 
-    by_name: see comparison_figure. Raises UserError for folders that are no runs or named twice.
+    by_name: see comparison_figure. Raises UserError for folders that are not runs or given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
-            raise UserError(f"{folder}: is named twice; give every run once")
+            raise UserError(f"{folder}: is given twice; give every run once")
     runs = [load_run(folder) for folder in folders]
     rows, notes = summary_rows(runs, by_name=by_name), summary_notes(runs)
     without = [run for run in runs if frames_of(run.folder) is None]
     if without:
         names = ", ".join(str(run.folder) for run in without)
-        notes.append(f"Not in the figure of PSNR per frame, for want of its csv file: {names}.")
+        notes.append(f"Not in the figure of PSNR per frame, without psnr_per_frame.csv: {names}.")
     out.mkdir(parents=True, exist_ok=True)
     written = [
         save(comparison_figure(name, runs, by_name=by_name), out / f"{name}.png")

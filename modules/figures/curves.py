@@ -33,9 +33,9 @@ from modules.figures.style import (
     number_axis,
     rate_axis,
     save,
-    shorten,
     whole_number_axis,
 )
+from modules.figures.words import shorten
 from modules.runlog import METRIC_COLUMNS
 
 
@@ -121,7 +121,7 @@ def total_of(run: Run, panel: Panel) -> list[tuple[Panel, str, str | None, Look]
 
 
 def epoch_axis(bottom: Panel, segments: Sequence[Segment]) -> None:
-    """The shared axis of epochs: its range, and who was the parent of whom."""
+    """The shared axis of epochs: its range, and the names of the parent runs."""
     run, shift = segments[-1].run, segments[-1].shift
     first = segments[0].run.epochs[0] if shift == 0 else 0
     whole_number_axis(bottom.axes, first, run.epochs[-1] + shift)
@@ -132,10 +132,10 @@ def epoch_axis(bottom: Panel, segments: Sequence[Segment]) -> None:
 
 
 def latent_figure(run: Run) -> Figure:
-    """latent.png: what the latent carries, and how much spread the decoder claims.
+    """latent.png: how much the latent carries, and the decoder's standard deviation.
 
-    A KL of some nats and active dimensions are a latent in use; at 0 it is silent and the model
-    makes one future. sigma is the decoder's standard deviation, see training.decoder_sigma().
+    A latent in use has a KL of some nats and active dimensions; at 0 the posterior has collapsed
+    and the model predicts a single future. sigma: see losses.decoder_sigma().
     """
     segments = lineage(run)
     table = joined(segments)
@@ -170,8 +170,7 @@ def latent_figure(run: Run) -> Figure:
 def draw_curves(run: Path) -> Path:
     """Draw run/curves.png and run/latent.png from run/metrics.csv and run/config.json.
 
-    Returns the path of the first. Raises UserError if metrics.csv is missing, empty or no table of
-    numbers.
+    Returns the path of the first. Raises UserError if metrics.csv is missing, empty or invalid.
     """
     loaded = load_run(run)
     path = save(curves_figure(loaded), run / "curves.png")

@@ -1,9 +1,8 @@
-"""What shows the frames of a video: psnr_per_frame.png, val.gif, its contact sheet, GIFs.
+"""What shows single frames of a video: psnr_per_frame.png with the lowest ones, and val_sheet.png.
 
 Legend: T frames, H, W height and width in pixels; pictures are uint8 RGB, PSNR is in dB.
 """
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw
 
-from modules.figures.gifs import caption_font, check_videos, enlarge, viewing_scale
+from modules.figures.pictures import (
+    caption_font,
+    check_videos,
+    enlarge,
+    viewing_scale,
+    write_png,
+)
+from modules.figures.runs import frames_of
 from modules.figures.style import (
     AXIS_TEXT,
     BAND,
@@ -32,7 +38,7 @@ from modules.figures.style import (
     save,
     whole_number_axis,
 )
-from modules.runtime.files import write_atomically
+from modules.runtime.errors import UserError
 
 # ----------------------------------------------------------------------------------------
 # psnr_per_frame.png
@@ -50,10 +56,10 @@ def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
     """The lowest separate stretches of a curve, lowest first; at most `count`.
 
     psnr: (T-1,) in dB for frames 1 … T-1; values that are not finite count as missing. The curve is
-    smoothed by a moving average as wide as a stretch (a twelfth of the curve, 1 to 15 frames: wider
-    would hide a short, deep dip).
-    A stretch lies around a local minimum of it; the centres of two are at least twice that width
-    apart, so that there is always something higher to see between them.
+    smoothed by a moving average as wide as a stretch: a twelfth of the curve, 1 to 15 frames (a
+    wider one would hide a short, deep dip). A stretch lies around a local minimum of it; the
+    centres of two are at least twice that width apart, so that the curve rises visibly between
+    them.
     """
     n = len(psnr)
     width = min(15, max(1, n // 12)) | 1
@@ -103,7 +109,7 @@ def psnr_per_frame_figure(
         line = panel.axes.axhline(psnr.mean(), gid="average", label="average", **look)
         panel.handles.append(line)
         average = f"average {psnr.mean():.2f} dB"
-    else:  # a mean over the rest must not pass as the average
+    else:  # a mean over the rest must not be taken for the average
         average = f"no average:\n{(~known).sum()} of {len(psnr)} frames have no value"
         if known.any():
             average += f"; the others {psnr[known].mean():.2f} dB"
@@ -130,7 +136,7 @@ def psnr_per_frame_figure(
         arrange(figure, [panel], title=title)
         return figure
 
-    # Pictures are shown at a whole multiple of their pixels, as far as they are small enough.
+    # Pictures that are small enough are shown at a whole multiple of their pixels.
     room = 2.22  # cm, three of them side by side
     pixels_h, pixels_w = next(iter(pictures.values())).shape[1:3]
     scale = min(room * DPI / 2.54 / pixels_w, 2 * room * DPI / 2.54 / pixels_h)
@@ -175,6 +181,23 @@ def draw_psnr_per_frame(
     pictures = check_videos(label=labels, truth=truth, prediction=prediction)
     values = np.asarray(psnr, dtype=float)
     return save(psnr_per_frame_figure(values, title_prefix=title_prefix, pictures=pictures), out)
+
+
+def redraw_frames(folder: Path) -> Path:
+    """Draw RUN/psnr_per_frame_curve.png from RUN/psnr_per_frame.csv; returns its path.
+
+    A separate file: the pictures in psnr_per_frame.png cannot be redrawn from the run's files.
+    Raises UserError.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the --save_root of a run")
+    table = frames_of(folder)
+    if table is None:
+        raise UserError(f"{folder / 'psnr_per_frame.csv'}: missing: no validation has ended yet")
+    frames, psnr = table
+    if frames.tolist() != list(range(1, len(frames) + 1)):
+        raise UserError(f"{folder / 'psnr_per_frame.csv'}: its frames are not 1, 2, 3, …")
+    return draw_psnr_per_frame(folder / "psnr_per_frame_curve.png", psnr, title_prefix="Validation")
 
 
 # ----------------------------------------------------------------------------------------
@@ -224,7 +247,4 @@ def write_sheet(
         if psnr is not None:
             foot = f"{psnr[t - 1]:.2f} dB" if t else "given"
             draw.text((middle, sheet_size[1] - line // 2), foot, "black", font, anchor="mm")
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-    return path
+    return write_png(path, sheet)

@@ -1,48 +1,20 @@
-"""GIFs of videos, alone or as label | truth | prediction. They are for looking at: a palette costs quality."""
+"""GIFs of videos, alone or as label | truth | prediction.
+
+They are for looking at: a palette costs quality, so scores come from tensors and PNGs.
+
+Legend: T frames, H, W height and width in pixels; videos are (T, H, W, 3) uint8 RGB.
+"""
 
 from pathlib import Path
 
 import imageio.v3 as iio
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from modules.figures.pictures import caption_font, check_videos, enlarge, viewing_scale
 from modules.runtime.files import write_atomically
 
-WHITE, KEEP = 7, 255  # palette indices of a GIF: after 7 greys; the pixel stays as it is
-SHEET_HEIGHT = 128  # about how high a small frame is shown, pixels
-
-
-def check_videos(**videos: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The videos that are given, by name. Raises ValueError unless all are (T, H, W, 3) uint8, of
-    one shape without a zero."""
-    given = {name: video for name, video in videos.items() if video is not None}
-    for name, video in given.items():
-        if not isinstance(video, np.ndarray) or video.dtype != np.uint8:
-            kind = getattr(video, "dtype", type(video).__name__)
-            raise ValueError(f"{name}: must be a uint8 array (0-255), it is {kind}")
-        if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
-            raise ValueError(f"{name}: must be (T, H, W, 3), it is {video.shape}")
-    shapes = {name: video.shape for name, video in given.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the videos differ in shape: {shapes}")
-    return given
-
-
-def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
-    """(T, H, W, …) → (T, H·scale, W·scale, …): every pixel a square of its own (nearest)."""
-    return pictures.repeat(scale, axis=1).repeat(scale, axis=2)
-
-
-def viewing_scale(height: int) -> int:
-    """Whole factor that makes a frame about 128 pixels high; 1 for larger ones."""
-    return max(1, round(SHEET_HEIGHT / height))
-
-
-def caption_font(size: float) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib carries with it: the same on every machine."""
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(path, size)
+WHITE, KEEP = 7, 255  # palette indices of a GIF: after 7 greys; the pixel is unchanged
 
 
 def common_palette(video: np.ndarray, colours: int) -> np.ndarray:
@@ -74,21 +46,21 @@ def to_palette(video: np.ndarray, palette: np.ndarray) -> np.ndarray:
         near = (np.abs(levels[shown] - video[t]) <= 8).all(axis=-1) | (indices[t] == shown)
         shown = np.where(near, shown, indices[t])
         indices[t][near] = KEEP
-        # Pillow merges frames that are stored alike. One pixel drawn as it is already keeps them.
+        # Pillow merges frames that are stored alike; one pixel drawn again keeps them apart.
         if (indices[t] == indices[t - 1]).all():
             indices[t, 0, 0] = shown[0, 0]
     return indices
 
 
 def write_indexed_gif(path: Path, indices: np.ndarray, palette: np.ndarray, fps: float) -> Path:
-    """Write (T, H, W) palette indices, KEEP for pixels that stay as they are, as an endless GIF."""
+    """Write (T, H, W) palette indices, KEEP for unchanged pixels, as a GIF that loops."""
     if not 0 < fps <= 50:
         raise ValueError(f"fps {fps}: a GIF shows more than 0 and at most 50 frames a second")
     # GIF counts hundredths of a second, and players take 0 and 1 for 10. The durations differ by
     # one of them, so that the whole lasts as long as it should.
     ends = np.round(np.arange(len(indices) + 1) * 100 / fps).astype(int)
     durations = (10 * np.diff(ends)).tolist()  # ms
-    # All of the table's entries differ, as Pillow wants it; what is free of them is of no use.
+    # Pillow requires that all entries of the table differ; the free ones are unused.
     used = {tuple(colour) for colour in palette.tolist()}
     free = ((r, 1, 1) for r in range(256) if (r, 1, 1) not in used)
     table = np.array([*palette.tolist(), *(next(free) for _ in range(KEEP + 1 - len(palette)))])
@@ -102,7 +74,7 @@ def write_indexed_gif(path: Path, indices: np.ndarray, palette: np.ndarray, fps:
         loop=0,
         palette=table.astype(np.uint8).tobytes(),
         transparency=KEEP,
-        disposal=1,  # what was drawn stays under the next frame
+        disposal=1,  # the next frame is drawn over this one
     )
     write_atomically(path, data)
     return path
@@ -111,8 +83,9 @@ def write_indexed_gif(path: Path, indices: np.ndarray, palette: np.ndarray, fps:
 def write_gif(path: Path, frames: np.ndarray, *, fps: float = 15, scale: int = 4) -> Path:
     """Write one sequence, (T, H, W, 3) uint8, as a GIF of (H·scale, W·scale) pixels.
 
-    Every frame is in the file, equal ones too. Colours are reduced to 255 for the whole sequence
-    and keep still while they are within 8 of 255 levels of the true ones. Raises ValueError.
+    Every frame is in the file, equal ones too. Colours are reduced to 255 for the whole sequence,
+    and a pixel keeps its colour while it is within 8 of 255 levels of the true one. Raises
+    ValueError.
     """
     check_videos(frames=frames)
     if scale < 1:

@@ -1,4 +1,4 @@
-"""A run's folder read back: options, metrics, where it came from, and its settings in words."""
+"""A run's folder read back: options, metrics, and the runs that it was fine-tuned from."""
 
 import contextlib
 import csv
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modules.figures.style import plain_number
 from modules.runlog import (
     BASIC_COLUMNS,
     DIAGNOSTIC_COLUMNS,
@@ -48,26 +47,26 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run. Raises UserError that names the file which is missing or no good."""
+    """Read a run. Raises UserError that names the file which is missing or invalid."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the --save_root of a run")
     path = folder / "metrics.csv"
     if not path.is_file():
-        raise UserError(f"{path}: missing: no epoch has ended yet, or this is no run's folder")
+        raise UserError(f"{path}: missing: no epoch has ended yet, or this is not a run's folder")
     try:
         metrics = read_metrics(path)
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: is no table of numbers ({error})") from error
+        raise UserError(f"{path}: is not a valid CSV file of numbers ({error})") from error
     if missing := [name for name in BASIC_COLUMNS if name not in metrics]:
         what = "is empty" if not metrics else f"lacks the columns {', '.join(missing)}"
-        raise UserError(f"{path}: {what}; Trainer.py writes it anew with --resume or a new run")
+        raise UserError(f"{path}: {what}; resume the run, or start a new one, to write it again")
     if not metrics["epoch"].size:
         raise UserError(f"{path}: has no rows: no epoch has ended yet")
     epochs = metrics["epoch"]
     if not np.isfinite(epochs).all():
-        raise UserError(f"{path}: has a row without a number of its epoch")
+        raise UserError(f"{path}: has a row without an epoch number")
     if not ((epochs >= 0) & (epochs < 2**31) & (epochs % 1 == 0)).all():
-        raise UserError(f"{path}: has an epoch that is no whole number from 0 on")
+        raise UserError(f"{path}: has an epoch that is not an integer from 0 on")
     for name in DIAGNOSTIC_COLUMNS:  # runs of earlier versions have none
         metrics.setdefault(name, np.full(len(epochs), np.nan))
     return Run(folder, read_config(folder), metrics)
@@ -84,8 +83,8 @@ class Segment(NamedTuple):
 def parent_of(run: Run) -> tuple[Run, int] | None:
     """The run whose weights this one started from, and after which of its epochs.
 
-    None if config.json names none or the run is gone. Runs that were moved together are found
-    beside each other.
+    None if config.json names none or the run no longer exists. Runs that were moved together are
+    found next to each other.
     """
     parent = run.config.get("parent")
     if not isinstance(parent, dict):
@@ -100,10 +99,10 @@ def parent_of(run: Run) -> tuple[Run, int] | None:
 
 
 def lineage(run: Run) -> list[Segment]:
-    """The run after its ancestors, oldest first; every child continues its parent's epochs."""
+    """A run's ancestors, oldest first, then the run; each continues its parent's epochs."""
     chain: list[tuple[Run, int | None]] = [(run, None)]  # with the last epoch that counts
     seen = {run.folder.resolve()}
-    # A folder that was used again may name itself, or a descendant, as its parent.
+    # The config of a reused folder may name the folder itself, or a descendant, as its parent.
     while (parent := parent_of(chain[0][0])) and parent[0].folder.resolve() not in seen:
         seen.add(parent[0].folder.resolve())
         chain.insert(0, parent)
@@ -124,37 +123,9 @@ def frames_of(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         frames, psnr = read_psnr_per_frame(path)
     except (ValueError, KeyError, csv.Error) as error:
-        raise UserError(f"{path}: is no table of frame and psnr ({error})") from error
+        raise UserError(
+            f"{path}: is not a valid CSV file with the columns frame and psnr ({error})"
+        ) from error
     if not frames.size:
         raise UserError(f"{path}: has no rows")
     return frames, psnr
-
-
-def value_text(value: Any) -> str:
-    """A setting's value as it would be typed."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(value_text, value))
-    return plain_number(value) if isinstance(value, float) else str(value)
-
-
-def kl_text(options: dict[str, Any]) -> str:
-    """The KL annealing of a run in words."""
-    kind, beta = options.get("kl_anneal_type"), value_text(options.get("kl_beta", "?"))
-    if kind == "None":
-        return f"none, β = {beta}"
-    cycles = f", {options.get('kl_anneal_cycle', '?')} cycles" if kind == "Cyclical" else ""
-    ratio = value_text(options.get("kl_anneal_ratio", "?"))
-    return f"{kind or '?'}{cycles}, ratio {ratio}" + ("" if beta == "1" else f", β to {beta}")
-
-
-def forcing_text(options: dict[str, Any]) -> str:
-    """The teacher forcing of a run in words."""
-    ratio, step = (value_text(options.get(name, "?")) for name in ("tfr", "tfr_d_step"))
-    if ratio == "0":
-        text = "none"
-    elif step == "0":
-        text = f"{ratio} throughout"
-    else:
-        text = f"{ratio}, −{step} per epoch from {options.get('tfr_sde', '?')}"
-    patience = options.get("detector_patience")
-    return f"{text}, detector (patience {patience})" if patience else text

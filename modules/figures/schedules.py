@@ -1,4 +1,4 @@
-"""What a set of options will do before training: β, teacher forcing and learning rate by epoch."""
+"""The schedules of a set of options before training: β, teacher forcing, learning rate by epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from modules.figures.runs import forcing_text, kl_text
 from modules.figures.style import (
     BLACK,
     BLUE,
@@ -27,6 +26,7 @@ from modules.figures.style import (
     save,
     whole_number_axis,
 )
+from modules.figures.words import forcing_text, kl_text
 from modules.options import (
     TrainerOptions,
     check_combinations,
@@ -52,7 +52,7 @@ class ScheduleOptions(TrainerOptions):
 def schedule_table(o: TrainerOptions) -> dict[str, np.ndarray]:
     """Columns epoch, beta, tfr, tf_active and lr, (num_epoch,) each, as metrics.csv will have them.
 
-    Without the detector's raises, which depend on results.
+    Without the detector's resets of tfr, which depend on results.
     """
     plans = [epoch_plan(o, epoch) for epoch in range(o.num_epoch)]
     rows = [(e, plan.beta, plan.tfr, plan.teacher_forcing, plan.lr) for e, plan in enumerate(plans)]
@@ -115,14 +115,14 @@ def schedules(argv: Sequence[str]) -> list[str]:
     notes = []
     if options.fu_figure:
         if others := sorted(explicit - {"fu_figure", "out"}):
-            raise UserError(f"--fu_figure has its settings from the paper: leave out --{others[0]}")
+            raise UserError(f"--fu_figure uses the settings of the paper: leave out --{others[0]}")
         figure = fu_figure()
     else:
         options.DR = options.DR or "unknown"  # no data is needed here
         check_combinations(options)
         notes = [*without_effect(options, explicit), *idle_annealing(options)]
         if options.detector_patience:
-            notes.append("note: the detector's raises depend on results and are not drawn")
+            notes.append("note: the detector's resets of tfr depend on results and are not drawn")
         figure = schedules_figure(options)
     out.parent.mkdir(parents=True, exist_ok=True)
     return [*notes, f"wrote {save(figure, out)}"]

@@ -1,11 +1,10 @@
 """How every figure looks: size, colours, legends above their panels, lines and axes.
 
 Figures are 8.5 cm wide (the overview of `compare` 17 cm) and their text is at least 7 pt at that
-width, that of an A4 column. Colours are Okabe & Ito's; what they tell apart, line styles do too.
-Matplotlib is used by its objects alone: no pyplot, no global state, no display, any thread.
+width, that of an A4 column. Colours are Okabe & Ito's; lines that differ in colour also differ in
+style. Only matplotlib's objects are used: no pyplot, no global state, no display, any thread.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image
 
-from modules.runtime.files import write_atomically
+from modules.figures.pictures import write_png
+from modules.figures.words import plain_number
 
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that is lost on white paper.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -39,12 +39,12 @@ TEXT, AXIS_TEXT, TITLE_TEXT = 7.0, 7.5, 8.0  # points
 ROW = 0.34  # height of a line of legend, cm
 DPI = 220
 STEPS = (1, 2, 5, 10)  # of tick labels
-MARKED_UP_TO = 25  # points of a line that each get a marker; more would run into each other
-THIN_FROM = 150  # points of a line that is drawn thinner, as its ups and downs lie close
+MARKED_UP_TO = 25  # points of a line that each get a marker; more would overlap
+THIN_FROM = 150  # points of a line that is drawn thinner, since its extrema lie close
 
 
 # ----------------------------------------------------------------------------------------
-# Layout: panels of a known size with their legends above them, where they hide no curve
+# Layout: panels of a known size, legends above them so that no curve is hidden
 
 
 @dataclass
@@ -90,9 +90,9 @@ def new_panel(
 
 
 def drawable(text: str) -> str:
-    """A name from outside with "?" for what the font lacks, which would print a warning each time.
+    """A user's text with "?" for characters that the font lacks: matplotlib would warn of each.
 
-    Nothing begins with an underscore, which hides a legend's entry.
+    A leading underscore gets a space before it, since it would hide a legend's entry.
     """
     known = get_font(findfont(FontProperties())).get_charmap()
     text = "".join(c if c == "\n" or ord(c) in known else "?" for c in text)
@@ -146,7 +146,7 @@ def add_legend(figure: Figure, parent: Any, corner: tuple[float, float], row: li
         borderaxespad=0.0,
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)  # a $ in a name is no formula
+        text.set_parse_math(False)  # a $ in a name does not start a formula
     (parent.add_artist if in_axes else figure.legends.append)(legend)
 
 
@@ -162,7 +162,7 @@ def arrange(
     """Place the panels in rows from the top and set the figure's size; returns its height in cm.
 
     handles: entries of a legend under the title, for all panels together
-    below:   room that stays free under the panels, cm
+    below:   free room under the panels, cm
     """
     width = PAGE if columns > 1 else COLUMN
     left, right = 1.5, 1.0 if any(panel.twin for panel in panels) else 0.45
@@ -208,7 +208,8 @@ def arrange(
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG, whole or not at all. Raises UserError.
 
-    One without pictures has few colours: 256 of them look the same in a third of the space.
+    A figure without pictures has few colours: a palette of 256 looks the same in a third of the
+    space.
     """
     figure.set_dpi(DPI)
     canvas = figure.canvas
@@ -216,16 +217,13 @@ def save(figure: Figure, path: Path) -> Path:
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     if not figure.findobj(AxesImage):
-        # An octree has every shade of an edge somewhere near; a median cut spends all on white.
+        # An octree has a near colour for every shade of an edge; a median cut spends all on white.
         image = image.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         paper = np.asarray(image)[0, 0]  # which the octree makes not quite white
         colours = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
         colours[paper] = 255
         image.putpalette(colours.tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", dpi=(DPI, DPI))
-    write_atomically(path, buffer.getvalue())
-    return path
+    return write_png(path, image, dpi=(DPI, DPI))
 
 
 # ----------------------------------------------------------------------------------------
@@ -276,7 +274,7 @@ def add_marks(
 
 
 def finite(values: np.ndarray) -> np.ndarray:
-    """Those values that are finite, in order."""
+    """The finite values, in order."""
     return values[np.isfinite(values)]
 
 
@@ -303,14 +301,14 @@ def axis_from_zero(axes: Axes, values: np.ndarray) -> None:
 
 def rate_axis(axes: Axes, rates: np.ndarray) -> None:
     """A y axis for learning rates, logarithmic for a few steps by large factors."""
-    few = len(np.unique(rates)) <= 8  # a smooth fall to zero wants no logarithm
+    few = len(np.unique(rates)) <= 8  # a smooth fall to zero needs no logarithm
     number_axis(axes, rates, log_from=9.0 if few else math.inf)
     if axes.get_yscale() == "linear":
         axis_from_zero(axes, rates)
 
 
 def whole_number_axis(axes: Axes, first: float, last: float) -> None:
-    """An x axis over whole numbers first … last, with a little air at both ends."""
+    """An x axis over whole numbers first … last, with a margin at both ends."""
     air = max(0.5, 0.015 * (last - first))
     axes.set_xlim(first - air, last + air)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=STEPS, integer=True, min_n_ticks=1))
@@ -330,7 +328,7 @@ def add_teacher_forcing(
 
 
 def add_baselines(panel: Panel, baselines: Any) -> None:
-    """Thin dotted lines at the PSNR of predictions that need no model."""
+    """Thin dotted lines at the PSNR of the copy-first-frame and mean-frame baselines."""
     for key, name, style in (
         ("first_frame", "first frame", DOTTED),
         ("mean_train_frame", "mean training frame", (0, (1, 3))),
@@ -340,16 +338,3 @@ def add_baselines(panel: Panel, baselines: Any) -> None:
             label = f"{name} {value:.2f} dB"
             look: Look = {"color": GREY, "ls": style, "lw": 0.9, "zorder": 1}
             panel.handles.append(panel.axes.axhline(value, gid=key, label=label, **look))
-
-
-def shorten(text: str, length: int) -> str:
-    """The text, cut in the middle to at most `length` characters."""
-    if len(text) <= length:
-        return text
-    return text[: length // 2] + "…" + text[len(text) - (length - 1) // 2 :]
-
-
-def plain_number(value: float, _: Any = None) -> str:
-    """0.001, 20, 1e-5: a number as it would be typed, also as the label of a tick."""
-    mantissa, _, exponent = f"{value:.6g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa

@@ -1,6 +1,6 @@
-"""The optional TensorBoard log: metrics.csv again, as scalars of the same names by epoch.
+"""The optional TensorBoard log: the columns of metrics.csv as scalars by epoch.
 
-The `tensorboard` package is imported with --tensorboard alone, so nobody else needs it.
+The `tensorboard` package is imported only with --tensorboard, so it is optional.
 """
 
 from pathlib import Path
@@ -28,13 +28,13 @@ def check_tensorboard(o: TrainerOptions) -> None:
 class TensorBoardLog:
     """Event files in a run's folder.
 
-    A new file begins with all rows that metrics.csv has by then, and an event at step 0 that makes
-    readers forget earlier files. So a resumed run shows no epoch twice, and one that is resumed
+    A new file starts with all rows that metrics.csv has so far, and an event at step 0 that makes
+    readers discard earlier files. So a resumed run shows no epoch twice, and a run that is resumed
     with --tensorboard for the first time shows its earlier epochs too.
     """
 
     def __init__(self, root: Path, o: TrainerOptions) -> None:
-        """root: the run's folder, its metrics.csv already cut to the epoch that is resumed."""
+        """root: the run's folder, its metrics.csv already truncated to the resumed epoch."""
         from torch.utils.tensorboard import SummaryWriter
 
         # Flushed after each epoch, so the interval (in seconds) need not be short.
@@ -49,7 +49,7 @@ class TensorBoardLog:
         self.writer.flush()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Log an epoch's row of metrics.csv. Raises UserError when the disk refuses."""
+        """Log an epoch's row of metrics.csv. Raises UserError if it cannot be written."""
         try:
             self._write(row)
             self.writer.flush()

@@ -14,7 +14,6 @@ from modules.datasets.inspection import (
     drawn_part,
     find_copies,
     find_cuts,
-    overlay,
 )
 from tests.support.data import make_dataset
 from tests.support.scripts import assert_refused, run_script
@@ -69,7 +68,7 @@ def test_cuts_of_the_real_data_are_the_recordings(shared: Path) -> None:
         assert find_cuts(differences(video)) == starts[1:], name
 
 
-def test_labels_that_show_nothing() -> None:
+def test_blank_labels_by_hand() -> None:
     labels = np.zeros((4, 8, 8, 3), np.uint8)
     labels[1, 2, 3, 1] = 200
     labels[2] = 10  # the noise of a compressed black
@@ -97,12 +96,6 @@ def test_copies_exact_and_near_but_not_neighbours() -> None:
     assert find_copies(frames[8:], frames[:8]) == ([], [])
 
 
-def test_overlay_by_hand() -> None:
-    frame = np.full((1, 1, 3, 3), 100, np.uint8)
-    label = np.array([[[[0, 0, 0], [255, 0, 0], [0, 51, 0]]]], np.uint8)
-    assert overlay(frame, label).tolist() == [[[[100, 100, 100], [255, 0, 0], [80, 131, 80]]]]
-
-
 # ----------------------------------------------------------------------------------------
 # The command
 
@@ -127,10 +120,10 @@ def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
     for words in (
-        "train: 2 of 40 labels (5.0%) show nothing: 3, 9",
-        "train: the picture jumps before frame(s) 20; no row of clips.csv begins there",
+        "train: 2 of 40 labels (5.0%) are blank: 3, 9",
+        "train: the picture jumps before frame(s) 20; no row of clips.csv starts there",
         "val: 10 of 10 frames are identical to training frames",
-        "test 1: 1 of 9 labels (11.1%) show nothing: 4",
+        "test 1: 1 of 9 labels (11.1%) are blank: 4",
         "2 = train 30",
     ):
         assert any(words in line for line in warnings), (words, result.stdout)

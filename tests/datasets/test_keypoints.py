@@ -13,6 +13,7 @@ from torchvision.models.detection import (
 )
 from torchvision.ops import FrozenBatchNorm2d
 
+from modules.datasets import keypoints
 from modules.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ def sees_people_everywhere(network: KeypointRCNN) -> None:
 
 def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    network = detector.build_network(64)
+    network = keypoints.build_network(64)
     # The architecture of the published weights: their number of parameters, torchvision's names.
     assert sum(p.numel() for p in network.parameters()) == PUBLISHED.meta["num_params"]
     with torch.device("meta"):
@@ -50,12 +51,12 @@ def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.Mo
         other.roi_heads.detections_per_img = 2  # a hundred by default, which take minutes
         return other
 
-    build_network = detector.build_network
-    monkeypatch.setattr(detector, "build_network", few_people)
+    build_network = keypoints.build_network
+    monkeypatch.setattr(keypoints, "build_network", few_people)
     network.roi_heads.detections_per_img = 2
-    detect = detector.load_detector(path, CPU, short_side=64)
+    find_people = keypoints.load_keypoint_model(path, CPU, short_side=64)
     frames = [np.random.default_rng(i).integers(0, 256, (64, 80, 3), np.uint8) for i in (0, 1)]
-    both = detect(frames)
+    both = find_people(frames)
     assert len(both) == 2
     for found, frame in zip(both, frames, strict=True):
         people = len(found.boxes)
@@ -80,7 +81,7 @@ def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.Mo
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.pth: is no file of weights, or it is damaged"):
-        detector.load_detector(path, CPU, short_side=64)
+        keypoints.load_keypoint_model(path, CPU, short_side=64)
 
 
 @pytest.mark.parametrize(
@@ -98,14 +99,14 @@ def test_unfit_files_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, words: str
 ) -> None:
     # What is wrong with a file does not depend on the network, which takes seconds to make.
-    monkeypatch.setattr(detector, "build_network", lambda short_side: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(keypoints, "build_network", lambda short_side: torch.nn.Linear(2, 2))
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(UserError, match=words) as caught:
-        detector.load_detector(path, CPU, short_side=64)
+        keypoints.load_keypoint_model(path, CPU, short_side=64)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -114,12 +115,12 @@ def test_without_network_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -
     def offline(*_: object, **__: object) -> None:
         raise URLError("no route")
 
-    monkeypatch.setattr(detector, "build_network", lambda short_side: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(keypoints, "build_network", lambda short_side: torch.nn.Linear(2, 2))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "nowhere-to-be-found")
     monkeypatch.setattr("os.makedirs", lambda *_, **__: None)
     with pytest.raises(UserError) as caught:
-        detector.load_detector(None, CPU, short_side=64)
+        keypoints.load_keypoint_model(None, CPU, short_side=64)
     for words in ("no route", PUBLISHED.url, "--weights", "--labels"):
         assert words in str(caught.value)
 
@@ -127,9 +128,11 @@ def test_without_network_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_a_gpu(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = detector.build_network(64)
+    network = keypoints.build_network(64)
     sees_people_everywhere(network)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     frame = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
-    detect = detector.load_detector(tmp_path / "weights.pth", torch.device("cuda"), short_side=64)
-    assert [found.joints.shape[1:] for found in detect([frame] * 3)] == [(17, 3)] * 3
+    find_people = keypoints.load_keypoint_model(
+        tmp_path / "weights.pth", torch.device("cuda"), short_side=64
+    )
+    assert [found.joints.shape[1:] for found in find_people([frame] * 3)] == [(17, 3)] * 3

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 import dataloader
+from modules.datasets import keypoints
 from modules.datasets.keypoints import Detections
+from modules.datasets.label_images import shrink_label, stroke_gain
 from modules.datasets.pose import COCO_JOINTS, JOINTS, LIMB_COLOURS, LIMBS
 from modules.datasets.source import count_sampled, frame_step, open_clip, read_frames, sampled
-from modules.datasets.video import Piece, crop_box, shrink_label, split_by_time, stroke_gain
+from modules.datasets.splits import Piece, split_by_time
+from modules.datasets.video import crop_box
 from modules.runtime.errors import UserError
 from tests.support.scripts import TINY_RUN, assert_refused, run_script
 
@@ -356,7 +359,7 @@ class KnownJoints:
 def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., KnownJoints]:
     def install(stop_after: int | None = None) -> KnownJoints:
         known = KnownJoints(stop_after)
-        monkeypatch.setattr(detector, "load_detector", lambda *_, **__: known)
+        monkeypatch.setattr(keypoints, "load_keypoint_model", lambda *_, **__: known)
         return known
 
     return install

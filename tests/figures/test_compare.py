@@ -172,7 +172,7 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
         "bare has no config.json",
         "nan: no validation gave a number",
         "nan: 7 sequences were skipped",
-        f"for want of its csv file: {bare}",
+        f"without psnr_per_frame.csv: {bare}",
         "different data roots: nan data, bare ?, whole data, other other.",
     ):
         assert said in printed
@@ -184,5 +184,5 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
     one_figure(monkeypatch, "psnr_per_frame")
     compare([bare], tmp_path / "one")
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"summary.md", "summary.csv"}
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         compare([whole, tmp_path / "nan" / ".." / "whole"], tmp_path / "two")

@@ -1,0 +1,257 @@
+"""First reading of a clip: the main person in every frame.
+
+    finder = JointFinder(options, clip, weights_identity, load_keypoint_model)
+    track = read_track(clip, options, labels=None, finder=finder)
+
+What was found is kept in ROOT/detections, a line per frame, so that an interrupted import resumes
+where it stopped.
+
+Legend: T frames of a clip at the data set's rate, J joints; boxes are (x0, y0, x1, y1).
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from modules.datasets.images import read_image
+from modules.datasets.inspection import differences, find_cuts
+from modules.datasets.label_files import Labels
+from modules.datasets.label_images import drawn_on
+from modules.datasets.pose import (
+    COCO_JOINTS,
+    Person,
+    Span,
+    fill_and_smooth,
+    follow_main_person,
+    joints_over_time,
+    limbs_known,
+    person_from,
+    unbroken_spans,
+)
+from modules.datasets.source import (
+    Clip,
+    Pixels,
+    count_sampled,
+    frame_step,
+    read_frames,
+    source_index,
+)
+from modules.datasets.video_options import VideoOptions
+from modules.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from modules.datasets.keypoints import KeypointModel
+
+DETECTIONS = "detections"  # folder of ROOT
+SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
+JOINT_LOGIT = 2.0  # of a joint's heat map; Detectron draws joints from this value on
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class Track:
+    """The main person of a clip over T frames at the data set's rate."""
+
+    source_frames: int
+    frames: int  # T
+    cuts: list[int]  # frames before which the picture jumps
+    spans: list[Span]  # frames without a break in which the person is seen
+    extents: Array  # (T, 4) boxes around the person, parts of the clip's width and height
+    points: Array | None  # (T, J, 2) pixels of the clip; None with skeleton images
+    known: NDArray[np.bool_] | None  # (T, J)
+
+
+def progress_bar(what: str, total: int | None) -> Any:
+    """A progress bar on stderr if that is a terminal, else none."""
+    hidden = not sys.stderr.isatty()
+    return tqdm(total=total, desc=what, unit=" frames", disable=hidden, leave=False)
+
+
+class JointFinder:
+    """People in the frames of one clip by Keypoint R-CNN, kept in a file of JSON lines.
+
+    Line i holds the people of frame i. A file that ends in the middle of a line, as after a kill,
+    is used up to the line before.
+    """
+
+    def __init__(
+        self,
+        o: VideoOptions,
+        clip: Clip,
+        weights_identity: str,
+        load: Callable[[], "KeypointModel"],
+    ) -> None:
+        self.load = load  # called only when a frame must be looked at, so that resuming is quick
+        what = [clip.identity, frame_step(clip, o.fps), weights_identity, o.detect_size]
+        key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+        self.path = o.out / DETECTIONS / f"{key}.jsonl"
+        self.options = o
+        self.people: list[list[Person]] = []
+        self.queue: list[Pixels] = []
+        good = 0
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+            for line in content.splitlines(keepends=True):
+                if not line.endswith(b"\n"):
+                    break
+                rows = json.loads(line)
+                if not isinstance(rows, list):
+                    raise ValueError("a line is not a list of people")
+                self.people.append(_people(rows))
+                good += len(line)
+            if good < len(content):
+                with self.path.open("r+b") as file:
+                    file.truncate(good)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be used ({error.strerror})") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{self.path}: is corrupted; delete it to find the joints again"
+            ) from error
+        self.known = len(self.people)  # frames that are already done
+
+    def add(self, index: int, frame: Pixels) -> None:
+        """Queue frame `index`; a full batch is looked at. Frames come in order."""
+        if index >= self.known:
+            self.queue.append(frame)
+            if len(self.queue) >= self.options.batch_size:
+                self.flush()
+
+    def flush(self) -> None:
+        """Find the people in all queued frames and append them to the file."""
+        if not self.queue:
+            return
+        found = self.load()(self.queue)
+        self.queue = []
+        lines = []
+        for boxes, scores, joints in found:
+            people = zip(boxes.tolist(), scores.tolist(), joints.tolist(), strict=True)
+            rows = [
+                {
+                    "box": [round(v, 2) for v in box],
+                    "score": round(score, 4),
+                    "joints": [[round(v, 2) for v in joint] for joint in places],
+                }
+                for box, score, places in people
+            ]
+            lines.append(json.dumps(rows))
+            # Through the text, so that a resumed import has the digits of an uninterrupted one.
+            self.people.append(_people(json.loads(lines[-1])))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+
+def _people(rows: list[dict[str, Any]]) -> list[Person]:
+    people = []
+    for row in rows:
+        joints, box = np.array(row["joints"], np.float64), np.array(row["box"], np.float64)
+        person = person_from(joints, COCO_JOINTS, JOINT_LOGIT, score=row["score"], box=box)
+        if person:
+            people.append(person)
+    return people
+
+
+def read_track(
+    clip: Clip, o: VideoOptions, labels: Labels | None, finder: JointFinder | None
+) -> Track:
+    """Read a clip once and follow its main person.
+
+    labels: from another tool; finder: finds people where there are no labels
+
+    Raises UserError: the clip cannot be read, or its labels do not fit.
+    """
+    step, frames = frame_step(clip, o.fps), 0
+    what = f"{clip.path.name}: {'joints' if finder else 'frames'}"
+    bar = progress_bar(what, clip.frames and count_sampled(clip.frames, step))
+    indices: list[int] = []
+    small: list[Pixels] = []
+    try:
+        for index, frame in enumerate(read_frames(clip)):
+            frames = index + 1
+            if index != source_index(len(indices), step):
+                continue
+            if finder:
+                finder.add(len(indices), frame)
+            image = Image.fromarray(frame).resize(SMALL, Image.Resampling.BILINEAR)
+            small.append(np.asarray(image))
+            indices.append(index)
+            bar.update()
+        if finder:
+            finder.flush()
+    finally:
+        bar.close()
+    if len(indices) < 2:
+        raise UserError(
+            f"{clip.path}: {len(indices)} frames at {o.fps:g} frames/s; a video needs at least 2"
+        )
+    cuts = find_cuts(differences(np.stack(small)))
+    if labels:
+        labels.check_count(clip.path, frames)
+    if labels and labels.images:
+        images = [labels.images[index] for index in indices]
+        return _track_of_images(images, frames, cuts, f"{clip.path.name}: labels")
+    found = finder.people[: len(indices)] if finder else []
+    if labels:
+        found = [labels.people.get(index, []) for index in indices]
+    return _track_of_joints(found, frames, cuts, clip, o)
+
+
+def _track_of_joints(
+    people: Sequence[Sequence[Person]],
+    source_frames: int,
+    cuts: list[int],
+    clip: Clip,
+    o: VideoOptions,
+) -> Track:
+    main = follow_main_person(people)
+    spans = unbroken_spans(main, cuts, o.gap_frames())
+    points, known = joints_over_time(main)
+    points, known = fill_and_smooth(points, known, spans, max_gap=o.gap_frames(), sigma=o.smooth)
+    visible = np.asarray(limbs_known(known).any(axis=1))
+    spans = [run for span in spans for run in _runs(visible, *span)]
+    extents = np.full((len(main), 4), np.nan)
+    for t in np.flatnonzero(visible).tolist():
+        places = points[t][known[t]] / np.array(clip.size)
+        extents[t] = [*places.min(axis=0), *places.max(axis=0)]
+    return Track(source_frames, len(main), cuts, spans, extents, points, known)
+
+
+def _track_of_images(
+    images: Sequence[Path], source_frames: int, cuts: list[int], what: str
+) -> Track:
+    extents = np.full((len(images), 4), np.nan)
+    bar = progress_bar(what, len(images))
+    for t, path in enumerate(images):
+        ink = drawn_on(np.asarray(read_image(path)))
+        rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+        if len(rows):
+            box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            extents[t] = box / np.array([*ink.shape[::-1], *ink.shape[::-1]])
+        bar.update()
+    bar.close()
+    seen = np.isfinite(extents[:, 0])
+    edges = [0, *cuts, len(images)]
+    spans = [run for start, stop in pairwise(edges) for run in _runs(seen, start, stop)]
+    return Track(source_frames, len(images), cuts, spans, extents, None, None)
+
+
+def _runs(flags: NDArray[np.bool_], start: int, stop: int) -> list[Span]:
+    """The runs of at least two true flags within start … stop - 1."""
+    edges = np.flatnonzero(np.diff(np.pad(flags[start:stop], 1).astype(np.int8)))
+    runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    return [(start + a, start + b) for a, b in runs if b - a > 1]
