@@ -29,10 +29,9 @@ import torch
 from PIL import Image
 
 from modules.runtime.scripts import run_as_script
+from tests.support.damage import Damage, copy, cut, every, folder, move, remove, write
 from tests.support.data import make_dataset
-from tests.support.scripts import REPOSITORY, TINY_RUN
-
-Damage = Callable[[Path], object]  # takes the folder that holds data/, run/ and so on
+from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
 
 SCRIPTS = {
     "Trainer.py": ("Trainer", ["Trainer.py"]),
@@ -56,69 +55,13 @@ class Row:
         places = {"DATA": "data", "RUN": "run", "NEW": "new", "TMP": "."}
         found = []
         for part in shlex.split(self.command):
-            for name, folder in places.items():
-                part = part.replace(name, str(world / folder))
+            for name, place in places.items():
+                part = part.replace(name, str(world / place))
             found.append(part)
         return found
 
 
 # ---------------------------------------------------------------- ways to damage
-
-
-def remove(*paths: str) -> Damage:
-    def apply(world: Path) -> None:
-        for path in paths:
-            target = world / path
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
-
-    return apply
-
-
-def write(path: str, content: bytes | str) -> Damage:
-    data = content.encode() if isinstance(content, str) else content
-
-    def apply(world: Path) -> None:
-        target = world / path
-        if target.is_dir():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-
-    return apply
-
-
-def folder(path: str) -> Damage:
-    def apply(world: Path) -> None:
-        target = world / path
-        if target.is_dir():
-            shutil.rmtree(target)
-        elif target.exists():
-            target.unlink()
-        target.mkdir(parents=True)
-
-    return apply
-
-
-def copy(source: str, target: str) -> Damage:
-    return lambda world: shutil.copy(world / source, world / target)
-
-
-def move(source: str, target: str) -> Damage:
-    return lambda world: (world / source).rename(world / target)
-
-
-def cut(path: str, part: float) -> Damage:
-    """Keep only this part of a file."""
-
-    def apply(world: Path) -> None:
-        data = (world / path).read_bytes()
-        (world / path).write_bytes(data[: int(part * len(data))])
-
-    return apply
-
-
-def every(*steps: Damage) -> Damage:
-    return lambda world: [step(world) for step in steps]
 
 
 def pair(split: str, *numbers: int) -> Damage:
@@ -267,7 +210,7 @@ TRAIN_OPTIONS = [
     ("--resume --ckpt_path RUN/best.ckpt", "--resume and --ckpt_path exclude each other"),
     ("--test --resume --ckpt_path RUN/best.ckpt", "--test and --resume exclude each other"),
     ("--resume", "there is no run to continue in"),
-    ("--ckpt_path RUN/best.ckpt --F_dim 16", "--F_dim 16: "),
+    ("--ckpt_path RUN/best.ckpt --F_dim 16", "best.ckpt has 8"),
     ("--ckpt_path RUN/best.ckpt --frame_W 24", "--frame_W 24: "),
     # paths
     ("--DR ''", "--DR"),
@@ -285,7 +228,7 @@ TRAIN_OPTIONS = [
     ("--save_root RUN", "already holds a run: continue it with --resume"),
     ("--ckpt_path TMP/none.ckpt", "none.ckpt: no such checkpoint"),
     ("--ckpt_path RUN", "run: not a checkpoint file"),
-    ("--ckpt_path DATA/train/train_img/0.png", "0.png: damaged, or not a checkpoint"),
+    ("--ckpt_path DATA/train/train_img/0.png", "0.png: corrupted, or not a checkpoint"),
     ("--train_vi_len 9", "--train_vi_len 9 is longer than every recording (longest: 8"),
     ("--partial 0.4", "--train_vi_len 4 is longer than every recording"),
     ("--partial 1e-300", "--train_vi_len 4 is longer than every recording"),
@@ -355,16 +298,16 @@ TEST_FAULTS: list[tuple[Damage, str, int]] = [
 CHECKPOINT_FAULTS: list[tuple[Damage, str]] = [
     (remove("run/best.ckpt"), "no such checkpoint"),
     (folder("run/best.ckpt"), "not a checkpoint file"),
-    (write("run/best.ckpt", ""), "damaged, or not a checkpoint"),
-    (write("run/best.ckpt", "epoch,loss\n" * 50), "damaged, or not a checkpoint"),
-    (write("run/best.ckpt", bytes(5000)), "damaged, or not a checkpoint"),
-    (cut("run/best.ckpt", 0.5), "damaged, or not a checkpoint"),
-    (cut("run/best.ckpt", 0.999), "damaged, or not a checkpoint"),
+    (write("run/best.ckpt", ""), "corrupted, or not a checkpoint"),
+    (write("run/best.ckpt", "epoch,loss\n" * 50), "corrupted, or not a checkpoint"),
+    (write("run/best.ckpt", bytes(5000)), "corrupted, or not a checkpoint"),
+    (cut("run/best.ckpt", 0.5), "corrupted, or not a checkpoint"),
+    (cut("run/best.ckpt", 0.999), "corrupted, or not a checkpoint"),
     (saved({"state_dict": torch.nn.Linear(2, 2)}), "holds a Python object"),
     (saved({"state_dict": {}, "path": Path("a")}), "holds a Python object"),
-    (saved(torch.zeros(3)), "no checkpoint of this model"),
-    (saved({"weights": 1}), "no checkpoint of this model"),
-    (saved({"state_dict": {"a": 1}}), "no checkpoint of this model"),
+    (saved(torch.zeros(3)), "not a checkpoint of this model"),
+    (saved({"weights": 1}), "not a checkpoint of this model"),
+    (saved({"state_dict": {"a": 1}}), "not a checkpoint of this model"),
     (other_model, "another architecture"),
     (
         checkpoint(lambda c: c["state_dict"].pop("Generator.7.bias")),
@@ -504,7 +447,7 @@ ROWS = [
     Row(FRAMES, ("psnr_per_frame.csv: ",), write("run/psnr_per_frame.csv", "frame,psnr\n,\n")),
     Row(FRAMES, ("psnr_per_frame.csv: ",), write("run/psnr_per_frame.csv", "")),
     Row(COMPARE, ("run2: there is no such folder",), remove("run2")),
-    Row("plots compare RUN RUN --out NEW", ("run: is named twice",)),
+    Row("plots compare RUN RUN --out NEW", ("run: is given twice",)),
     Row("plots compare RUN", ("--out",)),
     Row("plots compare RUN --out DATA/train/train_img/0.png", ("0.png",)),
     Row("plots compare RUN --out /proc/nothing", ("/proc/nothing",)),
@@ -776,7 +719,7 @@ def test_without_rights(
     [
         Row(f"{TRAIN} --lerning_rate 1", ("--lerning_rate",)),
         Row(TRAIN, ("2.png: the file is empty",), write("data/train/train_img/2.png", "")),
-        Row(TEST, ("run/best.ckpt: damaged",), cut("run/best.ckpt", 0.5)),
+        Row(TEST, ("run/best.ckpt: corrupted",), cut("run/best.ckpt", 0.5)),
         Row(RESUME, ("config.json: ",), write("run/config.json", "{")),
         Row(CHECK, ("val: the folder is missing",), remove("data/val")),
         Row(CURVES, ("metrics.csv: is empty",), write("run/metrics.csv", "")),
@@ -800,33 +743,16 @@ def test_in_processes_of_their_own(row: Row, world: Path) -> None:
     assert state_of(world / "data") == before
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", ["Trainer.py", "Tester.py", "dataloader.py"])
-def test_ctrl_c_during_the_imports(script: str) -> None:
-    """They take seconds, and are when a user sees a mistake in what was just typed."""
-    with subprocess.Popen(
-        [sys.executable, "-X", "importtime", str(REPOSITORY / script), "check", "--nothing"],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:  # each import is a line
-            lines.append(line)
-            if "torch." in line:
-                process.send_signal(signal.SIGINT)
-                break
-        rest = process.stderr.read()
-    assert process.returncode == -signal.SIGINT
-    assert "Traceback" not in "".join(lines) + rest
-    assert "error:" not in rest  # it had not come to its options
-
-
-@pytest.mark.slow
-def test_ctrl_c_during_imports_would_be_noticed() -> None:
-    # The control: a script that begins with its imports shows their traceback.
-    code = "import os, signal, threading\n" \
-        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n" \
-        "import torch\n"  # fmt: skip
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "Traceback" in result.stderr
+def test_no_cuda(world: Path) -> None:
+    """The command line that is in many reports, on a machine without a GPU."""
+    for command in (
+        "Trainer.py --DR DATA --batch_size 1 --lr 0.001 --device cuda --optim Adam --gpu 1"
+        " --save_root TMP/empty --num_epoch 100 --train_vi_len 32 --tfr 1.0 --tfr_sde 10"
+        " --tfr_d_step 0.1 --kl_anneal_type Cyclical --kl_anneal_cycle 10 --kl_anneal_ratio 1"
+        " --auto_save",
+        "Tester.py --ckpt_path RUN/best.ckpt --save_root TMP/empty --device cuda",
+    ):
+        row = Row(command, ("--device cuda", "use --device cpu"))
+        result = run_script(*row.arguments(world), env={"CUDA_VISIBLE_DEVICES": ""})
+        assert not faults_of(Outcome(result.returncode, result.stderr), row), result.stderr
+        assert not (world / "empty").exists()

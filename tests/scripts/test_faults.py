@@ -3,13 +3,13 @@ changes, weights and gradients that are not finite. Nothing is lost, and nothing
 
 import contextlib
 import errno
-import io
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,17 @@ from PIL import Image
 import dataloader
 from modules import runlog
 from modules.checkpoint import load_checkpoint, save_checkpoints
-from modules.runtime.errors import Stopped, UserError
-from modules.runtime.scripts import run_as_script
+from modules.runtime.errors import UserError
 from tests.support.data import make_dataset
 from tests.support.faults import contents, damaged_copies, outcome_of_reading, read_damaged, same
-from tests.support.scripts import TINY_RUN, assert_refused, run_script
+from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
 
 
 @pytest.fixture(scope="module")
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs; not to be changed."""
     run = tmp_path_factory.mktemp("runs") / "trained"
-    arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "2")
-    result = run_script("Trainer.py", *arguments, "--auto_save")
-    assert result.returncode == 0, result.stderr
+    train(dataset, run, "--num_epoch", "2", "--auto_save")
     return run
 
 
@@ -106,9 +103,7 @@ class TestDamagedCheckpoints:
         self, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # Without the archive's checksums, flipped bytes of tensors load as other numbers.
-        import modules.checkpoint as module
-
-        monkeypatch.setattr(module.zipfile, "is_zipfile", lambda _: False)
+        monkeypatch.setattr(zipfile, "is_zipfile", lambda _: False)
         source, target = trained / "last.ckpt", tmp_path / "damaged.ckpt"
         counts, bad = read_damaged(source, target, flips=12, cuts=0, seed=0)
         assert counts["silent"] > 0
@@ -117,8 +112,6 @@ class TestDamagedCheckpoints:
     def test_other_outcomes_would_be_noticed(
         self, trained: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import faults
-
         path = trained / "last.ckpt"
         original = contents(path)
         assert outcome_of_reading(path, original) == "identical"
@@ -134,7 +127,7 @@ class TestDamagedCheckpoints:
             def fail(_: Path, error: Exception = error) -> None:
                 raise error
 
-            monkeypatch.setattr(faults, "load_checkpoint", fail)
+            monkeypatch.setattr("tests.support.faults.load_checkpoint", fail)
             assert outcome_of_reading(path, original) == outcome
 
     def test_same_is_bit_for_bit(self) -> None:
@@ -271,57 +264,6 @@ class TestFullDisk:
             assert not [path for path in run.iterdir() if "tmp" in path.name]
 
 
-class TestMemory:
-    @pytest.mark.parametrize(
-        "error",
-        [
-            MemoryError("Unable to allocate 3 GiB"),
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB\nand much advice"),
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 3 GiB"),
-            MemoryError(),
-        ],
-    )
-    def test_too_little_is_one_line(
-        self, error: Exception, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        def main() -> int:
-            raise error
-
-        with pytest.raises(SystemExit) as caught:
-            run_as_script(main)
-        assert caught.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: not enough memory (")
-        assert "3 GiB" in line or not error.args
-        assert "and much advice" not in line
-
-    def test_another_error_is_none_of_that(self) -> None:
-        with pytest.raises(RuntimeError, match="shapes"):
-            run_as_script(lambda: (_ for _ in ()).throw(RuntimeError("shapes do not fit")))
-
-
-class TestSecondSignal:
-    @pytest.mark.parametrize("first", [Stopped(signal.SIGTERM), KeyboardInterrupt()])
-    def test_while_the_end_is_told_of(
-        self, first: BaseException, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """When training has ended its handlers are gone, and Ctrl-C is an exception again."""
-
-        class Interrupted(io.StringIO):
-            def write(self, text: str) -> int:
-                if text.startswith(("stopped", "interrupted")):
-                    raise KeyboardInterrupt
-                return super().write(text)
-
-        def main() -> int:
-            raise first
-
-        monkeypatch.setattr(sys, "stderr", Interrupted())
-        with pytest.raises(SystemExit) as caught:
-            run_as_script(main)
-        assert caught.value.code == 130
-
-
 class TestLeftovers:
     """What a process leaves half-written when it is killed while it writes."""
 
@@ -377,7 +319,7 @@ class TestDataThatChange:
     CHANGES = (
         (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
         (lambda path: path.write_bytes(b""), "the file is empty"),
-        (lambda path: path.write_bytes(path.read_bytes()[:40]), "beginning is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:40]), "header is corrupted"),
         (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
     )
 
@@ -386,7 +328,7 @@ class TestDataThatChange:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, text: str
     ) -> None:
         root = make_dataset(tmp_path / "data")
-        read = dataloader._read_pictures
+        read = dataloader._read_images
 
         def change_first(*arguments: Any, **options: Any) -> None:
             change(root / "train/train_img/5.png")
@@ -394,7 +336,7 @@ class TestDataThatChange:
 
         settings = {"height": 16, "width": 16, "train_vi_len": 4, "val_vi_len": 9}
         dataloader.load_train_val(root, **settings)  # the control
-        monkeypatch.setattr(dataloader, "_read_pictures", change_first)
+        monkeypatch.setattr(dataloader, "_read_images", change_first)
         with pytest.raises(UserError, match=r"1 fault.*train/train_img/5\.png") as caught:
             dataloader.load_train_val(root, **settings)
         assert text in str(caught.value)
@@ -403,13 +345,13 @@ class TestDataThatChange:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         root = make_dataset(tmp_path / "data")
-        read = dataloader._read_pictures
+        read = dataloader._read_images
 
         def remove_first(*arguments: Any, **options: Any) -> None:
             shutil.rmtree(root)
             read(*arguments, **options)
 
-        monkeypatch.setattr(dataloader, "_read_pictures", remove_first)
+        monkeypatch.setattr(dataloader, "_read_images", remove_first)
         with pytest.raises(UserError, match="faults in the data set") as caught:
             dataloader.load_test(root, height=16, width=16)
         assert "test/test_label/1/8.png: cannot be read" in str(caught.value)

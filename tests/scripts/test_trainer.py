@@ -1,6 +1,5 @@
-"""The real scripts through their command lines, tiny."""
+"""Trainer.py through its command line, tiny."""
 
-import csv
 import json
 import shutil
 import sys
@@ -15,57 +14,19 @@ from PIL import Image
 
 from modules import runlog
 from modules.cvae import CVAE, ModelConfig
-from modules.runtime.device import choose_device
-from modules.runtime.errors import UserError
 from modules.training import TrainingStep
 from tests.support.data import make_dataset
-from tests.support.scripts import TINY, TINY_RUN, assert_refused, run_script
+from tests.support.faults import same
+from tests.support.scripts import TINY, TINY_RUN, assert_refused, run_script, train
 
-# A line as it stands in many a report.
-USUAL = (
-    *("--batch_size", "1", "--lr", "0.001", "--device", "cuda", "--optim", "Adam", "--gpu", "1"),
-    *("--save_root", ".", "--num_epoch", "100", "--train_vi_len", "32"),
-    *("--tfr", "1.0", "--tfr_sde", "10", "--tfr_d_step", "0.1", "--kl_anneal_type", "Cyclical"),
-    *("--kl_anneal_cycle", "10", "--kl_anneal_ratio", "1", "--auto_save"),
-)
 CHECKPOINTS = {
     *("best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"),
     *("last.ckpt", "last.prev.ckpt"),
 }
 
 
-def train(dataset: Path, run: Path, *more: str) -> str:
-    """A tiny run that must succeed; what it printed."""
-    result = run_script("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, *more)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope="module")
-def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three epochs; not to be changed."""
-    run = tmp_path_factory.mktemp("runs") / "trained"
-    train(dataset, run, "--num_epoch", "3", "--auto_save", "--store_visualization")
-    return run
-
-
 def state(path: Path) -> dict:
     return torch.load(path, weights_only=True)
-
-
-def same(a: object, b: object) -> bool:
-    """Whether two nested structures of plain values and tensors are equal, bit for bit."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-# ---------------------------------------------------------------- Trainer
 
 
 class TestTrainer:
@@ -98,8 +59,8 @@ class TestTrainer:
         assert metrics["train_mse"][-1] < 0.5 * metrics["train_mse"][0]
         assert metrics["tf_active"].sum() == 0
         assert (metrics["beta"] == 0).all()
-        assert "repeating the first frame" in text
-        assert "mean training frame" in text
+        assert "copy-first-frame" in text
+        assert "mean-frame" in text
 
     @pytest.mark.slow
     def test_real_footage(self, shared: Path, tmp_path: Path) -> None:
@@ -331,239 +292,17 @@ class TestTrainer:
 
 def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
     """A run of five epochs that is ended, unsaved, in the second step after `epoch` was saved."""
-    whole_step = TrainingStep.run_share
+    whole_step = TrainingStep.dispatch
 
-    def step_or_end(self: TrainingStep, *arguments: Any) -> None:
-        if state(run / "last.ckpt")["last_epoch"] == epoch and self.read_counts().trained:
+    def step_or_end(self: TrainingStep, *arguments: Any, **options: Any) -> None:
+        if state(run / "last.ckpt")["last_epoch"] == epoch and self.sums.read().trained:
             sys.exit(99)
-        whole_step(self, *arguments)
+        whole_step(self, *arguments, **options)
 
-    with mock.patch.object(TrainingStep, "run_share", step_or_end):
+    with mock.patch.object(TrainingStep, "dispatch", step_or_end):
         arguments = ["--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "5", *more]
         result = run_script("Trainer.py", *arguments)
     assert result.returncode == 99, result.stderr
     row = (run / "metrics.csv").read_text().splitlines()[-1]
     with (run / "metrics.csv").open("a") as file:
         file.write(f"{epoch + 1}{row[1:]}\n{epoch + 2},0.1,0.")  # a row too many and a half one
-
-
-# ---------------------------------------------------------------- Tester
-
-
-@pytest.fixture(scope="module")
-def tested(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("tested")
-    result = run_script(
-        *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--save_root", out / "a")
-    )
-    assert result.returncode == 0, result.stderr
-    return out / "a"
-
-
-class TestTester:
-    def test_outputs(self, tested: Path, dataset: Path) -> None:
-        assert {p.name for p in tested.iterdir()} == {
-            *("frames", "submission.csv", "pred_seq0.gif", "pred_seq1.gif"),
-        }
-        assert len(list((tested / "frames/0").iterdir())) == 6
-        assert len(list((tested / "frames/1").iterdir())) == 9
-        for i in (0, 1):
-            given = np.asarray(Image.open(dataset / f"test/test_img/{i}/0.png"))
-            assert np.array_equal(np.asarray(Image.open(tested / f"frames/{i}/0.png")), given)
-
-    def test_submission_is_the_frames(self, tested: Path) -> None:
-        with (tested / "submission.csv").open(newline="") as file:
-            header, *rows = csv.reader(file)
-        assert header == ["id", *map(str, range(3 * 16 * 16))]
-        assert [row[0] for row in rows] == [str(i) for i in range(6 + 9)]
-        order = [(i, t) for i, count in ((0, 6), (1, 9)) for t in range(count)]
-        for (i, t), row in zip(order, rows, strict=True):
-            frame = np.asarray(Image.open(tested / f"frames/{i}/{t}.png"))
-            assert [int(v) for v in row[1:]] == frame.transpose(2, 0, 1).ravel().tolist()
-
-    def test_identical_whatever_the_batch_but_not_the_seed(
-        self, tested: Path, trained: Path, tmp_path: Path
-    ) -> None:
-        def submission(*more: str) -> bytes:
-            out = tmp_path / "-".join(more)
-            result = run_script(
-                *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--save_root", out, *more)
-            )
-            assert result.returncode == 0, result.stderr
-            for gif in out.glob("*.gif"):
-                if more[0] != "--seed":
-                    assert gif.read_bytes() == (tested / gif.name).read_bytes()
-            return (out / "submission.csv").read_bytes()
-
-        reference = (tested / "submission.csv").read_bytes()
-        assert submission("--batch_size", "1") == reference
-        assert submission("--batch_size", "2", "--num_workers", "1") == reference
-        assert submission("--seed", "5") != reference
-
-    def test_val_split_agrees_with_the_trainer(self, trained: Path, tmp_path: Path) -> None:
-        result = run_script(
-            *("Tester.py", "--ckpt_path", trained / "last.ckpt", "--split", "val"),
-            *("--save_root", tmp_path),
-        )
-        assert result.returncode == 0, result.stderr
-        frames, psnr = runlog.read_psnr_per_frame(tmp_path / "psnr_per_frame.csv")
-        expected = runlog.read_psnr_per_frame(trained / "psnr_per_frame.csv")[1]
-        np.testing.assert_array_equal(psnr, expected)
-        assert f"PSNR {psnr.mean():.4f} dB" in result.stdout
-        assert (tmp_path / "psnr_per_frame.png").exists()
-        assert "rounded to integers" in result.stdout
-        assert frames[0] == 1
-
-    def test_several_futures(self, trained: Path, tmp_path: Path) -> None:
-        def table(*more: str) -> tuple[str, list[list[float]]]:
-            out = tmp_path / "-".join(more)
-            result = run_script(
-                *("Tester.py", "--ckpt_path", trained / "last.ckpt", "--split", "val"),
-                *("--save_root", out, *more),
-            )
-            assert result.returncode == 0, result.stderr
-            if not (out / "samples.csv").exists():
-                return result.stdout, []
-            header, *lines = (out / "samples.csv").read_text().splitlines()
-            assert header == "sample,psnr,ssim"
-            return result.stdout, [[float(cell) for cell in line.split(",")] for line in lines]
-
-        said, rows = table("--n_samples", "5")
-        assert [row[0] for row in rows] == [0, 1, 2, 3, 4]
-        scores = np.array([row[1] for row in rows])
-        assert f"PSNR {scores[0]:.4f} dB" in said  # the first is the one that is written
-        assert len(set(scores)) == 5
-        assert (
-            f"5 samples, PSNR: best {scores.max():.4f} dB, mean {scores.mean():.4f} dB, "
-            f"standard deviation {scores.std(ddof=1):.4f} dB"
-        ) in said
-        assert table("--n_samples", "5", "--batch_size", "2")[1] == rows
-        still = np.array(table("--n_samples", "3", "--latent_scale", "0")[1])
-        assert (still[:, 1:] == still[0, 1:]).all()  # the control: the prior's mean, three times
-        assert table("--n_samples", "1")[1] == []
-
-    def test_futures_need_a_truth(self, trained: Path) -> None:
-        arguments = ("--ckpt_path", trained / "last.ckpt", "--n_samples", "2")
-        assert_refused(run_script("Tester.py", *arguments), "--n_samples 2", "--split val")
-
-    def test_model_of_another_kind_comes_from_its_checkpoint(
-        self, dataset: Path, tmp_path: Path
-    ) -> None:
-        run = tmp_path / "run"
-        result = run_script(
-            *("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "1"),
-            *("--prior", "learned", "--output", "sigmoid", "--auto_save"),
-        )
-        assert result.returncode == 0, result.stderr
-        for split in ("val", "test"):
-            result = run_script("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", split)
-            assert result.returncode == 0, result.stderr
-        psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv")[1]
-        assert psnr.tolist() == runlog.read_psnr_per_frame(run / "psnr_per_frame.csv")[1].tolist()
-        wrong = ("--ckpt_path", run / "best.ckpt", "--prior", "standard", "--DR", dataset)
-        assert_refused(run_script("Trainer.py", *wrong), "--prior standard", "learned")
-
-    def test_latent_scale(self, trained: Path, tmp_path: Path) -> None:
-        def frame(*more: str) -> bytes:
-            out = tmp_path / "-".join(more)
-            arguments = ("--ckpt_path", trained / "best.ckpt", "--save_root", out, *more)
-            assert run_script("Tester.py", *arguments).returncode == 0
-            return (out / "frames/1/5.png").read_bytes()
-
-        mean = frame("--latent_scale", "0")
-        assert mean == frame("--latent_scale", "0", "--seed", "9")  # no latent, no seed
-        assert mean != frame("--latent_scale", "3")
-
-    def test_default_folder_is_beside_the_checkpoint(self, trained: Path, tmp_path: Path) -> None:
-        shutil.copy(trained / "best.ckpt", tmp_path)
-        assert run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt").returncode == 0
-        assert (tmp_path / "test/submission.csv").exists()
-
-    def test_frames_of_a_longer_video_do_not_stay(self, trained: Path, tmp_path: Path) -> None:
-        folder = tmp_path / "frames/0"
-        folder.mkdir(parents=True)
-        for name in ("3.png", "700.png", "mine.png"):
-            (folder / name).write_bytes(b"")
-        arguments = ("--ckpt_path", trained / "best.ckpt", "--save_root", tmp_path)
-        assert run_script("Tester.py", *arguments).returncode == 0
-        names = {p.name for p in folder.iterdir()}
-        assert "700.png" not in names
-        assert "mine.png" in names
-
-
-# ---------------------------------------------------------------- bad input
-
-
-class TestBadInput:
-    def test_no_cuda(self, dataset: Path, trained: Path, tmp_path: Path) -> None:
-        hidden = {"CUDA_VISIBLE_DEVICES": ""}
-        result = run_script("Trainer.py", "--DR", dataset, *USUAL, cwd=tmp_path, env=hidden)
-        assert_refused(result, "--device cuda", "--device cpu")
-        assert len(result.stderr.strip().splitlines()) == 1
-        assert list(tmp_path.iterdir()) == []
-        result = run_script(
-            *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--device", "cuda"), env=hidden
-        )
-        assert_refused(result, "--device cuda")
-
-    def test_too_many_gpus(self, dataset: Path) -> None:
-        result = run_script("Trainer.py", "--DR", dataset, "--gpu", "99", "--device", "cpu")
-        assert_refused(result, "--gpu 99")
-
-    def test_gpus_that_are_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        assert choose_device("auto", 2) == torch.device("cuda", 0)
-        assert choose_device("cpu") == torch.device("cpu")
-        with pytest.raises(UserError, match="--gpu 2: needs CUDA; leave out --device cpu"):
-            choose_device("cpu", 2)
-        with pytest.raises(UserError, match="--gpu 3: there are 2 GPUs here"):
-            choose_device("auto", 3)
-        # As torchrun starts the third process of a machine with two GPUs.
-        monkeypatch.setenv("LOCAL_RANK", "2")
-        with pytest.raises(UserError, match="process 2 of this machine has no GPU"):
-            choose_device("auto")
-
-    def test_unusable_save_root(self, dataset: Path, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("")
-        for root in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nothing")):
-            result = run_script("Trainer.py", "--DR", dataset, "--save_root", root, *TINY_RUN)
-            assert_refused(result, str(root))
-
-    def test_data_faults_before_anything_is_made(self, tmp_path: Path) -> None:
-        root = make_dataset(tmp_path / "data")
-        (root / "train/train_img/7.png").unlink()
-        (root / "val/val_label/3.png").write_bytes(b"no image")
-        run = tmp_path / "run"
-        result = run_script("Trainer.py", "--DR", root, "--save_root", run, *TINY_RUN)
-        assert_refused(result, "train_img", "7", "val_label", "3.png")
-        result = run_script("Trainer.py", "--DR", tmp_path / "none", "--save_root", run, *TINY_RUN)
-        assert_refused(result, str(tmp_path / "none"))
-
-    def test_clip_longer_than_every_recording(self, dataset: Path, tmp_path: Path) -> None:
-        arguments = ["--DR", dataset, "--save_root", tmp_path / "a", *TINY, "--train_vi_len", "25"]
-        assert_refused(run_script("Trainer.py", *arguments), "--train_vi_len 25", "24")
-
-    def test_checkpoints(self, dataset: Path, trained: Path, tmp_path: Path) -> None:
-        missing = tmp_path / "missing.ckpt"
-        torn = tmp_path / "torn.ckpt"
-        torn.write_bytes((trained / "best.ckpt").read_bytes()[:5000])
-        for script in ("Trainer.py", "Tester.py"):
-            for path in (missing, torn):
-                arguments = ("--ckpt_path", path, "--DR", dataset, "--save_root", tmp_path / "a")
-                assert_refused(run_script(script, *arguments), str(path))
-        contradicting = run_script(
-            *("Trainer.py", "--ckpt_path", trained / "best.ckpt", "--F_dim", "16"),
-            *("--save_root", tmp_path / "a"),
-        )
-        assert_refused(contradicting, "--F_dim 16", "has 8")
-        assert_refused(run_script("Tester.py"), "--ckpt_path")
-
-    def test_options_of_both_scripts(self, trained: Path) -> None:
-        assert_refused(run_script("Trainer.py"), "--DR", "--preset demo")
-        assert_refused(run_script("Trainer.py", "--DR", ".", "--lerning_rate", "1"), "--lerning")
-        best = trained / "best.ckpt"
-        assert_refused(run_script("Tester.py", "--ckpt_path", best, "--sed", "1"), "--sed")
-        assert_refused(
-            run_script("Tester.py", "--ckpt_path", best, "--latent_scale", "-1"), "--latent_scale"
-        )

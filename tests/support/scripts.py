@@ -62,6 +62,19 @@ def _inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
+def train(dataset: Path, run: Path, *more: str) -> str:
+    """A tiny run of the Trainer that must succeed; what it printed."""
+    result = run_script("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, *more)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout
+
+
+def resume(run: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
+    """The Trainer's --resume."""
+    return run_script("Trainer.py", "--save_root", run, "--resume", *more)
+
+
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
     """Status 2 and an `error: …` that holds the words, without a traceback."""
     assert result.returncode == 2, result.stdout + result.stderr

@@ -1,0 +1,609 @@
+"""dataloader.py: every fault of a data set is found and named; its pixels are read exactly."""
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dataloader
+from modules.runtime.errors import UserError
+from modules.sequences import Recording, TestSequence, VideoData, baselines, epoch_clips
+from tests.support.damage import Damage, copy, edit, every, folder, move, remove, write
+from tests.support.scripts import REPOSITORY
+
+WIDTH, HEIGHT = 8, 4
+TRAIN, VAL, TEST = 12, 5, {"0": 12, "2": 3, "10": 2}  # frames; labels of each test sequence
+
+
+def paint(path: Path, value: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    """An image of one colour, whose red is `value`: the frame's number in these tests."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 100, 200)).save(path)
+
+
+def build(root: Path, first: int = 0, name: str = "{}.png") -> Path:
+    """A sound data set; labels are 100 brighter than frames, val begins at 50."""
+    for split, count, value in (("train", TRAIN, 0), ("val", VAL, 50)):
+        for i in range(count):
+            paint(root / split / f"{split}_img" / name.format(first + i), value + i)
+            paint(root / split / f"{split}_label" / name.format(first + i), value + i + 100)
+    for sequence, count in TEST.items():
+        paint(root / "test/test_img" / sequence / name.format(first), 200 + int(sequence))
+        for i in range(count):
+            paint(root / "test/test_label" / sequence / name.format(first + i), i)
+    return root
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("data") / "sound")
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "root"))
+
+
+def load(root: Path, **options: float) -> tuple[VideoData, VideoData]:
+    settings = {"height": HEIGHT, "width": WIDTH, "train_vi_len": 4, "val_vi_len": 630} | options
+    train, val = dataloader.load_train_val(root, **settings)  # type: ignore[arg-type]
+    assert train is not None
+    return train, val
+
+
+def load_test(root: Path) -> list[TestSequence]:
+    return dataloader.load_test(root, height=HEIGHT, width=WIDTH)
+
+
+def reds(frames: torch.Tensor) -> list[int]:
+    return frames[:, 0, 0, 0].tolist()
+
+
+# ----------------------------------------------------------------------------------------
+# A sound data set
+
+
+def test_sound_data_in_numeric_order(root: Path) -> None:
+    train, val = load(root)
+    assert train.frames.shape == train.labels.shape == (TRAIN, HEIGHT, WIDTH, 3)
+    assert train.frames.dtype == train.labels.dtype == torch.uint8
+    assert reds(train.frames) == list(range(TRAIN))  # 2 before 10
+    assert reds(train.labels) == list(range(100, 100 + TRAIN))
+    assert train.frames[3, 0, 0].tolist() == [3, 100, 200]  # RGB, not BGR
+    assert reds(val.frames) == list(range(50, 50 + VAL))
+    assert train.recordings == (Recording(0, TRAIN),)
+    assert val.recordings == (Recording(0, VAL),)
+
+    sequences = load_test(root)
+    assert [sequence.name for sequence in sequences] == ["0", "2", "10"]
+    assert [sequence.first_frame[0, 0, 0].item() for sequence in sequences] == [200, 202, 210]
+    assert [reds(sequence.labels) for sequence in sequences] == [
+        list(range(TEST[s.name])) for s in sequences
+    ]
+
+
+@pytest.mark.parametrize("name", ["{}.png", "frame{}.png", "{:05d}.PNG", "Frame{}.png", "{}.jpeg"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_names_and_first_numbers(tmp_path: Path, name: str, first: int) -> None:
+    root = build(tmp_path / "root", first, name)
+    (root / "train/clips.csv").write_text(f"start,stop\n{first},{first + 5}\n")
+    train, val = load(root)
+    expected = np.arange(5)  # JPEG is not exact, but one colour comes close
+    assert np.abs(np.array(reds(train.frames)) - expected).max() <= 2
+    assert train.recordings == (Recording(0, 5),)
+    assert len(val.frames) == VAL
+    assert len(load_test(root)) == len(TEST)
+
+
+def test_other_files_are_ignored(root: Path) -> None:
+    for where in ("", "train", "train/train_img", "val/val_label", "test/test_img", "test"):
+        for name in ("Thumbs.db", ".DS_Store", "._0.png", "notes.txt"):
+            (root / where / name).write_bytes(b"\0")
+    paint(root / "test/test_img/0/7.png", 9)  # only the first frame counts
+    train, _ = load(root)
+    assert len(train.frames) == TRAIN
+    assert len(load_test(root)) == len(TEST)
+
+
+def test_validation_length_and_splits_alone(root: Path) -> None:
+    assert reds(load(root, val_vi_len=3)[1].frames) == [50, 51, 52]
+    shutil.rmtree(root / "train")
+    val = dataloader.load_val(root, height=HEIGHT, width=WIDTH, val_vi_len=4, workers=1)
+    assert reds(val.frames) == [50, 51, 52, 53]
+    train, val = dataloader.load_train_val(
+        root, height=HEIGHT, width=WIDTH, train_vi_len=99, val_vi_len=9, need_train=False
+    )
+    assert train is None
+    assert len(val.frames) == VAL
+    shutil.rmtree(root / "val")
+    assert len(load_test(root)) == len(TEST)
+
+
+def test_resized_by_pillow_only_where_the_size_differs(root: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (23, 31, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    image.save(root / "train/train_img/4.png")  # sizes may differ within a folder
+    exact = Image.fromarray(noise[:HEIGHT, :WIDTH])
+    exact.save(root / "train/train_img/5.png")
+    train, _ = load(root)
+    resized = image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
+    assert np.array_equal(train.frames[4].numpy(), np.asarray(resized))
+    assert np.array_equal(train.frames[5].numpy(), np.asarray(exact))
+    # Control: without antialiasing (one sample of four pixels) the result is another.
+    plain = torch.nn.functional.interpolate(
+        torch.from_numpy(noise).permute(2, 0, 1)[None].float(), (HEIGHT, WIDTH), mode="bilinear"
+    )
+    assert (train.frames[4].permute(2, 0, 1) - plain[0]).abs().max() > 20
+
+
+def test_kinds_of_images_become_rgb(root: Path) -> None:
+    shape = (HEIGHT, WIDTH)
+    grey = np.full(shape, 200, np.uint8)
+    deep = Image.fromarray(np.full(shape, 200 * 257, np.uint16))
+    palette = Image.new("RGB", (WIDTH, HEIGHT), (200, 10, 20)).quantize(4)
+    images = [
+        (Image.fromarray(grey), (200, 200, 200), {}),
+        (deep, (200, 200, 200), {}),
+        (palette, (200, 10, 20), {}),
+        (palette, (200, 10, 20), {"transparency": bytes([255, 0, 0, 0])}),
+        (Image.new("RGBA", (WIDTH, HEIGHT), (1, 2, 3, 255)), (1, 2, 3), {}),
+        (Image.new("LA", (WIDTH, HEIGHT), (7, 255)), (7, 7, 7), {}),
+        (Image.new("1", (WIDTH, HEIGHT), 1), (255, 255, 255), {}),
+    ]
+    for i, (image, _, options) in enumerate(images):
+        image.save(root / f"train/train_img/{i}.png", **options)  # type: ignore[arg-type]
+    assert Image.open(root / "train/train_img/1.png").mode.startswith("I")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would be a line on the user's terminal
+        train, _ = load(root)
+    for i, (_, colour, _) in enumerate(images):
+        assert train.frames[i, 2, 5].tolist() == list(colour), i
+
+
+def test_any_number_of_workers_gives_the_same(root: Path) -> None:
+    (root / "val/val_img/3.png").write_bytes(b"")
+    (root / "train/train_label/7.png").write_bytes(b"x")
+    messages = set()
+    for workers in (0, 1, 2, 5):
+        with pytest.raises(UserError) as caught:
+            load(root, workers=workers)
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+    for split in ("val/val_img/3.png", "train/train_label/7.png"):
+        paint(root / split, 1)
+    one, five = load(root, workers=1), load(root, workers=5)
+    for a, b in zip(one, five, strict=True):
+        assert torch.equal(a.frames, b.frames)
+        assert torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize(
+    ("clips", "partial", "expected", "recordings"),
+    [
+        (None, 0.5, range(6), [(0, 6)]),
+        (None, 0.29, range(3), [(0, 3)]),
+        ("0,5\n5,12", 0.75, range(9), [(0, 5), (5, 9)]),
+        ("0,5\n5,12", 0.25, range(3), [(0, 3)]),
+        # Frames 0 and 6 … 8 are in no row; rows come in order of their frames.
+        ("9,12\n1,6", 1.0, [1, 2, 3, 4, 5, 9, 10, 11], [(0, 5), (5, 8)]),
+        ("9,12\n1,6", 0.75, [1, 2, 3, 4, 5, 9], [(0, 5), (5, 6)]),
+    ],
+)
+def test_partial_and_clips_file(
+    root: Path, clips: str | None, partial: float, expected: range, recordings: list
+) -> None:
+    if clips:
+        text = "\ufeffStart, stop\r\n" + clips.replace("\n", "\r\n\r\n") + "\r\n"
+        (root / "train/clips.csv").write_text(text, encoding="utf-8")
+    for unused in set(range(TRAIN)) - set(expected):
+        (root / f"train/train_img/{unused}.png").write_bytes(b"")  # a fault if it were read
+    train, val = load(root, partial=partial, train_vi_len=2)
+    assert reds(train.frames) == list(expected)
+    assert reds(train.labels) == [100 + i for i in expected]
+    assert [(rec.start, rec.stop) for rec in train.recordings] == recordings
+    assert len(val.frames) == VAL  # never cut by --partial
+
+
+# ----------------------------------------------------------------------------------------
+# Faults
+
+
+def png(width: int, height: int) -> bytes:
+    """A file that claims a size and holds next to nothing: a decompression bomb."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def clips(text: str) -> Damage:
+    return write("train/clips.csv", text)
+
+
+def both(split: str, numbers: range) -> Damage:
+    """Remove images and labels, so that only the numbering suffers."""
+    return remove(*(f"{split}/{split}_{k}/{i}.png" for k in ("img", "label") for i in numbers))
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit within the checksum of the pixels' chunk."""
+    at = data.index(b"IEND") - 6
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+IMG, LABEL = "train/train_img", "train/train_label"
+WITH_VAL: list[tuple[Damage, str]] = [
+    # folders
+    (remove(""), "root: 1 fault in the data set: the folder is missing"),
+    (write("", "text"), "root: 1 fault in the data set: is not a folder"),
+    (remove("train"), "train: the folder is missing"),
+    (remove("val"), "val: the folder is missing"),
+    (remove(IMG), "train/train_img: the folder is missing"),
+    (remove("val/val_label"), "val/val_label: the folder is missing"),
+    (write(LABEL, "text"), "train/train_label: is not a folder"),
+    (folder("val/val_img"), "val/val_img: the folder has no images"),
+    # numbers
+    (remove(f"{LABEL}/11.png"), "train: 12 images, 11 labels; without a label: 11.png"),
+    (remove("val/val_img/4.png"), "val: 4 images, 5 labels; without an image: 4.png"),
+    (
+        remove(*(f"{IMG}/{i}.png" for i in range(4, 12))),
+        "without an image: 4.png, 5.png, 6.png, 7.png, 8.png and 3 more",
+    ),
+    (
+        every(remove(f"{IMG}/11.png"), remove(f"{LABEL}/0.png")),
+        "11 images, 11 labels; without a label: 0.png; without an image: 11.png",
+    ),
+    (both("train", range(3, 4)), "train/train_img: gaps in the numbering, without 3"),
+    (both("train", range(2, 10)), "without 2, 3, 4, 5, 6 and 3 more"),
+    (
+        copy(f"{IMG}/3.png", f"{IMG}/99999999999999999999.png"),
+        "without 12, 13, 14, 15, 16 and 99999999999999999982 more",
+    ),
+    (both("val", range(2)), "val/val_img: numbering begins at 2; it must begin at 0 or 1"),
+    (copy(f"{IMG}/3.png", f"{IMG}/frame3.png"), "used twice: 3.png = frame3.png"),
+    (copy(f"{IMG}/3.png", f"{IMG}/03.jpg"), "used twice: 03.jpg = 3.png"),
+    (copy(f"{IMG}/3.png", f"{IMG}/cover.png"), "whose name is no frame number: cover.png"),
+    (move(f"{IMG}/3.png", f"{IMG}/frame_3.png"), "whose name is no frame number: frame_3.png"),
+    (copy(f"{IMG}/3.png", f"{IMG}/-1.png"), "whose name is no frame number: -1.png"),
+    (both("val", range(1, 5)), "val: 1 frame to validate on; it takes at least 2"),
+    # images
+    (write(f"{IMG}/3.png", "text"), f"{IMG}/3.png: is not a PNG or JPEG image"),
+    (write("val/val_label/2.png", ""), "val/val_label/2.png: the file is empty (0 bytes)"),
+    (edit(f"{IMG}/3.png", lambda d: d[: len(d) // 2]), f"{IMG}/3.png: "),
+    (edit(f"{IMG}/3.png", lambda d: d[:-12]), f"{IMG}/3.png: cannot be read"),
+    (edit(f"{IMG}/3.png", flipped), f"{IMG}/3.png: cannot be read"),
+    (
+        lambda r: Image.new("L", (9, 9)).save(r / f"{IMG}/3.png", "GIF"),
+        f"{IMG}/3.png: is not a PNG",
+    ),
+    (folder(f"{IMG}/3.png"), f"{IMG}/3.png: is not a file"),
+    (
+        every(remove(f"{IMG}/3.png"), lambda r: os.mkfifo(r / f"{IMG}/3.png")),
+        "3.png: is not a file",
+    ),
+    (
+        every(remove(f"{IMG}/3.png"), lambda r: (r / f"{IMG}/3.png").symlink_to("nowhere")),
+        f"{IMG}/3.png: cannot be read (No such file or directory)",
+    ),
+    (
+        lambda r: Image.new("1", (8200, 8200)).save(r / f"{IMG}/3.png"),
+        "3.png: 8200 x 8200 pixels are",
+    ),
+    (write(f"{IMG}/3.png", png(9500, 9500)), "3.png: the pixels are too many"),  # Pillow warns
+    (write(f"{IMG}/3.png", png(2**16, 2**16)), "3.png: the pixels are too many"),  # Pillow raises
+    # clips.csv
+    (clips(""), "train/clips.csv: is empty; its first line must be the header start,stop"),
+    (clips("0,5\n5,12\n"), "train/clips.csv: begins with '0,5'; its first line must be"),
+    (clips("start;stop\n0;5\n"), "train/clips.csv: begins with 'start;stop'"),
+    (clips("start,stop\n"), "train/clips.csv: has no rows"),
+    (clips("start,stop\n0,5.0\n"), "train/clips.csv line 2: '0,5.0' is not two whole numbers"),
+    (clips("start,stop\n0,5,9\n"), "train/clips.csv line 2: '0,5,9' is not two whole numbers"),
+    (clips("start,stop\n0\n"), "train/clips.csv line 2: '0' is not two whole numbers"),
+    (clips("start,stop\n0,5\n\n7,7\n"), "train/clips.csv line 4: 7,7: start must be below stop"),
+    (clips("start,stop\n0,13\n"), "line 2: 0,13 is out of range; all frames together are 0,12"),
+    (clips("start,stop\n-1,5\n"), "train/clips.csv line 2: -1,5 is out of range"),
+    (clips("start,stop\n6,12\n0,7\n"), "line 2: 6,12 overlaps 0,7 of line 3"),
+    (write("train/clips.csv", b"\xff\xfe\0start"), "train/clips.csv: is no text"),
+    (lambda root: (root / "train/clips.csv").mkdir(), "train/clips.csv: cannot be read"),
+    (clips("start,stop\n" + "x\n" * 24), "train/clips.csv: and 4 more wrong rows"),
+]
+OF_TEST: list[tuple[Damage, str]] = [
+    (remove("test"), "test: the folder is missing"),
+    (remove("test/test_img"), "test/test_img: the folder is missing"),
+    (remove("test/test_label"), "test/test_label: the folder is missing"),
+    (folder("test/test_label"), "test/test_label: has no folders of sequences"),
+    (remove("test/test_img/2"), "test/test_img/2: the folder is missing"),
+    (remove("test/test_label/10"), "test/test_label/10: the folder is missing"),
+    (remove("test/test_img/2/0.png"), "test/test_img/2: the folder has no images"),
+    (
+        move("test/test_img/2/0.png", "test/test_img/2/1.png"),
+        "test/test_img/2: the first frame is missing: the first label is 0, but the first image 1",
+    ),
+    (remove("test/test_label/10/1.png"), "test/test_label/10: has 1 label; a sequence takes"),
+    (remove("test/test_label/0/1.png"), "test/test_label/0: gaps in the numbering, without 1"),
+    (remove("test/test_label/0/0.png", "test/test_label/0/1.png"), "numbering begins at 2"),
+    (write("test/test_label/0/3.png", ""), "test/test_label/0/3.png: the file is empty"),
+    (write("test/test_img/10/0.png", "text"), "test/test_img/10/0.png: is not a PNG"),
+    (move("test/test_label/2", "test/test_label/two"), "whose name is no number: two"),
+    (
+        lambda root: shutil.copytree(root / "test/test_label/2", root / "test/test_label/02"),
+        "test/test_label: sequence number used twice: 02 = 2",
+    ),
+]
+
+
+def check_row(loader: Callable[[Path], object], root: Path, damage: Damage, text: str) -> None:
+    loader(root)  # the control: without the damage the same data set is sound
+    damage(root)
+    with pytest.raises(UserError) as caught:
+        loader(root)
+    message = str(caught.value)
+    assert text in message
+    assert message.startswith(f"{root}: ")
+    count = int(re.match(r".*: (\d+) faults? in the data set", message)[1])  # type: ignore[index]
+    if count == 1:
+        assert "\n" not in message
+    elif "more" not in message:
+        assert message.count("\n  - ") == count
+
+
+@pytest.mark.parametrize(("damage", "text"), WITH_VAL, ids=[text for _, text in WITH_VAL])
+def test_faults_of_train_and_val(root: Path, damage: Damage, text: str) -> None:
+    check_row(load, root, damage, text)
+
+
+@pytest.mark.parametrize(("damage", "text"), OF_TEST, ids=[text for _, text in OF_TEST])
+def test_faults_of_test(root: Path, damage: Damage, text: str) -> None:
+    check_row(load_test, root, damage, text)
+
+
+@pytest.mark.parametrize(
+    ("clips_text", "options", "text"),
+    [
+        (
+            None,
+            {"train_vi_len": 13},
+            "--train_vi_len 13 is longer than every recording (longest: 12",
+        ),
+        ("0,7\n7,12", {"train_vi_len": 8}, "(longest: 7 frames)"),
+        (
+            "0,7\n7,12",
+            {"train_vi_len": 7, "partial": 0.5},
+            "(longest: 6 frames with --partial 0.5)",
+        ),
+    ],
+)
+def test_clip_longer_than_every_recording(
+    root: Path, clips_text: str | None, options: dict, text: str
+) -> None:
+    if clips_text:
+        clips(f"start,stop\n{clips_text}\n")(root)
+    with pytest.raises(UserError, match=re.escape(text)):
+        load(root, **options)
+    load(root, **options | {"train_vi_len": options["train_vi_len"] - 1})
+
+
+def test_all_faults_are_listed_together(root: Path) -> None:
+    for i in range(TRAIN, 30):
+        paint(root / f"{IMG}/{i}.png", i)
+        paint(root / f"{LABEL}/{i}.png", i)
+    load(root)
+    for i in range(5, 30):
+        (root / f"{IMG}/{i}.png").write_bytes(b"")
+    remove("val/val_img/2.png")(root)
+    write("val/val_label/1.png", "text")(root)
+    clips("start,stop\n0,9\n8,31\n")(root)
+    with pytest.raises(UserError) as caught:
+        load(root)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{root}: 29 faults in the data set"  # 1 + 1 + 1 + 25 + 1
+    assert lines[1:4] == [
+        "  - train/clips.csv line 3: 8,31 is out of range; all frames together are 0,30",
+        "  - val/val_img: gaps in the numbering, without 2",
+        "  - val: 4 images, 5 labels; without an image: 2.png",
+    ]
+    assert lines[4] == "  - train/train_img/5.png: the file is empty (0 bytes)"  # 2 before 10
+    assert lines[24] == "  - train/train_img: and 5 more damaged images"
+    assert lines[25].startswith("  - val/val_label/1.png: is not a PNG")
+    assert len(lines) == 26
+
+
+@pytest.fixture
+def reader_without_rights(template: Path) -> Iterator[Path]:
+    """A data set outside pytest's private folder, read by a user other than root."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("no user ids on this system")
+    base = Path(tempfile.mkdtemp())
+    base.chmod(0o755)
+    root = Path(shutil.copytree(template, base / "root"))
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        yield root
+    finally:
+        os.seteuid(user)
+        for path in base.rglob("*"):
+            path.chmod(0o755)
+        shutil.rmtree(base)
+
+
+@pytest.mark.parametrize(
+    ("path", "loader", "text"),
+    [
+        ("", load, "1 fault in the data set: the folder cannot be read (Permission denied)"),
+        ("train", load, "train: the folder cannot be read (Permission denied)"),
+        (IMG, load, "train/train_img: the folder cannot be read (Permission denied)"),
+        (f"{IMG}/3.png", load, "train/train_img/3.png: cannot be read (Permission denied)"),
+        ("train/clips.csv", load, "train/clips.csv: cannot be read (Permission denied)"),
+        ("test/test_label/2", load_test, "test/test_label/2: the folder cannot be read"),
+    ],
+)
+def test_without_permission(
+    reader_without_rights: Path, path: str, loader: Callable[[Path], object], text: str
+) -> None:
+    root, reader = reader_without_rights, os.geteuid()
+    loader(root)
+    if os.getuid() == 0:
+        os.seteuid(0)
+    if path.endswith(".csv"):
+        clips("start,stop\n0,12\n")(root)
+    (root / path).chmod(0)
+    os.seteuid(reader)
+    with pytest.raises(UserError, match=re.escape(text)):
+        loader(root)
+
+
+# ----------------------------------------------------------------------------------------
+# Real data
+
+
+def test_real_motion(shared: Path) -> None:
+    root = shared / "real_motion"
+    train, val = dataloader.load_train_val(
+        root, height=32, width=64, train_vi_len=16, val_vi_len=630
+    )
+    assert train is not None
+    assert train.frames.shape == train.labels.shape == (280, 32, 64, 3)
+    assert [(r.start, r.stop) for r in train.recordings] == [
+        (0, 70),
+        (70, 140),
+        (140, 210),
+        (210, 280),
+    ]
+    assert len(val.frames) == len(val.labels) == 30
+    assert len(epoch_clips(train.recordings, 16, seed=0, epoch=0)) == 16
+    sequences = dataloader.load_test(root, height=32, width=64)
+    assert [(s.name, len(s.labels)) for s in sequences] == [("0", 30), ("1", 30), ("2", 30)]
+
+
+def test_mocap_dance_and_its_baselines(shared: Path) -> None:
+    root = shared / "mocap_dance"
+    train, val = dataloader.load_train_val(
+        root, height=32, width=64, train_vi_len=16, val_vi_len=630
+    )
+    assert train is not None
+    assert len(train.frames) == len(train.labels) == 4486
+    assert len(train.recordings) == 12
+    assert train.recordings[0] == Recording(0, 550)
+    assert train.recordings[-1] == Recording(4136, 4486)
+    assert len(val.frames) == 630
+    result = baselines(train, val)  # its README: 20.26 and 22.73
+    assert result["first_frame"] == pytest.approx(20.26, abs=0.005)
+    assert result["mean_train_frame"] == pytest.approx(22.73, abs=0.005)
+
+
+# ----------------------------------------------------------------------------------------
+# Command line
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "dataloader.py", *map(str, arguments)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in result.stdout + result.stderr
+    return result
+
+
+def snapshot(root: Path) -> list[tuple[str, int, int]]:
+    paths = [root, *sorted(root.rglob("*"))]
+    return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths]
+
+
+def test_check_prints_a_summary_and_writes_nothing(root: Path) -> None:
+    clips("start,stop\n0,7\n7,12\n")(root)
+    paint(root / f"{IMG}/3.png", 1, (16, 9))
+    before = snapshot(root)
+    result = run("check", root)
+    assert (result.returncode, result.stderr) == (0, "")
+    out = result.stdout
+    assert "train  12 frames; 2 recording(s) of 7, 5 frames\n" in out
+    assert "images: 8 x 4 (11), 16 x 9 (1); labels: 8 x 4 (12)" in out
+    assert "val    5 frames; 1 recording(s) of 5 frames\n" in out
+    assert "test   3 sequence(s) of 12, 3, 2 frames\n" in out
+    assert out.endswith("no faults\n")
+
+    load(root)
+    load_test(root)
+    assert snapshot(root) == before
+    time.sleep(0.01)
+    paint(root / f"{IMG}/3.png", 1, (16, 9))
+    assert snapshot(root) != before  # control
+
+
+def test_check_lists_the_faults_of_all_splits(root: Path) -> None:
+    remove("train/train_img/5.png", "val/val_label/4.png", "test/test_img/2/0.png")(root)
+    result = run("check", root)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: {root}: 4 faults in the data set\n  - train/train_img")
+    for text in ("gaps", "train: 11 images, 12 labels", "val: 5 images, 4", "test/test_img/2: "):
+        assert text in result.stderr
+    assert "no faults" not in result.stdout
+
+
+def test_check_without_test_split(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(root / "test")
+    dataloader.main(["check", str(root)])
+    assert "test   absent (optional)\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="the folder is missing"):
+        dataloader.main(["check", str(root / "nowhere")])
+
+
+def test_unknown_option_ends_with_one_line() -> None:
+    result = run("check", "anything", "--verbose")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"error: unrecognized arguments: --verbose.*\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "command"),
+        (["chek", "x"], "chek"),
+        (["check"], "ROOT"),
+        (["demo", "x", "--tra", "5"], "unrecognized arguments: --tra"),  # no abbreviations
+        (["demo", "x", "--train", "many"], "argument --train: invalid int value: 'many'"),
+        (["demo", "x", "--val", "1"], "--val 1 is too small; it takes at least 2"),
+    ],
+)
+def test_wrong_command_lines(arguments: list[str], text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(text)) as caught:
+        dataloader.main(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_demo_makes_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "demo"
+    sizes = "--train 6 --val 3 --test 2 --test_length 4 --seed 1 --frame_H 16 --frame_W 24"
+    dataloader.main(["demo", str(root), *sizes.split()])
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    train, val = dataloader.load_train_val(root, height=16, width=24, train_vi_len=2, val_vi_len=9)
+    assert train is not None
+    assert (len(train.frames), len(val.frames)) == (6, 3)
+    sequences = dataloader.load_test(root, height=16, width=24)
+    assert [len(sequence.labels) for sequence in sequences] == [4, 4]
+
+
+def test_closed_pipe_is_quiet(root: Path) -> None:
+    command = f"{sys.executable} dataloader.py check {root} | true; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
+    assert (result.stdout, result.stderr) == ("141\n", "")

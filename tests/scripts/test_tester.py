@@ -1,0 +1,153 @@
+"""Tester.py through its command line, tiny."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modules import runlog
+from tests.support.scripts import TINY_RUN, assert_refused, run_script
+
+
+@pytest.fixture(scope="module")
+def tested(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tested")
+    result = run_script(
+        *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--save_root", out / "a")
+    )
+    assert result.returncode == 0, result.stderr
+    return out / "a"
+
+
+class TestTester:
+    def test_outputs(self, tested: Path, dataset: Path) -> None:
+        assert {p.name for p in tested.iterdir()} == {
+            *("frames", "submission.csv", "pred_seq0.gif", "pred_seq1.gif"),
+        }
+        assert len(list((tested / "frames/0").iterdir())) == 6
+        assert len(list((tested / "frames/1").iterdir())) == 9
+        for i in (0, 1):
+            given = np.asarray(Image.open(dataset / f"test/test_img/{i}/0.png"))
+            assert np.array_equal(np.asarray(Image.open(tested / f"frames/{i}/0.png")), given)
+
+    def test_submission_is_the_frames(self, tested: Path) -> None:
+        with (tested / "submission.csv").open(newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header == ["id", *map(str, range(3 * 16 * 16))]
+        assert [row[0] for row in rows] == [str(i) for i in range(6 + 9)]
+        order = [(i, t) for i, count in ((0, 6), (1, 9)) for t in range(count)]
+        for (i, t), row in zip(order, rows, strict=True):
+            frame = np.asarray(Image.open(tested / f"frames/{i}/{t}.png"))
+            assert [int(v) for v in row[1:]] == frame.transpose(2, 0, 1).ravel().tolist()
+
+    def test_identical_whatever_the_batch_but_not_the_seed(
+        self, tested: Path, trained: Path, tmp_path: Path
+    ) -> None:
+        def submission(*more: str) -> bytes:
+            out = tmp_path / "-".join(more)
+            result = run_script(
+                *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--save_root", out, *more)
+            )
+            assert result.returncode == 0, result.stderr
+            for gif in out.glob("*.gif"):
+                if more[0] != "--seed":
+                    assert gif.read_bytes() == (tested / gif.name).read_bytes()
+            return (out / "submission.csv").read_bytes()
+
+        reference = (tested / "submission.csv").read_bytes()
+        assert submission("--batch_size", "1") == reference
+        assert submission("--batch_size", "2", "--num_workers", "1") == reference
+        assert submission("--seed", "5") != reference
+
+    def test_val_split_agrees_with_the_trainer(self, trained: Path, tmp_path: Path) -> None:
+        result = run_script(
+            *("Tester.py", "--ckpt_path", trained / "last.ckpt", "--split", "val"),
+            *("--save_root", tmp_path),
+        )
+        assert result.returncode == 0, result.stderr
+        frames, psnr = runlog.read_psnr_per_frame(tmp_path / "psnr_per_frame.csv")
+        expected = runlog.read_psnr_per_frame(trained / "psnr_per_frame.csv")[1]
+        np.testing.assert_array_equal(psnr, expected)
+        assert f"PSNR {psnr.mean():.4f} dB" in result.stdout
+        assert (tmp_path / "psnr_per_frame.png").exists()
+        assert "rounded to integers" in result.stdout
+        assert frames[0] == 1
+
+    def test_several_futures(self, trained: Path, tmp_path: Path) -> None:
+        def table(*more: str) -> tuple[str, list[list[float]]]:
+            out = tmp_path / "-".join(more)
+            result = run_script(
+                *("Tester.py", "--ckpt_path", trained / "last.ckpt", "--split", "val"),
+                *("--save_root", out, *more),
+            )
+            assert result.returncode == 0, result.stderr
+            if not (out / "samples.csv").exists():
+                return result.stdout, []
+            header, *lines = (out / "samples.csv").read_text().splitlines()
+            assert header == "sample,psnr,ssim"
+            return result.stdout, [[float(cell) for cell in line.split(",")] for line in lines]
+
+        said, rows = table("--n_samples", "5")
+        assert [row[0] for row in rows] == [0, 1, 2, 3, 4]
+        scores = np.array([row[1] for row in rows])
+        assert f"PSNR {scores[0]:.4f} dB" in said  # the first is the one that is written
+        assert len(set(scores)) == 5
+        assert (
+            f"5 samples, PSNR: best {scores.max():.4f} dB, mean {scores.mean():.4f} dB, "
+            f"standard deviation {scores.std(ddof=1):.4f} dB"
+        ) in said
+        assert table("--n_samples", "5", "--batch_size", "2")[1] == rows
+        still = np.array(table("--n_samples", "3", "--latent_scale", "0")[1])
+        assert (still[:, 1:] == still[0, 1:]).all()  # the control: the prior's mean, three times
+        assert table("--n_samples", "1")[1] == []
+
+    def test_futures_need_a_truth(self, trained: Path) -> None:
+        arguments = ("--ckpt_path", trained / "last.ckpt", "--n_samples", "2")
+        assert_refused(run_script("Tester.py", *arguments), "--n_samples 2", "--split val")
+
+    def test_model_of_another_kind_comes_from_its_checkpoint(
+        self, dataset: Path, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "run"
+        result = run_script(
+            *("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "1"),
+            *("--prior", "learned", "--output", "sigmoid", "--auto_save"),
+        )
+        assert result.returncode == 0, result.stderr
+        for split in ("val", "test"):
+            result = run_script("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", split)
+            assert result.returncode == 0, result.stderr
+        psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv")[1]
+        assert psnr.tolist() == runlog.read_psnr_per_frame(run / "psnr_per_frame.csv")[1].tolist()
+        wrong = ("--ckpt_path", run / "best.ckpt", "--prior", "standard", "--DR", dataset)
+        assert_refused(run_script("Trainer.py", *wrong), "--prior standard", "learned")
+
+    def test_latent_scale(self, trained: Path, tmp_path: Path) -> None:
+        def frame(*more: str) -> bytes:
+            out = tmp_path / "-".join(more)
+            arguments = ("--ckpt_path", trained / "best.ckpt", "--save_root", out, *more)
+            assert run_script("Tester.py", *arguments).returncode == 0
+            return (out / "frames/1/5.png").read_bytes()
+
+        mean = frame("--latent_scale", "0")
+        assert mean == frame("--latent_scale", "0", "--seed", "9")  # no latent, no seed
+        assert mean != frame("--latent_scale", "3")
+
+    def test_default_folder_is_beside_the_checkpoint(self, trained: Path, tmp_path: Path) -> None:
+        shutil.copy(trained / "best.ckpt", tmp_path)
+        assert run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt").returncode == 0
+        assert (tmp_path / "test/submission.csv").exists()
+
+    def test_frames_of_a_longer_video_do_not_stay(self, trained: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "frames/0"
+        folder.mkdir(parents=True)
+        for name in ("3.png", "700.png", "mine.png"):
+            (folder / name).write_bytes(b"")
+        arguments = ("--ckpt_path", trained / "best.ckpt", "--save_root", tmp_path)
+        assert run_script("Tester.py", *arguments).returncode == 0
+        names = {p.name for p in folder.iterdir()}
+        assert "700.png" not in names
+        assert "mine.png" in names
