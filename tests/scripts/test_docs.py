@@ -1,122 +1,212 @@
-"""docs/: quoted code still stands, links lead somewhere, and both languages say the same."""
+"""README.md and docs/: commands parse, links lead somewhere, names exist, both languages agree."""
 
+import ast
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
-from modules.options import TesterOptions, TrainerOptions
+import dataloader
+from modules.options import TesterOptions, TrainerOptions, parse, parse_trainer
+from modules.runtime.errors import UserError
+from tests.support.documents import (
+    PAGES,
+    Reference,
+    arguments_of,
+    broken_links,
+    formulas,
+    references,
+    shared_facts,
+    text_of,
+    translation_of,
+    without_blocks,
+)
 from tests.support.scripts import REPOSITORY
 
-FOLDER = REPOSITORY / "docs"
-NAMES = ("theory.md", "theory.zh-TW.md")
-REPORTS = ("report.md", "report.zh-TW.md")
-QUOTE = re.compile(r"`([^`\n]+)` \(\[([^\]\n]+)\]\(\.\./([^)\n]+)\)\)")
-FIGURE = re.compile(r"!\[[^\]\n]+\]\(([^)\n]+)\)")
-LINK = re.compile(r"\]\(([^)\n]+)\)")
-both = pytest.mark.parametrize("name", NAMES)
+BOTH = [name for page in PAGES for name in (page, translation_of(page))]
+every_page = pytest.mark.parametrize("page", PAGES)
+every_text = pytest.mark.parametrize("page", BOTH)
+THEORY = [name for name in BOTH if "theory" in name]
 
 
-def text_of(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+# ---------------------------------------------------------------- both languages
 
 
-def quotes(text: str) -> list[tuple[str, str]]:
-    """(line of code, file in which it stands) of each quotation, in order."""
-    return [(code, path) for code, _, path in QUOTE.findall(text)]
+@every_page
+def test_both_languages_have_the_same_facts(page: str) -> None:
+    english, chinese = (shared_facts(text_of(name)) for name in (page, translation_of(page)))
+    for name, found in english.items():
+        assert chinese[name] == found, name
 
 
-def stands(code: str, source: str) -> bool:
-    """Whether the source has this line, whatever its indentation."""
-    return code in map(str.strip, source.splitlines())
+@pytest.mark.parametrize(
+    ("page", "old", "new", "fact"),
+    [
+        ("README.md", "31.88 dB (", "31.98 dB (", None),  # output of a program, in a code block
+        ("README.md", "--save_root runs/a --resume", "--save_root runs/c --resume", "commands"),
+        ("README.md", "labels --> fusion", "labels --> loss", "diagrams"),
+        ("README.md", "docs/val.gif", "docs/curves.png", "figures"),
+        ("docs/results.md", "| 32.74 ±", "| 32.47 ±", "numbers in tables"),
+        ("docs/results.md", "at 28.7 dB", "at 27.8 dB", "numbers"),
+        ("docs/options.md", "| `--lr` |", "| `--rate` |", "options at the head of rows"),
+        ("docs/theory.md", "`--recon sigma`", "`--recon`s", None),
+        ("docs/theory.md", "`frame_mse`", "`psnr`", "code"),
+        ("docs/theory.md", "\\log E_{z \\sim q}", "\\log E_{z}", "displayed formulas"),
+        ("docs/report.md", "\n- **Clips", "\n\n### Clips", "heading levels"),
+    ],
+)
+def test_a_difference_is_noticed(page: str, old: str, new: str, fact: str | None) -> None:
+    """The control; None: no fact, so it may differ."""
+    text = text_of(page)
+    assert old in text
+    before, after = shared_facts(text), shared_facts(text.replace(old, new, 1))
+    changed = [name for name in before if before[name] != after[name]]
+    assert (fact in changed) if fact else not changed
 
 
-def formulas(text: str) -> tuple[list[str], list[str]]:
-    """The displayed formulas and those within a line, code left out."""
-    text = re.sub(r"`[^`\n]+`", "", text)
-    displayed = re.findall(r"^\$\$\n(.+)\n\$\$$", text, flags=re.MULTILINE)
-    return displayed, re.findall(r"(?<!\$)\$([^$\n]+)\$(?!\$)", text)
+# ---------------------------------------------------------------- links, files, options
 
 
-def outline(text: str) -> dict[str, list[str]]:
-    """What must be the same in both languages, in order."""
-    lines = text.splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    return {
-        "headings": re.findall(r"^#+ (?=[^\n]+)", text, flags=re.MULTILINE),
-        "columns of table rows": [str(line.count("|")) for line in table],
-        "code": [f"{path}: {code}" for code, path in quotes(text)],
-        "figures": FIGURE.findall(text),
-        "displayed formulas": formulas(text)[0],
-        "options": sorted(re.findall(r"--\w+", text)),
-    }
+@every_text
+def test_links_lead_somewhere(page: str) -> None:
+    assert not broken_links(page, text_of(page))
 
 
-@both
-def test_every_quoted_line_stands_in_its_file(name: str) -> None:
-    found = QUOTE.findall(text_of(name))
-    assert len(found) > 20
-    for code, shown, path in found:
-        assert shown == path, f"{shown} links to {path}"
-        source = (REPOSITORY / path).read_text(encoding="utf-8")
-        assert stands(code, source), f"{name} quotes a line that is not in {path}: {code}"
+def test_a_broken_link_is_noticed() -> None:
+    """The control."""
+    text = "[a](docs/none.md) [b](docs/theory.md#9-papers) [c](docs/theory.md#10-none) [d](#test)\n"
+    assert broken_links("README.md", text) == ["docs/none.md", "docs/theory.md#10-none"]
 
 
-@both
-def test_every_line_that_mentions_a_module_is_a_quotation(name: str) -> None:
-    """A quotation with a slip in its form would be passed over by the test above."""
-    text = text_of(name)
-    assert text.count("](../modules/") == len(quotes(text))
+@every_text
+def test_files_that_are_named_exist(page: str) -> None:
+    for name in re.findall(r"`((?:[\w.]+/)*\w+\.(?:py|toml))`", without_blocks(text_of(page))):
+        folders = [REPOSITORY, REPOSITORY / "modules", REPOSITORY / "modules/figures"]
+        assert any((folder / name).is_file() for folder in folders), name
 
 
-def test_a_changed_line_would_be_noticed() -> None:
-    code, path = quotes(text_of(NAMES[0]))[0]
-    source = (REPOSITORY / path).read_text(encoding="utf-8")
-    assert not stands(code, source.replace(code, code + " + 0"))
-    assert not stands(code[:-1], source)
-
-
-def test_both_languages_have_the_same_parts() -> None:
-    english, chinese = (outline(text_of(name)) for name in NAMES)
-    for part, items in english.items():
-        assert items, part
-        assert items == chinese[part], part
-
-
-@pytest.mark.parametrize("name", [*NAMES, *REPORTS])
-def test_linked_files_exist(name: str) -> None:
-    local = [link for link in LINK.findall(text_of(name)) if "://" not in link]
-    assert local
-    for link in local:
-        assert (FOLDER / link.split("#")[0]).is_file(), f"{name}: {link}"
-
-
-def test_both_reports_have_the_same_commands_figures_and_numbers() -> None:
-    def facts(text: str) -> dict[str, list[str]]:
-        return {
-            "code": re.findall(r"```\n.*?```", text, flags=re.DOTALL),
-            "figures": FIGURE.findall(text),
-            "numbers": sorted(re.findall(r"\d+\.\d\d", text)),
-        }
-
-    english, chinese = (facts(text_of(name)) for name in REPORTS)
-    for part, items in english.items():
-        assert items, part
-        assert items == chinese[part], part
-
-
-@pytest.mark.parametrize("name", [*NAMES, *REPORTS])
-def test_options_exist(name: str) -> None:
+@every_text
+def test_options_exist(page: str) -> None:
     known = {e.name for o in (TrainerOptions, TesterOptions) for e in dataclasses.fields(o)}
-    elsewhere = {"picture", "out", "by_name"}  # of dataloader.py check, modules.plots compare
-    assert set(re.findall(r"--(\w+)", text_of(name))) <= known | elsewhere
+    known |= set(re.findall(r"--(\w+)", text_of("docs/options.md")))
+    elsewhere = {"help", "picture", "by_name", "logdir"}  # check, modules.plots, TensorBoard
+    prose = re.sub(r"`(?:pip|torchrun)[^`]*`", "", without_blocks(text_of(page)))
+    assert set(re.findall(r"--([A-Za-z]\w*)", prose)) <= known | elsewhere
 
 
-@both
-def test_formulas_have_the_form_that_github_draws(name: str) -> None:
+@every_text
+def test_commands_parse(page: str) -> None:
+    text = text_of(page)
+    for arguments in arguments_of("Trainer.py", text):
+        parse_trainer("", arguments)
+    for arguments in arguments_of("Tester.py", text):
+        parse(TesterOptions, "", arguments)
+    for arguments in arguments_of("dataloader.py", text):
+        if arguments[0] != "demo":  # which would make one
+            # The folders do not exist here: a misspelt option would be complained of first.
+            with pytest.raises(UserError, match=r"no such|missing|no folder"):
+                dataloader.main(arguments)
+
+
+def test_there_are_commands_to_parse() -> None:
+    """The control: they are found, and a misspelt option in one is refused."""
+    text = text_of("README.md")
+    assert len(arguments_of("Trainer.py", text)) > 5
+    assert len(arguments_of("Tester.py", text)) > 2
+    assert {a[0] for a in arguments_of("dataloader.py", text)} == {"check", "video"}
+    assert arguments_of("Trainer.py", "… `python Trainer.py --lr 1` …") == [["--lr", "1"]]
+    with pytest.raises(UserError, match="--rate"):
+        parse_trainer("", arguments_of("Trainer.py", "```\npython Trainer.py --rate 1\n```")[0])
+
+
+# ---------------------------------------------------------------- form
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-TW.md"])
+def test_readme_is_short(page: str) -> None:
+    assert len(text_of(page).splitlines()) <= 200
+
+
+@every_page
+def test_lines_of_prose_are_short(page: str) -> None:
+    prose = re.sub(r"^\$\$\n.*?\n\$\$$", "", without_blocks(text_of(page)), flags=re.M | re.S)
+    programs = "- average PSNR: ", "- The runs have "  # the report's quotation of summary.md
+    lines = [line for line in prose.splitlines() if not line.startswith(("|", "![", *programs))]
+    assert not [line for line in lines if len(line) > 100]
+
+
+@every_text
+def test_nothing_is_left_to_fill_in(page: str) -> None:
+    assert not re.findall(r"@[A-Z]+@|TODO|FIXME", text_of(page))
+
+
+# ---------------------------------------------------------------- theory
+
+
+def names_in(source: str) -> set[str]:
+    """The functions, classes, methods and constants of a file, methods as Class.method."""
+    found: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            inner = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+            found |= {f"{node.name}.{n.name}" for n in inner}
+            fields = [n.target for n in node.body if isinstance(n, ast.AnnAssign)]
+            found |= {f"{node.name}.{n.id}" for n in fields if isinstance(n, ast.Name)}
+        if isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def missing(found: list[Reference], folder: Path) -> list[Reference]:
+    """References whose file does not have the name, or is not the one that the link shows."""
+    return [
+        each
+        for each in found
+        if each.link != f"../{each.shown}"
+        or each.name not in names_in((folder / each.link).read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize("page", THEORY)
+def test_named_code_exists(page: str) -> None:
+    text = text_of(page)
+    found = references(text)
+    assert len(found) > 20
+    assert not missing(found, REPOSITORY / "docs")
+    # One with a slip in its form would be passed over.
+    assert text.count("](../modules/") == len(found)
+
+
+@pytest.mark.parametrize("page", THEORY)
+def test_code_in_the_tables_exists(page: str) -> None:
+    """There without a link: a class, or an attribute of one."""
+    tables = "\n".join(line for line in text_of(page).splitlines() if line.startswith("|"))
+    known = set().union(*(names_in(path.read_text()) for path in REPOSITORY.glob("modules/*.py")))
+    for name in re.findall(r"`([A-Z]\w+\.\w+)`", tables):
+        assert name in known or name.endswith(".py"), name
+
+
+def test_a_name_that_is_gone_would_be_noticed() -> None:
+    """The control: a renamed function, a wrong file, a link that shows another file."""
+    found = references(text_of("docs/theory.md"))
+    first = found[0]
+    wrong = [
+        first._replace(name=first.name + "_"),
+        first._replace(shown="modules/runlog.py", link="../modules/runlog.py"),
+        first._replace(shown="modules/runlog.py"),
+    ]
+    assert missing([first, *wrong], REPOSITORY / "docs") == wrong
+
+
+@pytest.mark.parametrize("page", [*THEORY, "README.md", "README.zh-TW.md"])
+def test_formulas_have_the_form_that_github_draws(page: str) -> None:
     """A space before each `$`, no letter after, no backslash or underscore that Markdown takes."""
-    text = text_of(name)
+    text = without_blocks(text_of(page))
     displayed, inline = formulas(text)
+    assert displayed and inline
     assert text.count("$$") == 2 * len(displayed)
     assert re.sub(r"`[^`\n]+`|\$\$", "", text).count("$") == 2 * len(inline)
     for formula in inline:

@@ -1,10 +1,9 @@
-"""README's commands, and those of docs/report.md, run as they are typed, one after the other.
+"""The commands of README.md and docs/ run as they are typed, page by page, in their order.
 
 Only sizes are made small: options that are added at the end of a line win over those before.
 """
 
 import importlib.util
-import re
 import shlex
 import subprocess
 import sys
@@ -16,31 +15,31 @@ import pytest
 
 from tests.datasets.test_video import draw, make_folder, write_openpose
 from tests.support.data import make_dataset
+from tests.support.documents import PAGES, command_lines, text_of
 from tests.support.scripts import REPOSITORY, run_script
 
 # As small as --init copy allows.
 SMALL = "--F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16 --device cpu"
-# Commands that a test cannot run, or another test does.
+# Starts of commands that a test cannot run, or that another test runs in a shorter form.
 NOT_RUN = {
     "pip install -r requirements.txt": "the environment is there",
     "python -m pytest": "this is it",
     "python Trainer.py --DR ROOT --save_root runs/gpus --batch_size 8 --gpu 4": "needs four GPUs",
-    "python dataloader.py video dance.mp4 --out data/dance": "fetches weights; test_detector.py",
+    "python tests/programs/ablation.py --DR ": "test_ablation.py",
+    "python -m modules.plots compare --by_name runs/ablation": "test_compare.py",
+    "python tests/programs/benchmark.py ": "minutes",
+    "python tests/programs/campaign.py --kills": "test_campaign.py",
+    "python tests/programs/campaign.py --epochs": "test_campaign.py",
 }
-# Minutes long: test_ablation.py and test_report.py run shorter ones.
-LONG = (
-    "python tests/programs/ablation.py --DR ",
-    "python -m modules.plots compare --by_name runs/ablation",
-)
-
-
-def lines(name: str) -> list[str]:
-    """The command lines of a document's code blocks, comments left out, each once."""
-    text = (REPOSITORY / name).read_text(encoding="utf-8")
-    blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
-    joined = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    typed = [shlex.join(shlex.split(line, comments=True)) for line in joined]
-    return [line for line in dict.fromkeys(typed) if re.match(r"(python|pip|torchrun) ", line)]
+# How many commands of a page run at least, and files that they leave.
+RUN = {
+    "README.md": (12, {"submission.csv", "best_psnr.ckpt", "val.gif", "summary.md"}),
+    "docs/training.md": (16, {"samples.csv", "schedules.png", "summary.md", "latent.png"}),
+    "docs/own_video.md": (5, {"contact_sheet.png", "dance.png", "submission.csv"}),
+    "docs/results.md": (4, {"metrics.csv"}),
+    "docs/reliability.md": (2, {"last.prev.ckpt"}),
+    "docs/report.md": (9, {"summary.md", "overview.png", "psnr_per_frame_curve.png"}),
+}
 
 
 def made_small(line: str) -> list[str]:
@@ -48,6 +47,8 @@ def made_small(line: str) -> list[str]:
     words = shlex.split(line)
     if words[1] == "Tester.py":
         return [*words, "--device", "cpu"]
+    if words[1:3] == ["dataloader.py", "video"] and "--labels" not in words:
+        return [*words, "--labels", "openpose"]  # finding joints fetches weights: test_keypoints.py
     if words[1] != "Trainer.py" or "--dry_run" in words or "--test" in words:
         return words
     if "--resume" in words:
@@ -81,54 +82,49 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     """A folder with all that the examples take as given: ROOT, dance.mp4, openpose/."""
-    root = tmp_path_factory.mktemp("examples")
     for name in ("ROOT", "ROOT/mocap_dance", "ROOT/real_motion"):
-        make_dataset(root / name)
+        make_dataset(tmp_path / name)
     if importlib.util.find_spec("imageio_ffmpeg"):
         frames = np.stack([draw(t) for t in range(150)])  # five seconds
-        iio.imwrite(root / "dance.mp4", frames, plugin="FFMPEG", fps=30, macro_block_size=1)
+        iio.imwrite(tmp_path / "dance.mp4", frames, plugin="FFMPEG", fps=30, macro_block_size=1)
     else:
-        make_folder(root / "dance.mp4", 150)  # the same frames, as images; both are clips
-    write_openpose(root / "openpose", 150)
-    return root
+        make_folder(tmp_path / "dance.mp4", 150)  # the same frames, as images; both are clips
+    write_openpose(tmp_path / "openpose", 150)
+    return tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["README.md", "docs/report.md"])
-def test_examples_run(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("page", RUN)
+def test_examples_run(page: str, folder: Path) -> None:
+    least, files = RUN[page]
     ran = 0
-    for line in lines(name):
-        if line in NOT_RUN or line.startswith(LONG):
+    for line in command_lines(text_of(page)):
+        if line.startswith(tuple(NOT_RUN)):
             continue
         result = run(made_small(line), folder)
         assert result.returncode == 0, f"{line}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
         assert "Traceback" not in result.stderr, line
         ran += 1
-    assert ran >= {"README.md": 20, "docs/report.md": 9}[name]
-    made = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert (
-        made
-        >= {
-            "README.md": {"submission.csv", "samples.csv", "best_psnr.ckpt", "dance.png"},
-            "docs/report.md": {"summary.md", "overview.png", "psnr_per_frame_curve.png"},
-        }[name]
-    )
+    assert ran >= least
+    assert files <= {path.name for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_not_run_stands_there() -> None:
-    """A line that was changed must not go on being passed over."""
-    typed = lines("README.md")
-    assert set(NOT_RUN) <= set(typed)
-    assert all(any(line.startswith(start) for line in typed) for start in LONG)
+def test_no_command_is_passed_over() -> None:
+    """Every command of every page runs, or stands among those that do not."""
+    typed = {page: command_lines(text_of(page)) for page in PAGES}
+    for page, lines in typed.items():
+        if page not in RUN:
+            assert all(line.startswith(tuple(NOT_RUN)) for line in lines), page
+    for start in NOT_RUN:
+        assert any(line.startswith(start) for lines in typed.values() for line in lines), start
 
 
 @pytest.mark.slow
 def test_an_example_with_a_slip_fails(folder: Path) -> None:
     """The control."""
-    assert (
-        run(made_small("python Trainer.py --DR ROOTS --save_root runs/x"), folder).returncode == 2
-    )
+    slip = run(made_small("python Trainer.py --DR ROOTS --save_root runs/x"), folder)
+    assert slip.returncode == 2
     assert run(["python", "-m", "modules.plots", "compare", "runs/none"], folder).returncode != 0
