@@ -8,6 +8,8 @@ under TYPE_CHECKING count too.
 
 import ast
 import itertools
+import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -249,3 +251,38 @@ def test_each_wrong_direction_is_noticed(tree: Path, name: str, line: str, found
 def test_more_files_are_no_violation(tree: Path, change: Callable[[Path], object]) -> None:
     change(tree)
     assert violations(import_graph(tree)) == []
+
+
+# ---------------------------------------------------------------- packages
+
+
+def packages(requirements: Path) -> set[str]:
+    """The names that a requirements file installs, as imports write them."""
+    names = {
+        re.split(r"[<>=~! ]", line)[0] for line in requirements.read_text().split("\n") if line
+    }
+    return {{"pillow": "PIL"}.get(name, name) for name in names}
+
+
+def test_running_needs_what_requirements_say() -> None:
+    files = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")]
+    used: set[str] = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                used.add((node.module or "").split(".")[0])
+    own = {"modules", *SCRIPTS}
+    assert used - set(sys.stdlib_module_names) - own == packages(REPOSITORY / "requirements.txt")
+    for_tests = packages(REPOSITORY / "tests/requirements.txt")
+    assert for_tests == {"pytest", "ruff", "mypy"}
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    lines = (REPOSITORY / ".ci/run").read_text().splitlines()
+    install = "pip install -r requirements.txt -r tests/requirements.txt"
+    for page in ("README.md", "README.zh-TW.md"):
+        text = (REPOSITORY / page).read_text()
+        assert f"{install}\npython -m pytest\n" in text
+    assert install in lines and "python -m pytest" in lines
