@@ -116,9 +116,9 @@ def _also_name(path: Path, other: Path) -> None:
 
 
 def put_in_place_of_last(checkpoint: Checkpoint) -> None:
-    """Make the checkpoint that a run goes on from its last.ckpt.
+    """Make the checkpoint that a run is resumed from its last.ckpt.
 
-    A damaged last.ckpt would otherwise become last.prev.ckpt when the next one is written.
+    A corrupted last.ckpt would otherwise become last.prev.ckpt when the next one is written.
     """
     if checkpoint.path.name == PREVIOUS:
         try:
@@ -128,7 +128,7 @@ def put_in_place_of_last(checkpoint: Checkpoint) -> None:
 
 
 def load_last(root: Path) -> Checkpoint:
-    """The newest sound checkpoint of a run: last.ckpt, or last.prev.ckpt (which is then said).
+    """The newest sound checkpoint of a run: last.ckpt, or last.prev.ckpt with a note.
 
     Raises UserError when there is neither.
     """
@@ -145,17 +145,17 @@ def load_last(root: Path) -> Checkpoint:
         if not found_previous:
             raise
         found = load_checkpoint(previous)
-        print(f"note: {error}; going on from {PREVIOUS} instead", flush=True)
+        print(f"note: {error}; resuming from {PREVIOUS} instead", flush=True)
         return found
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of this or the older code onto the CPU. Raises UserError, naming the file,
-    when it is missing, damaged, of another architecture, or holds more than plain values."""
+    when it is missing, corrupted, of another architecture, or holds more than plain values."""
     content = _read(path)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: no checkpoint of this model (it has no state_dict of tensors)")
+        raise UserError(f"{path}: not a checkpoint of this model (it has no state_dict of tensors)")
     assert isinstance(content, dict)
     # DataParallel and DistributedDataParallel put this before every name.
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
@@ -209,7 +209,7 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not path.is_file():
         raise UserError(f"{path}: not a checkpoint file")
-    damaged = f"{path}: damaged, or not a checkpoint"
+    corrupted = f"{path}: corrupted, or not a checkpoint"
     try:
         if zipfile.is_zipfile(path):
             verify_archive(path)
@@ -221,15 +221,15 @@ def _read(path: Path) -> Any:
                 f"{path}: holds a Python object ({found.group(1)}) besides tensors and plain "
                 "values; it is not loaded, since that could run code"
             ) from error
-        raise UserError(damaged) from error
+        raise UserError(corrupted) from error
     except PermissionError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # as PyTorch may wrap it
             raise error.__cause__ from None
         # Truncated, empty, text and zero files raise exceptions of half a dozen classes, and a
-        # damaged pickle may raise any; whichever it is, the file cannot be used.
-        raise UserError(damaged) from error
+        # corrupted pickle may raise any; whichever it is, the file cannot be used.
+        raise UserError(corrupted) from error
 
 
 def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:

@@ -36,7 +36,7 @@ RECOMPUTE_FRAMES = 8
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is needed to build the model; stored beside its weights."""
+    """What is needed to build the model; stored with its weights."""
 
     F_dim: int = 128
     L_dim: int = 32
@@ -182,7 +182,7 @@ class CVAE(nn.Module):
         frame t and label t. Frame 0 is given and never a target. The target is always the true
         frame t.
         sequential: some steps start from the model's own frames, so they are made one by one; else
-        all are one batch, and previous.given is not looked at.
+        all are one batch, and previous.given is ignored.
         detach: with sequential, no gradient flows through the frames that are fed back.
         recompute: the same values with less memory, see _forward_in_parts.
         """
@@ -201,8 +201,8 @@ class CVAE(nn.Module):
         elif sequential and not detach:
             start, made = self._unroll(previous, posterior)
         else:
-            begin = self._fed_back(previous, posterior) if sequential else previous.all()
-            start = self.frame_transformation(begin.flatten(0, 1))  # (S, F, H, W)
+            frame = self._fed_back(previous, posterior) if sequential else previous.all()
+            start = self.frame_transformation(frame.flatten(0, 1))  # (S, F, H, W)
         if not sequential or detach:
             made = self.decode(start, posterior.label_features, posterior.z)  # (S, 3, H, W)
         kl = self.kl(posterior.mu, posterior.logvar, start, posterior.label_features)  # (S,)
@@ -226,15 +226,15 @@ class CVAE(nn.Module):
         """
         steps, batch = previous.given.shape
         label_t, z_t = posterior.label_features.split(batch), posterior.z.split(batch)
-        begin = [previous.first()]
+        frames = [previous.first()]
         with torch.no_grad():
             for t in range(steps - 1):
-                made = self.decode(self.frame_transformation(begin[t]), label_t[t], z_t[t])
-                begin.append(previous.after(made, t + 1))
+                made = self.decode(self.frame_transformation(frames[t]), label_t[t], z_t[t])
+                frames.append(previous.after(made, t + 1))
         # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
         # again in the pass that follows, and they would get no gradient.
         torch.clear_autocast_cache()
-        return torch.stack(begin)
+        return torch.stack(frames)
 
     def _unroll(self, previous: Previous, posterior: Posterior) -> tuple[Tensor, Tensor]:
         """Frames 1 … T-1, each from the one before, with gradients through all of them.
@@ -243,14 +243,14 @@ class CVAE(nn.Module):
         """
         steps, batch = previous.given.shape
         label_t, z_t = posterior.label_features.split(batch), posterior.z.split(batch)
-        begin = previous.first()
+        frame = previous.first()
         features: list[Tensor] = []
         made: list[Tensor] = []
         for t in range(steps):
-            features.append(self.frame_transformation(begin))  # (B, F, H, W)
+            features.append(self.frame_transformation(frame))  # (B, F, H, W)
             made.append(self.decode(features[t], label_t[t], z_t[t]))  # (B, 3, H, W)
             if t + 1 < steps:
-                begin = previous.after(made[t], t + 1)  # (B, 3, H, W)
+                frame = previous.after(made[t], t + 1)  # (B, 3, H, W)
         return torch.cat(features), torch.stack(made).flatten(0, 1)
 
     def _forward_in_parts(
@@ -276,14 +276,14 @@ class CVAE(nn.Module):
         pad, convolution, norm, *_ = self.label_transformation
         hidden = norm(convolution(pad(labels[1:].flatten(0, 1)))).unflatten(0, (steps, batch))
         at_once = 1 if sequential else max(1, RECOMPUTE_FRAMES // batch)
-        begin = previous.first()[None] if sequential else previous.all()
+        given = previous.first()[None] if sequential else previous.all()
         parts: list[ClipOutput] = []
         for first in range(0, steps, at_once):
             part = slice(first, min(first + at_once, steps))
             if encode_once:
                 seen = frames[part.start : part.stop + 1]
             else:
-                start = begin if sequential else begin[part]
+                start = given if sequential else given[part]
                 seen = torch.cat((start, frames[part.start + 1 : part.stop + 1]))
             inputs = seen, hidden[part], epsilon[part]
             # Nothing random happens inside: no random state needs to be kept.
@@ -291,7 +291,7 @@ class CVAE(nn.Module):
             parts.append(out)
             if sequential and part.stop < steps:
                 made = (out.prediction.detach() if detach else out.prediction)[0]
-                begin = previous.after(made, part.stop)[None]
+                given = previous.after(made, part.stop)[None]
         return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def _part(self, seen: Tensor, hidden: Tensor, epsilon: Tensor) -> ClipOutput:

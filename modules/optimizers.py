@@ -139,7 +139,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: CVAE, state: dict[str, Any]
 ) -> None:
-    """Take up a saved state on this device."""
+    """Load a saved state on this device."""
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
         group.update(_kernel_settings(model, float(group["lr"])))

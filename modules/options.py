@@ -167,12 +167,12 @@ class TrainerOptions:
 class TesterOptions:
     """What Tester.py takes. Model and frame size come from the checkpoint."""
 
-    __test__ = False  # pytest: no class of tests, whatever its name
+    __test__ = False  # pytest: not a class of tests, whatever its name
 
     # fmt: off
     ckpt_path: str | None = option(None, DATA, "checkpoint to generate with", shown="required")
     DR: str | None = option(None, DATA, "data set root", shown="the one that the checkpoint was trained on")
-    save_root: str | None = option(None, SAVING, "folder for the results", shown="the split's name, beside the checkpoint")
+    save_root: str | None = option(None, SAVING, "folder for the results", shown="a folder named after the split, next to the checkpoint")
     split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
     num_workers: int = option(2, DATA, "threads that decode the images; no result depends on it", at_least=1)
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
@@ -188,7 +188,7 @@ class TesterOptions:
 
 # What gives the highest validation PSNR at equal time; README has the comparison.
 RECIPE: dict[str, Any] = {
-    # Single steps of noisy true frames, from all over the data set: what the model learns to mend
+    # Single steps of noisy true frames, from all over the data set: what the model learns to correct
     # in the frame before is what free running does to it, and nothing has to be made in sequence.
     # With less noise the model leans on the frame before, and its validation falls later on.
     "train_vi_len": 2,
@@ -386,7 +386,7 @@ RETIRED: dict[str, Any] = {"grow_from": None, "grow_epochs": ..., "kl_norm": "su
 def saved_options(values: dict[str, Any]) -> TrainerOptions:
     """The options of a run as its checkpoint holds them, of this version or an earlier one.
 
-    Raises UserError if one of them cannot be had any more, TypeError if one is unknown.
+    Raises UserError if one of them no longer exists, TypeError if one is unknown.
     """
     current = {name: value for name, value in values.items() if name not in RETIRED}
     retired = {name: value for name, value in values.items() if name in RETIRED}

@@ -1,6 +1,6 @@
 """What a run writes as text: metrics.csv, psnr_per_frame.csv and config.json.
 
-Files are written anew through a temporary file and a rename; metrics.csv alone grows by appending,
+Files are replaced through a temporary file and a rename; metrics.csv alone grows by appending,
 a whole line at a time.
 """
 
@@ -87,7 +87,7 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 def truncate_metrics(path: Path, last_epoch: int) -> None:
     """Drop the rows after last_epoch, and a half line: what a resumed run will write again.
 
-    Raises UserError, with the file as it was, when it is no such table.
+    Raises UserError, with the file as it was, when it is not such a table.
     """
     if not path.exists():
         return
@@ -105,7 +105,7 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(
-            f"{path}: is no table of this run's epochs ({error}); mend it, or move it away"
+            f"{path}: not a table of this run's epochs ({error}); repair it, or move it away"
         ) from error
     write_atomically(path, "".join(f"{line}\n" for line in [header, *kept]).encode())
 
@@ -117,11 +117,11 @@ def write_psnr_per_frame(path: Path, psnr: np.ndarray) -> None:
 
 
 def read_psnr_per_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(frame numbers, PSNR in dB) of a psnr_per_frame.csv. ValueError, KeyError: no such table."""
+    """(frame numbers, PSNR in dB) of a psnr_per_frame.csv. ValueError, KeyError: another table."""
     columns = read_metrics(path)
     frames = columns["frame"]
     if not (np.isfinite(frames) & (np.abs(frames) < 2**31) & (frames % 1 == 0)).all():
-        raise ValueError("a frame's number is no whole number")
+        raise ValueError("a frame's number is not a whole number")
     return frames.astype(int), columns["psnr"]
 
 
@@ -141,7 +141,7 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """A run's config.json; empty when there is none. Raises UserError when it is damaged."""
+    """A run's config.json; empty when there is none. Raises UserError when it is corrupted."""
     path = run / "config.json"
     try:
         config = json.loads(path.read_text())

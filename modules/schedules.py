@@ -35,7 +35,7 @@ def kl_weight(
         return beta
     count = 1.0 if anneal_type == "Monotonic" else float(cycles)
     # e·M/N mod 1 is τ; a product rounds better than the remainder of a rounded cycle length,
-    # which may land just under 1 where the cycle begins.
+    # which may land just under 1 where the cycle starts.
     position = epoch * count / num_epoch
     tau = position - math.floor(position + 1e-9)
     return beta * min(1.0, max(0.0, tau) / ratio)
@@ -105,7 +105,7 @@ class TF_detector:
         return {"history": [list(pair) for pair in self.history], "raised_at": self.raised_at}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up a saved state; patience and threshold stay those of this run."""
+        """Load a saved state; patience and threshold stay those of this run."""
         self.history = [(float(loss), float(psnr)) for loss, psnr in state["history"]]
         self.raised_at = None if state["raised_at"] is None else int(state["raised_at"])
 

@@ -105,7 +105,7 @@ def epoch_clips(
 
 
 def gather_clips(data: VideoData, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Frames and labels of the clips that begin at `starts`, each (T, B, 3, H, W) uint8.
+    """Frames and labels of the clips that start at `starts`, each (T, B, 3, H, W) uint8.
 
     starts: (B,) int64 on the data's device. Time-major, so that one step is contiguous. They are
     permuted views of (T, B, H, W, 3): flatten(0, 1) is channels-last without a copy.

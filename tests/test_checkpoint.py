@@ -162,7 +162,7 @@ def damaged(path: Path, kind: str) -> None:
 def test_damaged_files_are_errors_that_name_the_path(saved: Path, kind: str) -> None:
     load_checkpoint(saved)  # the control
     damaged(saved, kind)
-    with pytest.raises(UserError, match=r"last\.ckpt: damaged"):
+    with pytest.raises(UserError, match=r"last\.ckpt: corrupted"):
         load_checkpoint(saved)
 
 
@@ -178,7 +178,7 @@ def test_missing_folder_and_other_content(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
     for content in ([1, 2], {"weights": 1}, {"state_dict": {"a": 1}}, torch.zeros(3)):
         torch.save(content, tmp_path / "other.ckpt")
-        with pytest.raises(UserError, match=r"other\.ckpt: no checkpoint of this model"):
+        with pytest.raises(UserError, match=r"other\.ckpt: not a checkpoint of this model"):
             load_checkpoint(tmp_path / "other.ckpt")
 
 

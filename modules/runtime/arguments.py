@@ -1,4 +1,4 @@
-"""Command lines whose mistakes are one line."""
+"""Argument parsing in which a mistake is one line."""
 
 import argparse
 from pathlib import Path

@@ -36,9 +36,9 @@ def keep_freed_memory() -> None:
     """Let this process keep freed memory for itself instead of giving it back to the system.
 
     A step on a CPU allocates and frees the same large tensors again and again. glibc maps each of
-    them anew, and the system fills every page with zeros first: a third of a step's time. From here
-    on they come from the heap, which does not shrink. Elsewhere than on Linux with glibc this does
-    nothing.
+    them again, and the system fills every page with zeros first: a third of a step's time. After
+    this call they come from the heap, which does not shrink. Elsewhere than on Linux with glibc it
+    does nothing.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, told apart from faults of the program, and how scripts end."""
+"""Errors that a user can correct, as opposed to faults of the program."""
 
 import re
 import signal
@@ -17,7 +17,7 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to stop by a signal, and has saved what it needs to go on."""
+    """The run was asked to stop by a signal, and has saved what it needs to resume."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -34,7 +34,7 @@ def named(names: Iterable[object], total: int | None = None) -> str:
 def in_one_line(message: str) -> str:
     """The message with control characters of names in it escaped, so that it stays one line.
 
-    The lines of a list of faults, which begin with "  - ", stay lines.
+    The lines of a list of faults, which start with "  - ", stay lines.
     """
     return re.sub(
         r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message

@@ -56,7 +56,7 @@ FOLDER_ATTRIBUTE = 0x10  # of a record in a ZIP archive, as MS-DOS had it
 
 
 def verify_archive(path: Path) -> None:
-    """Read all records of an archive; zipfile.BadZipFile, or another error, if one is damaged.
+    """Read all records of an archive; zipfile.BadZipFile, or another error, if one is corrupted.
 
     torch.load does not look at the checksums: a flipped byte would be a wrong weight. And one bit
     that they do not cover, among a record's attributes, makes it take a tensor for a folder and

@@ -70,7 +70,8 @@ def exit_with(status: int) -> NoReturn:
 def main_first() -> Iterator[None]:
     """Rank 0 goes through the block, then the others; if it fails there, they end without a word.
 
-    So a user's mistake is one line, and what rank 0 makes (a folder, a data set) is there for all.
+    So a user's mistake prints one line, and what rank 0 makes (a folder, a data set) exists for
+    all.
     """
     if world_size() == 1:
         yield
@@ -89,7 +90,7 @@ def main_first() -> Iterator[None]:
 
 
 def _worker(number: int, count: int, port: int, main: Callable[[], object]) -> None:
-    """What each started process does: be told who it is, as torchrun tells it, and run."""
+    """What each started process does: set the variables that torchrun sets, and run."""
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),

@@ -38,12 +38,12 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
             print(f"error: {in_one_line(str(error))}", file=sys.stderr, flush=True)
             status = 2
         except Stopped as stop:
-            print(f"stopped by {stop}; --resume goes on from here", file=sys.stderr, flush=True)
+            print(f"stopped by {stop}; --resume continues from here", file=sys.stderr, flush=True)
             status = 128 + stop.signal_number
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            what = (str(error).strip().splitlines() or ["no more could be had"])[0]
+            what = (str(error).strip().splitlines() or ["an allocation failed"])[0]
             print(
                 f"error: not enough memory ({what:.200}); fewer or smaller frames, a shorter clip, "
                 "a smaller batch or a smaller model need less",

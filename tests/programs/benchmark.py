@@ -5,8 +5,8 @@
     python tests/programs/benchmark.py --json benchmark.json  # the same numbers for programs
 
 Both sides alternate in one process, on the device that there is; each figure is the median over
-rounds. The usual loop is tests/support/reference.py: frame by frame, float32, PNGs decoded in every epoch.
-The data set is the demo's, made in a temporary folder.
+rounds. The usual loop is tests/support/reference.py: frame by frame, float32, PNGs decoded in every
+epoch. The data set is the demo's, made in a temporary folder.
 """
 
 import argparse
@@ -27,11 +27,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
+from modules.batches import Clips, draw, epoch_batches, load_clips
 from modules.cvae import CVAE, ModelConfig
 from modules.datasets.synthetic import make_demo
-from modules.evaluation import Given, generate
-from modules.optimizers import make_optimizer
-from modules.options import TrainerOptions, fill_in_derived
+from modules.evaluation import generate
+from modules.options import TrainerOptions
+from modules.plan import Plan
+from modules.runstate import RunState
 from modules.runtime.device import (
     MALLOC_MMAP_MAX,
     MALLOC_TOP_PAD,
@@ -42,7 +44,8 @@ from modules.runtime.device import (
     keep_freed_memory,
     set_up,
 )
-from modules.training import Plan, TrainingStep
+from modules.sequences import TestSequence, VideoData, to_unit
+from modules.training import TrainingStep
 from tests.support.reference import usual_loader, usual_rollout, usual_step
 
 BETA = 0.001
@@ -156,16 +159,16 @@ class Case:
             recompute=recompute,
             precision=precision,
         )
-        fill_in_derived(o)
-        self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3, length)
+        self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3)
         torch.manual_seed(0)
         config = ModelConfig(**dims)
         self.model = CVAE(config).to(device).to(memory_format=torch.channels_last).train()
         sizes = {"height": 32, "width": 64, "train_vi_len": length, "val_vi_len": 630}
         data = dataloader.load_train_val(root, **sizes)[0]
         assert data is not None
-        data = dataloader.VideoData(data.frames.to(device), data.labels.to(device), data.recordings)
-        self.step = TrainingStep(self.model, make_optimizer(self.model, o), data, o)
+        data = data.to(device)
+        state = RunState(o, Path("unused"), self.model, data, data_root="", data_fingerprint="")
+        self.step = TrainingStep(state, data)
         self.number = 0
         torch.manual_seed(0)
         self.usual_model = CVAE(config).to(device).train()
@@ -174,11 +177,8 @@ class Case:
 
     def ours(self) -> None:
         """One training step of the Trainer's."""
-        recordings = self.step.data.recordings
-        clips = dataloader.epoch_clips(recordings, self.length, seed=0, epoch=self.number)
-        starts = torch.from_numpy(clips[: self.batch]).to(self.device)
-        draws = self.step.draw(0, self.number, len(starts), self.plan)
-        self.step.run_share(starts, draws, self.plan)
+        starts = epoch_batches(self.o, self.step.data, self.number)[0]
+        self.step(starts, self.plan, epoch=0, number=self.number)
         self.number += 1
 
     def usual(self) -> None:
@@ -239,19 +239,21 @@ def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
     held: dict[str, Any] = {}
 
     def data() -> None:
-        clips = dataloader.epoch_clips(step.data.recordings, case.length, seed=0, epoch=0)
-        starts = torch.from_numpy(clips[: case.batch]).to(device)
-        pair = dataloader.gather_clips(step.data, starts, case.length)
-        held["frames"], held["labels"] = (dataloader.to_unit(x) for x in pair)
-        held["noise"] = step.draw(0, 0, case.batch, case.plan).latent
+        starts = epoch_batches(case.o, step.data, 0)[0]
+        size = {"epoch": 0, "number": 0, "batch": len(starts)}
+        draws = draw(case.o, step.generator, case.plan, **size)
+        forced = case.plan.teacher_forcing
+        clips = load_clips(
+            step.data, None, starts, draws, length=case.length, teacher_forcing=forced
+        )
+        held["clips"], held["epsilon"] = clips, draws.latent
 
     def forward() -> None:
+        clips: Clips = held["clips"]
         with autocast(device, step.precision):
             out = model(
-                held["frames"],
-                held["labels"],
-                held["noise"],
-                teacher_forcing=case.plan.teacher_forcing,
+                *(clips.frames, clips.labels, held["epsilon"], clips.previous),
+                sequential=clips.sequential,
                 detach=case.o.detach,
             )
         held["loss"] = out.mse.mean() + BETA * out.kl.mean()
@@ -261,7 +263,7 @@ def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
         held["loss"].backward()
 
     def optimiser() -> None:
-        clip_gradient(step.parameters, 1.0)
+        clip_gradient(step.update.parameters, 1.0)
         step.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
         step.optimizer.step()
 
@@ -274,14 +276,13 @@ def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
 def validation_speed(case: Case, frames: int, rounds: int) -> tuple[float, float]:
     """Frames/s of a validation rollout: (the usual loop, ours), alternating; medians."""
     device = case.device
-    video = dataloader.VideoData(
+    video = VideoData(
         case.step.data.frames[:frames].cpu(), case.step.data.labels[:frames].cpu(), ()
     )
-    sequence = Given(video.frames[0], video.labels)
+    sequence = TestSequence("0", video.frames[0], video.labels)
     precision = choose_precision(case.o.precision, device)
     float_frames, float_labels = (
-        dataloader.to_unit(x).permute(0, 3, 1, 2).contiguous().to(device)
-        for x in (video.frames, video.labels)
+        to_unit(x).permute(0, 3, 1, 2).contiguous().to(device) for x in (video.frames, video.labels)
     )
 
     def usual_once() -> None:

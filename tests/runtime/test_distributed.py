@@ -55,14 +55,14 @@ def hooked(path: Path, body: str) -> Path:
     """A Trainer in which `at_step(number, rank)` is called before each training step."""
     path.write_text(
         f"import os, signal, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "import Trainer\nfrom modules import distributed\n"
+        "import Trainer\nfrom modules.runtime import distributed\n"
         "from modules.training import TrainingStep\n"
-        "whole_step, calls = TrainingStep.run_share, iter(range(10**6))\n"
+        "whole_step, calls = TrainingStep.dispatch, iter(range(10**6))\n"
         f"def at_step(number, rank):\n    {body}\n"
-        "def step(self, *arguments):\n"
+        "def step(self, *arguments, **options):\n"
         "    at_step(next(calls), distributed.rank())\n"
-        "    whole_step(self, *arguments)\n"
-        "TrainingStep.run_share = step\n"
+        "    whole_step(self, *arguments, **options)\n"
+        "TrainingStep.dispatch = step\n"
         "if __name__ == '__main__':\n    Trainer.start()\n"
     )
     return path

@@ -35,14 +35,14 @@ def resume(run: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 def at_call(number: int, act: Callable[[], Any]) -> Any:
     """A patch that acts before the number-th training step (from 0) of this process."""
-    whole_step, calls = TrainingStep.run_share, iter(range(10**6))
+    whole_step, calls = TrainingStep.dispatch, iter(range(10**6))
 
-    def step(self: TrainingStep, *arguments: Any) -> None:
+    def step(self: TrainingStep, *arguments: Any, **options: Any) -> None:
         if next(calls) == number:
             act()
-        whole_step(self, *arguments)
+        whole_step(self, *arguments, **options)
 
-    return mock.patch.object(TrainingStep, "run_share", step)
+    return mock.patch.object(TrainingStep, "dispatch", step)
 
 
 def contents(run: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
 
 EVERYTHING = (
     *("--tf_draw", "step", "--tfr", "0.6", "--tfr_sde", "2", "--rollout_every", "1"),
-    *("--grow_from", "3", "--grow_epochs", "2", "--augment", "shift", "colour"),
+    *("--augment", "shift", "colour"),
     *("--optim", "Muon", "--lr_warmup", "5", "--lr_scheduler", "cosine"),
     *("--prior", "learned", "--recon", "sigma", "--output", "sigmoid"),
 )
@@ -217,7 +217,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_previous_one(
     last.write_bytes(last.read_bytes()[:-100])
     result = resume(run)
     assert result.returncode == 0, result.stderr
-    assert "last.ckpt: damaged" in result.stdout
+    assert "last.ckpt: corrupted" in result.stdout
     assert "last.prev.ckpt" in result.stdout
     assert contents(run) == uninterrupted
 
@@ -237,10 +237,10 @@ def test_a_second_signal_stops_at_once(dataset: Path, tmp_path: Path) -> None:
     script.write_text(
         f"import sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from modules.training import TrainingStep\n"
-        "def endless(self, *arguments):\n"
+        "def endless(self, *arguments, **options):\n"
         "    print('in the step', flush=True)\n"
         "    while True: time.sleep(0.05)\n"
-        "TrainingStep.run_share = endless\n"
+        "TrainingStep.dispatch = endless\n"
         "import Trainer\nTrainer.start()\n"
     )
     process = subprocess.Popen(
