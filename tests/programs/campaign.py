@@ -9,10 +9,11 @@ A run is Trainer.py's own command line on a small data set, a few epochs of seve
 forked from this process, which has imported PyTorch once; one in ten is a `python Trainer.py` of
 its own. Forked ones write slowly (every fsync and rename waits a little), so that kills hit the
 midst of saving, and write plain figures, which would otherwise take most of the time; the others
-are run as they are. Each is killed several times, by SIGKILL, SIGTERM or SIGINT: at a random
-moment, while a file is being saved, or just after a training step. Some checkpoints are damaged
-besides. Then it is resumed as a user would, until it is done, and every file is compared with that
-of a run that was left alone.
+run unchanged. Each is killed several times, by SIGKILL, SIGTERM or SIGINT: at a random moment,
+while a file is being saved, or just after a training step. (A `python Trainer.py` gets SIGINT only
+after its first line of output: before that, Python itself prints a traceback of the imports.) Some
+checkpoints are corrupted as well. Then the run is resumed as a user would, until it is done, and
+every file is compared with that of an uninterrupted run.
 
 Counted, all of which must be 0 but the first:
   survived    runs that came to their end and equal the uninterrupted one
@@ -21,7 +22,7 @@ Counted, all of which must be 0 but the first:
   statuses    ends with another exit status than the signal asks for
   lost steps  runs that SIGTERM or SIGINT stopped with fewer steps saved than they had finished
   tracebacks  outputs with a traceback
-  silent      damaged checkpoints that were loaded with other content
+  silent      corrupted checkpoints that were loaded with other content
 """
 
 import os
@@ -78,13 +79,13 @@ VARIANTS = (
     [
         *("--auto_save", "--optim", "Muon", "--ema", "0.9", "--lr_warmup", "3"),
         *("--rollout_every", "1", "--tfr", "0.5", "--tf_draw", "step", "--frame_noise", "0.1"),
-        *("--prior", "learned", "--recon", "sigma", "--augment", "shift", "--grow_from", "3"),
-        *("--grow_epochs", "2", "--save_minutes", "0.003"),
+        *("--prior", "learned", "--recon", "sigma", "--augment", "shift"),
+        *("--save_minutes", "0.003"),
     ],
 )
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-STOPPING = "stopping after this step"  # what a run says when it has taken note of a signal
-HANG = 180.0  # seconds after which a run without a sign of an end is taken for stuck
+STOPPING = "stopping after this step"  # what a run prints when it has noted a signal
+HANG = 180.0  # seconds after which a run that has not ended is considered stuck
 TIME_COLUMNS = ("frames_per_second", "seconds")
 
 
@@ -132,7 +133,8 @@ def slow_writer(seed: int) -> None:
 
 def plain_figures() -> None:
     """Let the run write a line of text for a figure, through the same atomic writing."""
-    from modules import plots
+    import Trainer
+    from modules.figures import validation
     from modules.runtime.files import write_atomically
 
     def write(path: Path) -> Path:
@@ -143,8 +145,8 @@ def plain_figures() -> None:
         write(run / "latent.png")
         return write(run / "curves.png")
 
-    plots.draw_curves = draw
-    plots.draw_psnr_per_frame = lambda path, *_, **__: write(path)
+    Trainer.draw_curves = draw
+    validation.draw_psnr_per_frame = lambda path, *_, **__: write(path)
 
 
 def count_steps(path: Path) -> None:
@@ -234,7 +236,7 @@ def sound(run: Path) -> bool:
 
 def steps_to_resume_from(run: Path) -> int:
     """Steps of the checkpoint that --resume will take: the newest sound one."""
-    # One that was damaged is still there if a resumed run was killed before it began.
+    # A corrupted one is still there if a resumed run was killed before it started.
     return steps_saved(run / "last.ckpt") or steps_saved(run / "last.prev.ckpt")
 
 
@@ -267,8 +269,8 @@ def config_of(run: Path) -> dict[str, Any]:
 
 
 def curves(run: Path, resumed: bool) -> bytes:
-    """curves.png of a run, drawn anew; `resumed` as in its config.json, or as if it never was."""
-    from modules import plots
+    """curves.png of a run, drawn again; `resumed` as in its config.json, or as if it never was."""
+    from modules.figures.curves import draw_curves
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / run.name  # which is the picture's title
@@ -278,7 +280,7 @@ def curves(run: Path, resumed: bool) -> bytes:
         if not resumed:
             config["resumed_at"] = []
         (folder / "config.json").write_text(json.dumps(config))
-        return plots.draw_curves(folder).read_bytes()
+        return draw_curves(folder).read_bytes()
 
 
 def differences(reference: Path, run: Path, figures: bool) -> list[str]:
@@ -334,7 +336,7 @@ class Result:
 
 
 class Campaign:
-    """What all runs of a campaign share: the data, the uninterrupted runs, how long they take."""
+    """What all runs of a campaign share: the data, the uninterrupted runs and their duration."""
 
     def __init__(self, work: Path, seed: int) -> None:
         self.work, self.seed = work, seed
@@ -390,7 +392,7 @@ class Campaign:
             if arguments is resume and rng.random() < 0.25 and sound(run):
                 damaged = damage(run / "last.ckpt", rng)
                 before = steps_to_resume_from(run)
-                result.notes["newest checkpoint damaged"] += 1
+                result.notes["newest checkpoint corrupted"] += 1
             counter = place / "steps"
             counter.write_bytes(b"")
             if real:
@@ -400,12 +402,12 @@ class Campaign:
                 child = fork(arguments, log, lambda w=writer, c=counter: prepare_fork(w, c))
             result.attempts += 1
             seconds_before = result.notes["second signals"]
-            sent, saved = self._attend(child, run, counter, rng, kill, real, result)
+            sent, saved = self._attend(child, run, log, counter, rng, kill, real, result)
             twice = result.notes["second signals"] > seconds_before
             out, err = (Path(f"{log}.{end}").read_text() for end in ("out", "err"))
             judge(result, child.status, out, err, sent, saved, log)
             if damaged and "last.ckpt" not in out + err and len(out) > 0:
-                result.add("lost", f"{log}: nothing was said of a last.ckpt that was {damaged}")
+                result.add("lost", f"{log}: no warning of a last.ckpt that was {damaged}")
             stopped = child.status in (143, 130) and STOPPING in err
             if stopped and not real and not twice:  # a second signal stops before the save
                 done, kept = counter.stat().st_size, steps_saved(run / "last.ckpt")
@@ -432,7 +434,7 @@ class Campaign:
                 result.add("lost", f"{log}: ended by itself with {child.status}")
                 return result
             else:
-                # As a user does: resume what has been begun.
+                # As a user does: resume what was started.
                 arguments = resume
         result.add("lost", f"{place}: still not done after {result.attempts} starts")
         return result
@@ -441,6 +443,7 @@ class Campaign:
         self,
         child: Child,
         run: Path,
+        log: Path,
         counter: Path,
         rng: random.Random,
         kill: bool,
@@ -457,7 +460,7 @@ class Campaign:
         step = rng.randrange(1, 12)
         second = began + HANG
         sent: signal.Signals | None = None
-        # A resumed run may put last.prev.ckpt in place of a damaged last.ckpt before it begins.
+        # A resumed run may put last.prev.ckpt in place of a damaged last.ckpt before it starts.
         first_mtimes = [mtime(run / name) for name in ("last.ckpt", "last.prev.ckpt")]
         saved = seen = False
         while child.poll() is None:
@@ -478,6 +481,8 @@ class Campaign:
                     seen = writing
                 elif moment == "step":
                     due = counter.stat().st_size >= step or now >= began + 3 * length
+                if real and number == signal.SIGINT:
+                    due = due and Path(f"{log}.out").stat().st_size > 0  # its imports are done
                 if due:
                     if moment != "any":
                         time.sleep(delay)
@@ -557,28 +562,20 @@ def judge(
 ) -> None:
     """Add to the result what is wrong with how a process ended after a signal (or without)."""
     if "Traceback" in out + err:
-        if before_the_program(out, err):
-            result.notes["interrupted while Python itself was starting"] += 1
-        else:
-            result.add("tracebacks", f"{log}: {err.strip().splitlines()[-1]}")
+        result.add("tracebacks", f"{log}: {err.strip().splitlines()[-1]}")
     if sent is None or sent is signal.SIGKILL:
         return  # a wrong status of its own is dealt with by the caller
     noted = STOPPING in err
     expected = {128 + int(sent)}
     if not noted:
-        expected |= {0, -int(sent)}  # it was about to end, or had not yet begun
+        expected |= {0, -int(sent)}  # it was about to end, or had not started yet
     # A second signal ends it with its own number.
     expected |= {143, 130} if noted else set()
     if status not in expected:
         result.add("statuses", f"{log}: {sent.name} gave {status}, not one of {sorted(expected)}")
     finished = "results in" in out
     if saved and not noted and status != 0 and not finished:
-        result.add("statuses", f"{log}: {sent.name} was not heeded after a checkpoint was saved")
-
-
-def before_the_program(out: str, err: str) -> bool:
-    """Whether Ctrl-C came before the first line of Trainer.py: the interpreter's own traceback."""
-    return not out and "Trainer.py" not in err and err.rstrip().endswith("KeyboardInterrupt")
+        result.add("statuses", f"{log}: {sent.name} was ignored after a checkpoint was saved")
 
 
 # ---------------------------------------------------------------- the campaign
@@ -658,7 +655,7 @@ def campaign(kills: int, seed: int, workers: int, flips: int, cuts: int, work: P
     print(f"survived {survived} of {len(results)} runs")
     for kind in ("lost", "differing", "statuses", "lost steps", "tracebacks"):
         print(f"{kind:<11} {faults[kind]}")
-    print(f"damaged checkpoints: {counts.total()}, refused {counts['refused']}, loaded with the "
+    print(f"corrupted checkpoints: {counts.total()}, refused {counts['refused']}, loaded with the "
           f"very same content {counts['identical']} (the byte had no meaning)")  # fmt: skip
     print(f"silent      {counts['silent']}")
     for line in bad:
@@ -693,9 +690,10 @@ def sample_epochs(target: Path, every: int, draw_every: int = 1) -> None:
 
     draw_every: figures are drawn in every so many epochs only
     """
-    from modules import plots
+    import Trainer
+    from modules.figures import validation
 
-    draw, draw_frames, epochs = plots.draw_curves, plots.draw_psnr_per_frame, 0
+    draw, draw_frames, epochs = Trainer.draw_curves, validation.draw_psnr_per_frame, 0
 
     def frames(path: Path, *arguments: Any, **options: Any) -> Path:
         if epochs % draw_every == 0:
@@ -711,11 +709,11 @@ def sample_epochs(target: Path, every: int, draw_every: int = 1) -> None:
         epochs += 1
         return path
 
-    plots.draw_curves, plots.draw_psnr_per_frame = wrapper, frames
+    Trainer.draw_curves, validation.draw_psnr_per_frame = wrapper, frames
 
 
-# Growth from the first fifth of a run to its end that is taken for none. Memory: allocators keep
-# some pages more or less; the table of metrics that the figure is drawn from grows by 112 bytes an
+# Growth from the first fifth of a run to its end that counts as none. Memory: allocators keep some
+# pages more or less; the table of metrics that the figure is drawn from grows by 112 bytes per
 # epoch. Objects: a few caches fill up.
 MAY_GROW = {"MB": 8.0, "open files": 0, "threads": 0, "objects": 1000, "figures": 0}
 
@@ -727,7 +725,7 @@ def growth(samples: list[dict[str, float]]) -> dict[str, float]:
 
 
 def grown(samples: list[dict[str, float]]) -> list[str]:
-    """What grew more than it may; empty for a run that could go on for ever."""
+    """What grew more than it may; empty for a run that could continue for ever."""
     return [
         f"{name} grew by {value} from epoch {samples[len(samples) // 5]['epoch']} on"
         for name, value in growth(samples).items()
@@ -753,7 +751,7 @@ def long_run(epochs: int, draw_every: int, work: Path) -> bool:
     if child.status != 0:
         bad.append(f"ended with {child.status}: {(work / 'log.err').read_text().strip()}")
     table = (run / "metrics.csv").read_text()
-    # One epoch more, in a new process: the table is continued, not written anew.
+    # One epoch more, in a new process: the table is continued, not rewritten.
     more = fork(
         ["--save_root", str(run), "--resume", "--num_epoch", str(epochs + 1)],
         work / "more",
