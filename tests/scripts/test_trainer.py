@@ -149,6 +149,38 @@ class TestTrainer:
         assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2, 3]
         assert state(run / "last.ckpt")["last_epoch"] == 3
 
+    @pytest.mark.parametrize("version", ["this", "an earlier one"])
+    def test_derived_milestones_follow_a_prolonged_run(
+        self, dataset: Path, tmp_path: Path, version: str
+    ) -> None:
+        run = tmp_path / "a"
+        train(dataset, run, "--num_epoch", "4", "--lr", "0.01", "--lr_scheduler", "multistep")
+        rates = runlog.read_metrics(run / "metrics.csv")["lr"]
+        assert rates.tolist() == pytest.approx([0.01, 0.01, 1e-3, 1e-4])  # milestones 2 and 3
+        if version != "this":  # which stored what it derived, and options that are gone
+            content = state(run / "last.ckpt")
+            content["options"] |= {"lr_milestones": (2, 3), "kl_norm": "sum"}
+            content["options"] |= {"grow_from": None, "grow_epochs": 10}
+            torch.save(content, run / "last.ckpt")
+        result = run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "12")
+        assert result.returncode == 0, result.stderr
+        rates = runlog.read_metrics(run / "metrics.csv")["lr"][4:]
+        expected = [0.01] * 2 + [1e-3] * 3 + [1e-4] * 3  # epochs 4-11: milestones 6 and 9
+        assert rates.tolist() == pytest.approx(expected)
+
+    def test_a_run_with_an_option_that_is_gone_cannot_be_resumed(
+        self, trained: Path, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "a"
+        shutil.copytree(trained, run)
+        content = state(run / "last.ckpt")
+        content["options"]["kl_norm"] = "mean"
+        torch.save(content, run / "last.ckpt")
+        assert_refused(
+            run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "9"),
+            *("last.ckpt", "--kl_norm mean"),
+        )
+
     def test_resume_refuses_what_would_be_another_run(
         self, dataset: Path, trained: Path, tmp_path: Path
     ) -> None:
