@@ -80,7 +80,7 @@ def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.Mo
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"weights\.pth: is no file of weights, or it is damaged"):
+    with pytest.raises(UserError, match=r"weights\.pth: is not a file of weights, or is corrupted"):
         keypoints.load_keypoint_model(path, CPU, short_side=64)
 
 
@@ -88,11 +88,11 @@ def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.Mo
     ("content", "words"),
     [
         (None, "cannot be read"),
-        (b"", "is no file of weights"),
-        (b"PK\x03\x04 not really", "is no file of weights"),
-        ([torch.zeros(3)], "holds no state dict"),
-        ({"a.weight": torch.zeros(3)}, "holds no weights of torchvision's keypointrcnn"),
-        ({"a": {"b": 3}}, "holds no weights of torchvision's keypointrcnn"),
+        (b"", "is not a file of weights"),
+        (b"PK\x03\x04 not really", "is not a file of weights"),
+        ([torch.zeros(3)], "does not hold a state dict"),
+        ({"a.weight": torch.zeros(3)}, "does not hold weights of torchvision's keypointrcnn"),
+        ({"a": {"b": 3}}, "does not hold weights of torchvision's keypointrcnn"),
     ],
 )
 def test_unfit_files_are_named(

@@ -8,25 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.datasets import synthetic
+from modules.datasets import motion
 from modules.datasets.canvas import Camera, Canvas
-from modules.datasets.synthetic import (
+from modules.datasets.motion import (
     ANGLES,
     EXERCISES,
     JOINTS,
-    LIMB_COLOURS,
-    LIMBS,
     SIDE_STEP,
     SIDES,
     SKELETON,
     TURN,
+    perform,
+    smooth_curve,
+)
+from modules.datasets.synthetic import (
+    LIMB_COLOURS,
+    LIMBS,
     demo_matches,
     make_demo,
     make_scene,
-    perform,
     render_frames,
     render_labels,
-    smooth_curve,
 )
 from modules.runtime.errors import UserError
 
@@ -53,7 +55,7 @@ def read_video(folder: Path) -> np.ndarray:
     return np.stack([read(folder / f"{index}.png") for index in range(len(list(folder.iterdir())))])
 
 
-def pose_of(seed: int, frames: int, camera: Camera) -> synthetic.Pose:
+def pose_of(seed: int, frames: int, camera: Camera) -> motion.Pose:
     return perform(np.random.default_rng([seed, 1, 0]), frames, camera)
 
 
@@ -222,7 +224,7 @@ def test_joints_stay_inside_the_frame(size: tuple[int, int]) -> None:
 def test_exercises_name_angles_that_exist() -> None:
     for exercise in [*EXERCISES.values(), TURN, SIDE_STEP]:
         for lead in SIDES:
-            curves = synthetic._parse(exercise, lead)
+            curves = motion._parse(exercise, lead)
             assert curves.keys() <= set(ANGLES)
             for keys in curves.values():
                 phases = [0, *(phase for phase, _ in keys), 1]

@@ -179,9 +179,9 @@ def test_split_defaults_and_too_few_frames() -> None:
     assert (short.val.frames, [t.frames for t in short.test]) == (40, [20])
     assert short.train == [Piece(0, 0, 110)]
     assert split_by_time([Piece(0, 0, 50)], val_frames=9, test=[0], pause=0).test == []
-    with pytest.raises(UserError, match=r"--val_frames 60: the longest stretch .* has 50 frames"):
+    with pytest.raises(UserError, match=r"--val_frames 60: the longest .* has 50 frames"):
         split_by_time([Piece(0, 0, 50)], val_frames=60, test=None, pause=0)
-    with pytest.raises(UserError, match=r"--test 30: the longest stretch .* has 25 frames"):
+    with pytest.raises(UserError, match=r"--test 30: the longest unbroken piece .* has 25 frames"):
         split_by_time([Piece(0, 0, 50)], val_frames=20, test=[30], pause=5)
     with pytest.raises(UserError, match="no frames are left to train on"):
         split_by_time([Piece(0, 0, 50)], val_frames=30, test=[20], pause=0)
@@ -423,7 +423,7 @@ def test_interrupted_import_goes_on_and_ends_the_same(
     before = contents(root)
     result = import_(clip, "--out", root, *SMALL)
     assert result.returncode == 0
-    assert "finished already" in result.stdout
+    assert "already finished" in result.stdout
     assert third.seen == []
     assert contents(root) == before
 
@@ -487,7 +487,7 @@ def test_another_command_into_the_same_folder_is_refused(
     assert read(tmp_path / "other/val/val_img/0.png").shape == (32, 32, 3)
 
 
-def test_detections_that_are_damaged_are_named(
+def test_corrupted_detections_are_named(
     clip: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
 ) -> None:
     stub(stop_after=10)
@@ -495,7 +495,7 @@ def test_detections_that_are_damaged_are_named(
     assert import_(clip, "--out", root, *SMALL).returncode == 130
     (kept,) = (root / "detections").iterdir()
     kept.write_text("{}\n" + kept.read_text())
-    assert_refused(import_(clip, "--out", root, *SMALL), str(kept), "damaged")
+    assert_refused(import_(clip, "--out", root, *SMALL), str(kept), "corrupted")
 
 
 # ----------------------------------------------------------------------------------------
@@ -515,7 +515,7 @@ def test_detections_that_are_damaged_are_named(
         (["--batch_size", "0"], "--batch_size 0 must be above 0"),
         (["--detect_size", "3"], "--detect_size 3 is too small"),
         (["--labels", "a", "b"], "2 for 1 clips"),
-        (["--labels", "a", "--weights", "b"], "exclude each other"),
+        (["--labels", "a", "--weights", "b"], "are mutually exclusive"),
         (["--labels", "nowhere"], "--labels nowhere: there is no such"),
         (["--weights", "nowhere"], "--weights nowhere: cannot be read"),
         (["--framerate", "3"], "--framerate"),
@@ -534,9 +534,9 @@ def test_sources_that_are_no_video_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.gif").write_bytes(b"")
     assert_refused(import_(tmp_path / "empty.gif", *out), "empty.gif: the file is empty")
     Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
-    assert_refused(import_(tmp_path / "one.png", *out), "one.png: is a single picture")
+    assert_refused(import_(tmp_path / "one.png", *out), "one.png: is a single image")
     (tmp_path / "nothing").mkdir()
-    assert_refused(import_(tmp_path / "nothing", *out), "nothing: the folder holds 0 images")
+    assert_refused(import_(tmp_path / "nothing", *out), "nothing: the folder has 0 images")
     assert not (tmp_path / "out").exists()
 
 
@@ -555,8 +555,8 @@ def test_odd_pictures_of_a_folder_are_named(openpose: Path, clip: Path, tmp_path
 
 def test_nothing_is_written_where_something_is(clip: Path, openpose: Path, tmp_path: Path) -> None:
     labels = ["--labels", openpose]
-    assert_refused(import_(clip, "--out", clip / "data", *labels), "nothing is written among")
-    assert_refused(import_(clip, "--out", openpose, *labels), "nothing is written among")
+    assert_refused(import_(clip, "--out", clip / "data", *labels), "nothing is written into")
+    assert_refused(import_(clip, "--out", openpose, *labels), "nothing is written into")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("years")
     assert_refused(import_(clip, "--out", tmp_path / "full", *labels), "is not empty")

@@ -85,8 +85,8 @@ def test_faults_of_a_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for content, said in (
         (header + "\n", "no rows"),
         ("epoch,val_psnr\n0,20\n", "lacks the columns"),
-        (header + "\n" + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "no table of numbers"),
-        (header + "\n" + "," * (len(METRIC_COLUMNS) - 1) + "\n", "number of its epoch"),
+        (header + "\n" + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a valid CSV file"),
+        (header + "\n" + "," * (len(METRIC_COLUMNS) - 1) + "\n", "without an epoch number"),
     ):
         (run / "metrics.csv").write_text(content)
         with pytest.raises(UserError, match=rf"metrics\.csv: .*{said}"):

@@ -249,7 +249,7 @@ DATA_FAULTS: list[tuple[Damage, str, int]] = [
     (pair("val", 1, 2, 3), "val: 1 frame to validate on", 1),
     (copy("data/val/val_img/1.png", "data/val/val_img/frame1.png"), "1.png = frame1.png", 1),
     (move("data/val/val_img/3.png", "data/val/val_img/three.png"), "three.png", 3),
-    (copy("data/val/val_img/1.png", "data/val/val_img/-4.png"), "no frame number: -4.png", 1),
+    (copy("data/val/val_img/1.png", "data/val/val_img/-4.png"), "not a frame number: -4.png", 1),
     (write("data/train/train_img/2.png", ""), "2.png: the file is empty (0 bytes)", 1),
     (write("data/train/train_img/2.png", "text"), "2.png: is not a PNG or JPEG", 1),
     (cut("data/train/train_label/2.png", 0.5), "train/train_label/2.png: ", 1),

@@ -271,19 +271,19 @@ WITH_VAL: list[tuple[Damage, str]] = [
         every(remove(f"{IMG}/11.png"), remove(f"{LABEL}/0.png")),
         "11 images, 11 labels; without a label: 0.png; without an image: 11.png",
     ),
-    (both("train", range(3, 4)), "train/train_img: gaps in the numbering, without 3"),
-    (both("train", range(2, 10)), "without 2, 3, 4, 5, 6 and 3 more"),
+    (both("train", range(3, 4)), "train/train_img: gaps in the numbering; missing: 3"),
+    (both("train", range(2, 10)), "missing: 2, 3, 4, 5, 6 and 3 more"),
     (
         copy(f"{IMG}/3.png", f"{IMG}/99999999999999999999.png"),
-        "without 12, 13, 14, 15, 16 and 99999999999999999982 more",
+        "missing: 12, 13, 14, 15, 16 and 99999999999999999982 more",
     ),
-    (both("val", range(2)), "val/val_img: numbering begins at 2; it must begin at 0 or 1"),
+    (both("val", range(2)), "val/val_img: numbering starts at 2; it must start at 0 or 1"),
     (copy(f"{IMG}/3.png", f"{IMG}/frame3.png"), "used twice: 3.png = frame3.png"),
     (copy(f"{IMG}/3.png", f"{IMG}/03.jpg"), "used twice: 03.jpg = 3.png"),
-    (copy(f"{IMG}/3.png", f"{IMG}/cover.png"), "whose name is no frame number: cover.png"),
-    (move(f"{IMG}/3.png", f"{IMG}/frame_3.png"), "whose name is no frame number: frame_3.png"),
-    (copy(f"{IMG}/3.png", f"{IMG}/-1.png"), "whose name is no frame number: -1.png"),
-    (both("val", range(1, 5)), "val: 1 frame to validate on; it takes at least 2"),
+    (copy(f"{IMG}/3.png", f"{IMG}/cover.png"), "whose name is not a frame number: cover.png"),
+    (move(f"{IMG}/3.png", f"{IMG}/frame_3.png"), "whose name is not a frame number: frame_3.png"),
+    (copy(f"{IMG}/3.png", f"{IMG}/-1.png"), "whose name is not a frame number: -1.png"),
+    (both("val", range(1, 5)), "val: 1 frame to validate on; at least 2 are needed"),
     # images
     (write(f"{IMG}/3.png", "text"), f"{IMG}/3.png: is not a PNG or JPEG image"),
     (write("val/val_label/2.png", ""), "val/val_label/2.png: the file is empty (0 bytes)"),
@@ -311,17 +311,17 @@ WITH_VAL: list[tuple[Damage, str]] = [
     (write(f"{IMG}/3.png", png(2**16, 2**16)), "3.png: the pixels are too many"),  # Pillow raises
     # clips.csv
     (clips(""), "train/clips.csv: is empty; its first line must be the header start,stop"),
-    (clips("0,5\n5,12\n"), "train/clips.csv: begins with '0,5'; its first line must be"),
-    (clips("start;stop\n0;5\n"), "train/clips.csv: begins with 'start;stop'"),
+    (clips("0,5\n5,12\n"), "train/clips.csv: starts with '0,5'; its first line must be"),
+    (clips("start;stop\n0;5\n"), "train/clips.csv: starts with 'start;stop'"),
     (clips("start,stop\n"), "train/clips.csv: has no rows"),
-    (clips("start,stop\n0,5.0\n"), "train/clips.csv line 2: '0,5.0' is not two whole numbers"),
-    (clips("start,stop\n0,5,9\n"), "train/clips.csv line 2: '0,5,9' is not two whole numbers"),
-    (clips("start,stop\n0\n"), "train/clips.csv line 2: '0' is not two whole numbers"),
+    (clips("start,stop\n0,5.0\n"), "train/clips.csv line 2: '0,5.0' is not two integers"),
+    (clips("start,stop\n0,5,9\n"), "train/clips.csv line 2: '0,5,9' is not two integers"),
+    (clips("start,stop\n0\n"), "train/clips.csv line 2: '0' is not two integers"),
     (clips("start,stop\n0,5\n\n7,7\n"), "train/clips.csv line 4: 7,7: start must be below stop"),
     (clips("start,stop\n0,13\n"), "line 2: 0,13 is out of range; all frames together are 0,12"),
     (clips("start,stop\n-1,5\n"), "train/clips.csv line 2: -1,5 is out of range"),
     (clips("start,stop\n6,12\n0,7\n"), "line 2: 6,12 overlaps 0,7 of line 3"),
-    (write("train/clips.csv", b"\xff\xfe\0start"), "train/clips.csv: is no text"),
+    (write("train/clips.csv", b"\xff\xfe\0start"), "train/clips.csv: is not a valid CSV file"),
     (lambda root: (root / "train/clips.csv").mkdir(), "train/clips.csv: cannot be read"),
     (clips("start,stop\n" + "x\n" * 24), "train/clips.csv: and 4 more wrong rows"),
 ]
@@ -337,12 +337,12 @@ OF_TEST: list[tuple[Damage, str]] = [
         move("test/test_img/2/0.png", "test/test_img/2/1.png"),
         "test/test_img/2: the first frame is missing: the first label is 0, but the first image 1",
     ),
-    (remove("test/test_label/10/1.png"), "test/test_label/10: has 1 label; a sequence takes"),
-    (remove("test/test_label/0/1.png"), "test/test_label/0: gaps in the numbering, without 1"),
-    (remove("test/test_label/0/0.png", "test/test_label/0/1.png"), "numbering begins at 2"),
+    (remove("test/test_label/10/1.png"), "test/test_label/10: has 1 label; a sequence needs"),
+    (remove("test/test_label/0/1.png"), "test/test_label/0: gaps in the numbering; missing: 1"),
+    (remove("test/test_label/0/0.png", "test/test_label/0/1.png"), "numbering starts at 2"),
     (write("test/test_label/0/3.png", ""), "test/test_label/0/3.png: the file is empty"),
     (write("test/test_img/10/0.png", "text"), "test/test_img/10/0.png: is not a PNG"),
-    (move("test/test_label/2", "test/test_label/two"), "whose name is no number: two"),
+    (move("test/test_label/2", "test/test_label/two"), "whose name is not a number: two"),
     (
         lambda root: shutil.copytree(root / "test/test_label/2", root / "test/test_label/02"),
         "test/test_label: sequence number used twice: 02 = 2",
@@ -417,11 +417,11 @@ def test_all_faults_are_listed_together(root: Path) -> None:
     assert lines[0] == f"{root}: 29 faults in the data set"  # 1 + 1 + 1 + 25 + 1
     assert lines[1:4] == [
         "  - train/clips.csv line 3: 8,31 is out of range; all frames together are 0,30",
-        "  - val/val_img: gaps in the numbering, without 2",
+        "  - val/val_img: gaps in the numbering; missing: 2",
         "  - val: 4 images, 5 labels; without an image: 2.png",
     ]
     assert lines[4] == "  - train/train_img/5.png: the file is empty (0 bytes)"  # 2 before 10
-    assert lines[24] == "  - train/train_img: and 5 more damaged images"
+    assert lines[24] == "  - train/train_img: and 5 more corrupted images"
     assert lines[25].startswith("  - val/val_label/1.png: is not a PNG")
     assert len(lines) == 26
 
@@ -580,7 +580,7 @@ def test_unknown_option_ends_with_one_line() -> None:
         (["check"], "ROOT"),
         (["demo", "x", "--tra", "5"], "unrecognized arguments: --tra"),  # no abbreviations
         (["demo", "x", "--train", "many"], "argument --train: invalid int value: 'many'"),
-        (["demo", "x", "--val", "1"], "--val 1 is too small; it takes at least 2"),
+        (["demo", "x", "--val", "1"], "--val 1 is too small; it must be at least 2"),
     ],
 )
 def test_wrong_command_lines(arguments: list[str], text: str) -> None:
