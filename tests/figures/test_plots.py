@@ -1,14 +1,12 @@
-"""`python -m modules.plots`, the command line of the figures."""
+"""`python -m modules.plots`, the command line of the figures; its mistakes: test_bad_input.py."""
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from modules import plots
-from modules.runlog import METRIC_COLUMNS
 from modules.runtime.errors import UserError
 from tests.support.drawn import (
     colours,
@@ -61,57 +59,3 @@ def test_schedules_command(
     for wrong in (["--fu_figure", "--lr", 1], ["--out", "x.jpg"], ["--tfr", 2], ["--lrr", 1]):
         with pytest.raises(UserError):
             call(monkeypatch, "schedules", *wrong)
-
-
-def test_mistakes_end_with_one_line(tmp_path: Path) -> None:
-    empty = make_run(tmp_path / "empty")
-    (empty / "metrics.csv").write_text("")
-    cases: list[tuple[tuple[object, ...], str]] = [
-        (("curves", tmp_path / "missing"), "missing: there is no such folder"),
-        (("compare", empty, "--out", tmp_path / "out"), "metrics.csv: is empty"),
-        (("schedules", "--num_epochs", 5), "unrecognized arguments: --num_epochs"),
-    ]
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda case: command(*case[0]), cases)
-    for done, (_, said) in zip(results, cases, strict=True):
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: ") and said in done.stderr
-        assert done.stderr.count("\n") == 1 and not done.stdout
-
-
-def test_faults_of_a_run_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    header = ",".join(METRIC_COLUMNS)
-    run = make_run(tmp_path / "run")
-    for content, said in (
-        (header + "\n", "no rows"),
-        ("epoch,val_psnr\n0,20\n", "lacks the columns"),
-        (header + "\n" + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a valid CSV file"),
-        (header + "\n" + "," * (len(METRIC_COLUMNS) - 1) + "\n", "without an epoch number"),
-    ):
-        (run / "metrics.csv").write_text(content)
-        with pytest.raises(UserError, match=rf"metrics\.csv: .*{said}"):
-            call(monkeypatch, "curves", run)
-    (run / "metrics.csv").write_bytes(b"\xff\xfe\x00binary")
-    with pytest.raises(UserError, match=r"metrics\.csv"):
-        call(monkeypatch, "curves", run)
-    (run / "metrics.csv").unlink()
-    with pytest.raises(UserError, match=r"metrics\.csv: missing"):
-        call(monkeypatch, "curves", run)
-    good = make_run(tmp_path / "good")
-    (good / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json"):
-        call(monkeypatch, "curves", good)
-    (good / "psnr_per_frame.csv").write_text("frame,psnr\n")
-    with pytest.raises(UserError, match=r"psnr_per_frame\.csv: has no rows"):
-        call(monkeypatch, "frames", good)
-    (good / "psnr_per_frame.csv").unlink()
-    with pytest.raises(UserError, match=r"psnr_per_frame\.csv: missing"):
-        call(monkeypatch, "frames", good)
-    (tmp_path / "file").write_text("")
-    other = make_run(tmp_path / "other")
-    with pytest.raises(UserError, match="file"):
-        call(monkeypatch, "compare", other, "--out", tmp_path / "file")
-    with pytest.raises(UserError, match="--out"):
-        call(monkeypatch, "compare", other)
-    with pytest.raises(UserError):
-        call(monkeypatch, "draw", other)
