@@ -9,17 +9,10 @@ import pytest
 from PIL import Image
 
 from modules.datasets import motion
-from modules.datasets.canvas import Camera, Canvas
+from modules.datasets.canvas import Camera
 from modules.datasets.motion import (
-    ANGLES,
-    EXERCISES,
     JOINTS,
-    SIDE_STEP,
-    SIDES,
-    SKELETON,
-    TURN,
     perform,
-    smooth_curve,
 )
 from modules.datasets.synthetic import (
     LIMB_COLOURS,
@@ -185,64 +178,6 @@ def test_nothing_is_left_behind_after_a_failure(
     assert not list(tmp_path.iterdir())
 
 
-# --- Motion -----------------------------------------------------------------------------------
-
-
-def test_limbs_keep_their_lengths() -> None:
-    pose = pose_of(0, 400, Camera(32, 64))
-    for name, (parent, offset) in list(SKELETON.items())[1:]:
-        bones = pose.joints[:, JOINTS[name]] - pose.joints[:, JOINTS[parent]]
-        lengths = np.linalg.norm(bones, axis=1)
-        np.testing.assert_allclose(lengths, np.linalg.norm(offset), atol=1e-12)
-    hands = pose.joints[:, [JOINTS[f"{side}_fingers"] for side in SIDES]]
-    assert np.ptp(hands[..., 1], axis=0).min() > 0.5  # but they do move, by half a stature
-
-
-def test_motion_is_smooth_and_feet_stand_on_the_floor() -> None:
-    pose = pose_of(1, 600, Camera(32, 64))
-    speed = np.linalg.norm(np.diff(pose.joints, axis=0), axis=2)  # statures per frame
-    assert speed.max() < 0.25
-    feet = [JOINTS[f"{side}_{part}"] for side in SIDES for part in ("heel", "toe")]
-    np.testing.assert_allclose(pose.joints[:, feet, 1].min(axis=1), 0, atol=1e-12)
-    lowest = pose.joints[:, feet, 1].argmin(axis=1)[:-1]
-    slip = speed[:, feet][np.arange(len(lowest)), lowest]
-    assert np.median(slip) < 0.003
-
-
-@pytest.mark.parametrize("size", [(32, 64), (64, 64), (64, 32), (16, 32)])
-def test_joints_stay_inside_the_frame(size: tuple[int, int]) -> None:
-    camera = Camera(*size)
-    for seed in range(6):
-        points = camera.project(pose_of(seed, 600, camera).joints)
-        assert points[..., :2].min() > 0
-        assert points[..., 0].max() < camera.width
-        assert points[..., 1].max() < camera.height
-    standing = np.ptp(points[0, :, 1]) / min(size)
-    assert 0.75 < standing < 0.85
-
-
-def test_exercises_name_angles_that_exist() -> None:
-    for exercise in [*EXERCISES.values(), TURN, SIDE_STEP]:
-        for lead in SIDES:
-            curves = motion._parse(exercise, lead)
-            assert curves.keys() <= set(ANGLES)
-            for keys in curves.values():
-                phases = [0, *(phase for phase, _ in keys), 1]
-                assert phases == sorted(set(phases))
-
-
-def test_smooth_curve_meets_its_keys_and_does_not_overshoot() -> None:
-    times, values = np.array([0.0, 4, 5, 9]), np.array([0.0, 10, 12, 3])
-    np.testing.assert_allclose(smooth_curve(times, values, times), values)
-    between = smooth_curve(times, values, np.linspace(-2, 12, 500))
-    assert between.min() == 0
-    assert between.max() <= 12
-    # By hand: slopes 2.5 and 2 give 2·2.5·2/4.5 at t = 4; Hermite's cubic over [0, 4] at its half.
-    tangent = 2 * 2.5 * 2 / 4.5
-    expected = 0.5 * 10 - 4 * tangent / 8
-    np.testing.assert_allclose(smooth_curve(times, values, np.array([2.0])), expected)
-
-
 # --- Pictures ---------------------------------------------------------------------------------
 
 
@@ -283,31 +218,3 @@ def test_label_limbs_survive_at_32_by_64() -> None:
     for (_, b), colour in zip(LIMBS, LIMB_COLOURS, strict=True):
         if b.endswith(("elbow", "wrist", "knee", "ankle")):
             assert np.abs(bright - colour).max(axis=1).min() < 0.25, b
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_the_nearer_surface_hides_the_farther(order: int) -> None:
-    camera = Camera(16, 16)
-    rods = [
-        (np.array([2.0, 8, -5]), np.array([14.0, 8, -5]), 0),
-        (np.array([8.0, 2, 5]), np.array([8.0, 14, 5]), 1),
-    ]
-    canvas = Canvas(np.array([[0, 0], [16, 16]]), 0, camera)
-    for a, b, paint in rods[::order]:
-        canvas.rod(a, b, 2, 2, paint)
-    picture = np.zeros((16, 16, 3))
-    canvas.lay_over(picture, np.eye(3), lit=False)
-    np.testing.assert_allclose(picture[8, 8], [0, 1, 0])
-    np.testing.assert_allclose(picture[8, 3], [1, 0, 0])
-
-
-def test_a_ball_is_a_circle_lit_from_the_side() -> None:
-    camera = Camera(32, 32)
-    canvas = Canvas(np.array([[0, 0], [32, 32]]), 0, camera)
-    canvas.ball(np.array([16.0, 16, 0]), 10 * np.eye(3), 0)
-    picture = np.zeros((32, 32, 3))
-    canvas.lay_over(picture, np.ones((1, 3)), lit=True)
-    covered = (canvas.paint == 0).sum() / camera.fineness**2
-    assert covered == pytest.approx(np.pi * 100, rel=0.01)
-    assert canvas.depth.max() == pytest.approx(10, abs=0.1)
-    assert picture[16, 8, 0] > 1.5 * picture[16, 24, 0]  # the light comes from the left

@@ -1,9 +1,7 @@
-"""A person's own video: reading, splitting, cutting out, importing, going on; known joints."""
+"""A person's own video: cropping, importing with labels and with known joints, resuming."""
 
-import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,47 +12,19 @@ from PIL import Image
 import dataloader
 from modules.datasets import keypoints
 from modules.datasets.keypoints import Detections
-from modules.datasets.label_images import shrink_label, stroke_gain
-from modules.datasets.pose import COCO_JOINTS, JOINTS, LIMB_COLOURS, LIMBS
-from modules.datasets.source import count_sampled, frame_step, open_clip, read_frames, sampled
-from modules.datasets.splits import Piece, split_by_time
+from modules.datasets.pose import COCO_JOINTS, LIMB_COLOURS, LIMBS
 from modules.datasets.video import crop_box
-from modules.runtime.errors import UserError
+from tests.support.clips import (
+    BODY_POINTS,
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    draw,
+    make_folder,
+    middle,
+    write_openpose,
+)
 from tests.support.scripts import TINY_RUN, assert_refused, run_script
-
-WIDTH, HEIGHT = 96, 48  # of the clips of these tests
-FRAMES = 60
-# A person 30 pixels high, arms stretched out, around its middle.
-BODY = {
-    **{"nose": (0, -12), "neck": (0, -9), "right_shoulder": (-3, -9), "left_shoulder": (3, -9)},
-    **{"right_elbow": (-7, -9), "left_elbow": (7, -9), "right_wrist": (-11, -9)},
-    **{"left_wrist": (11, -9), "right_hip": (-2, 2), "left_hip": (2, 2), "right_knee": (-3, 8)},
-    **{"left_knee": (3, 8), "right_ankle": (-3, 15), "left_ankle": (3, 15)},
-    **{"right_eye": (-1, -13), "left_eye": (1, -13), "right_ear": (-2, -12), "left_ear": (2, -12)},
-}
-BODY_POINTS = np.array([BODY[name] for name in JOINTS], float)
-
-
-def middle(t: int) -> tuple[float, float]:
-    """Where the person is in frame t."""
-    return 48 + 20 * np.sin(t / 5), 26.0
-
-
-def draw(t: int) -> np.ndarray:
-    """Frame t: a person-sized box whose red is 100 + t, on a ground that never repeats."""
-    rng = np.random.default_rng(t)
-    frame = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
-    frame += rng.integers(0, 3, frame.shape, dtype=np.uint8)
-    x, y = (round(v) for v in middle(t))
-    frame[y - 13 : y + 16, x - 3 : x + 4] = (100 + t, 20, 20)
-    return frame
-
-
-def make_folder(folder: Path, frames: int = FRAMES, picture: Callable = draw) -> Path:
-    folder.mkdir(parents=True)
-    for t in range(frames):
-        Image.fromarray(picture(t)).save(folder / f"{t}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +37,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def openpose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The person's true joints in OpenPose's files; not to be changed."""
     return write_openpose(tmp_path_factory.mktemp("labels") / "openpose")
-
-
-def write_openpose(folder: Path, frames: int = FRAMES, missing: Sequence[int] = ()) -> Path:
-    folder.mkdir()
-    for t in range(frames):
-        rows = np.column_stack([BODY_POINTS + middle(t), np.full(18, 0.9)])
-        people = [] if t in missing else [{"pose_keypoints_2d": rows.ravel().tolist()}]
-        (folder / f"dance_{t}_keypoints.json").write_text(json.dumps({"people": people}))
-    return folder
 
 
 def import_(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -93,115 +54,10 @@ def read(path: Path) -> np.ndarray:
 
 
 # ----------------------------------------------------------------------------------------
-# Reading
+# Cropping
 
 
-def test_frame_rates_by_hand(clip: Path) -> None:
-    opened = open_clip(clip, source_fps=30)
-    assert [i for i, _ in sampled(opened, 15)] == list(range(0, 60, 2))
-    assert [i for i, _ in sampled(opened, 12)][:6] == [0, 3, 5, 8, 10, 13]  # 0, 2.5, 5, 7.5 …
-    assert [i for i, _ in sampled(opened, 30)] == list(range(60))
-    assert [i for i, _ in sampled(opened, 50)] == list(range(60))  # no frame twice
-    assert [i for i, _ in sampled(open_clip(clip, None), 15)] == list(range(60))
-    for fps in (7, 12, 15, 29, 30):
-        step = frame_step(opened, fps)
-        assert count_sampled(60, step) == len(list(sampled(opened, fps)))
-
-
-def test_gif_has_its_own_rate(tmp_path: Path) -> None:
-    images = [Image.fromarray(draw(t)).quantize(64) for t in range(12)]
-    path = tmp_path / "dance.gif"
-    images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
-    opened = open_clip(path, None)
-    assert (opened.kind, opened.fps, opened.frames) == ("images", 20, 12)
-    frames = list(read_frames(opened))
-    assert all(frame.shape == (HEIGHT, WIDTH, 3) for frame in frames)
-    x, y = (round(v) for v in middle(7))
-    assert abs(int(frames[7][y, x, 0]) - 107) < 12
-    assert [i for i, _ in sampled(opened, 10)] == [0, 2, 4, 6, 8, 10]
-
-
-def test_mp4_is_read_whole_and_upright(tmp_path: Path) -> None:
-    ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
-    import imageio.v3 as iio
-
-    path, turned = tmp_path / "dance.mp4", tmp_path / "turned.mp4"
-    iio.imwrite(path, np.stack([draw(t) for t in range(40)]), plugin="FFMPEG", fps=30)
-    opened = open_clip(path, None)
-    assert (opened.kind, opened.fps, opened.size) == ("video", 30, (WIDTH, HEIGHT))
-    frames = list(read_frames(opened))
-    assert len(frames) == 40
-    x, y = (round(v) for v in middle(33))
-    assert abs(int(frames[33][y, x, 0]) - 133) < 25  # chroma is stored at half the size
-    # As a telephone does it: stored on its side, with a note to turn it.
-    command = [ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-display_rotation", "90"]
-    subprocess.run([*command, "-i", str(path), "-c", "copy", str(turned)], check=True)
-    opened = open_clip(turned, None)
-    assert opened.size == (HEIGHT, WIDTH)
-    assert next(read_frames(opened)).shape == (WIDTH, HEIGHT, 3)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(UserError, match=r"dance\.mp4"):
-        list(read_frames(open_clip(path, None)))
-
-
-def test_mp4_without_its_package_names_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (tmp_path / "a.mp4").write_bytes(b"not looked at")
-    result = import_(tmp_path / "a.mp4", "--out", tmp_path / "out")
-    assert_refused(result, "a.mp4", "pip install imageio-ffmpeg")
-    assert not (tmp_path / "out").exists()
-
-
-# ----------------------------------------------------------------------------------------
-# Splitting and cutting out
-
-
-def test_split_by_hand() -> None:
-    one = split_by_time([Piece(0, 0, 100)], val_frames=20, test=[10, 5], pause=4)
-    assert one.val == Piece(0, 80, 100)
-    assert one.test == [Piece(0, 66, 76), Piece(0, 57, 62)]
-    assert one.train == [Piece(0, 0, 53)]
-    # The longest piece is cut first, and of a piece that is used up nothing stays.
-    pieces = [Piece(0, 5, 35), Piece(1, 0, 50), Piece(1, 60, 80)]
-    two = split_by_time(pieces, val_frames=30, test=[29], pause=15)
-    assert two.val == Piece(1, 20, 50)
-    assert two.test == [Piece(0, 6, 35)]
-    assert two.train == [Piece(1, 0, 5), Piece(1, 60, 80)]
-
-
-def test_split_defaults_and_too_few_frames() -> None:
-    long = split_by_time([Piece(0, 0, 20_000)], val_frames=None, test=None, pause=15)
-    assert (long.val.frames, [t.frames for t in long.test]) == (630, [630])
-    short = split_by_time([Piece(0, 0, 200)], val_frames=None, test=None, pause=15)
-    assert (short.val.frames, [t.frames for t in short.test]) == (40, [20])
-    assert short.train == [Piece(0, 0, 110)]
-    assert split_by_time([Piece(0, 0, 50)], val_frames=9, test=[0], pause=0).test == []
-    with pytest.raises(UserError, match=r"--val_frames 60: the longest .* has 50 frames"):
-        split_by_time([Piece(0, 0, 50)], val_frames=60, test=None, pause=0)
-    with pytest.raises(UserError, match=r"--test 30: the longest unbroken piece .* has 25 frames"):
-        split_by_time([Piece(0, 0, 50)], val_frames=20, test=[30], pause=5)
-    with pytest.raises(UserError, match="no frames are left to train on"):
-        split_by_time([Piece(0, 0, 50)], val_frames=30, test=[20], pause=0)
-    with pytest.raises(UserError, match=r"5 frames .* too few"):
-        split_by_time([Piece(0, 0, 5)], val_frames=None, test=None, pause=0)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_frame_is_in_two_splits(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    edges = np.sort(rng.choice(2000, 12, replace=False)).tolist()
-    pieces = [Piece(0, a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a > 1]
-    split = split_by_time(pieces, val_frames=None, test=None, pause=10)
-    every = [*split.train, split.val, *split.test]
-    frames = [t for piece in every for t in range(piece.start, piece.stop)]
-    assert len(frames) == len(set(frames))
-    assert all(any(p.start <= q.start and q.stop <= p.stop for p in pieces) for q in every)
-
-
-def test_what_is_cut_out_by_hand() -> None:
+def test_crop_by_hand() -> None:
     def box(*extent: float) -> np.ndarray:
         return np.tile(extent, (50, 1))
 
@@ -290,7 +146,7 @@ def test_dropped_frames_cuts_and_clips_break_recordings(clip: Path, tmp_path: Pa
 
 
 def test_skeleton_images_keep_their_colours(clip: Path, tmp_path: Path) -> None:
-    """Thin lines in a large picture, one label blank, shown beside frames at the same rate."""
+    """Thin lines in a large picture, one label blank, for frames at the same rate."""
 
     def skeleton(t: int) -> np.ndarray:
         label = np.zeros((4 * HEIGHT, 4 * WIDTH, 3), np.uint8)
@@ -313,18 +169,8 @@ def test_skeleton_images_keep_their_colours(clip: Path, tmp_path: Path) -> None:
     assert np.asarray(plain).max() < 120  # control: plain resizing lets the colour sink
 
 
-def test_labels_of_the_right_size_stay_as_they_are() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8))
-    whole = np.array([0, 0, 1, 1.0])
-    assert np.array_equal(shrink_label(image, whole, (16, 8), 3.0), np.asarray(image))
-    assert stroke_gain([], whole, (16, 8)) == 1
-    filled = Image.new("RGB", (64, 32), (200, 0, 0))
-    assert stroke_gain([filled], whole, (16, 8)) == 1
-    assert (shrink_label(filled, whole, (16, 8), 1.0) == (200, 0, 0)).all()
-
-
 # ----------------------------------------------------------------------------------------
-# Importing with a detector of known joints
+# Importing with known joints in place of Keypoint R-CNN
 
 
 class KnownJoints:
@@ -398,7 +244,7 @@ def test_detected_joints_are_those_of_the_labels(
     assert set(found) - set(given) == {n for n in found if n.startswith("detections/")}
 
 
-def test_interrupted_import_goes_on_and_ends_the_same(
+def test_interrupted_import_resumes_and_ends_the_same(
     clip: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
 ) -> None:
     stub()
@@ -460,7 +306,7 @@ def test_another_command_into_the_same_folder_is_refused(
     stub(stop_after=10)
     assert import_(clip, "--out", root, *SMALL).returncode == 130
     assert_refused(import_(clip, "--out", root, *SMALL, "--fps", 10), "--fps 15.0, not 10.0")
-    # Nothing was split yet: what was typed wrong may be mended without another search.
+    # Nothing was split yet: a wrong option may be corrected without another search.
     known = stub()
     wrong = import_(clip, "--out", root, *SMALL, "--val_frames", 900)
     assert_refused(wrong, "--val_frames 900", "has 60 frames")
@@ -528,7 +374,7 @@ def test_options_are_checked(clip: Path, tmp_path: Path, options: list[str], wor
     assert not (tmp_path / "out").exists()
 
 
-def test_sources_that_are_no_video_are_named(tmp_path: Path) -> None:
+def test_sources_that_are_not_videos_are_named(tmp_path: Path) -> None:
     out = ["--out", tmp_path / "out", "--device", "cpu"]
     assert_refused(import_(tmp_path / "no.mp4", *out), "no.mp4: there is no such")
     (tmp_path / "empty.gif").write_bytes(b"")
@@ -550,7 +396,7 @@ def test_odd_pictures_of_a_folder_are_named(openpose: Path, clip: Path, tmp_path
     (broken / "7.png").unlink()
     assert_refused(import_(*command), "OpenPose JSON for 60 frames", "has 59")
     shutil.copy(clip / "7.png", broken / "7.png")
-    assert import_(*command).returncode == 0  # mended, it goes on
+    assert import_(*command).returncode == 0  # corrected, it resumes
 
 
 def test_nothing_is_written_where_something_is(clip: Path, openpose: Path, tmp_path: Path) -> None:

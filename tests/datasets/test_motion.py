@@ -1,0 +1,77 @@
+"""How the demo's person moves: bones, floor, frame, exercises and their curves."""
+
+import numpy as np
+import pytest
+
+from modules.datasets import motion
+from modules.datasets.canvas import Camera
+from modules.datasets.motion import (
+    ANGLES,
+    EXERCISES,
+    JOINTS,
+    SIDE_STEP,
+    SIDES,
+    SKELETON,
+    TURN,
+    perform,
+    smooth_curve,
+)
+
+
+def pose_of(seed: int, frames: int, camera: Camera) -> motion.Pose:
+    return perform(np.random.default_rng([seed, 1, 0]), frames, camera)
+
+
+def test_limbs_keep_their_lengths() -> None:
+    pose = pose_of(0, 400, Camera(32, 64))
+    for name, (parent, offset) in list(SKELETON.items())[1:]:
+        bones = pose.joints[:, JOINTS[name]] - pose.joints[:, JOINTS[parent]]
+        lengths = np.linalg.norm(bones, axis=1)
+        np.testing.assert_allclose(lengths, np.linalg.norm(offset), atol=1e-12)
+    hands = pose.joints[:, [JOINTS[f"{side}_fingers"] for side in SIDES]]
+    assert np.ptp(hands[..., 1], axis=0).min() > 0.5  # but they do move, by half a stature
+
+
+def test_motion_is_smooth_and_feet_stand_on_the_floor() -> None:
+    pose = pose_of(1, 600, Camera(32, 64))
+    speed = np.linalg.norm(np.diff(pose.joints, axis=0), axis=2)  # statures per frame
+    assert speed.max() < 0.25
+    feet = [JOINTS[f"{side}_{part}"] for side in SIDES for part in ("heel", "toe")]
+    np.testing.assert_allclose(pose.joints[:, feet, 1].min(axis=1), 0, atol=1e-12)
+    lowest = pose.joints[:, feet, 1].argmin(axis=1)[:-1]
+    slip = speed[:, feet][np.arange(len(lowest)), lowest]
+    assert np.median(slip) < 0.003
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 64), (64, 32), (16, 32)])
+def test_joints_stay_inside_the_frame(size: tuple[int, int]) -> None:
+    camera = Camera(*size)
+    for seed in range(6):
+        points = camera.project(pose_of(seed, 600, camera).joints)
+        assert points[..., :2].min() > 0
+        assert points[..., 0].max() < camera.width
+        assert points[..., 1].max() < camera.height
+    standing = np.ptp(points[0, :, 1]) / min(size)
+    assert 0.75 < standing < 0.85
+
+
+def test_exercises_name_angles_that_exist() -> None:
+    for exercise in [*EXERCISES.values(), TURN, SIDE_STEP]:
+        for lead in SIDES:
+            curves = motion._parse(exercise, lead)
+            assert curves.keys() <= set(ANGLES)
+            for keys in curves.values():
+                phases = [0, *(phase for phase, _ in keys), 1]
+                assert phases == sorted(set(phases))
+
+
+def test_smooth_curve_meets_its_keys_and_does_not_overshoot() -> None:
+    times, values = np.array([0.0, 4, 5, 9]), np.array([0.0, 10, 12, 3])
+    np.testing.assert_allclose(smooth_curve(times, values, times), values)
+    between = smooth_curve(times, values, np.linspace(-2, 12, 500))
+    assert between.min() == 0
+    assert between.max() <= 12
+    # By hand: slopes 2.5 and 2 give 2·2.5·2/4.5 at t = 4; Hermite's cubic over [0, 4] at its half.
+    tangent = 2 * 2.5 * 2 / 4.5
+    expected = 0.5 * 10 - 4 * tangent / 8
+    np.testing.assert_allclose(smooth_curve(times, values, np.array([2.0])), expected)
