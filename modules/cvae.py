@@ -98,18 +98,15 @@ class Previous(NamedTuple):
 
     def first(self) -> Tensor:
         """What step 1 starts from: (B, 3, H, W) in [0, 1]."""
-        return self._noisy(self.frames[0], 0)
+        return with_noise(self.frames[0], None if self.noise is None else self.noise[0])
 
     def after(self, made: Tensor, step: int) -> Tensor:
         """What step 2 … T-1 (`step` counts from 0) starts from: (B, 3, H, W) in [0, 1].
 
         made: the model's frame before it, for the clips in which the step is not given one.
         """
-        given = self.given[step][:, None, None, None]
-        return self._noisy(torch.where(given, self.frames[step], made), step)
-
-    def _noisy(self, frame: Tensor, step: int) -> Tensor:
-        return with_noise(frame, None if self.noise is None else self.noise[step])
+        start = torch.where(self.given[step][:, None, None, None], self.frames[step], made)
+        return with_noise(start, None if self.noise is None else self.noise[step])
 
 
 class Posterior(NamedTuple):
