@@ -1,1 +1,1 @@
-"""Data sets: synthetic ones, images, and the import of videos."""
+"""Data sets: the demo, a user's own video, image files, and their inspection."""

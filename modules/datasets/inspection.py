@@ -148,7 +148,7 @@ class SplitPixels:
     frames: Pixels  # (N, H, W, 3)
     labels: Pixels  # (N, H, W, 3)
     names: Sequence[str]  # (N,) of the frames: their files' names without suffix
-    starts: Sequence[int]  # indices at which recordings begin, 0 among them
+    starts: Sequence[int]  # indices at which recordings start, 0 among them
 
     @cached_property
     def steps(self) -> Array:
@@ -156,7 +156,7 @@ class SplitPixels:
 
     @cached_property
     def cuts(self) -> list[int]:
-        """Indices before which the picture jumps although no recording begins there."""
+        """Indices before which the picture jumps although no recording starts there."""
         return [cut for cut in find_cuts(self.steps) if cut not in set(self.starts)]
 
     @cached_property

@@ -92,7 +92,7 @@ class JointFinder:
         weights_identity: str,
         load: Callable[[], "KeypointModel"],
     ) -> None:
-        self.load = load  # called only when a frame must be looked at, so that resuming is quick
+        self.load = load  # called only for frames that are not done yet: resuming is quick
         what = [clip.identity, frame_step(clip, o.fps), weights_identity, o.detect_size]
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         self.path = o.out / DETECTIONS / f"{key}.jsonl"
@@ -122,7 +122,7 @@ class JointFinder:
         self.known = len(self.people)  # frames that are already done
 
     def add(self, index: int, frame: Pixels) -> None:
-        """Queue frame `index`; a full batch is looked at. Frames come in order."""
+        """Queue frame `index`, and find the people once a batch is full. Frames come in order."""
         if index >= self.known:
             self.queue.append(frame)
             if len(self.queue) >= self.options.batch_size:

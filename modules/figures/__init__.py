@@ -1,1 +1,1 @@
-"""Figures, GIFs and tables, drawn from the files that runs write."""
+"""Figures, GIFs and tables of runs and of data sets."""
