@@ -7,8 +7,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from modules.cvae import CVAE, ClipOutput, ModelConfig, Previous, prior_latents
-from modules.losses import kl_to_standard_normal
 from modules.runtime.errors import UserError
+from tests.support.reference import usual_frames
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 
@@ -55,26 +55,20 @@ def model() -> CVAE:
     return CVAE(CONFIG).eval()
 
 
-def usual_loop(
+def frame_by_frame(
     model: CVAE, frames: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor, forced: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The task's definition, frame by frame: predictions and KL."""
-    previous, predictions, kls = frames[0], [], []
-    for t in range(1, len(frames)):
-        label = model.label_transformation(labels[t])
-        mu, logvar = model.Gaussian_Predictor.moments(model.frame_transformation(frames[t]), label)
-        z = model.Gaussian_Predictor.reparameterize(mu, logvar, noise[t - 1])
-        predictions.append(model.decode(model.frame_transformation(previous), label, z))
-        kls.append(kl_to_standard_normal(mu, logvar))
-        previous = frames[t] if forced else predictions[-1].clamp(0, 1)
-    return torch.stack(predictions), torch.stack(kls)
+    """The task's definition: predictions and KL."""
+    clips = (x.transpose(0, 1) for x in (frames, labels))
+    made, kl = zip(*usual_frames(model, *clips, teacher_forcing=forced, noise=noise), strict=True)
+    return torch.stack(made), torch.stack(kl)
 
 
 @pytest.mark.parametrize("forced", [True, False])
 def test_batched_pass_equals_frame_by_frame(model: CVAE, forced: bool) -> None:
     frames, labels, noise = clips()
     out = passed(model, frames, labels, noise, teacher_forcing=forced)
-    prediction, kl = usual_loop(model, frames, labels, noise, forced)
+    prediction, kl = frame_by_frame(model, frames, labels, noise, forced)
     torch.testing.assert_close(out.prediction, prediction, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(out.kl, kl, rtol=1e-4, atol=1e-3)
     mse = (prediction - frames[1:]).square().mean(dim=(2, 3, 4))
@@ -89,7 +83,7 @@ def test_gradients_equal_those_of_frame_by_frame(model: CVAE, forced: bool) -> N
     (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
     ours = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    prediction, kl = usual_loop(model, frames, labels, noise, forced)
+    prediction, kl = frame_by_frame(model, frames, labels, noise, forced)
     ((prediction - frames[1:]).square().mean() + 1e-3 * kl.mean()).backward()
     for name, p in model.named_parameters():
         torch.testing.assert_close(ours[name], p.grad, rtol=1e-3, atol=1e-6, msg=name)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from modules import evaluation
 from modules.cvae import CVAE, ModelConfig
 from modules.evaluation import generate, score, validate
 from modules.runtime.errors import Stopped
 from modules.runtime.stopping import Watch
-from modules.sequences import Recording, TestSequence, VideoData, to_uint8
+from modules.sequences import Recording, TestSequence, VideoData, to_uint8, to_unit
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 CPU = torch.device("cpu")
@@ -102,9 +103,35 @@ def test_validation_is_the_scored_generation_of_sequence_0(model: CVAE) -> None:
         validate(model, video, **kind, watch=watch)
 
 
-def test_pixels_are_rounded_and_clamped() -> None:
-    values = torch.tensor([-0.2, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.02])
-    frames = values.reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
-    assert to_uint8(frames)[0, :, :, 0].ravel().tolist() == [0, 0, 0, 1, 255, 255]
-    with pytest.raises(ValueError, match="finite"):
-        to_uint8(torch.full((1, 3, 2, 2), float("nan")))
+def test_latents_follow_seed_number_and_scale(model: CVAE) -> None:
+    kind = {"device": CPU, "precision": torch.float32}
+    both = generate(model, 2 * sequences((5,)), seed=3, **kind)
+    assert not torch.equal(both[0], both[1])  # the same input, with the latents of another place
+    second = generate(model, sequences((5,)), seed=3, numbers=[1], **kind)[0]
+    assert torch.equal(second, both[1])
+    still = [generate(model, sequences((5,)), seed=s, latent_scale=0.0, **kind)[0] for s in (3, 4)]
+    assert torch.equal(*still)  # the prior's mean knows no seed
+
+
+def test_progress_counts_every_predicted_frame(model: CVAE) -> None:
+    counted: list[int] = []
+    kind = {"seed": 0, "device": CPU, "precision": torch.float32, "advance": counted.append}
+    generate(model, sequences((5, 5, 3)), **kind)
+    assert sum(counted) == 4 + 4 + 2
+    counted.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "_batch_changes_nothing", lambda *_: True)
+        generate(model, sequences((5, 5)), batch_size=2, **kind)
+    assert counted == [2, 2, 2, 2]
+
+
+def test_ssim_is_scored_on_the_same_frames() -> None:
+    g = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 256, (4, 16, 16, 3), generator=g, dtype=torch.uint8)
+    prediction = to_unit(truth).permute(0, 3, 1, 2).clone()
+    prediction[0] = 0.0  # frame 0 never counts
+    prediction[2] = 0.5
+    result = score(prediction, truth)
+    assert result.ssim[[0, 2]].tolist() == pytest.approx([1.0, 1.0])
+    assert result.ssim[1] < 0.2
+    assert result.mean_ssim == pytest.approx(result.ssim.mean())

@@ -137,11 +137,12 @@ def test_description_counts_frames_and_recordings() -> None:
     assert describe_data(cut, VideoData(*2 * (torch.zeros(5, 4, 8, 3),), ())) == text
 
 
-def test_pixels_come_back_exactly() -> None:
+def test_pixels_are_rounded_and_clamped() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(4, 8, 8, 1).repeat(1, 1, 1, 3)
     assert torch.equal(to_uint8(to_unit(pixels).permute(0, 3, 1, 2)), pixels)
-    frames = torch.tensor([1.02, -0.3, 0.5, 2.4 / 255]).view(1, 1, 2, 2).repeat(1, 3, 1, 1)
-    assert to_uint8(frames)[0, :, :, 0].tolist() == [[255, 0], [128, 2]]  # 127.5 rounds to even
+    values = torch.tensor([-0.2, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.02])
+    frames = values.reshape(1, 1, 2, 3).repeat(1, 3, 1, 1)
+    assert to_uint8(frames)[0, :, :, 0].ravel().tolist() == [0, 0, 0, 1, 255, 255]
     frames[0, 1, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="finite"):
         to_uint8(frames)

@@ -6,6 +6,7 @@ label, posterior, decoder, loss. No batching over time, no mixed precision, and 
 the device at each step, where it reads the loss for its progress bar.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,31 @@ def usual_loader(
     )
 
 
+def usual_frames(
+    model: CVAE,
+    frames: Tensor,
+    labels: Tensor,
+    *,
+    teacher_forcing: bool,
+    noise: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield frames 1 … T-1 as the task defines them, (B, 3, H, W), each with its KL, (B,) nats.
+
+    frames, labels: (B, T, 3, H, W); noise: ε, (T-1, B, N, H, W); drawn where None.
+    """
+    previous = frames[:, 0]
+    for t in range(1, frames.shape[1]):
+        previous_feature = model.frame_transformation(previous)
+        true_feature = model.frame_transformation(frames[:, t])
+        label_feature = model.label_transformation(labels[:, t])
+        mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
+        epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
+        z = mu + torch.exp(0.5 * logvar) * epsilon
+        made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
+        yield made, kl_to_standard_normal(mu, logvar)
+        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
+
+
 def usual_loss(
     model: CVAE,
     frames: Tensor,
@@ -64,24 +90,13 @@ def usual_loss(
     beta: float,
     noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, mse, kl) of clips (B, T, 3, H, W), frame by frame.
-
-    noise: ε, (T-1, B, N, H, W); drawn where None.
-    """
-    previous = frames[:, 0]
+    """(loss, mse, kl) of clips (B, T, 3, H, W), frame by frame; see usual_frames."""
     mse = kl = torch.zeros((), device=frames.device)
     steps = frames.shape[1] - 1
-    for t in range(1, steps + 1):
-        previous_feature = model.frame_transformation(previous)
-        true_feature = model.frame_transformation(frames[:, t])
-        label_feature = model.label_transformation(labels[:, t])
-        mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
-        epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
-        z = mu + torch.exp(0.5 * logvar) * epsilon
-        made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
-        mse = mse + torch.nn.functional.mse_loss(made, frames[:, t]) / steps
-        kl = kl + kl_to_standard_normal(mu, logvar).mean() / steps
-        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
+    made = usual_frames(model, frames, labels, teacher_forcing=teacher_forcing, noise=noise)
+    for t, (frame, nats) in enumerate(made, start=1):
+        mse = mse + torch.nn.functional.mse_loss(frame, frames[:, t]) / steps
+        kl = kl + nats.mean() / steps
     return mse + beta * kl, mse, kl
 
 
