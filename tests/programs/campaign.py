@@ -33,7 +33,6 @@ os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import itertools
 import json
@@ -54,8 +53,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from modules.runtime.errors import UserError
+from tests.support.comparing import comparable, metrics_without_time, same
 from tests.support.data import make_dataset
-from tests.support.faults import contents, read_damaged, same
+from tests.support.faults import contents, read_damaged
 from tests.support.scripts import TINY
 
 EPOCHS = 3
@@ -86,7 +86,6 @@ VARIANTS = (
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STOPPING = "stopping after this step"  # what a run prints when it has noted a signal
 HANG = 180.0  # seconds after which a run that has not ended is considered stuck
-TIME_COLUMNS = ("frames_per_second", "seconds")
 
 
 # ---------------------------------------------------------------- running
@@ -238,26 +237,6 @@ def steps_to_resume_from(run: Path) -> int:
     """Steps of the checkpoint that --resume will take: the newest sound one."""
     # A corrupted one is still there if a resumed run was killed before it started.
     return steps_saved(run / "last.ckpt") or steps_saved(run / "last.prev.ckpt")
-
-
-def comparable(path: Path) -> dict[str, Any]:
-    """A checkpoint's content without what may differ: times, places, and how it was resumed."""
-
-    def stripped(value: Any) -> Any:
-        if isinstance(value, dict):
-            left_out = ("seconds", "save_root", "resume", "DR")
-            return {k: stripped(v) for k, v in value.items() if k not in left_out}
-        return value
-
-    return dict(stripped(contents(path)))
-
-
-def metrics_without_time(path: Path) -> list[list[str]]:
-    """The cells of metrics.csv as text, without the two columns of time."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    keep = [i for i, name in enumerate(rows[0]) if name not in TIME_COLUMNS]
-    return [[row[i] if i < len(row) else "(missing)" for i in keep] for row in rows]
 
 
 def config_of(run: Path) -> dict[str, Any]:

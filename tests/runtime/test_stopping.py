@@ -13,24 +13,19 @@ from unittest import mock
 import pytest
 import torch
 
-from modules import runlog
 from modules.training import TrainingStep
-from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
+from tests.support.comparing import comparable, metrics_without_time, same
+from tests.support.scripts import REPOSITORY, TINY_RUN, resume, run_script
 
 RUN = (
     *("--num_epoch", "3", "--tfr", "0.5", "--tfr_sde", "1", "--kl_anneal_cycle", "2"),
     *("--ema", "0.9", "--frame_noise", "0.1"),
 )
-TIMES = ("frames_per_second", "seconds")
 
 
 def train(dataset: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
     arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, *RUN, "--auto_save", *more)
     return run_script("Trainer.py", *arguments)
-
-
-def resume(run: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return run_script("Trainer.py", "--save_root", run, "--resume", *more)
 
 
 def at_call(number: int, act: Callable[[], Any]) -> Any:
@@ -47,24 +42,12 @@ def at_call(number: int, act: Callable[[], Any]) -> Any:
 
 def contents(run: Path) -> dict[str, Any]:
     """Everything in a run's folder that must not depend on interruptions."""
-    found: dict[str, Any] = {}
-    for path in sorted(run.glob("*.ckpt")):
-        if path.name != "last.prev.ckpt":  # of one save earlier, which may be one in mid-epoch
-            found[path.name] = plain(torch.load(path, weights_only=True))
-    metrics = runlog.read_metrics(run / "metrics.csv")
-    found["metrics"] = {k: v.tolist() for k, v in metrics.items() if k not in TIMES}
+    # last.prev.ckpt is of one save earlier, which may be one in mid-epoch.
+    named = [path for path in run.glob("*.ckpt") if path.name != "last.prev.ckpt"]
+    found: dict[str, Any] = {path.name: comparable(path) for path in named}
+    found["metrics"] = metrics_without_time(run / "metrics.csv")
     found["psnr"] = (run / "psnr_per_frame.csv").read_text()
     return found
-
-
-def plain(value: Any) -> Any:
-    """Tensors as bytes, so that == compares bit for bit."""
-    if isinstance(value, torch.Tensor):
-        return (str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes())
-    if isinstance(value, dict):
-        # Where it was saved from: the folder's name and how it was started differ by intent.
-        return {k: plain(v) for k, v in value.items() if k not in ("save_root", "resume", "DR")}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +77,15 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
     assert "Traceback" not in stopped.stderr
     saved = torch.load(run / "last.ckpt", weights_only=True)
     position = saved["training"]["position"]
-    steps = len(uninterrupted["metrics"]["epoch"]) and 3  # 24 frames, clips of 4, batches of 2
-    # The step in which the signal came is finished, and no further one begun.
-    assert position["epoch"] * steps + position["step"] == step + 1
+    # The step in which the signal came is finished, and no further one is started. An epoch has
+    # three: 24 frames, clips of 4, batches of 2.
+    assert position["epoch"] * 3 + position["step"] == step + 1
     assert saved["last_epoch"] == position["epoch"] - 1
     with at_call(1, lambda: os.kill(os.getpid(), signal.SIGTERM)):  # and once more
         assert resume(run).returncode == 143
     done = resume(run)
     assert done.returncode == 0, done.stderr
-    assert contents(run) == uninterrupted
+    assert same(contents(run), uninterrupted)
 
 
 EVERYTHING = (
@@ -126,7 +109,7 @@ def test_other_options_resume_exactly_too(
     assert ("rollouts" in saved) == ("--rollout_every" in options)
     done = resume(run)
     assert done.returncode == 0, done.stderr
-    assert contents(run) == contents(tmp_path / "whole")
+    assert same(contents(run), contents(tmp_path / "whole"))
     named = torch.load(run / "best_psnr.ckpt", weights_only=True)["training"]
     assert "rollouts" not in named  # only what goes on carries them
 
@@ -155,7 +138,7 @@ def test_the_comparison_notices_one_lost_step(
     content["training"]["position"]["step"] += 1
     torch.save(content, run / "last.ckpt")
     assert resume(run).returncode == 0
-    assert contents(run) != uninterrupted
+    assert not same(contents(run), uninterrupted)
 
 
 def test_a_signal_in_validation(
@@ -177,7 +160,7 @@ def test_a_signal_in_validation(
     assert (saved["training"]["position"]["epoch"], saved["last_epoch"]) == (1, 0)
     assert saved["training"]["position"]["step"] == 3  # all steps of the epoch: none is run again
     assert resume(run).returncode == 0
-    assert contents(run) == uninterrupted
+    assert same(contents(run), uninterrupted)
 
 
 def test_killed_without_warning_after_a_save_in_mid_epoch(
@@ -204,7 +187,7 @@ def test_a_run_can_be_resumed_from_its_first_moment(
     with at_call(0, lambda: sys.exit(99)):
         assert train(dataset, run).returncode == 99
     assert resume(run).returncode == 0
-    assert contents(run) == uninterrupted
+    assert same(contents(run), uninterrupted)
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_previous_one(
@@ -219,7 +202,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_previous_one(
     assert result.returncode == 0, result.stderr
     assert "last.ckpt: corrupted" in result.stdout
     assert "last.prev.ckpt" in result.stdout
-    assert contents(run) == uninterrupted
+    assert same(contents(run), uninterrupted)
 
     last.unlink()  # removed by hand: likewise
     assert "last.prev.ckpt" in resume(run).stdout

@@ -207,8 +207,8 @@ TRAIN_OPTIONS = [
     ("--preset tiny", "--preset"),
     # contradictions
     ("--test", "--test validates a checkpoint: name it with --ckpt_path"),
-    ("--resume --ckpt_path RUN/best.ckpt", "--resume and --ckpt_path exclude each other"),
-    ("--test --resume --ckpt_path RUN/best.ckpt", "--test and --resume exclude each other"),
+    ("--resume --ckpt_path RUN/best.ckpt", "--resume and --ckpt_path are mutually exclusive"),
+    ("--test --resume --ckpt_path RUN/best.ckpt", "--test and --resume are mutually exclusive"),
     ("--resume", "there is no run to continue in"),
     ("--ckpt_path RUN/best.ckpt --F_dim 16", "best.ckpt has 8"),
     ("--ckpt_path RUN/best.ckpt --frame_W 24", "--frame_W 24: "),
@@ -680,6 +680,8 @@ def world_of_another(template: Path) -> Iterator[Path]:
 # A folder or file, the rights it is left with, a command, and what the message has.
 RIGHTS = [
     ("data", 0o000, TRAIN, "data: 1 fault in the data set: the folder cannot be read"),
+    ("data/train", 0o000, TRAIN, "train: the folder cannot be read (Permission denied)"),
+    ("data/train/clips.csv", 0o000, TRAIN, "train/clips.csv: cannot be read (Permission denied)"),
     ("data/train/train_img", 0o000, TRAIN, "train/train_img: the folder cannot be read"),
     ("data/val/val_label/2.png", 0o000, TRAIN, "2.png: cannot be read (Permission denied)"),
     ("data/train/train_img", 0o000, CHECK, "train/train_img: the folder cannot be read"),
@@ -708,6 +710,8 @@ def test_without_rights(
     world_of_another: Path, path: str, rights: int, command: str, text: str
 ) -> None:
     target = world_of_another / path
+    if target.name == "clips.csv":
+        clips("start,stop\n0,8\n")(world_of_another)
     before = target.stat().st_mode
     data = state_of(world_of_another / "data")
     target.chmod(rights)

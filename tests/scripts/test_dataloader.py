@@ -6,11 +6,10 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -424,52 +423,6 @@ def test_all_faults_are_listed_together(root: Path) -> None:
     assert lines[24] == "  - train/train_img: and 5 more corrupted images"
     assert lines[25].startswith("  - val/val_label/1.png: is not a PNG")
     assert len(lines) == 26
-
-
-@pytest.fixture
-def reader_without_rights(template: Path) -> Iterator[Path]:
-    """A data set outside pytest's private folder, read by a user other than root."""
-    if not hasattr(os, "geteuid"):
-        pytest.skip("no user ids on this system")
-    base = Path(tempfile.mkdtemp())
-    base.chmod(0o755)
-    root = Path(shutil.copytree(template, base / "root"))
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)  # root may read everything
-    try:
-        yield root
-    finally:
-        os.seteuid(user)
-        for path in base.rglob("*"):
-            path.chmod(0o755)
-        shutil.rmtree(base)
-
-
-@pytest.mark.parametrize(
-    ("path", "loader", "text"),
-    [
-        ("", load, "1 fault in the data set: the folder cannot be read (Permission denied)"),
-        ("train", load, "train: the folder cannot be read (Permission denied)"),
-        (IMG, load, "train/train_img: the folder cannot be read (Permission denied)"),
-        (f"{IMG}/3.png", load, "train/train_img/3.png: cannot be read (Permission denied)"),
-        ("train/clips.csv", load, "train/clips.csv: cannot be read (Permission denied)"),
-        ("test/test_label/2", load_test, "test/test_label/2: the folder cannot be read"),
-    ],
-)
-def test_without_permission(
-    reader_without_rights: Path, path: str, loader: Callable[[Path], object], text: str
-) -> None:
-    root, reader = reader_without_rights, os.geteuid()
-    loader(root)
-    if os.getuid() == 0:
-        os.seteuid(0)
-    if path.endswith(".csv"):
-        clips("start,stop\n0,12\n")(root)
-    (root / path).chmod(0)
-    os.seteuid(reader)
-    with pytest.raises(UserError, match=re.escape(text)):
-        loader(root)
 
 
 # ----------------------------------------------------------------------------------------

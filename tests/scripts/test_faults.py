@@ -22,8 +22,9 @@ import dataloader
 from modules import runlog
 from modules.checkpoint import load_checkpoint, save_checkpoints
 from modules.runtime.errors import UserError
+from tests.support.comparing import same
 from tests.support.data import make_dataset
-from tests.support.faults import contents, damaged_copies, outcome_of_reading, read_damaged, same
+from tests.support.faults import contents, damaged_copies, outcome_of_reading, read_damaged
 from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from modules import runlog
 from modules.cvae import CVAE, ModelConfig
 from modules.training import TrainingStep
+from tests.support.comparing import same
 from tests.support.data import make_dataset
-from tests.support.faults import same
 from tests.support.scripts import TINY, TINY_RUN, assert_refused, run_script, train
 
 CHECKPOINTS = {

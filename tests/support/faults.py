@@ -1,4 +1,4 @@
-"""Damage to files, and what became of it: shared by the fault tests and the campaign."""
+"""Corrupted checkpoints, and what reading them comes to: for the fault tests and the campaign."""
 
 import contextlib
 import io
@@ -8,25 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modules.checkpoint import load_checkpoint
 from modules.runtime.errors import UserError
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether nested plain values and tensors are equal, bit for bit; a NaN equals itself."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        if a.dtype != b.dtype or a.shape != b.shape:
-            return False
-        # As bytes: -0.0 is not 0.0, and NaN is NaN.
-        one, two = (x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
-        return torch.equal(one, two)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and repr(a) == repr(b)
+from tests.support.comparing import same
 
 
 def damaged_copies(data: bytes, *, flips: int, cuts: int, seed: int) -> Iterator[tuple[str, bytes]]:
