@@ -39,6 +39,8 @@ class Draws(NamedTuple):
     frame_noise: Tensor | None = None  # (T-1, B, 3, H, W), with --frame_noise
     forced: Tensor | None = None  # (T-1, B) booleans, with --tf_draw step
     augmentation: Tensor | None = None  # (AUGMENTATION_DRAWS, B), with --augment
+    jump: Tensor | None = None  # (T-1, B, 2) in [0, 1): whether, and where to; with --jump
+    reference: Tensor | None = None  # (1, B) in [0, 1): which frame, with --reference
 
     def of(self, clips: slice) -> "Draws":
         """Those of some of the clips."""
@@ -81,6 +83,10 @@ def draw(
         draws = draws._replace(forced=torch.rand(*shape[:2], **kind) < plan.tfr)
     if o.augment:
         draws = draws._replace(augmentation=draw_augmentation(batch, **kind))
+    if o.jump > 0:
+        draws = draws._replace(jump=torch.rand(*shape[:2], 2, **kind))
+    if o.reference != "none":
+        draws = draws._replace(reference=torch.rand(1, batch, **kind))
     return draws
 
 
@@ -91,6 +97,7 @@ class Clips(NamedTuple):
     labels: Tensor  # (T, B, 3, H, W) in [0, 1]
     previous: Previous
     sequential: bool  # whether some steps start from frames that the step itself makes
+    reference: tuple[Tensor, Tensor] | None = None  # a frame and its label, (B, 3, H, W) twice
 
 
 def load_clips(
@@ -102,11 +109,13 @@ def load_clips(
     length: int,
     teacher_forcing: bool,
     augmentations: tuple[str, ...] = (),
+    jump: float = 0.0,
 ) -> Clips:
     """Clips of `length` frames that start at `starts`, (B,), and what their steps start from.
 
     teacher_forcing: of the epoch; draws.forced says it for each step instead, if there is one
     stored:          the model's own frames, which stand in wherever a step is not teacher-forced
+    jump:            share of the steps that start from a random frame of the same recording
     """
     frames, labels = (to_unit(x) for x in gather_clips(data, starts, length))  # (T, B, 3, H, W)
     forced = draws.forced
@@ -117,11 +126,48 @@ def load_clips(
     if free and stored is not None:
         own = stored.clips(starts, length)  # (T-1, B, 3, H, W)
         own = torch.where(forced[:, :, None, None, None], frames[:-1], own)
+        forced, free = torch.ones_like(forced), False  # no step makes what another starts from
+    if draws.jump is not None:
+        jumps = draws.jump[..., 0] < jump  # (T-1, B)
+        elsewhere = _elsewhere(data, starts, draws.jump[..., 1])
+        own = torch.where(
+            jumps[:, :, None, None, None], elsewhere, frames[:-1] if own is None else own
+        )
+        forced = forced | jumps
+    pictures = [x for x in (frames, own) if x is not None]  # all that are changed alike
+    if draws.reference is not None:
+        index = _reference(data, starts, draws.reference[0], length)  # (B,)
+        both = (to_unit(x[index]).permute(0, 3, 1, 2)[None] for x in (data.frames, data.labels))
+        pictures, labels = [*pictures, next(both)], torch.cat((labels, next(both)))
     if draws.augmentation is not None:
-        pictures = frames if own is None else torch.cat((frames, own))
-        pictures, labels = augment(pictures, labels, draws.augmentation, augmentations)
-        frames, own = pictures[:length], None if own is None else pictures[length:]
-    if own is not None:  # the model's frames are there already: every step starts from a given one
-        previous = Previous(own, torch.ones_like(forced), draws.frame_noise, true=False)
-        return Clips(frames, labels, previous, sequential=False)
-    return Clips(frames, labels, Previous(frames[:-1], forced, draws.frame_noise), sequential=free)
+        changed, labels = augment(torch.cat(pictures), labels, draws.augmentation, augmentations)
+        pictures = list(changed.split([len(x) for x in pictures]))
+    reference = None
+    if draws.reference is not None:
+        reference, labels = (pictures[-1][0], labels[-1]), labels[:-1]
+    frames, true = pictures[0], own is None
+    given = frames[:-1] if true else pictures[1]
+    previous = Previous(given, forced, draws.frame_noise, true)
+    return Clips(frames, labels, previous, sequential=free, reference=reference)
+
+
+def _reference(data: VideoData, starts: Tensor, where: Tensor, length: int) -> Tensor:
+    """The number of each clip's reference frame, (B,): of its recording, never one of its targets.
+
+    starts: (B,) first frames of the clips; where: (B,) in [0, 1), all such frames equally likely.
+    """
+    first, stop = data.bounds[starts].unbind(dim=1)  # (B,)
+    others = stop - first - (length - 1)
+    index = first + torch.minimum((where * others).long(), others - 1)
+    return torch.where(index > starts, index + length - 1, index)
+
+
+def _elsewhere(data: VideoData, starts: Tensor, where: Tensor) -> Tensor:
+    """A frame of the same recording for each step: (T-1, B, 3, H, W) in [0, 1].
+
+    starts: (B,) first frames of the clips; where: (T-1, B) in [0, 1), all frames equally likely.
+    """
+    first, stop = data.bounds[starts].unbind(dim=1)  # (B,)
+    # A product that rounds up to the stop would be a frame of the next recording.
+    index = torch.minimum(first + (where * (stop - first)).long(), stop - 1)  # (T-1, B)
+    return to_unit(data.frames[index]).permute(0, 1, 4, 2, 3)

@@ -7,6 +7,7 @@ F, L, N, D are the channel counts F_dim, L_dim, N_dim, D_out_dim.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from modules.losses import frame_mse, kl_between, kl_to_standard_normal
 from modules.networks import (
+    Background_Mask,
     Decoder_Fusion,
     Gaussian_Predictor,
     Generator,
     Label_Encoder,
+    Reference_Fusion,
     RGB_Encoder,
 )
 from modules.runtime.errors import UserError
@@ -29,6 +32,7 @@ from modules.sequences import to_unit
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
 PRIORS = ("standard", "learned")
+REFERENCES = ("none", "first")
 OUTPUTS = ("linear", "clamp", "sigmoid")
 # Frames, of all clips together, whose activations are recomputed at once with teacher forcing.
 RECOMPUTE_FRAMES = 8
@@ -46,6 +50,7 @@ class ModelConfig:
     frame_W: int = 64
     prior: str = "standard"  # N(0, I); or learned: a network of the previous frame and the label
     output: str = "linear"  # of the generator: unbounded, or bounded to [0, 1] in one of two ways
+    reference: str = "none"  # or first: every frame also sees the video's first one, clean
 
     def check(self) -> None:
         """Raise UserError for dimensions that the networks cannot be built with."""
@@ -56,7 +61,7 @@ class ModelConfig:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: must be a whole number")
             if getattr(self, name) < bound:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {bound}")
-        for name, choices in (("prior", PRIORS), ("output", OUTPUTS)):
+        for name, choices in (("prior", PRIORS), ("output", OUTPUTS), ("reference", REFERENCES)):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: is not one of {choices}")
 
@@ -109,6 +114,18 @@ class Previous(NamedTuple):
         return with_noise(start, None if self.noise is None else self.noise[step])
 
 
+class Reference(NamedTuple):
+    """A frame of the same recording that the background may be taken from, for each clip."""
+
+    frame: Tensor  # (B, 3, H, W) in [0, 1]
+    added: Tensor  # (B, F, H, W) what is added to a previous frame's feature
+    label_feature: Tensor  # (B, L, H, W)
+
+    def repeated(self, steps: int) -> "Reference":
+        """For so many steps of the clips, time-major."""
+        return Reference(*(x.repeat(steps, 1, 1, 1) for x in self))
+
+
 class Posterior(NamedTuple):
     """What is known of the T-1 steps before anything is decoded. S is (T-1)·B, time-major."""
 
@@ -139,17 +156,49 @@ class CVAE(nn.Module):
         self.Prior_Predictor = (
             Gaussian_Predictor(f + config.L_dim, latent) if config.prior == "learned" else None
         )
+        referring = config.reference == "first"
+        self.Reference_Fusion = Reference_Fusion(f, config.L_dim) if referring else None
+        self.Background_Mask = (
+            Background_Mask(config.D_out_dim // 8, config.L_dim) if referring else None
+        )
 
-    def decode(self, frame_feature: Tensor, label_feature: Tensor, z: Tensor) -> Tensor:
+    def decode(
+        self,
+        frame_feature: Tensor,
+        label_feature: Tensor,
+        z: Tensor,
+        reference: Reference | None = None,
+    ) -> Tensor:
         """Frame t from the features of frame t-1 and label t and the latent; (B, 3, H, W) float32.
 
         (B, F, H, W), (B, L, H, W), (B, N, H, W) → unbounded, unless config.output bounds it;
-        callers clamp what they show or feed.
+        callers clamp what they show or feed. With a reference the frame is composited over it, as
+        in Lee et al. 2018, "Stochastic Adversarial Video Prediction", section 3.3, and Wang et al.
+        2018, "Video-to-Video Synthesis", section 3.2.
         """
-        made = self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
+        if reference is None:
+            made = self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
+            return self._bounded(made)
+        assert self.Background_Mask is not None
+        fused = self.Decoder_Fusion(frame_feature + reference.added, label_feature, z)
+        last = self.Generator.last_features(fused)  # (B, D/8, H, W)
+        made = self._bounded(self.Generator[-1](last).float())  # (B, 3, H, W)
+        share = self.Background_Mask(
+            last, made, reference.frame, label_feature, reference.label_feature
+        )  # (B, 1, H, W)
+        return made + share * (reference.frame - made)
+
+    def _bounded(self, made: Tensor) -> Tensor:
+        """The generator's frame as config.output bounds it."""
         if self.config.output == "sigmoid":
             return made.sigmoid()
         return made.clamp(0.0, 1.0) if self.config.output == "clamp" else made
+
+    def _referred(self, frame: Tensor, label_feature: Tensor) -> Reference:
+        """frame: (B, 3, H, W) in [0, 1]; label_feature: of its label, (B, L, H, W)."""
+        assert self.Reference_Fusion is not None
+        added = self.Reference_Fusion(self.frame_transformation(frame), label_feature)
+        return Reference(frame, added, label_feature)
 
     def kl(self, mu: Tensor, logvar: Tensor, previous: Tensor, label_feature: Tensor) -> Tensor:
         """KL(q ‖ p) in nats of posteriors with these moments: (B, N, H, W) twice → (B,).
@@ -170,6 +219,7 @@ class CVAE(nn.Module):
         sequential: bool,
         detach: bool = False,
         recompute: bool = False,
+        reference: tuple[Tensor, Tensor] | None = None,
     ) -> ClipOutput:
         """All frames of the clips, for training.
 
@@ -182,41 +232,57 @@ class CVAE(nn.Module):
         all are one batch, and previous.given is ignored.
         detach: with sequential, no gradient flows through the frames that are fed back.
         recompute: the same values with less memory, see _forward_in_parts.
+        reference: with config.reference, a frame of each clip's recording that is not a target, and
+        its label, (B, 3, H, W) in [0, 1] twice.
         """
         if recompute:
             return self._forward_in_parts(
-                frames, labels, epsilon, previous, sequential=sequential, detach=detach
+                *(frames, labels, epsilon, previous, reference),
+                sequential=sequential,
+                detach=detach,
             )
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # With clean teacher forcing each true frame is what the next is made from and a target.
         encode_once = not sequential and previous.true and previous.noise is None
         seen = frames if encode_once else frames[1:]
         features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or S, F, H, W)
-        posterior = self._posterior(features[-steps * batch :], labels[1:], epsilon)
+        shown = labels[1:].flatten(0, 1)  # (S, 3, H, W)
+        if reference is not None:
+            shown = torch.cat((shown, reference[1]))
+        label_features = self.label_transformation(shown)  # (S, L, H, W), then the references'
+        referred = None
+        if reference is not None:
+            referred = self._referred(reference[0], label_features[steps * batch :])
+            label_features = label_features[: steps * batch]
+        posterior = self._posterior(features[-steps * batch :], label_features, epsilon)
         if encode_once:
             start = features[: steps * batch]  # (S, F, H, W)
         elif sequential and not detach:
-            start, made = self._unroll(previous, posterior)
+            start, made = self._unroll(previous, posterior, referred)
         else:
-            frame = self._fed_back(previous, posterior) if sequential else previous.all()
+            frame = self._fed_back(previous, posterior, referred) if sequential else previous.all()
             start = self.frame_transformation(frame.flatten(0, 1))  # (S, F, H, W)
         if not sequential or detach:
-            made = self.decode(start, posterior.label_features, posterior.z)  # (S, 3, H, W)
-        kl = self.kl(posterior.mu, posterior.logvar, start, posterior.label_features)  # (S,)
+            behind = None if referred is None else referred.repeated(steps)
+            made = self.decode(start, label_features, posterior.z, behind)  # (S, 3, H, W)
+        kl = self.kl(posterior.mu, posterior.logvar, start, label_features)  # (S,)
         made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, posterior.mu))
         return ClipOutput(made, frame_mse(made, frames[1:]), kl, mu)
 
-    def _posterior(self, frame_features: Tensor, labels: Tensor, epsilon: Tensor) -> Posterior:
-        """q(z_t | x_t, P_t) of all steps at once, and a sample of it.
+    def _posterior(
+        self, frame_features: Tensor, label_features: Tensor, epsilon: Tensor
+    ) -> Posterior:
+        """q(z_t | x_t, P_t) of steps t, and a sample of it.
 
-        frame_features: of the true frames 1 … T-1, (S, F, H, W); labels: (T-1, B, 3, H, W).
+        Features of the true frames and labels of these steps, (S, F, H, W) and (S, L, H, W).
         """
-        label_features = self.label_transformation(labels.flatten(0, 1))  # (S, L, H, W)
         mu, logvar = self.Gaussian_Predictor.moments(frame_features, label_features)
         z = self.Gaussian_Predictor.reparameterize(mu, logvar, epsilon.flatten(0, 1))
         return Posterior(label_features, mu, logvar, z)
 
-    def _fed_back(self, previous: Previous, posterior: Posterior) -> Tensor:
+    def _fed_back(
+        self, previous: Previous, posterior: Posterior, reference: Reference | None
+    ) -> Tensor:
         """What the steps start from, (T-1, B, 3, H, W) in [0, 1], made without a gradient.
 
         Only making these frames is sequential: the pass that is differentiated is then one batch.
@@ -226,14 +292,17 @@ class CVAE(nn.Module):
         frames = [previous.first()]
         with torch.no_grad():
             for t in range(steps - 1):
-                made = self.decode(self.frame_transformation(frames[t]), label_t[t], z_t[t])
+                feature = self.frame_transformation(frames[t])
+                made = self.decode(feature, label_t[t], z_t[t], reference)
                 frames.append(previous.after(made, t + 1))
         # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
         # again in the pass that follows, and they would get no gradient.
         torch.clear_autocast_cache()
         return torch.stack(frames)
 
-    def _unroll(self, previous: Previous, posterior: Posterior) -> tuple[Tensor, Tensor]:
+    def _unroll(
+        self, previous: Previous, posterior: Posterior, reference: Reference | None
+    ) -> tuple[Tensor, Tensor]:
         """Frames 1 … T-1, each from the one before, with gradients through all of them.
 
         Returns the features that the steps start from, (S, F, H, W), and the frames, (S, 3, H, W).
@@ -245,7 +314,7 @@ class CVAE(nn.Module):
         made: list[Tensor] = []
         for t in range(steps):
             features.append(self.frame_transformation(frame))  # (B, F, H, W)
-            made.append(self.decode(features[t], label_t[t], z_t[t]))  # (B, 3, H, W)
+            made.append(self.decode(features[t], label_t[t], z_t[t], reference))  # (B, 3, H, W)
             if t + 1 < steps:
                 frame = previous.after(made[t], t + 1)  # (B, 3, H, W)
         return torch.cat(features), torch.stack(made).flatten(0, 1)
@@ -256,6 +325,7 @@ class CVAE(nn.Module):
         labels: Tensor,
         epsilon: Tensor,
         previous: Previous,
+        reference: tuple[Tensor, Tensor] | None,
         *,
         sequential: bool,
         detach: bool,
@@ -270,8 +340,16 @@ class CVAE(nn.Module):
         """
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         encode_once = not sequential and previous.true and previous.noise is None
-        pad, convolution, norm, *_ = self.label_transformation
-        hidden = norm(convolution(pad(labels[1:].flatten(0, 1)))).unflatten(0, (steps, batch))
+        pad, convolution, norm, *rest = self.label_transformation
+        shown = labels[1:].flatten(0, 1)
+        if reference is not None:
+            shown = torch.cat((shown, reference[1]))
+        hidden = norm(convolution(pad(shown)))
+        referred: tuple[Tensor, ...] = ()
+        if reference is not None:
+            label_feature = nn.Sequential(*rest)(hidden[steps * batch :])
+            referred = self._referred(reference[0], label_feature)
+        hidden = hidden[: steps * batch].unflatten(0, (steps, batch))
         at_once = 1 if sequential else max(1, RECOMPUTE_FRAMES // batch)
         given = previous.first()[None] if sequential else previous.all()
         parts: list[ClipOutput] = []
@@ -282,7 +360,7 @@ class CVAE(nn.Module):
             else:
                 start = given if sequential else given[part]
                 seen = torch.cat((start, frames[part.start + 1 : part.stop + 1]))
-            inputs = seen, hidden[part], epsilon[part]
+            inputs = seen, hidden[part], epsilon[part], *referred
             # Nothing random happens inside: no random state needs to be kept.
             out = checkpoint(self._part, *inputs, use_reentrant=False, preserve_rng_state=False)
             parts.append(out)
@@ -291,22 +369,22 @@ class CVAE(nn.Module):
                 given = previous.after(made, part.stop)[None]
         return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _part(self, seen: Tensor, hidden: Tensor, epsilon: Tensor) -> ClipOutput:
+    def _part(self, seen: Tensor, hidden: Tensor, epsilon: Tensor, *referred: Tensor) -> ClipOutput:
         """Some steps t of _forward_in_parts.
 
         hidden, epsilon: (t, B, …); seen: the frames that the steps start from, then those of the
-        true frames that are not among them, (…, B, 3, H, W).
+        true frames that are not among them, (…, B, 3, H, W); referred: a Reference, or nothing.
         """
         count, batch = hidden.shape[:2]
         rest = nn.Sequential(*list(self.label_transformation)[3:])
         label_features = rest(hidden.flatten(0, 1))  # (t·B, L, H, W)
         features = self.frame_transformation(seen.flatten(0, 1))
         start, target = features[: count * batch], features[-count * batch :]
-        mu, logvar = self.Gaussian_Predictor.moments(target, label_features)
-        z = self.Gaussian_Predictor.reparameterize(mu, logvar, epsilon.flatten(0, 1))
-        made = self.decode(start, label_features, z)
-        kl = self.kl(mu, logvar, start, label_features)
-        made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, mu))
+        posterior = self._posterior(target, label_features, epsilon)
+        behind = Reference(*referred).repeated(count) if referred else None
+        made = self.decode(start, label_features, posterior.z, behind)
+        kl = self.kl(posterior.mu, posterior.logvar, start, label_features)
+        made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, posterior.mu))
         return ClipOutput(made, frame_mse(made, seen[-count:]), kl, mu)
 
     @torch.no_grad()
@@ -328,7 +406,11 @@ class CVAE(nn.Module):
         """
         if self.training:
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
-        step: Callable[..., Tensor] = self._rollout_step
+        reference = None
+        if self.Reference_Fusion is not None:
+            label = to_unit(labels[0]) if labels.dtype == torch.uint8 else labels[0]
+            reference = self._referred(first_frame, self.label_transformation(label))
+        step: Callable[..., Tensor] = partial(self._rollout_step, reference)
         if graph:
             step = Graphed(step)
         frame = first_frame
@@ -346,14 +428,20 @@ class CVAE(nn.Module):
                 frame = step(frame, label_feature, z)  # (B, 3, H, W)
                 yield frame
 
-    def _rollout_step(self, frame: Tensor, label_feature: Tensor, epsilon: Tensor) -> Tensor:
+    def _rollout_step(
+        self,
+        reference: Reference | None,
+        frame: Tensor,
+        label_feature: Tensor,
+        epsilon: Tensor,
+    ) -> Tensor:
         """Frame t in [0, 1] from frame t-1, the feature of label t and ε_t."""
         feature = self.frame_transformation(frame)  # (B, F, H, W)
         z = epsilon
         if self.Prior_Predictor is not None:
             mu, logvar = self.Prior_Predictor.moments(feature, label_feature)
             z = self.Prior_Predictor.reparameterize(mu, logvar, epsilon)
-        return self.decode(feature, label_feature, z).clamp(0.0, 1.0)  # (B, 3, H, W)
+        return self.decode(feature, label_feature, z, reference).clamp(0.0, 1.0)  # (B, 3, H, W)
 
 
 def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:

@@ -125,3 +125,53 @@ class Generator(nn.Sequential):
             DepthConvBlock(d // 8, d // 8),
             nn.Conv2d(d // 8, output_nc, 1),
         )
+
+    def last_features(self, fused: Tensor) -> Tensor:
+        """What the last layer sees: (B, D, H, W) → (B, D/8, H, W)."""
+        for layer in list(self)[:-1]:
+            fused = layer(fused)
+        return fused
+
+
+# ---------------------------------------------------------------- optional parts of the model
+
+
+class Reference_Fusion(nn.Conv2d):
+    """Features of a reference frame and its label → what is added to a frame's feature.
+
+    (B, F, H, W), (B, L, H, W) → (B, F, H, W). Zero-initialised: at first nothing is added.
+    """
+
+    def __init__(self, frame_chans: int, label_chans: int) -> None:
+        super().__init__(frame_chans + label_chans, frame_chans, 1)
+        nn.init.zeros_(self.weight)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+
+    def forward(  # type: ignore[override]
+        self, frame_feature: Tensor, label_feature: Tensor
+    ) -> Tensor:
+        return super().forward(torch.cat((frame_feature, label_feature), dim=1))
+
+
+class Background_Mask(nn.Module):
+    """How much of each pixel is the reference frame's: (B, 1, H, W) in [0, 1], float32.
+
+    It sees the generator's last features, the generated and the reference frame, and the features
+    of both labels: the background is where neither label has the person. Zero-initialised: at first
+    nothing is the reference's.
+    """
+
+    def __init__(self, generator_chans: int, label_chans: int) -> None:
+        super().__init__()
+        self.features = Residual(generator_chans + 6 + 2 * label_chans, 16)
+        self.share = nn.Conv2d(16, 1, 1)
+        nn.init.zeros_(self.share.weight)
+        assert self.share.bias is not None
+        nn.init.zeros_(self.share.bias)
+
+    def forward(self, *inputs: Tensor) -> Tensor:  # each (B, …, H, W)
+        joined = torch.cat([x.to(inputs[0].dtype) for x in inputs], dim=1)
+        share = self.share(self.features(joined)).float()  # (B, 1, H, W)
+        # Bounded, yet with a gradient everywhere: a share that went below 0 could not come back.
+        return share + (share.clamp(0.0, 1.0) - share).detach()

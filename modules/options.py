@@ -13,7 +13,7 @@ from types import SimpleNamespace, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from modules.augment import AUGMENTATIONS
-from modules.cvae import OUTPUTS, PRIORS, ModelConfig
+from modules.cvae import OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.initial import COLOURS, INITS
 from modules.runtime.arguments import ArgumentParser
 from modules.runtime.errors import UserError
@@ -111,6 +111,7 @@ class TrainerOptions:
     N_dim: int = option(12, MODEL, "channels of the latent", at_least=4, at_most=65536)
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
+    reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
     init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
     output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, clamped to [0, 1], or by a sigmoid", choices=OUTPUTS)
 
@@ -132,6 +133,7 @@ class TrainerOptions:
     tf_draw: str = option("epoch", TEACHER_FORCING, "teacher forcing is drawn once for an epoch, or for each step of each clip (scheduled sampling)", choices=("epoch", "step"), needs=MIXED)
     detach: bool = option(False, TEACHER_FORCING, "free running: stop the gradient at each fed-back frame; faster, and more stable over long videos", needs=OWN_FREE)
     frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
+    jump: float = option(0.0, TEACHER_FORCING, "share of training steps that start from a random frame of the same recording in place of frame t-1, so that the model learns to remove what no longer belongs there; 0-1", at_least=0, at_most=1)
     rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames; what is not teacher-forced then starts from those, all steps at once; 0 = off", at_least=0, needs=FREE)
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when validation has plateaued for this many epochs (2 or more); 0 = never", at_least=0)
     detector_threshold: float = option(0.1, TEACHER_FORCING, "plateaued: both loss and PSNR (dB) differ by less than this", above=0, needs=DETECTOR)

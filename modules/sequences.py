@@ -6,6 +6,7 @@ Legend: N frames, B clips, T frames of a clip, H, W height and width in pixels.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,6 +31,20 @@ class VideoData:
     frames: Tensor  # (N, H, W, 3) uint8
     labels: Tensor  # (N, H, W, 3) uint8
     recordings: tuple[Recording, ...]
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """Start and stop of each frame's recording, (N, 2) int64 on the frames' device.
+
+        A frame outside of all recordings has only itself.
+        """
+        numbers = torch.arange(len(self.frames), device=self.frames.device)
+        bounds = torch.stack((numbers, numbers + 1), dim=1)
+        for recording in self.recordings:
+            bounds[recording.start : recording.stop] = torch.tensor(
+                (recording.start, recording.stop), device=bounds.device
+            )
+        return bounds
 
     def to(self, device: torch.device) -> "VideoData":
         """The same on a device."""

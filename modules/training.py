@@ -130,6 +130,7 @@ class TrainingStep:
             length=o.train_vi_len,
             teacher_forcing=teacher_forcing,
             augmentations=o.augment,
+            jump=o.jump,
         )
         before = self.update.buffers_before()
         with autocast(self.device, self.precision):
@@ -141,6 +142,7 @@ class TrainingStep:
                 sequential=clips.sequential,
                 detach=o.detach,
                 recompute=o.recompute,
+                reference=clips.reference,
             )
         target = clips.frames[1:]  # (T-1, B, 3, H, W)
         terms = loss_terms(

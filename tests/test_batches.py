@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from modules.augment import augment
 from modules.batches import Draws, draw, epoch_batches, load_clips
 from modules.options import TrainerOptions, parse_trainer
 from modules.plan import Plan, epoch_plan
@@ -102,3 +103,89 @@ def test_stored_frames_stand_in_where_a_step_is_not_forced() -> None:
     mixed = start(forced, teacher_forcing=True)
     assert torch.equal(mixed[forced], frames[forced])
     assert torch.equal(mixed[~forced], own[~forced])
+
+
+# ---------------------------------------------------------------- jumps and references
+
+TWO = (Recording(0, 10), Recording(10, 22))
+
+
+def numbered(recordings: tuple[Recording, ...] = TWO) -> VideoData:
+    """Frames whose pixels are their number; labels are 100 more."""
+    frames = torch.arange(22, dtype=torch.uint8)[:, None, None, None].expand(22, 8, 8, 3)
+    return VideoData(frames.contiguous(), (frames + 100).contiguous(), recordings)
+
+
+def number_of(frames: torch.Tensor) -> torch.Tensor:
+    """(..., 3, H, W) in [0, 1] → the frames' numbers."""
+    return (frames[..., 0, 0, 0] * 255).round().long()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_jumps_start_from_any_frame_of_the_same_recording(share: float) -> None:
+    starts = torch.tensor([0, 6, 10, 18]).repeat(500)
+    draws = Draws(torch.zeros(0), jump=torch.rand(3, 2000, 2, generator=torch.Generator()))
+    clips = load_clips(numbered(), None, starts, draws, length=4, teacher_forcing=True, jump=share)
+    start, own = number_of(clips.previous.frames), number_of(clips.frames)[:-1]
+    assert not clips.sequential and clips.previous.given.all()
+    assert torch.equal(number_of(clips.frames), starts + torch.arange(4)[:, None])  # the targets
+    jumped = start != own
+    expected = share * (1 - 1 / 11)  # now and then a jump lands on frame t-1
+    assert jumped.float().mean().item() == pytest.approx(expected, abs=0.03)
+    first = starts < 10
+    assert (start[:, first] < 10).all() and (start[:, ~first] >= 10).all()
+    if share == 1.0:
+        assert set(start[:, first].unique().tolist()) == set(range(10))
+        assert set(start[:, ~first].unique().tolist()) == set(range(10, 22))
+
+
+def test_jumps_in_free_running_are_given_frames() -> None:
+    draws = Draws(torch.zeros(0), jump=torch.tensor([[[0.9, 0.5]], [[0.1, 0.5]], [[0.9, 0.5]]]))
+    clips = load_clips(
+        numbered(), None, torch.tensor([2]), draws, length=4, teacher_forcing=False, jump=0.3
+    )
+    assert clips.sequential
+    assert clips.previous.given[:, 0].tolist() == [False, True, False]
+    assert number_of(clips.previous.frames)[1].item() == 5
+
+
+def test_the_reference_is_of_the_recording_and_never_a_target() -> None:
+    starts = torch.tensor([0, 6, 10, 18]).repeat(500)
+    draws = Draws(torch.zeros(0), reference=torch.rand(1, 2000, generator=torch.Generator()))
+    clips = load_clips(numbered(), None, starts, draws, length=4, teacher_forcing=True)
+    assert clips.reference is not None
+    frame, label = (number_of(x) for x in clips.reference)
+    assert torch.equal(label, frame + 100)
+    assert clips.labels.shape == clips.frames.shape
+    for start, recording in ((0, TWO[0]), (6, TWO[0]), (10, TWO[1]), (18, TWO[1])):
+        found = set(frame[starts == start].tolist())
+        targets = set(range(start + 1, start + 4))
+        assert found == set(range(recording.start, recording.stop)) - targets
+    whole = load_clips(
+        numbered((Recording(0, 4), Recording(4, 22))),
+        *(None, torch.tensor([0]), Draws(torch.zeros(0), reference=torch.tensor([[0.99]]))),
+        length=4,
+        teacher_forcing=True,
+    )
+    assert whole.reference is not None  # the clip is the recording: only its first frame is left
+    assert number_of(whole.reference[0]).item() == 0
+
+
+def test_references_and_jumps_are_augmented_like_their_clip() -> None:
+    draws = drawn("--augment shift flip --jump 0.5 --reference first", batch=2)
+    video = data()
+    kinds = ("shift", "flip")
+    kind = {"length": 4, "teacher_forcing": True, "jump": 0.5}
+    plain = load_clips(video, None, STARTS, draws._replace(augmentation=None), **kind)
+    changed = load_clips(video, None, STARTS, draws, augmentations=kinds, **kind)
+    assert plain.reference is not None and changed.reference is not None
+    assert draws.augmentation is not None
+    pairs = (
+        (plain.reference[0][None], plain.reference[1][None], changed.reference),
+        (plain.previous.frames, plain.labels[:-1], (changed.previous.frames, changed.labels[:-1])),
+    )
+    for frames, labels, found in pairs:
+        expected = augment(frames, labels, draws.augmentation, kinds)
+        for a, b in zip(expected, found, strict=True):
+            assert torch.equal(a.reshape(b.shape), b)
+    assert not torch.equal(changed.previous.frames, plain.previous.frames)  # the control

@@ -422,3 +422,137 @@ def test_stored_frames_take_the_place_of_true_ones(model: CVAE, recompute: bool)
     torch.testing.assert_close(out.mse, mse)
     same = passed(model, frames, labels, noise, stored=frames[:-1], **options)
     torch.testing.assert_close(same.prediction, plain.prediction, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- reference frame
+
+REFERRING = dataclasses.replace(CONFIG, reference="first")
+
+
+def referring(weights: CVAE, *, active: bool) -> CVAE:
+    """A model with a reference and these five networks; active: its own parts do something."""
+    torch.manual_seed(1)
+    model = CVAE(REFERRING).eval()
+    model.load_state_dict({**model.state_dict(), **weights.state_dict()})
+    assert model.Background_Mask is not None and model.Reference_Fusion is not None
+    if active:
+        with torch.no_grad():
+            model.Reference_Fusion.weight.normal_(std=0.1)
+            model.Background_Mask.share.weight.normal_(std=0.3)
+            model.Background_Mask.share.bias.fill_(0.4)  # type: ignore[union-attr]
+    return model
+
+
+def given_reference(seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    frame, label = torch.rand(2, 2, 3, 8, 12, generator=g)
+    return frame, label
+
+
+MODES = [
+    {"teacher_forcing": True, "sequential": False},
+    {"teacher_forcing": False, "sequential": True},
+    {"teacher_forcing": False, "sequential": True, "detach": True},
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reference_changes_nothing_at_first(model: CVAE, mode: dict[str, bool]) -> None:
+    frames, labels, noise = clips()
+    forced, *rest = mode.items()
+    previous = Previous.of(frames, teacher_forcing=forced[1])
+    plain = model(frames, labels, noise, previous, **dict(rest))
+    silent, active = referring(model, active=False), referring(model, active=True)
+    reference = given_reference()
+    out = silent(frames, labels, noise, previous, **dict(rest), reference=reference)
+    torch.testing.assert_close(out.prediction, plain.prediction, rtol=1e-5, atol=1e-6)
+    out = active(frames, labels, noise, previous, **dict(rest), reference=reference)  # the control
+    assert not torch.allclose(out.prediction, plain.prediction, atol=1e-2)
+    torch.testing.assert_close(out.kl, plain.kl, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_composite_by_hand(model: CVAE, mode: dict[str, bool]) -> None:
+    active = referring(model, active=True)
+    frames, labels, noise = clips()
+    frame, label_0 = given_reference()
+    forced, *rest = mode.items()
+    previous = Previous.of(frames, teacher_forcing=forced[1])
+    out = active(frames, labels, noise, previous, **dict(rest), reference=(frame, label_0))
+    start = frames[0]
+    assert active.Background_Mask is not None and active.Reference_Fusion is not None
+    for t in range(1, 5):
+        label, label_r = (active.label_transformation(x) for x in (labels[t], label_0))
+        mu, logvar = active.Gaussian_Predictor.moments(
+            active.frame_transformation(frames[t]), label
+        )
+        z = mu + (0.5 * logvar).exp() * noise[t - 1]
+        feature = active.frame_transformation(start) + active.Reference_Fusion(
+            active.frame_transformation(frame), label_r
+        )
+        last = active.Decoder_Fusion(feature, label, z)
+        for layer in list(active.Generator)[:-1]:
+            last = layer(last)
+        generated = active.Generator[-1](last)
+        m = active.Background_Mask(last, generated, frame, label, label_r)
+        assert 0 <= m.min() and m.max() <= 1 and m.std() > 0.01
+        made = (1 - m) * generated + m * frame
+        torch.testing.assert_close(out.prediction[t - 1], made, rtol=1e-4, atol=1e-5)
+        start = frames[t] if forced[1] else made.clamp(0, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_recomputing_with_a_reference_changes_no_value(
+    mode: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    frames, labels, noise = (x.double() for x in clips(steps=11))
+    reference = tuple(x.double() for x in given_reference())
+    forced, *rest = mode.items()
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = referring(CVAE(CONFIG), active=True).double().train()
+        previous = Previous.of(frames, teacher_forcing=forced[1])
+        out = network(
+            *(frames, labels, noise, previous),
+            **dict(rest),
+            recompute=recompute,
+            reference=reference,
+        )
+        (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
+        found.append((out, {name: p.grad for name, p in network.named_parameters()}))
+    (out, gradients), (again, gradients_again) = found
+    for a, b in zip(out, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_again[name], gradient, rtol=1e-7, atol=1e-12, msg=name)
+
+
+def test_rollout_refers_to_the_first_frame_and_label(model: CVAE) -> None:
+    active = referring(model, active=True)
+    frames, labels, _ = clips(steps=40)
+    base = roll(active, frames, labels)
+    again = roll(active, frames, changed(labels, 0))  # label 0 is the reference's
+    assert (base - again).abs().amax(dim=(1, 2, 3, 4)).min() > 0
+    assert torch.equal(base, roll(active, changed(frames, 7), labels))
+    unsigned = (labels * 255).round().to(torch.uint8)
+    exact = unsigned.float() / 255
+    torch.testing.assert_close(roll(active, frames, unsigned), roll(active, frames, exact))
+
+
+def test_every_part_of_a_reference_learns(model: CVAE) -> None:
+    network = referring(model, active=False).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    frames, labels, noise = clips()
+    previous = Previous.of(frames, teacher_forcing=True)
+    for _ in range(2):  # zero-initialised last layers learn first, what is before them then
+        optimizer.zero_grad()
+        out = network(
+            *(frames, labels, noise, previous), sequential=False, reference=given_reference()
+        )
+        out.mse.mean().backward()
+        optimizer.step()
+    for name, p in network.named_parameters():
+        if name.startswith(("Reference_Fusion", "Background_Mask")):
+            assert p.grad is not None and p.grad.abs().max() > 0, name
