@@ -56,16 +56,18 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
     identity = _file_identity(path)
     try:
         with Image.open(path) as image:
-            count = int(getattr(image, "n_frames", 1))
-            if count < 2:
-                raise UserError(f"{path}: is a single image, not a video")
+            count, size = int(getattr(image, "n_frames", 1)), image.size
             shown = sum(frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image))
-            fps = 1000 * count / shown if shown > 0 else source_fps  # durations are in ms
-            return Clip(path, "images", [], fps, image.size, count, identity)
     except UnidentifiedImageError:
         pass  # not one of Pillow's formats
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+    except Exception as error:
+        # Not narrower: for a corrupted file Pillow raises IndexError and struct.error as well.
+        raise UserError(f"{path}: cannot be read ({error or type(error).__name__})") from error
+    else:
+        if count < 2:
+            raise UserError(f"{path}: is a single image, not a video")
+        fps = 1000 * count / shown if shown > 0 else source_fps  # durations are in ms
+        return Clip(path, "images", [], fps, size, count, identity)
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise UserError(
             f"{path}: videos other than GIF need ffmpeg; run: pip install imageio-ffmpeg"
@@ -117,7 +119,7 @@ def read_frames(clip: Clip) -> Iterator[Pixels]:
                     yield np.asarray(frame.convert("RGB"))
         else:
             yield from iio.imiter(clip.path, plugin="FFMPEG")
-    except (OSError, RuntimeError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # see open_clip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{clip.path}: cannot be read to its end ({reason})") from error
 

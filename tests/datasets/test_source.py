@@ -1,5 +1,6 @@
 """Source videos: folders, GIFs and mp4 files, and their frames at another rate."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.datasets.source import count_sampled, frame_step, open_clip, read_frames, sampled
+from modules.datasets.source import (
+    Clip,
+    count_sampled,
+    frame_step,
+    open_clip,
+    read_frames,
+    sampled,
+    source_index,
+)
 from modules.runtime.errors import UserError
 from tests.support.clips import HEIGHT, WIDTH, draw, make_folder, middle
 from tests.support.scripts import assert_refused, run_script
@@ -72,3 +81,101 @@ def test_mp4_without_its_package_names_the_command(
     result = run_script("dataloader.py", "video", tmp_path / "a.mp4", "--out", tmp_path / "out")
     assert_refused(result, "a.mp4", "pip install imageio-ffmpeg")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source_fps", [16.0, 23.976, 25.0, 29.97, 50.0, 59.94, 120.0])
+def test_the_frame_nearest_in_time_is_taken(tmp_path: Path, source_fps: float) -> None:
+    clip = Clip(tmp_path, "folder", [], source_fps, (1, 1), 240, "")
+    step = frame_step(clip, 15)
+    taken = [source_index(t, step) for t in range(count_sampled(240, step))]
+    times = np.arange(240) / source_fps
+    for t, index in enumerate(taken):
+        assert abs(times[index] - t / 15) <= np.abs(times - t / 15).min() + 1e-9
+    assert len(set(taken)) == len(taken)
+    assert taken[-1] < 240 <= source_index(len(taken), step)  # as many as there are, and no more
+
+
+def test_a_clip_that_is_hardly_faster_keeps_every_frame(tmp_path: Path) -> None:
+    def step(fps: float | None) -> float:
+        return frame_step(Clip(tmp_path, "folder", [], fps, (1, 1), 9, ""), 15)
+
+    assert step(None) == step(10) == step(15) == step(15.7) == 1.0
+    assert step(15.8) == pytest.approx(15.8 / 15)
+    assert step(30) == 2.0
+    assert count_sampled(0, 2.0) == 0
+    assert count_sampled(1, 2.0) == 1
+
+
+def test_identity_follows_the_content(tmp_path: Path) -> None:
+    """By it an interrupted import knows its clips again."""
+    folder = make_folder(tmp_path / "folder", 4)
+    before = open_clip(folder, None).identity
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    assert open_clip(moved, 30).identity == before
+    (moved / "3.png").write_bytes((moved / "3.png").read_bytes() + b"\0")
+    assert open_clip(moved, None).identity != before
+    (folder / "3.png").rename(folder / "4.png")
+    assert open_clip(folder, None).identity != before
+
+    images = [Image.fromarray(draw(t)).quantize(64) for t in range(4)]
+    one, two = tmp_path / "one.gif", tmp_path / "two.gif"
+    for path, frames in ((one, images), (two, images[:3])):
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
+    identities = {open_clip(path, None).identity for path in (one, two)}
+    assert len(identities) == 2
+    two.write_bytes(one.read_bytes())
+    assert open_clip(two, None).identity == open_clip(one, None).identity
+
+
+def test_rate_of_a_gif_without_durations_is_the_user_s(tmp_path: Path) -> None:
+    images = [Image.fromarray(draw(t)).quantize(64) for t in range(4)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:])
+    assert open_clip(tmp_path / "a.gif", 12).fps == 12
+    assert open_clip(tmp_path / "a.gif", None).fps is None
+
+
+def test_sources_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.gif").touch()
+    (tmp_path / "nothing").mkdir()
+    make_folder(tmp_path / "single", 1)
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
+    for name, said in (
+        ("none.mp4", "there is no such video or folder"),
+        ("empty.gif", "the file is empty"),
+        ("nothing", "the folder has 0 images"),
+        ("single", "the folder has 1 images"),
+        ("one.png", "is a single image"),
+    ):
+        with pytest.raises(UserError, match=f"{name}: {said}"):
+            open_clip(tmp_path / name, None)
+
+
+def test_frames_of_a_folder_are_one_size_and_in_numeric_order(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", 12)
+    clip = open_clip(folder, None)
+    for t, frame in enumerate(read_frames(clip)):
+        np.testing.assert_array_equal(frame, draw(t))  # 2 before 10
+    Image.new("RGB", (9, 9)).save(folder / "7.png")
+    frames = read_frames(clip)
+    assert [next(frames).shape for _ in range(7)] == [(HEIGHT, WIDTH, 3)] * 7
+    with pytest.raises(UserError, match=rf"7\.png: is 9 x 9 pixels.*{WIDTH} x {HEIGHT}"):
+        next(frames)
+
+
+def test_a_corrupted_gif_ends_with_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "dance.gif"
+    images = [Image.fromarray(draw(t)).quantize(64) for t in range(4)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50)
+    assert len(list(read_frames(open_clip(path, None)))) == 4  # the control
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    places = rng.integers(0, len(data), 200).tolist()
+    flipped = [data[:i] + bytes([data[i] ^ 0xFF]) + data[i + 1 :] for i in places]
+    refused = 0
+    for content in (*(data[:length] for length in range(1, len(data), 29)), *flipped):
+        path.write_bytes(content)
+        try:
+            list(read_frames(open_clip(path, None)))
+        except UserError as error:
+            refused += 1
+            assert "dance.gif: " in str(error) and "\n" not in str(error)
+    assert refused > 200

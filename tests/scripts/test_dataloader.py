@@ -1,14 +1,10 @@
 """dataloader.py: every fault of a data set is found and named; its pixels are read exactly."""
 
-import os
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import time
-import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +16,8 @@ from PIL import Image
 import dataloader
 from modules.runtime.errors import UserError
 from modules.sequences import Recording, TestSequence, VideoData, baselines, epoch_clips
-from tests.support.damage import Damage, copy, edit, every, folder, move, remove, write
+from tests.support.damage import Damage, copy, cut, every, folder, move, remove, write
+from tests.support.data import png_claiming
 from tests.support.scripts import REPOSITORY
 
 WIDTH, HEIGHT = 8, 4
@@ -148,30 +145,6 @@ def test_resized_by_pillow_only_where_the_size_differs(root: Path) -> None:
     assert (train.frames[4].permute(2, 0, 1) - plain[0]).abs().max() > 20
 
 
-def test_kinds_of_images_become_rgb(root: Path) -> None:
-    shape = (HEIGHT, WIDTH)
-    grey = np.full(shape, 200, np.uint8)
-    deep = Image.fromarray(np.full(shape, 200 * 257, np.uint16))
-    palette = Image.new("RGB", (WIDTH, HEIGHT), (200, 10, 20)).quantize(4)
-    images = [
-        (Image.fromarray(grey), (200, 200, 200), {}),
-        (deep, (200, 200, 200), {}),
-        (palette, (200, 10, 20), {}),
-        (palette, (200, 10, 20), {"transparency": bytes([255, 0, 0, 0])}),
-        (Image.new("RGBA", (WIDTH, HEIGHT), (1, 2, 3, 255)), (1, 2, 3), {}),
-        (Image.new("LA", (WIDTH, HEIGHT), (7, 255)), (7, 7, 7), {}),
-        (Image.new("1", (WIDTH, HEIGHT), 1), (255, 255, 255), {}),
-    ]
-    for i, (image, _, options) in enumerate(images):
-        image.save(root / f"train/train_img/{i}.png", **options)  # type: ignore[arg-type]
-    assert Image.open(root / "train/train_img/1.png").mode.startswith("I")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a warning would be a line on the user's terminal
-        train, _ = load(root)
-    for i, (_, colour, _) in enumerate(images):
-        assert train.frames[i, 2, 5].tolist() == list(colour), i
-
-
 def test_any_number_of_workers_gives_the_same(root: Path) -> None:
     (root / "val/val_img/3.png").write_bytes(b"")
     (root / "train/train_label/7.png").write_bytes(b"x")
@@ -220,19 +193,6 @@ def test_partial_and_clips_file(
 # Faults
 
 
-def png(width: int, height: int) -> bytes:
-    """A file that claims a size and holds next to nothing: a decompression bomb."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(b""))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
 def clips(text: str) -> Damage:
     return write("train/clips.csv", text)
 
@@ -240,12 +200,6 @@ def clips(text: str) -> Damage:
 def both(split: str, numbers: range) -> Damage:
     """Remove images and labels, so that only the numbering suffers."""
     return remove(*(f"{split}/{split}_{k}/{i}.png" for k in ("img", "label") for i in numbers))
-
-
-def flipped(data: bytes) -> bytes:
-    """One bit within the checksum of the pixels' chunk."""
-    at = data.index(b"IEND") - 6
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 IMG, LABEL = "train/train_img", "train/train_label"
@@ -283,31 +237,11 @@ WITH_VAL: list[tuple[Damage, str]] = [
     (move(f"{IMG}/3.png", f"{IMG}/frame_3.png"), "whose name is not a frame number: frame_3.png"),
     (copy(f"{IMG}/3.png", f"{IMG}/-1.png"), "whose name is not a frame number: -1.png"),
     (both("val", range(1, 5)), "val: 1 frame to validate on; at least 2 are needed"),
-    # images
+    # images; more of them in test_images.py
     (write(f"{IMG}/3.png", "text"), f"{IMG}/3.png: is not a PNG or JPEG image"),
     (write("val/val_label/2.png", ""), "val/val_label/2.png: the file is empty (0 bytes)"),
-    (edit(f"{IMG}/3.png", lambda d: d[: len(d) // 2]), f"{IMG}/3.png: "),
-    (edit(f"{IMG}/3.png", lambda d: d[:-12]), f"{IMG}/3.png: cannot be read"),
-    (edit(f"{IMG}/3.png", flipped), f"{IMG}/3.png: cannot be read"),
-    (
-        lambda r: Image.new("L", (9, 9)).save(r / f"{IMG}/3.png", "GIF"),
-        f"{IMG}/3.png: is not a PNG",
-    ),
-    (folder(f"{IMG}/3.png"), f"{IMG}/3.png: is not a file"),
-    (
-        every(remove(f"{IMG}/3.png"), lambda r: os.mkfifo(r / f"{IMG}/3.png")),
-        "3.png: is not a file",
-    ),
-    (
-        every(remove(f"{IMG}/3.png"), lambda r: (r / f"{IMG}/3.png").symlink_to("nowhere")),
-        f"{IMG}/3.png: cannot be read (No such file or directory)",
-    ),
-    (
-        lambda r: Image.new("1", (8200, 8200)).save(r / f"{IMG}/3.png"),
-        "3.png: 8200 x 8200 pixels are",
-    ),
-    (write(f"{IMG}/3.png", png(9500, 9500)), "3.png: the pixels are too many"),  # Pillow warns
-    (write(f"{IMG}/3.png", png(2**16, 2**16)), "3.png: the pixels are too many"),  # Pillow raises
+    (cut("val/val_label/2.png", 0.5), "val/val_label/2.png: "),
+    (write(f"{IMG}/3.png", png_claiming(9500, 9500)), "3.png: the pixels are too many"),
     # clips.csv
     (clips(""), "train/clips.csv: is empty; its first line must be the header start,stop"),
     (clips("0,5\n5,12\n"), "train/clips.csv: starts with '0,5'; its first line must be"),

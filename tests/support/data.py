@@ -1,5 +1,7 @@
 """Tiny data sets."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,3 +40,15 @@ def make_dataset(
             root / f"test/test_label/{number}", count, lambda i, n=number: frame(i + n, label=True)
         )
     return root
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has next to no pixels: a decompression bomb."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(b""))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
