@@ -1,7 +1,7 @@
 """Checkpoints: old and new ones load, damaged and hostile ones never; no file is half written."""
 
 import argparse
-import errno
+import ast
 import io
 import math
 import os
@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from modules import checkpoint as checkpoint_module
-from modules import runlog
-from modules.checkpoint import Best, load_checkpoint, save_checkpoints, with_frame_size
-from modules.cvae import CVAE, ModelConfig
+from modules.checkpoint import (
+    Best,
+    load_checkpoint,
+    save_checkpoints,
+    with_frame_size,
+    with_parts,
+)
+from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig, prior_latents
 from modules.runtime.errors import UserError
+from tests.support.scripts import REPOSITORY
 
 CONFIG = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24, frame_H=8, frame_W=12)
 
@@ -67,6 +72,39 @@ def test_older_checkpoints_load_with_any_dimensions(tmp_path: Path, config: Mode
     assert (found.last_epoch, found.optimizer, found.training) == (7, {}, {})
     for name, value in found.build_model().state_dict().items():
         assert torch.equal(value, content["state_dict"][name])
+
+
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize(
+    "parts", [("learned", "none"), ("standard", "first"), ("learned", "first")]
+)
+def test_the_five_networks_load_into_a_model_with_more_parts(
+    tmp_path: Path, parts: tuple[str, str], older: bool
+) -> None:
+    path = tmp_path / "five.ckpt"
+    torch.save(older_content() if older else new_content(), path)
+    plain = load_checkpoint(path)
+    more = with_parts(plain, *parts)
+    assert (more.config.prior, more.config.reference) == parts
+    frames, labels = torch.rand(2, 5, 2, 3, 8, 12, generator=torch.Generator())
+
+    def frames_of(model: CVAE) -> torch.Tensor:
+        latents = prior_latents(CONFIG, 0, [0, 1])
+        return torch.stack(list(model.eval().rollout(frames[0], labels, latents)))
+
+    model = more.build_model()
+    expected = frames_of(plain.build_model())
+    torch.testing.assert_close(frames_of(model), expected, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():  # the control: the parts are there, and could do something
+        for name, p in model.named_parameters():
+            if name.endswith("bias") and name.split(".")[0] in OPTIONAL_PARTS:
+                p += 0.5
+    assert not torch.allclose(frames_of(model), expected, atol=1e-3)
+    content = {"state_dict": model.state_dict(), "config": more.config.to_dict()}
+    torch.save(content, path)
+    again = load_checkpoint(path)  # what has been trained with them keeps them
+    assert with_parts(again, "standard", "none").config == more.config
+    assert torch.equal(frames_of(again.build_model()), frames_of(model))
 
 
 def test_older_formats_and_prefixes(tmp_path: Path) -> None:
@@ -199,30 +237,6 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
 
 
 class TestWriting:
-    def test_a_failed_write_leaves_the_old_file_and_no_rest(
-        self, saved: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        before = saved.read_bytes()
-
-        def full(_: int) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        monkeypatch.setattr(runlog.os, "fsync", full)
-        with pytest.raises(UserError, match=r"last\.ckpt: .*No space left on device.*intact"):
-            save_checkpoints([saved], older_content())
-        assert saved.read_bytes() == before
-        assert [p.name for p in saved.parent.iterdir()] == ["last.ckpt"]
-
-    def test_synced_before_the_rename(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        calls: list[str] = []
-        fsync, rename = os.fsync, Path.replace
-        monkeypatch.setattr(runlog.os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
-        monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("rename"), rename(a, b)))
-        runlog.write_atomically(tmp_path / "a", b"x")
-        assert calls == ["fsync", "rename", "fsync"]
-
     def test_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be written"):
             save_checkpoints([tmp_path / "none" / "a.ckpt"], {})
@@ -262,5 +276,10 @@ class TestBest:
 
 
 def test_no_unsafe_load_anywhere() -> None:
-    source = Path(checkpoint_module.__file__).read_text()
-    assert "weights_only=True" in source
+    loads = []
+    for path in (*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                loads.append((path.name, {k.arg: ast.unparse(k.value) for k in node.keywords}))
+    assert {name for name, _ in loads} >= {"checkpoint.py", "keypoints.py"}
+    assert all(given.get("weights_only") == "True" for _, given in loads), loads

@@ -69,20 +69,6 @@ def test_config(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "config.json"
-    runlog.write_config(path, {"options": 1})
-
-    def broken(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(runlog.os, "fsync", broken)
-    with pytest.raises(UserError, match=r"config\.json: .*No space.*intact"):
-        runlog.write_config(path, {"options": 2})
-    assert json.loads(path.read_text()) == {"options": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
-
-
 def test_a_row_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").mkdir()
     with pytest.raises(UserError, match=r"metrics\.csv"):
