@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.cvae import CVAE, ModelConfig
+from modules.cvae import OPTIONAL_PARTS, PRIORS, REFERENCES, CVAE, ModelConfig
 from modules.runtime.errors import UserError
 from modules.runtime.files import verify_archive, write_atomically
 
@@ -48,9 +48,18 @@ class Checkpoint:
     optimizer: dict[str, Any]
 
     def build_model(self) -> CVAE:
-        """The model with these weights, on the CPU."""
+        """The model with these weights, on the CPU.
+
+        Optional parts that config asks for and the weights lack start without an effect.
+        """
         model = CVAE(self.config)
-        model.load_state_dict(self.state_dict)
+        model.zero_prior()
+        parts = {
+            name: value
+            for name, value in model.state_dict().items()
+            if name.partition(".")[0] in OPTIONAL_PARTS
+        }
+        model.load_state_dict({**parts, **self.state_dict})
         return model
 
 
@@ -196,6 +205,19 @@ def with_frame_size(checkpoint: Checkpoint, height: int | None, width: int | Non
                 f"--{name} {value}: {checkpoint.path} was trained with {getattr(config, name)}"
             )
         config = replace(config, **{name: value})  # type: ignore[arg-type]
+    return replace(checkpoint, config=config)
+
+
+def with_parts(checkpoint: Checkpoint, prior: str, reference: str) -> Checkpoint:
+    """The checkpoint for a model with more optional parts than it was trained with.
+
+    What it has it keeps: there is no way back from a learned prior or a reference.
+    """
+    config = checkpoint.config
+    if config.prior == PRIORS[0]:
+        config = replace(config, prior=prior)
+    if config.reference == REFERENCES[0]:
+        config = replace(config, reference=reference)
     return replace(checkpoint, config=config)
 
 

@@ -33,6 +33,8 @@ from modules.sequences import to_unit
 LABEL_CHUNK = 32
 PRIORS = ("standard", "learned")
 REFERENCES = ("none", "first")
+# Networks beyond the five; a checkpoint of the five alone loads into a model with them.
+OPTIONAL_PARTS = ("Prior_Predictor", "Reference_Fusion", "Background_Mask")
 OUTPUTS = ("linear", "clamp", "sigmoid")
 # Frames, of all clips together, whose activations are recomputed at once with teacher forcing.
 RECOMPUTE_FRAMES = 8
@@ -161,6 +163,15 @@ class CVAE(nn.Module):
         self.Background_Mask = (
             Background_Mask(config.D_out_dim // 8, config.L_dim) if referring else None
         )
+
+    @torch.no_grad()
+    def zero_prior(self) -> None:
+        """Make a learned prior N(0, I), whatever it sees."""
+        if self.Prior_Predictor is not None:
+            output = self.Prior_Predictor[6]
+            assert isinstance(output, nn.Conv2d) and output.bias is not None
+            output.weight.zero_()
+            output.bias.zero_()
 
     def decode(
         self,

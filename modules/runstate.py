@@ -18,6 +18,7 @@ from modules.checkpoint import (
     put_in_place_of_last,
     save_checkpoints,
     with_frame_size,
+    with_parts,
 )
 from modules.cvae import CVAE
 from modules.optimizers import WeightAverage, load_optimizer_state, make_optimizer, optimizer_state
@@ -41,6 +42,8 @@ def take_from_checkpoint(
     checkpoint = load_checkpoint(Path(o.ckpt_path))
     height, width = (getattr(o, n) if n in explicit else None for n in ("frame_H", "frame_W"))
     checkpoint = with_frame_size(checkpoint, height, width)
+    if not o.test:  # fine-tuning may add parts
+        checkpoint = with_parts(checkpoint, o.prior, o.reference)
     for name, value in checkpoint.config.to_dict().items():
         if name in explicit and getattr(o, name) != value:
             raise UserError(f"--{name} {getattr(o, name)}: {o.ckpt_path} has {value}")
