@@ -23,5 +23,5 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared() -> Path:
     """The folder with the real data sets; tests that need it skip where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip(f"no real data: {SHARED.name}/ is not beside the repository")
+        pytest.skip(f"no real data: {SHARED.name}/ is not next to the repository")
     return SHARED

@@ -1,4 +1,4 @@
-"""Checkpoints: old and new ones load, damaged and hostile ones never; no file is half written."""
+"""Checkpoints: old and new ones load, corrupted and hostile ones never; no file is half written."""
 
 import argparse
 import ast
@@ -179,7 +179,7 @@ def test_python_objects_are_refused_by_name(tmp_path: Path, value: object) -> No
         load_checkpoint(tmp_path / "objects.ckpt")
 
 
-def damaged(path: Path, kind: str) -> None:
+def corrupted(path: Path, kind: str) -> None:
     data = path.read_bytes()
     contents = {
         "empty": b"",
@@ -197,15 +197,15 @@ def damaged(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["empty", "text", "zeros", "truncated", "without its end", "flipped"]
 )
-def test_damaged_files_are_errors_that_name_the_path(saved: Path, kind: str) -> None:
+def test_corrupted_files_are_errors_that_name_the_path(saved: Path, kind: str) -> None:
     load_checkpoint(saved)  # the control
-    damaged(saved, kind)
+    corrupted(saved, kind)
     with pytest.raises(UserError, match=r"last\.ckpt: corrupted"):
         load_checkpoint(saved)
 
 
 def test_flipped_byte_would_load_without_the_checksums(saved: Path) -> None:
-    damaged(saved, "flipped")
+    corrupted(saved, "flipped")
     torch.load(saved, weights_only=True)  # silently
 
 

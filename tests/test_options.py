@@ -260,7 +260,7 @@ def test_more_options_without_effect() -> None:
     assert said("--gpu", "1", "--test", "--ckpt_path", "a.ckpt") == ""
 
 
-def test_a_validation_alone_goes_beside_its_checkpoint() -> None:
+def test_a_validation_alone_goes_next_to_its_checkpoint() -> None:
     line = ("--test", "--ckpt_path", "runs/a/best.ckpt")
     for more in ((), ("--DR", "data/dance"), ("--preset", "demo")):
         assert run_folder(parse_trainer("", [*line, *more])[0]) == Path("runs/a/validation")

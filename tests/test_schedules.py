@@ -91,7 +91,7 @@ class TestTeacherForcing:
 
 
 class TestDetector:
-    def test_raises_at_rest_and_starts_anew(self) -> None:
+    def test_raises_at_a_plateau_and_starts_again(self) -> None:
         detector = TF_detector(patience=3, threshold=0.1)
         fired = [detector.update(e, 0.01, 20.0 + 0.01 * e) for e in range(6)]
         assert fired == [False, False, True, False, False, True]

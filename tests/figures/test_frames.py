@@ -36,7 +36,7 @@ def test_lowest_stretches_of_a_hand_made_curve() -> None:
     assert [stretch.lowest for stretch in lowest_stretches(others)] == [550, 100, 400]
 
 
-def test_a_short_deep_dip_is_found_beside_long_shallow_ones() -> None:
+def test_a_short_deep_dip_is_found_among_long_shallow_ones() -> None:
     curve = dips(629, (80, 3.0), (250, 2.0), (440, 2.0), (590, 2.5))
     curve[495:503] -= 5.0
     assert {stretch.lowest for stretch in lowest_stretches(curve)} & set(range(496, 504))

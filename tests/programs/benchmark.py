@@ -89,7 +89,7 @@ def arithmetic(device: torch.device, rounds: int) -> dict[str, float]:
 def usual_memory() -> None:
     """Give memory back to the system as a process does that has not been told otherwise.
 
-    The Trainer keeps freed memory (modules/device.py); the usual loop knows nothing of that. The
+    The Trainer keeps freed memory (modules/runtime/device.py); the usual loop does not. The
     thresholds are those that glibc reaches by itself in a process with large tensors.
     """
     if sys.platform != "linux":

@@ -55,7 +55,7 @@ sys.path.insert(0, str(REPOSITORY))
 from modules.runtime.errors import UserError
 from tests.support.comparing import comparable, metrics_without_time, same
 from tests.support.data import make_dataset
-from tests.support.faults import contents, read_damaged
+from tests.support.faults import contents, read_corrupted
 from tests.support.scripts import TINY
 
 EPOCHS = 3
@@ -367,9 +367,9 @@ class Campaign:
             log = place / f"log{result.attempts}"
             kill = sum(result.kills.values()) < kills
             before = steps_to_resume_from(run)
-            damaged = ""
+            corrupted = ""
             if arguments is resume and rng.random() < 0.25 and sound(run):
-                damaged = damage(run / "last.ckpt", rng)
+                corrupted = damage(run / "last.ckpt", rng)
                 before = steps_to_resume_from(run)
                 result.notes["newest checkpoint corrupted"] += 1
             counter = place / "steps"
@@ -385,8 +385,8 @@ class Campaign:
             twice = result.notes["second signals"] > seconds_before
             out, err = (Path(f"{log}.{end}").read_text() for end in ("out", "err"))
             judge(result, child.status, out, err, sent, saved, log)
-            if damaged and "last.ckpt" not in out + err and len(out) > 0:
-                result.add("lost", f"{log}: no warning of a last.ckpt that was {damaged}")
+            if corrupted and "last.ckpt" not in out + err and len(out) > 0:
+                result.add("lost", f"{log}: no warning of a last.ckpt that was {corrupted}")
             stopped = child.status in (143, 130) and STOPPING in err
             if stopped and not real and not twice:  # a second signal stops before the save
                 done, kept = counter.stat().st_size, steps_saved(run / "last.ckpt")
@@ -439,7 +439,7 @@ class Campaign:
         step = rng.randrange(1, 12)
         second = began + HANG
         sent: signal.Signals | None = None
-        # A resumed run may put last.prev.ckpt in place of a damaged last.ckpt before it starts.
+        # A resumed run may put last.prev.ckpt in place of a corrupted last.ckpt before it starts.
         first_mtimes = [mtime(run / name) for name in ("last.ckpt", "last.prev.ckpt")]
         saved = seen = False
         while child.poll() is None:
@@ -610,9 +610,9 @@ def campaign(kills: int, seed: int, workers: int, flips: int, cuts: int, work: P
             raise SystemExit("a worker of the campaign itself failed")
         results += json.loads(target.read_text())
 
-    counts, bad = read_damaged(
+    counts, bad = read_corrupted(
         shared.references[0] / "last.ckpt",
-        work / "damaged.ckpt",
+        work / "corrupted.ckpt",
         flips=flips,
         cuts=cuts,
         seed=seed,
@@ -761,7 +761,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="signals to send in all (100)")
     parser.add_argument("--seed", type=int, default=0, help="of moments, signals and damage (0)")
     parser.add_argument("--workers", type=int, default=1, help="runs side by side (1)")
-    parser.add_argument("--short", action="store_true", help="8 kills, fewer damaged files")
+    parser.add_argument("--short", action="store_true", help="8 kills, fewer corrupted files")
     parser.add_argument("--epochs", type=int, help="a long run of so many epochs instead")
     parser.add_argument(
         "--draw_every", type=int, default=1, help="--epochs: draw figures this often only (1)"

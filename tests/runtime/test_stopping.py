@@ -111,7 +111,7 @@ def test_other_options_resume_exactly_too(
     assert done.returncode == 0, done.stderr
     assert same(contents(run), contents(tmp_path / "whole"))
     named = torch.load(run / "best_psnr.ckpt", weights_only=True)["training"]
-    assert "rollouts" not in named  # only what goes on carries them
+    assert "rollouts" not in named  # only what is resumed carries them
 
 
 def test_stored_rollouts_are_part_of_what_is_resumed(dataset: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_run_can_be_resumed_from_its_first_moment(
     assert same(contents(run), uninterrupted)
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_previous_one(
+def test_a_corrupted_newest_checkpoint_gives_way_to_the_previous_one(
     dataset: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
     run = tmp_path / "parts"

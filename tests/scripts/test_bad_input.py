@@ -527,7 +527,7 @@ def faults_of(outcome: Outcome, row: Row) -> list[str]:
     if not lines or not lines[0].startswith("error: "):
         found.append("no error line")
     if not all(line.startswith("  - ") for line in lines[1:]):
-        found.append("lines that are no list of faults")
+        found.append("lines that are not a list of faults")
     found += [f"does not name {word!r}" for word in row.words if word not in outcome.stderr]
     return found
 
@@ -619,7 +619,7 @@ def test_sound_files_are_accepted(
         (Outcome(2, "error: --batch_size\n"), "does not name 'lr'"),
         (Outcome(2, "UserWarning: lr\nerror: lr\n"), "no error line"),
         (Outcome(2, "error: lr\nand more\n"), "2 lines on stderr, not 1"),
-        (Outcome(2, "error: lr\nand more\n"), "lines that are no list"),
+        (Outcome(2, "error: lr\nand more\n"), "lines that are not a list"),
         (Outcome(2, "Traceback (most recent call last)\nerror: lr\n"), "a traceback"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Faults from outside: damaged files, a full disk, a folder that may not be written or that
+"""Faults from outside: corrupted files, a full disk, a folder that may not be written or that
 changes, weights and gradients that are not finite. Nothing is lost, and nothing goes unnoticed."""
 
 import contextlib
@@ -22,7 +22,7 @@ from modules.checkpoint import load_checkpoint, save_checkpoints
 from modules.runtime.errors import UserError
 from tests.support.comparing import same
 from tests.support.data import make_dataset
-from tests.support.faults import contents, damaged_copies, outcome_of_reading, read_damaged
+from tests.support.faults import contents, corrupted_copies, outcome_of_reading, read_corrupted
 from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
 
 
@@ -44,14 +44,14 @@ def resume(run: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "3", *more)
 
 
-# ---------------------------------------------------------------- damaged checkpoints
+# ---------------------------------------------------------------- corrupted checkpoints
 
 
-class TestDamagedCheckpoints:
+class TestCorruptedCheckpoints:
     @pytest.mark.slow
     def test_none_of_250_is_loaded_with_other_content(self, trained: Path, tmp_path: Path) -> None:
-        source, target = trained / "last.ckpt", tmp_path / "damaged.ckpt"
-        counts, bad = read_damaged(source, target, flips=200, cuts=50, seed=0)
+        source, target = trained / "last.ckpt", tmp_path / "corrupted.ckpt"
+        counts, bad = read_corrupted(source, target, flips=200, cuts=50, seed=0)
         assert bad == []
         assert counts.total() == 250
         # Bytes without meaning, such as padding: with them all content is what was saved. They are
@@ -60,12 +60,12 @@ class TestDamagedCheckpoints:
 
     def test_every_cut_is_refused(self, trained: Path, tmp_path: Path) -> None:
         source, target = trained / "last.ckpt", tmp_path / "cut.ckpt"
-        counts, bad = read_damaged(source, target, flips=0, cuts=50, seed=1)
+        counts, bad = read_corrupted(source, target, flips=0, cuts=50, seed=1)
         assert (counts, bad) == ({"refused": 50}, [])
 
     def test_what_the_checksums_do_not_cover(self, trained: Path, tmp_path: Path) -> None:
         """The directory of the archive: every byte of a record's entry, set to other values."""
-        source, target = trained / "last.ckpt", tmp_path / "damaged.ckpt"
+        source, target = trained / "last.ckpt", tmp_path / "corrupted.ckpt"
         original, data = contents(source), source.read_bytes()
         begin = data.rindex(b"PK\x01\x02", 0, data.rindex(b"archive/data/5"))
         wrong = []
@@ -76,7 +76,7 @@ class TestDamagedCheckpoints:
                 if (found := outcome_of_reading(target, original)) not in ("refused", "identical"):
                     wrong.append((place - begin, mask, found))
         assert wrong == []
-        # The control: where attributes are damaged, PyTorch alone loads other numbers, unless
+        # The control: where attributes are corrupted, PyTorch alone loads other numbers, unless
         # what its memory happened to hold was the same. So twenty records are tried.
         sound, differing, entry = torch.load(source, weights_only=True), 0, begin
         for _ in range(20):
@@ -88,7 +88,7 @@ class TestDamagedCheckpoints:
 
     def test_the_damage_is_what_it_says(self) -> None:
         data = bytes(range(256)) * 4
-        made = [damaged for _, damaged in damaged_copies(data, flips=30, cuts=10, seed=0)]
+        made = [corrupted for _, corrupted in corrupted_copies(data, flips=30, cuts=10, seed=0)]
         assert len(made) == 40
         for flipped in made[:30]:
             assert len(flipped) == len(data)
@@ -103,8 +103,8 @@ class TestDamagedCheckpoints:
     ) -> None:
         # Without the archive's checksums, flipped bytes of tensors load as other numbers.
         monkeypatch.setattr(zipfile, "is_zipfile", lambda _: False)
-        source, target = trained / "last.ckpt", tmp_path / "damaged.ckpt"
-        counts, bad = read_damaged(source, target, flips=12, cuts=0, seed=0)
+        source, target = trained / "last.ckpt", tmp_path / "corrupted.ckpt"
+        counts, bad = read_corrupted(source, target, flips=12, cuts=0, seed=0)
         assert counts["silent"] > 0
         assert any(line.endswith("silent") for line in bad)
 
@@ -117,9 +117,9 @@ class TestDamagedCheckpoints:
         changed = {**original, "last_epoch": 7}
         assert outcome_of_reading(path, changed) == "silent"
         for error, outcome in (
-            (UserError("a file is damaged"), "unnamed"),
-            (UserError(f"{path}: damaged\nand more"), "unnamed"),
-            (UserError(f"{path}: damaged"), "refused"),
+            (UserError("a file is corrupted"), "unnamed"),
+            (UserError(f"{path}: corrupted\nand more"), "unnamed"),
+            (UserError(f"{path}: corrupted"), "refused"),
             (KeyError("x"), "crash"),
         ):
 
@@ -299,7 +299,7 @@ class TestReadOnlyFolder:
 
 
 class TestDataThatChange:
-    """Between the check of the structure and the reading of the pixels, or while a run goes on."""
+    """Between the check of the structure and the reading of the pixels, or during a run."""
 
     CHANGES = (
         (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
@@ -342,7 +342,7 @@ class TestDataThatChange:
         assert "test/test_label/1/8.png: cannot be read" in str(caught.value)
 
     @pytest.mark.slow
-    def test_data_that_change_while_a_run_goes_on_do_not_matter(
+    def test_data_that_change_during_a_run_do_not_matter(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # They were read once. A resumed run, which reads them again, refuses other data.

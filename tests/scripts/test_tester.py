@@ -136,7 +136,7 @@ class TestTester:
         assert mean == frame("--latent_scale", "0", "--seed", "9")  # no latent, no seed
         assert mean != frame("--latent_scale", "3")
 
-    def test_default_folder_is_beside_the_checkpoint(self, trained: Path, tmp_path: Path) -> None:
+    def test_default_folder_is_next_to_the_checkpoint(self, trained: Path, tmp_path: Path) -> None:
         shutil.copy(trained / "best.ckpt", tmp_path)
         assert run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt").returncode == 0
         assert (tmp_path / "test/submission.csv").exists()

@@ -13,8 +13,10 @@ from modules.runtime.errors import UserError
 from tests.support.comparing import same
 
 
-def damaged_copies(data: bytes, *, flips: int, cuts: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """(what was done, content) of damaged versions of a file's content.
+def corrupted_copies(
+    data: bytes, *, flips: int, cuts: int, seed: int
+) -> Iterator[tuple[str, bytes]]:
+    """(what was done, content) of corrupted versions of a file's content.
 
     flips: one byte each, at random places, gets another value; cuts: the file ends early, at
     lengths from 0 on spread over the whole file, the last ones within its last 200 bytes.
@@ -37,7 +39,7 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 def outcome_of_reading(path: Path, original: dict[str, Any]) -> str:
-    """What reading a damaged checkpoint comes to.
+    """What reading a corrupted checkpoint comes to.
 
     "refused": an error in one line that names the file. "identical": it loads, and all that comes
     of it is what was saved (the byte had no meaning). "silent": it loads with other content.
@@ -54,17 +56,17 @@ def outcome_of_reading(path: Path, original: dict[str, Any]) -> str:
     return "identical" if same(found, original) else "silent"
 
 
-def read_damaged(
+def read_corrupted(
     source: Path, target: Path, *, flips: int, cuts: int, seed: int
 ) -> tuple[Counter[str], list[str]]:
     """Damage a checkpoint in many ways; how often reading came to what, and what was not good.
 
-    target: the file that the damaged versions are written to, one after the other
+    target: the file that the corrupted versions are written to, one after the other
     """
     original = contents(source)
     counts: Counter[str] = Counter()
     bad: list[str] = []
-    for what, data in damaged_copies(source.read_bytes(), flips=flips, cuts=cuts, seed=seed):
+    for what, data in corrupted_copies(source.read_bytes(), flips=flips, cuts=cuts, seed=seed):
         target.write_bytes(data)
         outcome = outcome_of_reading(target, original)
         counts[outcome] += 1

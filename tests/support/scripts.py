@@ -22,7 +22,7 @@ def run_script(
 ) -> subprocess.CompletedProcess[str]:
     """Run a script of the repository as a user would: `run_script("Trainer.py", "--DR", …)`.
 
-    In this process, since importing torch anew for each run would take most of the tests' time,
+    In this process, since importing torch again for each run would take most of the tests' time,
     but through the script's own command line; in a process of its own when `env` is given.
     """
     script, *rest = map(str, arguments)
