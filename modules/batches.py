@@ -12,7 +12,7 @@ from torch import Tensor
 from modules import seeds
 from modules.augment import augment, draw_augmentation
 from modules.cvae import Previous
-from modules.options import TrainerOptions
+from modules.options import TrainerOptions, model_config
 from modules.plan import Plan
 from modules.rollouts import StoredRollouts
 from modules.sequences import VideoData, epoch_clips, gather_clips, to_unit
@@ -73,7 +73,8 @@ def draw(
     generator.manual_seed(seeds.derived_seed(o.seed, epoch, number, seeds.STREAM_LATENT))
     kind: dict[str, Any] = {"generator": generator, "device": generator.device}
     shape = (o.train_vi_len - 1, batch, o.frame_H, o.frame_W)
-    draws = Draws(torch.randn(*shape, o.N_dim, **kind).permute(0, 1, 4, 2, 3))
+    channels, *latent = model_config(o).latent_shape
+    draws = Draws(torch.randn(*shape[:2], *latent, channels, **kind).permute(0, 1, 4, 2, 3))
     if o.frame_noise > 0:
         # Clips of every noise level up to the largest, so that clean frames are known too.
         level = o.frame_noise * torch.rand(batch, 1, 1, 1, **kind)

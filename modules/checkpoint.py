@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.cvae import OPTIONAL_PARTS, PRIORS, REFERENCES, CVAE, ModelConfig
+from modules.cvae import CVAE, OPTIONAL_PARTS, PRIORS, REFERENCES, ModelConfig
 from modules.runtime.errors import UserError
 from modules.runtime.files import verify_archive, write_atomically
 

@@ -133,7 +133,7 @@ class RunState:
         self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
         self.best = Best()
         self.position = Position()
-        self.sums = RunningSums((o.N_dim, o.frame_H, o.frame_W), train.frames.device)
+        self.sums = RunningSums(model.config.latent_shape, train.frames.device)
         self.last_epoch = -1  # the last one that was finished
         self.plan: Plan
         self.begin_epoch()
