@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from modules import runlog
-from modules.runtime import distributed
+from modules.runtime import distributed, launch
 from modules.runtime.errors import UserError
 from tests.support.data import make_dataset
 from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
@@ -139,7 +139,7 @@ def test_a_mistake_is_one_line(data: Path, tmp_path: Path) -> None:
 
 def check_batch_norm() -> None:
     """In each of two ranks: against BatchNorm2d on the whole batch, forward and backward."""
-    distributed.connect()
+    launch.connect()
     rank = dist.get_rank()
     for counts in ((2, 1), (3, 0)):  # clips of each rank; a rank without any fills the place
         torch.manual_seed(0)
@@ -170,16 +170,16 @@ def check_batch_norm() -> None:
     assert distributed.maximum(rank, 5 - rank) == [1, 5]
     assert distributed.from_main(rank + 0.5) == [0.5]
     try:
-        distributed.check_batch(3)
+        launch.check_batch(3)
     except UserError as error:
         assert "multiple of the 2 processes" in str(error)
     else:
         raise AssertionError("3 clips cannot be shared by 2")
-    distributed.disconnect()
+    launch.disconnect()
 
 
 def fail() -> None:
-    distributed.connect()
+    launch.connect()
     if dist.get_rank() == 1:
         sys.exit(2)
     dist.barrier()
@@ -188,13 +188,13 @@ def fail() -> None:
 def wait_for_signal() -> None:
     from modules.runtime.stopping import Watch
 
-    distributed.connect()
+    launch.connect()
     with Watch().watching() as watch:
         if dist.get_rank() == 0:
             os.kill(os.getppid(), signal.SIGTERM)
         while not watch.after_step()[0]:
             pass
-    distributed.exit_with(143)
+    launch.exit_with(143)
 
 
 @pytest.mark.parametrize(
