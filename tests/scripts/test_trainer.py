@@ -314,6 +314,7 @@ class TestTrainer:
         result = run_script(
             *("Trainer.py", "--ckpt_path", tmp_path / "nan.ckpt", "--save_root", tmp_path / "b"),
             *("--num_epoch", "40", "--train_vi_len", "4", "--device", "cpu", "--auto_save"),
+            *("--batch_size", "1"),
         )
         assert result.returncode == 2
         assert "50 training steps in a row" in result.stderr
