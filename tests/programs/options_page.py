@@ -23,7 +23,7 @@ OPENING = """\
 
 <!-- Made by: python tests/programs/options_page.py > docs/options.md -->
 
-[繁體中文](options.zh-TW.md) · [README](../README.md)
+[README](../README.md)
 
 Every option of the three scripts, with its default. `--help` of each script prints the same texts.
 An unknown or misspelt option is an error. A typed option overrides a preset, and a preset
