@@ -2,13 +2,16 @@
 
     python tests/programs/ablation.py --DR ROOT/mocap_dance              # every row, two seeds
     python tests/programs/ablation.py --DR ROOT/mocap_dance --rows best adam
+    python tests/programs/ablation.py --DR loo/0 loo/1 loo/2 loo/3 --scale 12 --rows best
 
 Each row is one command line of Trainer.py. The seeds of a row run side by side, each on one thread
 of a core of its own; rows follow one another, and a run that is complete is not run again. The
-numbers of epochs are such that all rows take about the same time on one core. Prints the command
-lines, then a table: validation PSNR (free running, prior latents) of the best and of the last
-epoch, mean over the seeds and half their range, and the processor time, which other work on the
-machine disturbs less than the clock. Options after `--` go to every run.
+numbers of epochs are such that all rows take about the same time on one core with the 4,486
+training frames of mocap_dance; --scale multiplies them for data of another size. With several data
+sets a row is trained on each, and its figures are means over them. Prints the command lines, then a
+table: validation PSNR (free running, prior latents) of the best and of the last epoch, mean over
+the seeds and half their range, and the processor time, which other work on the machine disturbs
+less than the clock. Options after `--` go to every run.
 """
 
 import argparse
@@ -85,27 +88,40 @@ class Result(NamedTuple):
     processor: float
 
 
-def command(row: str, data: str, run: Path, seed: int, extra: Sequence[str]) -> list[str]:
-    """Trainer.py's command line of a row's run."""
+def command(
+    row: str, data: str, run: Path, seed: int, extra: Sequence[str], scale: float = 1.0
+) -> list[str]:
+    """Trainer.py's command line of a row's run; scale: of its number of epochs."""
     options = shlex.split(ROWS[row].options)
+    if scale != 1.0:
+        place = len(options) - options[::-1].index("--num_epoch")
+        options[place] = str(max(1, round(scale * int(options[place]))))
     where = ["--DR", data, "--save_root", str(run), "--seed", str(seed)]
     return ["Trainer.py", *where, *options, *extra]
 
 
-def train(row: str, data: str, root: Path, seeds: Sequence[int], extra: Sequence[str]) -> None:
+def folder(root: Path, row: str, seed: int, data: str, several: bool) -> Path:
+    """Of a run: ROW_SEED, or with several data sets ROW_SEED_DATA."""
+    return root / (f"{row}_{seed}_{Path(data).name}" if several else f"{row}_{seed}")
+
+
+def train(
+    row: str, runs: dict[Path, tuple[str, int]], extra: Sequence[str], scale: float = 1.0
+) -> None:
     """The row's runs that are not complete, one core each; their times go to time.json.
+
+    runs: the folder of each, with its data set and seed
 
     Raises SystemExit when a run fails.
     """
     started: dict[Path, subprocess.Popen[bytes]] = {}
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    for place, seed in enumerate(seeds):
-        run = root / f"{row}_{seed}"
+    for place, (run, (data, seed)) in enumerate(runs.items()):
         if (run / "time.json").exists():
             continue
-        line = command(row, data, run, seed, extra)
+        line = command(row, data, run, seed, extra, scale)
         print("python " + shlex.join(line), flush=True)
-        with (root / f"{row}_{seed}.log").open("wb") as log:
+        with run.with_name(f"{run.name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, str(PROJECT / line[0]), *line[1:]],
                 stdout=log,
@@ -126,7 +142,7 @@ def train(row: str, data: str, root: Path, seeds: Sequence[int], extra: Sequence
             if process.returncode != 0:
                 for other in started.values():
                     other.terminate()  # it saves its step
-                sys.exit(f"error: {run.name} failed; see {root / run.name}.log")
+                sys.exit(f"error: {run.name} failed; see {run}.log")
             seconds = {"processor": usage.ru_utime + usage.ru_stime}
             (run / "time.json").write_text(json.dumps(seconds) + "\n")
 
@@ -144,21 +160,25 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.2f} ± {(max(values) - min(values)) / 2:.2f}"
 
 
-def table(root: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
-    """A Markdown table of the rows whose runs are complete."""
+def table(rows: dict[str, dict[int, list[Path]]]) -> str:
+    """A Markdown table of the rows whose runs are complete.
+
+    rows: of each row and seed, the folders of its runs, one for each data set
+    """
     lines = [
         "| recipe | best epoch, dB | last epoch, dB | epochs | minutes of one core |",
         "|---|---|---|---|---|",
     ]
-    for row in rows:
-        runs = [root / f"{row}_{seed}" for seed in seeds]
+    for row, by_seed in rows.items():
+        runs = [run for several in by_seed.values() for run in several]
         if not all((run / "time.json").exists() for run in runs):
             continue
-        results = [result(run) for run in runs]
+        results = [[result(run) for run in several] for several in by_seed.values()]
+        best, last = ([mean(getattr(r, n) for r in s) for s in results] for n in ("best", "last"))
+        minutes = mean(sum(r.processor for r in several) for several in results) / 60
         lines.append(
-            f"| {ROWS[row].text} | {spread([r.best for r in results])} "
-            f"| {spread([r.last for r in results])} | {results[0].epochs} "
-            f"| {mean([r.processor for r in results]) / 60:.1f} |"
+            f"| {ROWS[row].text} | {spread(best)} | {spread(last)} | {results[0][0].epochs} "
+            f"| {minutes:.1f} |"
         )
     return "\n".join(lines)
 
@@ -166,17 +186,24 @@ def table(root: Path, rows: Sequence[str], seeds: Sequence[int]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the rows and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--DR", required=True, help="data set root")
+    parser.add_argument("--DR", required=True, nargs="+", help="data set roots")
     parser.add_argument("--save_root", default="runs/ablation", help="folder of the runs")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="a run for each")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the rows' epochs (1)")
     parser.add_argument("extra", nargs="*", help="after --: options for every run")
     given = parser.parse_args(arguments)
-    root = Path(given.save_root)
+    root, several = Path(given.save_root), len(given.DR) > 1
     root.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, dict[int, list[Path]]] = {}
     for row in given.rows:
-        train(row, given.DR, root, given.seeds, given.extra)
-    print(table(root, given.rows, given.seeds))
+        rows[row] = {seed: [] for seed in given.seeds}
+        for data in given.DR:  # the seeds side by side
+            runs = {folder(root, row, s, data, several): (data, s) for s in given.seeds}
+            train(row, runs, given.extra, given.scale)
+            for run, (_, seed) in runs.items():
+                rows[row][seed].append(run)
+    print(table(rows))
 
 
 if __name__ == "__main__":
