@@ -131,11 +131,14 @@ def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> No
 def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarray) -> None:
     """psnr_per_frame.csv and .png, and the two averages in words."""
     assert video.truth is not None
-    result = score(made, video.truth)
-    runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
+    result = score(made, video.truth, video.sequence.labels)
+    of_frames = result.psnr, result.inside, result.outside
+    runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", *of_frames)
     frames.draw_psnr_per_frame(
         root / "psnr_per_frame.png",
         result.psnr,
+        inside=result.inside,
+        outside=result.outside,
         labels=video.sequence.labels.numpy(),
         truth=video.truth.numpy(),
         prediction=pixels,
@@ -147,7 +150,7 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
         f"PSNR {result.mean_psnr:.4f} dB, SSIM {result.mean_ssim:.4f}, average over frames "
         f"1-{len(result.psnr)}\n"
         f"PSNR {submitted:.4f} dB, average over frames 1-{len(rounded)} rounded to integers "
-        "(as submissions are scored)"
+        f"(as submissions are scored)\n{result.details()}"
     )
 
 
@@ -180,7 +183,8 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
     """
     assert video.truth is not None
     device = next(model.parameters()).device
-    scores = [score(made, video.truth)]
+    labels = video.sequence.labels
+    scores = [score(made, video.truth, labels)]
     steps = len(video.sequence.labels) - 1
     with tqdm(total=(o.n_samples - 1) * steps, desc="samples", leave=False, disable=None) as bar:
         for first in range(1, o.n_samples, o.batch_size):
@@ -196,7 +200,7 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
                 batch_size=o.batch_size,
                 advance=bar.update,
             )
-            scores += [score(future, video.truth) for future in futures]
+            scores += [score(future, video.truth, labels) for future in futures]
     return scores
 
 

@@ -27,6 +27,7 @@ from modules.cvae import CVAE, ModelConfig
 from modules.datasets.demo import demo_data
 from modules.evaluation import Score, validate
 from modules.figures.curves import draw_curves
+from modules.figures.runs import load_run
 from modules.figures.tensorboard import TensorBoardLog, check_tensorboard
 from modules.figures.validation import write_validation
 from modules.initial import copy_previous_frame
@@ -130,7 +131,7 @@ def run_test(
     write_validation(root, result, video, made, visualize=o.store_visualization)
     print(
         f"validation PSNR {result.mean_psnr:.4f} dB, SSIM {result.mean_ssim:.4f}, "
-        f"loss {result.loss:.6f}: {root}"
+        f"loss {result.loss:.6f}: {root}\n{result.details()}"
     )
 
 
@@ -211,6 +212,14 @@ def run_epoch(
     state.save(*(earned if o.auto_save else every))
     draw_curves(root)
     print(runlog.epoch_line(row, o.num_epoch, state.best.epoch == row["epoch"]), flush=True)
+    if state.position.epoch < o.num_epoch:  # at the end all of them are printed
+        warn(root, latest=True)
+
+
+def warn(root: Path, *, latest: bool = False) -> None:
+    """Print what the run's metrics say that a user must not overlook, and what to try."""
+    for finding in load_run(root).findings(latest=latest):
+        print(finding.line(), flush=True)
 
 
 def metrics_row(
@@ -235,6 +244,10 @@ def metrics_row(
         "val_ssim": result.mean_ssim,
         "active_dims": trained.active_dims,
         "sigma": decoder_sigma(o.recon, trained.mse, plan.beta, 3 * o.frame_H * o.frame_W),
+        "val_psnr_inside": result.mean_inside,
+        "val_psnr_outside": result.mean_outside,
+        "val_drift": result.drift,
+        "val_flicker": result.mean_flicker,
     }
 
 
@@ -285,6 +298,7 @@ def run_training(
             f"copy-first-frame {without_model['first_frame']:.2f} dB, mean-frame "
             f"{without_model['mean_train_frame']:.2f} dB\nresults in {root}"
         )
+        warn(root)
 
 
 # ---------------------------------------------------------------- main

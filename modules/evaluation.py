@@ -4,6 +4,7 @@ Only the decoder path runs: first frame, labels and prior latents, never a later
 Shapes: T time, B batch, H, W.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from modules.cvae import CVAE, prior_latents
@@ -19,14 +21,23 @@ from modules.runtime.device import autocast
 from modules.runtime.graphs import reason
 from modules.runtime.stopping import Watch
 from modules.sequences import TestSequence, VideoData, to_unit
+from modules.surroundings import background_flicker, region_mse, surroundings
+
+SHORTEST = 10  # frames: drift over fewer is noise
 
 
 class Score(NamedTuple):
-    """How well frames 1 … T-1 of a video were predicted; the given frame 0 never counts."""
+    """How well frames 1 … T-1 of a video were predicted; the given frame 0 never counts.
 
-    psnr: np.ndarray  # (T-1,) dB per frame
+    All are of single frames. NaN, where the frame has no such pixels, is left out of the means.
+    """
+
+    psnr: np.ndarray  # (T-1,) dB
     mse: np.ndarray  # (T-1,) mean-square error per pixel of values in [0, 1]
-    ssim: np.ndarray  # (T-1,) structural similarity per frame
+    ssim: np.ndarray  # (T-1,) structural similarity
+    inside: np.ndarray  # (T-1,) dB over the skeleton's surroundings; NaN without a skeleton
+    outside: np.ndarray  # (T-1,) dB over the background
+    flicker: np.ndarray  # (T-1,) of 255, see background_flicker; NaN at frame 1
 
     @property
     def mean_psnr(self) -> float:
@@ -43,13 +54,68 @@ class Score(NamedTuple):
         """SSIM of the video: the mean over the same frames."""
         return float(self.ssim.mean())
 
+    @property
+    def mean_inside(self) -> float:
+        """PSNR in the skeleton's surroundings, in dB."""
+        return self._mean_of_known(self.inside)
 
-def score(prediction: Tensor, truth: Tensor) -> Score:
-    """Score frames 1 … T-1. prediction: (T, 3, H, W) in [0, 1]; truth: (T, H, W, 3) uint8; both on
-    the CPU."""
+    @property
+    def mean_outside(self) -> float:
+        """PSNR of the background, in dB."""
+        return self._mean_of_known(self.outside)
+
+    @property
+    def mean_flicker(self) -> float:
+        """Flicker of the background, in grey levels of 255; 0 is that of the truth."""
+        return self._mean_of_known(self.flicker)
+
+    @property
+    def drift(self) -> float:
+        """How PSNR changes along the video, in dB per 100 frames; see psnr_drift."""
+        return psnr_drift(self.psnr)
+
+    def _mean_of_known(self, values: np.ndarray) -> float:
+        """The mean without NaN; NaN if no value is left, or if a prediction is not finite."""
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) and np.isfinite(self.psnr).all() else math.nan
+
+    def details(self) -> str:
+        """Where in the frames and when in the video the prediction is good, in one line."""
+        return (
+            f"PSNR near the skeleton {self.mean_inside:.2f} dB, elsewhere "
+            f"{self.mean_outside:.2f} dB; drift {self.drift:+.2f} dB per 100 frames; flicker of "
+            f"the background {self.mean_flicker:+.2f} of 255"
+        )
+
+
+def psnr_drift(psnr: np.ndarray) -> float:
+    """The least-squares slope of PSNR over the frames, in dB per 100 frames.
+
+    psnr: (T-1,) dB of frames 1 … T-1. Below 0 the video gets worse as it goes on. NaN for a video
+    of fewer than 10 frames.
+    """
+    if len(psnr) + 1 < SHORTEST:
+        return math.nan
+    time = np.arange(len(psnr)) - (len(psnr) - 1) / 2  # around its mean
+    return float(100.0 * (time * psnr).sum() / (time**2).sum())
+
+
+def score(prediction: Tensor, truth: Tensor, labels: Tensor) -> Score:
+    """Score frames 1 … T-1, all on the CPU.
+
+    prediction: (T, 3, H, W) in [0, 1]; truth, labels: (T, H, W, 3) uint8
+    """
     target = to_unit(truth).permute(0, 3, 1, 2)
-    mse = frame_mse(prediction[1:], target[1:])
-    terms = psnr_of_mse(mse), mse, ssim(prediction[1:], target[1:])
+    near = surroundings(labels)
+    x_hat, x = prediction[1:], target[1:]
+    mse = frame_mse(x_hat, x)
+    # The step from the given frame to the first predicted one is a change of sharpness.
+    flicker = F.pad(background_flicker(x_hat, x, near[1:]), (1, 0), value=math.nan)
+    terms = (
+        *(psnr_of_mse(mse), mse, ssim(x_hat, x)),
+        *(psnr_of_mse(region_mse(x_hat, x, region)) for region in (near[1:], ~near[1:])),
+        flicker,
+    )
     return Score(*(term.double().numpy() for term in terms))
 
 
@@ -78,7 +144,7 @@ def validate(
 
         kind: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
         made = generate(model, [sequence], **kind, graph=graph, advance=advance)
-    return score(made[0], video.frames), made[0]
+    return score(made[0], video.frames, video.labels), made[0]
 
 
 def generate(

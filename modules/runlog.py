@@ -10,7 +10,7 @@ import math
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,12 @@ BASIC_COLUMNS = (
 )
 # val_ssim: mean over the same frames as val_psnr. active_dims: dimensions of the latent whose
 # posterior mean varies from frame to frame. sigma: the decoder's standard deviation, pixels 0 to 1.
-DIAGNOSTIC_COLUMNS = ("val_ssim", "active_dims", "sigma")
+# val_psnr_inside, _outside: near the skeleton and elsewhere, in dB. val_drift: dB per 100 frames.
+# val_flicker: of the background, of 255. These four: see evaluation.Score. New ones go to the end.
+DIAGNOSTIC_COLUMNS = (
+    *("val_ssim", "active_dims", "sigma"),
+    *("val_psnr_inside", "val_psnr_outside", "val_drift", "val_flicker"),
+)
 METRIC_COLUMNS = (*BASIC_COLUMNS, *DIAGNOSTIC_COLUMNS)
 
 
@@ -87,19 +92,20 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 def truncate_metrics(path: Path, last_epoch: int) -> None:
     """Drop the rows after last_epoch, and a half line: what a resumed run will write again.
 
+    A table of an earlier version, which lacks the last columns, gets them with empty cells.
     Raises UserError, with the file as it was, when it is not such a table.
     """
     if not path.exists():
         return
-    columns = len(METRIC_COLUMNS) - 1
     try:
         header, *lines = path.read_text().split("\n")
-        if header and header != ",".join(METRIC_COLUMNS):
+        columns = tuple(header.split(",")) if header else METRIC_COLUMNS
+        if columns != METRIC_COLUMNS[: max(len(columns), len(BASIC_COLUMNS))]:
             raise ValueError("its first line is not the header of this table")
         kept = [
             line
             for line in lines
-            if line.count(",") == columns and int(line.split(",", 1)[0]) <= last_epoch
+            if line.count(",") == len(columns) - 1 and int(line.split(",", 1)[0]) <= last_epoch
         ]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -107,22 +113,39 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
         raise UserError(
             f"{path}: not a table of this run's epochs ({error}); repair it, or move it away"
         ) from error
-    write_atomically(path, "".join(f"{line}\n" for line in [header, *kept]).encode())
+    missing = "," * (len(METRIC_COLUMNS) - len(columns))
+    rows = [",".join(METRIC_COLUMNS), *(line + missing for line in kept)]
+    write_atomically(path, "".join(f"{row}\n" for row in rows).encode())
 
 
-def write_psnr_per_frame(path: Path, psnr: np.ndarray) -> None:
-    """psnr_per_frame.csv: `frame,psnr`, frames 1 … T-1, dB."""
-    lines = ["frame,psnr", *(f"{t},{_cell(float(value))}" for t, value in enumerate(psnr, 1))]
+class FrameTable(NamedTuple):
+    """The columns of psnr_per_frame.csv, each (T-1,); in dB but for the first."""
+
+    frame: np.ndarray  # whole numbers: 1 … T-1
+    psnr: np.ndarray
+    inside: np.ndarray  # near the skeleton; NaN without one, and in files of earlier versions
+    outside: np.ndarray  # elsewhere
+
+
+def write_psnr_per_frame(
+    path: Path, psnr: np.ndarray, inside: np.ndarray, outside: np.ndarray
+) -> None:
+    """psnr_per_frame.csv: `frame,psnr,inside,outside`, frames 1 … T-1, dB."""
+    lines = [",".join(FrameTable._fields)]
+    for t, values in enumerate(zip(psnr, inside, outside, strict=True), 1):
+        lines.append(",".join([str(t), *(_cell(float(value)) for value in values)]))
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-def read_psnr_per_frame(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(frame numbers, PSNR in dB) of a psnr_per_frame.csv. ValueError, KeyError: another table."""
+def read_psnr_per_frame(path: Path) -> FrameTable:
+    """Read a psnr_per_frame.csv. ValueError, KeyError: another table."""
     columns = read_metrics(path)
     frames = columns["frame"]
     if not (np.isfinite(frames) & (np.abs(frames) < 2**31) & (frames % 1 == 0)).all():
         raise ValueError("a frame's number is not a whole number")
-    return frames.astype(int), columns["psnr"]
+    unknown = np.full(len(frames), math.nan)
+    parts = (columns.get(name, unknown) for name in ("inside", "outside"))
+    return FrameTable(frames.astype(int), columns["psnr"], *parts)
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from modules.losses import psnr
 from modules.seeds import STREAM_CLIPS
 
+INK = 24  # of 255: a label's pixel that is brighter in some channel is drawn on
+
 
 @dataclass(frozen=True)
 class Recording:

@@ -1,11 +1,14 @@
 """Generation: what it depends on, and how its frames are scored."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from modules import evaluation
 from modules.cvae import CVAE, ModelConfig
-from modules.evaluation import generate, score, validate
+from modules.evaluation import generate, psnr_drift, score, validate
 from modules.runtime.errors import Stopped
 from modules.runtime.stopping import Watch
 from modules.sequences import Recording, TestSequence, VideoData, to_uint8, to_unit
@@ -76,7 +79,7 @@ def test_score_is_the_mean_over_frames_1_to_the_end() -> None:
     prediction[0] += 0.5  # frame 0 never counts
     prediction[1] += 0.1
     prediction[2] += 0.01
-    result = score(prediction, truth)
+    result = score(prediction, truth, torch.zeros_like(truth))
     assert result.psnr.tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
     assert result.mean_psnr == pytest.approx(30.0, abs=1e-3)
     assert result.loss == pytest.approx((0.01 + 0.0001) / 2, rel=1e-3)
@@ -91,7 +94,7 @@ def test_validation_is_the_scored_generation_of_sequence_0(model: CVAE) -> None:
     result, made = validate(model, video, **kind)
     expected = generate(model, [sequence], **kind)[0]
     assert torch.equal(made, expected)
-    assert result.psnr.tolist() == score(expected, truth).psnr.tolist()
+    assert result.psnr.tolist() == score(expected, truth, sequence.labels).psnr.tolist()
     other = VideoData(truth.flip(0).contiguous(), sequence.labels, (Recording(0, 6),))
     other.frames[0] = sequence.first_frame
     again, same = validate(model, other, **kind)
@@ -131,7 +134,79 @@ def test_ssim_is_scored_on_the_same_frames() -> None:
     prediction = to_unit(truth).permute(0, 3, 1, 2).clone()
     prediction[0] = 0.0  # frame 0 never counts
     prediction[2] = 0.5
-    result = score(prediction, truth)
+    result = score(prediction, truth, torch.zeros_like(truth))
     assert result.ssim[[0, 2]].tolist() == pytest.approx([1.0, 1.0])
     assert result.ssim[1] < 0.2
     assert result.mean_ssim == pytest.approx(result.ssim.mean())
+
+
+def scene(frames: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Prediction (perfect), truth and labels; the skeleton is a pixel in the upper left corner."""
+    g = torch.Generator().manual_seed(2)
+    truth = torch.randint(60, 200, (frames, 12, 16, 3), generator=g, dtype=torch.uint8)
+    labels = torch.zeros_like(truth)
+    labels[:, 0, 0] = 255
+    return to_unit(truth).permute(0, 3, 1, 2).clone(), truth, labels
+
+
+def test_the_error_is_told_apart_by_place() -> None:
+    prediction, truth, labels = scene()
+    prediction[1, :, :4, :4] += 0.1  # all that is near the skeleton
+    prediction[2, :, 4:] += 0.01  # elsewhere, but for 4 rows of 12 columns
+    result = score(prediction, truth, labels)
+    assert result.inside.tolist() == pytest.approx([20.0, 100.0, 100.0], abs=1e-3)
+    part = 8 * 16 / (12 * 16 - 16)
+    expected = [100.0, 40 - 10 * math.log10(part), 100.0]
+    assert result.outside.tolist() == pytest.approx(expected, abs=1e-3)
+    assert result.mean_inside == pytest.approx(220 / 3, abs=1e-3)
+    assert result.mean_outside == pytest.approx(sum(expected) / 3, abs=1e-3)
+    # The control: with the skeleton in the other corner it is the other way round.
+    swapped = score(prediction, truth, labels.flip((1, 2)))
+    assert swapped.inside[0] == pytest.approx(100.0) and swapped.outside[0] < 31
+
+
+def test_frames_without_a_skeleton_are_left_out() -> None:
+    prediction, truth, labels = scene()
+    labels[:] = 0
+    labels[2, 0, 0] = 255
+    prediction[2, :, 0, 0] += 0.1
+    result = score(prediction, truth, labels)
+    assert np.isnan(result.inside).tolist() == [True, False, True]
+    assert result.mean_inside == pytest.approx(result.inside[1])
+    assert not np.isnan(result.outside).any()
+    nothing = score(prediction, truth, torch.zeros_like(labels))
+    assert math.isnan(nothing.mean_inside) and math.isfinite(nothing.mean_outside)
+    everything = score(prediction, truth, torch.full_like(labels, 255))
+    assert math.isnan(everything.mean_outside) and math.isnan(everything.mean_flicker)
+    # A prediction that is not finite must not pass for a frame without a skeleton.
+    prediction[3] = math.nan
+    assert math.isnan(score(prediction, truth, labels).mean_inside)
+
+
+def test_flicker_counts_from_the_first_predicted_frame() -> None:
+    prediction, truth, labels = scene()
+    truth[:] = truth[0]
+    prediction[:] = prediction[0]
+    prediction[1:] += 0.1  # a step from the given frame, and none after it
+    result = score(prediction, truth, labels)
+    assert math.isnan(result.flicker[0]) and result.flicker[1:].tolist() == [0, 0]
+    prediction[2] += 2 / 255
+    assert score(prediction, truth, labels).mean_flicker == pytest.approx(2.0, abs=1e-3)
+    two = score(prediction[:2], truth[:2], labels[:2])
+    assert math.isnan(two.mean_flicker) and math.isfinite(two.mean_psnr)
+
+
+def test_drift_is_the_slope_over_the_frames() -> None:
+    frames = np.arange(1, 630)
+    assert psnr_drift(30 - 0.02 * frames) == pytest.approx(-2.0)  # dB per 100 frames
+    assert psnr_drift(np.full(629, 30.0)) == pytest.approx(0.0)
+    bumpy = 30 - 0.02 * frames + np.sin(frames)
+    assert psnr_drift(bumpy) == pytest.approx(100 * np.polyfit(frames, bumpy, 1)[0])
+    assert psnr_drift(bumpy[::-1]) == pytest.approx(-psnr_drift(bumpy))
+    assert math.isfinite(psnr_drift(np.ones(9))) and math.isnan(psnr_drift(np.ones(8)))
+    assert math.isnan(psnr_drift(np.array([*np.ones(20), math.nan])))
+    prediction, truth, labels = scene(12)
+    prediction[1:] += 0.1 * 10 ** (torch.arange(11) / 20)[:, None, None, None]  # a dB a frame
+    result = score(prediction, truth, labels)
+    assert result.drift == pytest.approx(-100, abs=0.1)
+    assert "drift -100.0" in result.details()

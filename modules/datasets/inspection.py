@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.datasets.label_images import INK, drawn_on
+from modules.datasets.label_images import drawn_on
 from modules.runtime.errors import named
+from modules.sequences import INK
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]

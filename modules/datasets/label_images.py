@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-INK = 24  # of 255: a label's pixel that is brighter in some channel is drawn on
+from modules.sequences import INK
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]

@@ -340,7 +340,7 @@ def comparison_figure(name: str, runs: Sequence[Run], *, by_name: bool = False) 
             if axis == "frame":
                 if (table := frames_of(run.folder)) is None:
                     continue
-                x, y = table
+                x, y = table.frame, table.psnr
             else:
                 x, y = run.epochs, run.metrics[column]
                 if axis == "time":

@@ -17,6 +17,7 @@ from modules.figures.style import (
     GREY,
     ORANGE,
     PURPLE,
+    REGIONS,
     SKY,
     TEXT,
     VERMILLION,
@@ -25,6 +26,7 @@ from modules.figures.style import (
     add_baselines,
     add_line,
     add_marks,
+    add_regions,
     add_teacher_forcing,
     arrange,
     axis_from_zero,
@@ -72,6 +74,11 @@ def curves_figure(run: Run) -> Figure:
         for panel, name, label, look in curves:
             tone = {"label": label} if own else {"alpha": 0.45}
             add_line(panel, x, row[name], name, points=len(table["epoch"]), **look, **tone)
+        regions = {name: row[f"val_psnr_{name}"] for name in REGIONS}
+        tone = {} if own else {"alpha": 0.45}
+        add_regions(
+            psnr, x, regions, points=len(table["epoch"]), prefix="val_psnr_", legend=own, **tone
+        )
         add_teacher_forcing(forcing, x, row["tf_active"], "TF on" if own else None)
     shift = segments[-1].shift
     for part in segments[1:]:
@@ -100,7 +107,8 @@ def curves_figure(run: Run) -> Figure:
     axis_from_zero(twin, np.ones(1))
     rate_axis(rate.axes, table["lr"])
     epoch_axis(rate, segments)
-    arrange(figure, [psnr, loss, forcing, rate], title=shorten(run.name, 44))
+    notes = [finding.fact for finding in run.findings()]
+    arrange(figure, [psnr, loss, forcing, rate], title=shorten(run.name, 44), notes=notes)
     return figure
 
 

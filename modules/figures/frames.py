@@ -31,6 +31,7 @@ from modules.figures.style import (
     VERMILLION,
     add_line,
     add_marks,
+    add_regions,
     arrange,
     new_figure,
     new_panel,
@@ -89,11 +90,17 @@ def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
 
 
 def psnr_per_frame_figure(
-    psnr: np.ndarray, *, title_prefix: str = "", pictures: dict[str, np.ndarray] | None = None
+    psnr: np.ndarray,
+    *,
+    inside: np.ndarray | None = None,
+    outside: np.ndarray | None = None,
+    title_prefix: str = "",
+    pictures: dict[str, np.ndarray] | None = None,
 ) -> Figure:
     """PSNR over frame index; below it the rows of pictures for the lowest stretches.
 
-    psnr: (T-1,); pictures: (T, H, W, 3) uint8 each, under the names shown above them
+    psnr, inside, outside: (T-1,); pictures: (T, H, W, 3) uint8 each, under the names shown above
+    them
     """
     if psnr.ndim != 1 or len(psnr) < 1:
         raise ValueError(f"psnr must be one value for each frame 1 … T-1, got {psnr.shape}")
@@ -104,6 +111,7 @@ def psnr_per_frame_figure(
     panel = new_panel(figure, "PSNR (dB)", height=4.0, xlabel="frame")
     frames, known = np.arange(1, len(psnr) + 1), np.isfinite(psnr)
     add_line(panel, frames, psnr, "psnr", color=BLUE)
+    add_regions(panel, frames, {"inside": inside, "outside": outside})
     if known.all():
         look = {"color": BLACK, "ls": DASHED, "lw": 0.8}
         line = panel.axes.axhline(psnr.mean(), gid="average", label="average", **look)
@@ -165,6 +173,8 @@ def draw_psnr_per_frame(
     out: Path,
     psnr: np.ndarray,
     *,
+    inside: np.ndarray | None = None,
+    outside: np.ndarray | None = None,
     title_prefix: str = "",
     labels: np.ndarray | None = None,
     truth: np.ndarray | None = None,
@@ -173,14 +183,21 @@ def draw_psnr_per_frame(
     """Draw the PSNR of every frame and the three lowest stretches into the PNG `out`.
 
     psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
+    inside, outside: (T-1,), the same near the skeleton and elsewhere
     labels, truth, prediction: (T, H, W, 3) uint8, index = frame number; those that are given are
     shown below the curve, at the lowest frame of each stretch
 
     Raises ValueError for other shapes or types.
     """
     pictures = check_videos(label=labels, truth=truth, prediction=prediction)
-    values = np.asarray(psnr, dtype=float)
-    return save(psnr_per_frame_figure(values, title_prefix=title_prefix, pictures=pictures), out)
+    figure = psnr_per_frame_figure(
+        np.asarray(psnr, dtype=float),
+        inside=inside,
+        outside=outside,
+        title_prefix=title_prefix,
+        pictures=pictures,
+    )
+    return save(figure, out)
 
 
 def redraw_frames(folder: Path) -> Path:
@@ -194,10 +211,15 @@ def redraw_frames(folder: Path) -> Path:
     table = frames_of(folder)
     if table is None:
         raise UserError(f"{folder / 'psnr_per_frame.csv'}: missing: no validation has ended yet")
-    frames, psnr = table
-    if frames.tolist() != list(range(1, len(frames) + 1)):
+    if table.frame.tolist() != list(range(1, len(table.frame) + 1)):
         raise UserError(f"{folder / 'psnr_per_frame.csv'}: its frames are not 1, 2, 3, …")
-    return draw_psnr_per_frame(folder / "psnr_per_frame_curve.png", psnr, title_prefix="Validation")
+    return draw_psnr_per_frame(
+        folder / "psnr_per_frame_curve.png",
+        table.psnr,
+        inside=table.inside,
+        outside=table.outside,
+        title_prefix="Validation",
+    )
 
 
 # ----------------------------------------------------------------------------------------

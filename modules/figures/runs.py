@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from modules.diagnosis import Finding, best_epoch, diagnose, news
 from modules.runlog import (
     BASIC_COLUMNS,
     DIAGNOSTIC_COLUMNS,
+    FrameTable,
     read_config,
     read_metrics,
     read_psnr_per_frame,
@@ -41,9 +43,12 @@ class Run:
 
     def best(self, within: int | None = None) -> int | None:
         """Row with the highest val_psnr (among the first `within` ones); None if all are NaN."""
-        psnr = self.metrics["val_psnr"][:within]
-        known = np.isfinite(psnr)
-        return int(np.where(known, psnr, -np.inf).argmax()) if known.any() else None
+        return best_epoch(self.metrics["val_psnr"][:within])
+
+    def findings(self, *, latest: bool = False) -> list[Finding]:
+        """What a user must not overlook; latest: only what the last epoch has brought."""
+        find = news if latest else diagnose
+        return find(self.metrics, self.config.get("baselines"), self.options)
 
 
 def load_run(folder: Path) -> Run:
@@ -67,7 +72,7 @@ def load_run(folder: Path) -> Run:
         raise UserError(f"{path}: has a row without an epoch number")
     if not ((epochs >= 0) & (epochs < 2**31) & (epochs % 1 == 0)).all():
         raise UserError(f"{path}: has an epoch that is not an integer from 0 on")
-    for name in DIAGNOSTIC_COLUMNS:  # runs of earlier versions have none
+    for name in DIAGNOSTIC_COLUMNS:  # runs of earlier versions lack some
         metrics.setdefault(name, np.full(len(epochs), np.nan))
     return Run(folder, read_config(folder), metrics)
 
@@ -115,17 +120,17 @@ def lineage(run: Run) -> list[Segment]:
     return segments
 
 
-def frames_of(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """(frame numbers, PSNR) of a run's psnr_per_frame.csv; None if there is none."""
+def frames_of(folder: Path) -> FrameTable | None:
+    """A run's psnr_per_frame.csv; None if there is none."""
     path = folder / "psnr_per_frame.csv"
     if not path.is_file():
         return None
     try:
-        frames, psnr = read_psnr_per_frame(path)
+        table = read_psnr_per_frame(path)
     except (ValueError, KeyError, csv.Error) as error:
         raise UserError(
             f"{path}: is not a valid CSV file with the columns frame and psnr ({error})"
         ) from error
-    if not frames.size:
+    if not table.frame.size:
         raise UserError(f"{path}: has no rows")
-    return frames, psnr
+    return table

@@ -6,7 +6,8 @@ style. Only matplotlib's objects are used: no pyplot, no global state, no displa
 """
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, BAND = "#666666", "#F5E3B3"
 SOLID: Any = "-"
 DASHED: Any = (0, (4, 1.5))
+SHORT_DASHED: Any = (0, (2, 1))
 DOTTED: Any = (0, (1, 1.5))
 DASH_DOT: Any = (0, (5, 1.5, 1, 1.5))
 COLUMN, PAGE = 8.5, 17.0  # width of a figure, cm
 TEXT, AXIS_TEXT, TITLE_TEXT = 7.0, 7.5, 8.0  # points
+NOTE_WIDTH = 64  # characters of a line of 7 pt in a column
 ROW = 0.34  # height of a line of legend, cm
 DPI = 220
 STEPS = (1, 2, 5, 10)  # of tick labels
@@ -156,11 +159,13 @@ def arrange(
     *,
     title: str,
     handles: Sequence[Any] = (),
+    notes: Sequence[str] = (),
     columns: int = 1,
     below: float = 0.0,
 ) -> float:
     """Place the panels in rows from the top and set the figure's size; returns its height in cm.
 
+    notes:   what must not be overlooked, in colour under the title
     handles: entries of a legend under the title, for all panels together
     below:   free room under the panels, cm
     """
@@ -170,7 +175,9 @@ def arrange(
     inner = cell - left - right  # width of the axes, cm
     common = legend_rows(figure, handles, width - 0.1)
     legends = [legend_rows(figure, panel.handles, cell - 0.5) for panel in panels]
-    head = 0.15 + 0.36 * (title.count("\n") + 1)
+    notes = [textwrap.fill(note, round(NOTE_WIDTH * width / COLUMN)) for note in notes]
+    title_end = 0.15 + 0.36 * (title.count("\n") + 1)
+    head = title_end + sum(ROW * (note.count("\n") + 1) for note in notes)
     tops: list[float] = []  # of the axes, cm from the figure's upper edge
     y = head + sum(map(row_height, common))
     for start in range(0, len(panels), columns):
@@ -183,6 +190,10 @@ def arrange(
     figure.set_size_inches(width / 2.54, total / 2.54)
     look: Look = {"fontsize": TITLE_TEXT, "va": "top", "parse_math": False}
     figure.text(0.2 / width, 1 - 0.15 / total, drawable(title), **look)
+    for note in notes:
+        place = (0.2 / width, 1 - title_end / total)
+        figure.text(*place, note, color=VERMILLION, fontsize=TEXT, va="top", gid="note")
+        title_end += ROW * (note.count("\n") + 1)
     for entries in common:
         head += row_height(entries)
         add_legend(figure, figure, (0.2 / width, 1 - head / total), entries)
@@ -258,6 +269,32 @@ def add_line(
         if not few:
             look["marker"] = "None"
         panel.handles.append(Line2D([], [], label=label, **look))
+
+
+REGIONS: dict[str, tuple[str, Look]] = {
+    "inside": ("near the skeleton", {"color": PURPLE, "ls": SHORT_DASHED, "marker": "v"}),
+    "outside": ("elsewhere", {"color": GREEN, "ls": DASH_DOT, "marker": "^"}),
+}
+
+
+def add_regions(
+    panel: Panel,
+    x: np.ndarray,
+    psnr: Mapping[str, np.ndarray | None],
+    *,
+    prefix: str = "",
+    legend: bool = True,
+    **look: Any,
+) -> None:
+    """Thin lines of the PSNR near the skeleton and elsewhere, where there are such values.
+
+    psnr: "inside" and "outside"; the name of a line is the prefix and this. look: see add_line.
+    """
+    for region, (label, own) in REGIONS.items():
+        values = psnr.get(region)
+        if values is not None and np.isfinite(values).any():
+            thin: Look = {"lw": 0.8, "ms": 2.5, **own, **look}
+            add_line(panel, x, values, prefix + region, label if legend else None, **thin)
 
 
 def add_marks(

@@ -19,7 +19,7 @@ def write_validation(
 
     made: (T, 3, H, W) in [0, 1]; pictures of frames that are not finite are left out.
     """
-    write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr)
+    write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr, result.inside, result.outside)
     images: dict[str, Any] = {}
     if torch.isfinite(made).all():
         images = {
@@ -28,7 +28,12 @@ def write_validation(
             "prediction": to_uint8(made).numpy(),
         }
     draw_psnr_per_frame(
-        root / "psnr_per_frame.png", result.psnr, title_prefix="Validation", **images
+        root / "psnr_per_frame.png",
+        result.psnr,
+        inside=result.inside,
+        outside=result.outside,
+        title_prefix="Validation",
+        **images,
     )
     if visualize and images:
         write_comparison_gif(root / "val.gif", **images)

@@ -1,11 +1,13 @@
 """curves.png and latent.png: what is drawn, not their pixels."""
 
+import itertools
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image
 
 from modules.figures.curves import curves_figure, draw_curves, latent_figure
@@ -64,6 +66,40 @@ def test_best_epoch_and_baselines(tmp_path: Path) -> None:
     figure = figure_of(other)
     assert line(figure, "best").get_label() == "best 30.00 dB, epoch 2"
     assert not any(lines(figure, key) for key in BASELINES)
+
+
+def test_validation_by_place_is_drawn_thin(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run"))
+    figure = curves_figure(run)
+    whole = line(figure, "val_psnr")
+    parts = [line(figure, f"val_psnr_{name}") for name in ("inside", "outside")]
+    for part in parts:
+        np.testing.assert_array_equal(part.get_ydata(), run.metrics[part.get_gid()])
+        assert part.get_linewidth() < whole.get_linewidth()
+        assert part.axes is whole.axes
+    looks = {(each.get_color(), str(each._dash_pattern)) for each in (whole, *parts)}
+    assert len(looks) == 3
+    assert {"near the skeleton", "elsewhere"} <= set(texts(figure))
+    # The control: a run of an earlier version has no such values, and no entry for them.
+    nothing = dict.fromkeys(("val_psnr_inside", "val_psnr_outside"), math.nan)
+    old = figure_of(make_run(tmp_path / "old", rows=dict.fromkeys(range(10), nothing)))
+    assert not lines(old, "val_psnr_inside") and "elsewhere" not in texts(old)
+
+
+def test_findings_stand_under_the_title(tmp_path: Path) -> None:
+    falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
+    folder = make_run(tmp_path / "a", rows=falling)
+    figure = figure_of(folder)
+    notes = [t.get_text().replace("\n", " ") for t in figure.texts if t.get_gid() == "note"]
+    assert notes == [finding.fact for finding in load_run(folder).findings()]
+    assert notes[0].startswith("validation falls while training rises")
+    check_layout(figure)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.texts]  # title, then the notes
+    assert all(a.y0 >= b.y1 for a, b in itertools.pairwise(boxes))
+    legends = [each.get_window_extent() for each in figure.findobj(Legend)]
+    assert boxes[-1].y0 > max(box.y1 for box in legends)
+    assert not [t for t in figure_of(make_run(tmp_path / "b")).texts if t.get_gid() == "note"]
 
 
 def test_teacher_forced_epochs_are_bands(tmp_path: Path) -> None:

@@ -84,6 +84,24 @@ def test_psnr_per_frame_with_pictures(tmp_path: Path) -> None:
     assert colours(out) > 100
 
 
+def test_psnr_per_frame_by_place(tmp_path: Path) -> None:
+    curve = dips(400, (60, 4.0))
+    inside = curve - 3
+    inside[:5] = math.nan  # no skeleton there: a gap
+    regions = {"inside": inside, "outside": curve + 4}
+    figure = psnr_per_frame_figure(curve, **regions)
+    for name, values in regions.items():
+        np.testing.assert_array_equal(line(figure, name).get_ydata(), values)
+        assert line(figure, name).get_linewidth() <= line(figure, "psnr").get_linewidth()
+    assert {"near the skeleton", "elsewhere"} <= set(texts(figure))
+    assert "400 frames" not in " ".join(texts(figure))  # the average is whole
+    check_layout(figure)
+    unknown = np.full(400, math.nan)
+    assert not lines(psnr_per_frame_figure(curve, inside=unknown, outside=unknown), "inside")
+    assert not lines(psnr_per_frame_figure(curve), "outside")
+    assert colours(draw_psnr_per_frame(tmp_path / "p.png", curve, **regions)) > 20
+
+
 @pytest.mark.parametrize("frames", [2, 5, 3001])
 def test_psnr_per_frame_of_any_length(tmp_path: Path, frames: int) -> None:
     curve = 25 + np.random.default_rng(1).normal(size=frames - 1)

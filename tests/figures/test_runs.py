@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modules.figures.curves import draw_curves
+from modules.figures.frames import redraw_frames
 from modules.figures.runs import frames_of, lineage, load_run
 from modules.runlog import METRIC_COLUMNS, read_psnr_per_frame
 from modules.runtime.errors import UserError
@@ -26,10 +28,10 @@ def test_a_run_is_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_run(Path()).name == "dance"
     (folder / "config.json").unlink()
     assert load_run(folder).options == {}
-    frames, psnr = read_psnr_per_frame(folder / "psnr_per_frame.csv")
-    found = frames_of(folder)
+    table, found = read_psnr_per_frame(folder / "psnr_per_frame.csv"), frames_of(folder)
     assert found is not None
-    assert (found[0].tolist(), found[1].tolist()) == (frames.tolist(), psnr.tolist())
+    for one, two in zip(table, found, strict=True):
+        assert one.tolist() == two.tolist()
     (folder / "psnr_per_frame.csv").unlink()
     assert frames_of(folder) is None
 
@@ -101,12 +103,31 @@ def test_lineage_that_cannot_be_followed(tmp_path: Path) -> None:
     assert len(lineage(load_run(a))) == 1
 
 
-def test_runs_of_earlier_versions_have_no_diagnostics(tmp_path: Path) -> None:
+def test_runs_of_earlier_versions_lack_diagnostics(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     table = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
-    (folder / "metrics.csv").write_text("".join(",".join(row[:14]) + "\n" for row in table))
-    assert load_run(folder).metrics["val_ssim"].tolist() == pytest.approx(
-        [math.nan] * 10, nan_ok=True
-    )
-    draw_curves(folder)
-    assert not (folder / "latent.png").exists()
+    for columns, has_latent in ((17, True), (14, False)):
+        (folder / "metrics.csv").write_text("".join(f"{','.join(r[:columns])}\n" for r in table))
+        metrics = load_run(folder).metrics
+        assert np.isnan(metrics["val_psnr_inside"]).all() and len(metrics["val_flicker"]) == 10
+        assert np.isnan(metrics["val_ssim"]).all() != has_latent
+        draw_curves(folder)
+        assert (folder / "latent.png").exists() == has_latent
+        (folder / "latent.png").unlink(missing_ok=True)
+    (folder / "psnr_per_frame.csv").write_text("frame,psnr\n1,20.5\n2,21.5\n")
+    found = frames_of(folder)
+    assert found is not None and found.psnr.tolist() == [20.5, 21.5]
+    redraw_frames(folder)
+
+
+def test_findings_come_from_the_run_s_files(tmp_path: Path) -> None:
+    falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
+    run = load_run(make_run(tmp_path / "a", rows=falling, options={"auto_save": True}))
+    assert [finding.name for finding in run.findings()] == [
+        *("falling", "last below baselines", "ends below best"),
+    ]
+    assert "best_psnr.ckpt" in run.findings()[-1].advice
+    assert [finding.name for finding in run.findings(latest=True)] == ["ends below best"]
+    assert load_run(make_run(tmp_path / "b")).findings() == []
+    running = load_run(make_run(tmp_path / "c", rows=falling, options={"num_epoch": 30}))
+    assert [finding.name for finding in running.findings()] == ["falling"]

@@ -68,13 +68,20 @@ class TestTester:
             *("--save_root", tmp_path),
         )
         assert result.returncode == 0, result.stderr
-        frames, psnr = runlog.read_psnr_per_frame(tmp_path / "psnr_per_frame.csv")
-        expected = runlog.read_psnr_per_frame(trained / "psnr_per_frame.csv")[1]
-        np.testing.assert_array_equal(psnr, expected)
-        assert f"PSNR {psnr.mean():.4f} dB" in result.stdout
+        table = runlog.read_psnr_per_frame(tmp_path / "psnr_per_frame.csv")
+        expected = runlog.read_psnr_per_frame(trained / "psnr_per_frame.csv")
+        for found, column in zip(table, expected, strict=True):
+            np.testing.assert_array_equal(found, column)
+        assert f"PSNR {table.psnr.mean():.4f} dB" in result.stdout
+        assert f"near the skeleton {table.inside.mean():.2f} dB" in result.stdout
+        assert f"elsewhere {table.outside.mean():.2f} dB" in result.stdout
+        metrics = runlog.read_metrics(trained / "metrics.csv")
+        drift, flicker = metrics["val_drift"][-1], metrics["val_flicker"][-1]
+        assert f"drift {drift:+.2f} dB per 100 frames" in result.stdout
+        assert f"flicker of the background {flicker:+.2f} of 255" in result.stdout
         assert (tmp_path / "psnr_per_frame.png").exists()
         assert "rounded to integers" in result.stdout
-        assert frames[0] == 1
+        assert table.frame[0] == 1
 
     def test_several_futures(self, trained: Path, tmp_path: Path) -> None:
         def table(*more: str) -> tuple[str, list[list[float]]]:
@@ -120,8 +127,9 @@ class TestTester:
         for split in ("val", "test"):
             result = run_script("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", split)
             assert result.returncode == 0, result.stderr
-        psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv")[1]
-        assert psnr.tolist() == runlog.read_psnr_per_frame(run / "psnr_per_frame.csv")[1].tolist()
+        psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv").psnr
+        expected = runlog.read_psnr_per_frame(run / "psnr_per_frame.csv").psnr
+        assert psnr.tolist() == expected.tolist()
         wrong = ("--ckpt_path", run / "best.ckpt", "--prior", "standard", "--DR", dataset)
         assert_refused(run_script("Trainer.py", *wrong), "--prior standard", "learned")
 

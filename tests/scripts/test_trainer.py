@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modules import runlog
+from modules import runlog, sequences
 from modules.cvae import CVAE, ModelConfig
 from modules.training import TrainingStep
 from tests.support.comparing import same
@@ -49,9 +49,11 @@ class TestTrainer:
         total = metrics["train_mse"] + metrics["beta"] * metrics["train_kl"]
         np.testing.assert_allclose(metrics["train_loss"], total, rtol=1e-6)
         assert metrics["tf_active"].tolist() == [1, 1, 1]
-        frames, psnr = runlog.read_psnr_per_frame(trained / "psnr_per_frame.csv")
-        assert frames.tolist() == list(range(1, 10))  # val has 10 frames, the first is given
-        assert metrics["val_psnr"][-1] == pytest.approx(psnr.mean(), abs=1e-9)
+        table = runlog.read_psnr_per_frame(trained / "psnr_per_frame.csv")
+        assert table.frame.tolist() == list(range(1, 10))  # val has 10 frames, the first is given
+        columns = ("val_psnr", "val_psnr_inside", "val_psnr_outside")
+        for name, values in zip(columns, table[1:], strict=True):
+            assert metrics[name][-1] == pytest.approx(values.mean(), abs=1e-9)
 
     def test_it_learns(self, dataset: Path, tmp_path: Path) -> None:
         text = train(dataset, tmp_path / "a", "--num_epoch", "12", "--tfr", "0", "--kl_beta", "0")
@@ -70,8 +72,8 @@ class TestTrainer:
         )
         assert result.returncode == 0, result.stderr
         assert "280 training frames in 4 recording(s), 30 validation frames" in result.stdout
-        frames, _ = runlog.read_psnr_per_frame(tmp_path / "a" / "psnr_per_frame.csv")
-        assert frames[-1] == 29  # a validation video shorter than 630 is used whole
+        table = runlog.read_psnr_per_frame(tmp_path / "a" / "psnr_per_frame.csv")
+        assert table.frame[-1] == 29  # a validation video shorter than 630 is used whole
         tested = run_script("Tester.py", "--ckpt_path", tmp_path / "a" / "last.ckpt")
         assert tested.returncode == 0, tested.stderr
         rows = (tmp_path / "a" / "test" / "submission.csv").read_text().count("\n") - 1
@@ -140,6 +142,45 @@ class TestTrainer:
         for name in set(one) - set(timing):
             assert one[name].tolist() == two[name].tolist(), name
         assert json.loads((parts / "config.json").read_text())["resumed_at"] == [3]
+
+    @pytest.mark.parametrize("columns", [14, 17])
+    def test_a_run_of_an_earlier_version_resumes_and_draws(
+        self, trained: Path, tmp_path: Path, columns: int
+    ) -> None:
+        run = tmp_path / "old"
+        shutil.copytree(trained, run)
+        for name, count in (("metrics.csv", columns), ("psnr_per_frame.csv", 2)):
+            rows = [line.split(",") for line in (run / name).read_text().splitlines()]
+            (run / name).write_text("".join(",".join(row[:count]) + "\n" for row in rows))
+        for command in (
+            ["curves", run],
+            ["frames", run],
+            ["compare", run, "--out", tmp_path / "o"],
+        ):
+            result = run_script("modules/plots.py", *command)
+            assert result.returncode == 0, result.stderr
+        result = run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "5")
+        assert result.returncode == 0, result.stderr
+        old, new = (runlog.read_metrics(r / "metrics.csv") for r in (trained, run))
+        assert tuple(new) == runlog.METRIC_COLUMNS
+        assert new["epoch"].tolist() == [0, 1, 2, 3, 4]
+        for name in runlog.METRIC_COLUMNS[:columns]:
+            assert new[name][:3].tolist() == old[name].tolist(), name
+        for name in runlog.METRIC_COLUMNS[columns:]:
+            assert np.isfinite(new[name]).tolist() == [False] * 3 + [True] * 2, name
+        assert (run / "psnr_per_frame.csv").read_text().startswith("frame,psnr,inside,outside\n")
+
+    def test_a_run_below_the_baselines_says_so(self, dataset: Path, tmp_path: Path) -> None:
+        # At a rate of next to nothing the model stays what it was.
+        still = ("--num_epoch", "4", "--lr", "1e-9")
+        lines = train(dataset, tmp_path / "a", *still).splitlines()
+        at = [i for i, line in enumerate(lines) if line.startswith("warning: even the best epoch")]
+        assert [lines[at[0] - 1][:11], lines[at[1] - 1][:10]] == ["epoch   2/4", "results in"]
+        assert len(at) == 2 and at[1] == len(lines) - 1  # once when it is found, and at the end
+        assert "copy-first-frame baseline" in lines[-1] and "`--jump 0.3`" in lines[-1]
+        nothing = {"first_frame": 0.0, "mean_train_frame": 0.0}
+        with mock.patch.object(sequences, "baselines", lambda *_: nothing):  # the control
+            assert "warning" not in train(dataset, tmp_path / "b", *still)
 
     def test_resume_can_prolong(self, dataset: Path, trained: Path, tmp_path: Path) -> None:
         run = tmp_path / "longer"

@@ -58,6 +58,7 @@ def make_run(
         row = dict.fromkeys(METRIC_COLUMNS, 0.0) | {"epoch": epoch, "seconds": 30.0, "lr": 0.001}
         row |= {"train_mse": mse, "train_kl": 50.0, "train_loss": mse + 0.01, "beta": epoch % 5 / 5}
         row |= {"train_psnr": score + 3, "val_psnr": score, "val_loss": 10 ** (-score / 10)}
+        row |= {"val_psnr_inside": score - 4, "val_psnr_outside": score + 3}
         row |= {"tfr": max(0.0, 1 - epoch / 10), "tf_active": int(epoch % 3 != 2)}
         if epoch in broken:
             names = ("train_loss", "train_mse", "train_kl", "train_psnr")
@@ -69,7 +70,8 @@ def make_run(
             lines.append(",".join(repr(row[name]) for name in METRIC_COLUMNS) + "\n")
     with (folder / "metrics.csv").open("a") as file:
         file.writelines(lines)
-    write_psnr_per_frame(folder / "psnr_per_frame.csv", psnr + rng.normal(size=40))
+    curve = psnr + rng.normal(size=40)
+    write_psnr_per_frame(folder / "psnr_per_frame.csv", curve, curve - 4, curve + 3)
     return folder
 
 
