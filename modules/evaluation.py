@@ -91,7 +91,7 @@ class Score(NamedTuple):
 def psnr_drift(psnr: np.ndarray) -> float:
     """The least-squares slope of PSNR over the frames, in dB per 100 frames.
 
-    psnr: (T-1,) dB of frames 1 … T-1. Below 0 the video gets worse as it goes on. NaN for a video
+    psnr: (T-1,) dB of frames 1 … T-1. Below 0 quality falls along the video. NaN for a video
     of fewer than 10 frames.
     """
     if len(psnr) + 1 < SHORTEST:
