@@ -147,12 +147,9 @@ def ends_below_best(val_psnr: np.ndarray, options: Options) -> Finding | None:
 
 
 def _remedies(options: Options) -> list[str]:
-    """What the run does not use yet of REMEDIES and, where it may, of the reference frame."""
-    remedies = [text for name, text in REMEDIES.items() if not options.get(name)]
-    without = options.get("reference", "none") == "none"
-    if without and options.get("arch") != "unet":  # which takes none
-        remedies.append(REFERENCE)
-    return remedies
+    """What the run does not use yet of REMEDIES and the reference frame."""
+    unused = [text for name, text in REMEDIES.items() if not options.get(name)]
+    return [*unused, *([] if options.get("reference", "none") != "none" else [REFERENCE])]
 
 
 def _try(what: list[str]) -> str:

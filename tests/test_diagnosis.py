@@ -124,7 +124,6 @@ def test_advice_is_what_the_run_does_not_do_yet() -> None:
     assert "--jump" not in advice(jump=0.2) and "--frame_noise" in advice(jump=0.2)
     assert "--frame_noise" not in advice(frame_noise=1.0)
     assert "--reference" not in advice(reference="first")
-    assert "--reference" not in advice(arch="unet") and "--reference" in advice(arch="five")
     everything = advice(jump=0.3, frame_noise=1.0, rollout_every=1, reference="first")
     assert everything == "try fewer epochs (`--num_epoch`)"
     # Every option that is named exists.
