@@ -495,7 +495,7 @@ def test_composite_by_hand(model: CVAE, mode: dict[str, bool]) -> None:
             last = layer(last)
         generated = active.Generator[-1](last)
         m = active.Background_Mask(last, generated, frame, label, label_r)
-        assert 0 <= m.min() and m.max() <= 1 and m.std() > 0.01
+        assert m.min() >= 0 and m.max() <= 1 and m.std() > 0.01
         made = (1 - m) * generated + m * frame
         torch.testing.assert_close(out.prediction[t - 1], made, rtol=1e-4, atol=1e-5)
         start = frames[t] if forced[1] else made.clamp(0, 1)
