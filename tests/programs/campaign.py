@@ -80,6 +80,7 @@ VARIANTS = (
         *("--auto_save", "--optim", "Muon", "--ema", "0.9", "--lr_warmup", "3"),
         *("--rollout_every", "1", "--tfr", "0.5", "--tf_draw", "step", "--frame_noise", "0.1"),
         *("--prior", "learned", "--recon", "sigma", "--augment", "shift"),
+        *("--jump", "0.3", "--reference", "first"),
         *("--save_minutes", "0.003"),
     ],
 )

@@ -93,10 +93,23 @@ EVERYTHING = (
     *("--augment", "shift", "colour"),
     *("--optim", "Muon", "--lr_warmup", "5", "--lr_scheduler", "cosine"),
     *("--prior", "learned", "--recon", "sigma", "--output", "sigmoid"),
+    *("--jump", "0.4", "--reference", "first"),
+)
+UNET = (
+    "--arch",
+    "unet",
+    "--F_dim",
+    "16",
+    "--reference",
+    "first",
+    "--jump",
+    "0.3",
+    "--optim",
+    "Muon",
 )
 
 
-@pytest.mark.parametrize("options", [EVERYTHING, ("--optim", "AdamW", "--detach")])
+@pytest.mark.parametrize("options", [EVERYTHING, ("--optim", "AdamW", "--detach"), UNET])
 def test_other_options_resume_exactly_too(
     dataset: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
