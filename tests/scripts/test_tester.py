@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from modules import runlog
-from tests.support.scripts import TINY_RUN, assert_refused, run_script
+from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +160,51 @@ class TestTester:
         names = {p.name for p in folder.iterdir()}
         assert "700.png" not in names
         assert "mine.png" in names
+
+
+class TestArchitectures:
+    """Checkpoints with a reference, and of the U-Net, through both command lines."""
+
+    @pytest.mark.parametrize("arch", [(), ("--arch", "unet", "--F_dim", "16")])
+    def test_from_training_to_frames(
+        self, dataset: Path, tmp_path: Path, arch: tuple[str, ...]
+    ) -> None:
+        run = tmp_path / "run"
+        train(dataset, run, "--num_epoch", "1", "--reference", "first", *arch)
+        for split, more in (("test", ()), ("val", ("--n_samples", "2"))):
+            arguments = ("--ckpt_path", run / "last.ckpt", "--split", split, *more)
+            found = []
+            for batch in ("1", "4"):
+                out = tmp_path / f"{split}{batch}"
+                generated = run_script(
+                    *("Tester.py", *arguments, "--save_root", out, "--batch_size", batch)
+                )
+                assert generated.returncode == 0, generated.stderr
+                found.append((out / "submission.csv").read_bytes())
+            assert found[0] == found[1]
+        metrics = runlog.read_metrics(run / "metrics.csv")
+        again = run_script("Trainer.py", "--test", "--ckpt_path", run / "last.ckpt")
+        assert f"PSNR {metrics['val_psnr'][-1]:.4f} dB" in again.stdout
+
+    def test_fine_tuning_may_add_a_reference(self, dataset: Path, tmp_path: Path) -> None:
+        train(dataset, tmp_path / "five", "--num_epoch", "1")
+        short = ("--train_vi_len", "4", "--device", "cpu")
+        start = ("Trainer.py", "--ckpt_path", tmp_path / "five/last.ckpt", *short)
+        result = run_script(
+            *(*start, "--save_root", tmp_path / "more", "--reference", "first", "--num_epoch", "1")
+        )
+        assert result.returncode == 0, result.stderr
+        more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
+        assert more["config"]["reference"] == "first"
+        assert any(name.startswith("Background_Mask") for name in more["state_dict"])
+        assert_refused(
+            run_script(*start, "--save_root", tmp_path / "other", "--arch", "unet"), "--arch unet"
+        )
+
+    def test_sizes_that_the_unet_cannot_take(self, dataset: Path, tmp_path: Path) -> None:
+        wrong = ("--arch", "unet", "--F_dim", "16", "--frame_H", "20")
+        result = run_script(
+            *("Trainer.py", "--DR", dataset, "--save_root", tmp_path / "a", *TINY_RUN, *wrong)
+        )
+        assert_refused(result, "--frame_H 20", "multiples of 8")
+        assert not (tmp_path / "a").exists()
