@@ -162,7 +162,7 @@ class TrainerOptions:
     recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, one step at a time (8 frames with teacher forcing); less memory, slower", bookkeeping=True)
     test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path", bookkeeping=True)
     dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing", bookkeeping=True)
-    preset: str | None = option(None, RUN, "a set of options that works; options typed as well override it", choices=("demo", "best"), shown="none", bookkeeping=True)
+    preset: str | None = option(None, RUN, "a set of options that works; options typed as well override it", choices=("demo", "best", "video"), shown="none", bookkeeping=True)
     # fmt: on
 
 
@@ -227,6 +227,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_epoch": 10,
     },
     "best": {**RECIPE, "num_epoch": 30, "auto_save": True, "store_visualization": True},
+    # Real footage. From single steps of true frames the model learns that the person is almost
+    # where it is to be, and never to remove anybody: jumps teach that. The background comes from
+    # the first frame, clean, so it does not have to survive the model's own frames; and with less
+    # noise the previous frame shows which of several places it is.
+    "video": {
+        **RECIPE,
+        "reference": "first",
+        "jump": 0.3,
+        "frame_noise": 0.3,
+        "num_epoch": 30,
+        "auto_save": True,
+        "store_visualization": True,
+    },
 }
 
 

@@ -84,6 +84,8 @@ def test_presets_name_real_options() -> None:
     names = {entry.name for entry in dataclasses.fields(TrainerOptions)}
     for preset in PRESETS.values():
         assert set(preset) <= names
+    choices = {e.name: e.metadata["choices"] for e in dataclasses.fields(TrainerOptions)}["preset"]
+    assert set(choices) == set(PRESETS)
 
 
 def test_help_is_grouped_and_complete() -> None:

@@ -33,6 +33,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 DIMENSIONS = "--F_dim 32 --L_dim 16 --D_out_dim 48"
 USUAL = f"{DIMENSIONS} --output sigmoid --num_epoch 3 --auto_save"
 BEST = f"{DIMENSIONS} --preset best --num_epoch 5"
+LESS_NOISE = f"{BEST} --frame_noise 0.3"
 
 
 class Row(NamedTuple):
@@ -44,6 +45,11 @@ class Row(NamedTuple):
 
 ROWS = {
     "best": Row("`--preset best`", BEST),
+    "video": Row("`--preset video`", f"{DIMENSIONS} --preset video --num_epoch 5"),
+    "jump": Row("jumps in three steps of ten, noise up to 0.3", f"{LESS_NOISE} --jump 0.3"),
+    "reference": Row(
+        "reference frame, jumps in three steps of ten", f"{BEST} --reference first --jump 0.3"
+    ),
     "usual_free": Row(
         "usual: free running, summed KL rising to β = 1, Adam, cosine, sigmoid",
         f"{USUAL} --tfr 0 --kl_anneal_type Monotonic --lr_scheduler cosine",
@@ -67,7 +73,7 @@ ROWS = {
     "beta_1": Row("β = 1 in place of 0.001", f"{BEST} --kl_beta 1"),
     "init": Row("PyTorch's initial weights", f"{BEST} --init default"),
     "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
-    "less_noise": Row("noise up to 0.3 in place of 1", f"{BEST} --frame_noise 0.3"),
+    "less_noise": Row("noise up to 0.3 in place of 1", LESS_NOISE),
     "own_frames": Row(
         "stored own frames in half of the steps, no noise",
         f"{BEST} --frame_noise 0 --rollout_every 1 --tfr 0.5 --tf_draw step",
