@@ -8,7 +8,9 @@ sensor noise; grass, trees and sky that are fixed in the world; loose white clot
 the joints and move in a wind, so that the skeleton of the same frame does not determine them.
 Three training recordings and the validation video show the same person in the same place; each has
 its own dance, camera path and light. Labels are seen by the same camera and drawn like those of a
-user's own video. Prints the PSNR of three predictions that need no model.
+user's own video. Prints the PSNR of predictions that need no model; amplitudes are such that these
+are about those of real footage of one dancing person outdoors (copy-first-frame 18 to 21 dB,
+copy-previous-true-frame 29 to 32 dB), with the larger share of the error on the person.
 
 Units: lengths in statures; angles in degrees; periods in frames, of 30 per second. The camera
 turns the world into a plane (column to the right, row downwards, nearness; statures, the ground at
@@ -50,8 +52,8 @@ from modules.sequences import VideoData, baselines, to_unit
 Array = NDArray[np.float64]
 
 RECORDINGS = 3
-SLOWER = 0.5  # the choreography is written for about 20 frames per second
-REACH = 0.7  # how far from the middle the person dances
+SLOWER = 0.66  # the choreography is written for about 20 frames per second
+REACH = 1.0  # how far from the middle the person dances
 LEAD_IN = 45  # frames before the first one, in which the clothes begin to swing
 PERSON = 0.62  # share of the frame's height that the standing person takes, at mean zoom
 HORIZON = -0.74  # row; the camera is held at the height of the chest
@@ -60,14 +62,14 @@ FINENESS = 4  # background samples per pixel and axis, at mean zoom
 
 LEG = (("hip", "knee"), ("knee", "ankle"))
 PALETTE = {
-    "shirt": (206, 202, 194),
-    "print": (190, 182, 170),
-    "trousers": (198, 196, 190),
+    "shirt": (222, 218, 210),
+    "print": (206, 198, 186),
+    "trousers": (214, 212, 206),
     "skin": (178, 122, 88),
     "hair": (38, 28, 24),
     "shoe": (74, 52, 40),
-    "cloth": (214, 210, 202),
-    "fold": (184, 184, 184),
+    "cloth": (228, 224, 216),
+    "fold": (212, 210, 206),
     "sash": (170, 46, 52),
 }
 VIEW = Camera(100, 100).axes / Camera(100, 100).scale  # world → (column, row, nearness), statures
@@ -168,7 +170,9 @@ def paint_place(rng: np.random.Generator, pixels: float) -> Array:
     grass = grass * np.clip(1 + 0.15 * tufts, 0.2, 2)[..., None]
     shade = np.clip(0.5 + 0.9 * ground(2.0) - 0.05 * along, 0, 1)  # of trees behind the camera
     grass = grass * (0.86 + 0.14 * shade)[..., None]
-    return np.asarray(np.clip(np.where((y > HORIZON)[..., None], grass, picture), 0, 1))
+    picture = np.where((y > HORIZON)[..., None], grass, picture)
+    haze = np.array((0.40, 0.44, 0.38))
+    return np.asarray(np.clip(haze + 0.52 * (0.85 * picture - haze), 0, 1))
 
 
 def areas(start: float, size: float, pixels: int, samples: int) -> tuple[slice, Array]:
@@ -285,7 +289,7 @@ def dress(rng: np.random.Generator, pose: Pose) -> Figure:
         return np.asarray(pose.joints[:, index] + pose.axes[:, index] @ np.array(offset))
 
     gust = np.zeros((frames, 3))
-    gust[:, [0, 2]] = 0.16 * drift(rng, frames, 60, 2) + 0.09 * drift(rng, frames, 20, 2)
+    gust[:, [0, 2]] = 0.1 * drift(rng, frames, 60, 2) + 0.05 * drift(rng, frames, 20, 2)
     gust[:, 0] += 0.04
     chains: list[tuple[Array, Array, str]] = []  # points (T, N, S + 1, 3), radii (S + 1,), paint
 
@@ -294,12 +298,12 @@ def dress(rng: np.random.Generator, pose: Pose) -> Figure:
     ring = np.stack([np.sin(angle), np.zeros(12), np.cos(angle)], axis=1)
     turned = np.einsum("tij,nj->tni", pose.axes[:, 0], ring)
     hips = pose.joints[:, :1] + turned * np.array([0.095, 0, 0.095])
-    rest = turned[:, :, None] * np.array([0.045, 0.035, 0.025, 0.02])[:, None]
+    rest = turned[:, :, None] * np.array([0.034, 0.026, 0.018, 0.014])[:, None]
     rest = rest + np.array([0, -0.095, 0])
     bones = [(f"{side}_{a}", f"{side}_{b}") for side in SIDES for a, b in LEG]
     legs = pose.joints[:, [[JOINTS[joint] for joint in bone] for bone in bones]]  # (T, 4, 2, 3)
-    skirt = hang(hips, rest, gust, hertz=1.7, damping=0.22, legs=legs)
-    width = np.array([0.045, 0.05, 0.055, 0.06, 0.06])
+    skirt = hang(hips, rest, gust, hertz=1.7, damping=0.3, legs=legs)
+    width = np.array([0.045, 0.048, 0.05, 0.052, 0.052])
     chains += [(skirt[:, 0::2], width, "cloth"), (skirt[:, 1::2], width, "fold")]
 
     # Wide sleeves hang from the forearms; the longest strip at the wrist.
@@ -307,10 +311,10 @@ def dress(rng: np.random.Generator, pose: Pose) -> Figure:
         elbow, wrist = (pose.joints[:, JOINTS[f"{side}_{name}"]] for name in ("elbow", "wrist"))
         shares = np.linspace(-0.1, 1, 5)
         sewn = elbow[:, None] + (wrist - elbow)[:, None] * shares[:, None]
-        drop = np.array([0.03, 0.04, 0.052, 0.064, 0.072])
+        drop = np.array([0.026, 0.034, 0.043, 0.052, 0.058])
         rest = np.zeros((frames, 5, 3, 3))
         rest[..., 1] = -drop[:, None]
-        sleeve = hang(sewn, rest, gust, hertz=2.0, damping=0.2)
+        sleeve = hang(sewn, rest, gust, hertz=2.0, damping=0.28)
         width = np.array([0.038, 0.034, 0.03, 0.028])
         chains += [(sleeve[:, 0::2], width, "cloth"), (sleeve[:, 1::2], width, "fold")]
 
@@ -366,15 +370,15 @@ def film(rng: np.random.Generator, points: Array, height: int, width: int, still
     if still:
         corner = np.array([-width / 2, -0.78 * height]) / mean_zoom
         return Window(np.tile(corner, (frames, 1)), np.full(frames, mean_zoom))
-    zoom = mean_zoom * np.exp(0.09 * np.tanh(drift(rng, frames, 260)[:, 0]))
+    zoom = mean_zoom * np.exp(0.04 * np.tanh(drift(rng, frames, 260)[:, 0]))
     sight = size / zoom[:, None]
     late = np.ones(61) / 61
     person = points[..., 0].mean(axis=1)
     person = np.convolve(np.pad(person, (60, 0), mode="edge"), late, mode="valid")
-    aim = np.stack([0.75 * person, np.full(frames, -0.57)], axis=1)
-    aim += np.array([0.12, 0.02]) * drift(rng, frames, 200, 2)
-    aim += np.array([0.03, 0.012]) * drift(rng, frames, 40, 2)
-    tremble = np.array([0.011, 0.009]) * drift(rng, frames, 8, 2)
+    aim = np.stack([0.1 * person, np.full(frames, -0.57)], axis=1)
+    aim += np.array([0.045, 0.007]) * drift(rng, frames, 240, 2)
+    aim += np.array([0.012, 0.006]) * drift(rng, frames, 40, 2)
+    tremble = np.array([0.006, 0.005]) * drift(rng, frames, 8, 2)
     corner = aim - sight / 2
     margin = 0.06
     for sigma in (6.0, 2.0, 0.0):  # the last time, nothing is smoothed away from the limits
@@ -390,7 +394,7 @@ def film(rng: np.random.Generator, points: Array, height: int, width: int, still
 
 def light(rng: np.random.Generator, frames: int) -> Array:
     """Gains of the three channels (T, 3): exposure and white balance, which drift over seconds."""
-    exposure = 0.03 * rng.standard_normal() + 0.022 * drift(rng, frames, 110)
+    exposure = 0.03 * rng.standard_normal() + 0.016 * drift(rng, frames, 110)
     balance = 0.01 * rng.standard_normal(3) + 0.01 * drift(rng, frames, 160, 3)
     return np.asarray(np.exp(exposure + balance))
 
@@ -461,7 +465,7 @@ def render(take: Take, place: Array, pixels: float, frames: int) -> Iterator[Arr
         picture = background(take, place, pixels, t)
         _cast_shadow(picture, take, t)
         person_canvas(take, t).lay_over(picture, COLOURS, lit=True)
-        yield picture * take.gains[t] + 0.007 * rng.standard_normal(picture.shape)
+        yield picture * take.gains[t] + 0.009 * rng.standard_normal(picture.shape)
 
 
 def _cast_shadow(picture: Array, take: Take, t: int) -> None:
