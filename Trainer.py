@@ -104,7 +104,7 @@ def make_model(
     """The model on its device, with the checkpoint's weights or freshly initialised."""
     torch.manual_seed(o.seed)  # of the initial weights; every later draw has a seed of its own
     model = checkpoint.build_model() if checkpoint else CVAE(config)
-    if o.init == "copy" and config.arch == "five" and not checkpoint:
+    if o.init == "copy" and not checkpoint:
         copy_previous_frame(model)
     count = sum(p.numel() for p in model.parameters())
     precision = choose_precision(o.precision, device)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modules import unet
 from modules.losses import frame_mse, kl_between, kl_to_standard_normal
 from modules.networks import (
     Background_Mask,
@@ -32,7 +31,6 @@ from modules.sequences import to_unit
 
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
-ARCHITECTURES = ("five", "unet")
 PRIORS = ("standard", "learned")
 REFERENCES = ("none", "first")
 # Networks beyond the five; a checkpoint of the five alone loads into a model with them.
@@ -55,13 +53,11 @@ class ModelConfig:
     prior: str = "standard"  # N(0, I); or learned: a network of the previous frame and the label
     output: str = "linear"  # of the generator: unbounded, or bounded to [0, 1] in one of two ways
     reference: str = "none"  # or first: every frame also sees the video's first one, clean
-    arch: str = "five"  # the five networks at full resolution; or unet
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(N, H, W) of a latent."""
-        fold = unet.FOLD if self.arch == "unet" else 1
-        return self.N_dim, self.frame_H // fold, self.frame_W // fold
+        return self.N_dim, self.frame_H, self.frame_W
 
     def check(self) -> None:
         """Raise UserError for dimensions that the networks cannot be built with."""
@@ -76,20 +72,9 @@ class ModelConfig:
             ("prior", PRIORS),
             ("output", OUTPUTS),
             ("reference", REFERENCES),
-            ("arch", ARCHITECTURES),
         ):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: is not one of {choices}")
-
-        if self.arch == "unet":
-            if self.F_dim <= unet.COLOURS:
-                raise UserError(f"--F_dim {self.F_dim}: --arch unet takes more than {unet.COLOURS}")
-            for name in ("frame_H", "frame_W"):
-                if getattr(self, name) % unet.MULTIPLE:
-                    raise UserError(
-                        f"--{name} {getattr(self, name)}: --arch unet takes multiples of "
-                        f"{unet.MULTIPLE}"
-                    )
 
     def to_dict(self) -> dict[str, int | str]:
         """Plain values for the checkpoint."""
@@ -172,33 +157,21 @@ class CVAE(nn.Module):
         super().__init__()
         config.check()
         self.config = config
-        f, latent, fused = config.F_dim, config.N_dim, config.D_out_dim
-        inner = f + config.L_dim + latent
-        self.Gaussian_Predictor: Gaussian_Predictor
-        if config.arch == "unet":
-            self.frame_transformation: nn.Module = unet.Frame_Encoder(3, f)
-            self.label_transformation: nn.Sequential = unet.Label_Encoder(3, config.L_dim)
-            self.Gaussian_Predictor = Gaussian_Predictor(f + config.L_dim, latent)
-            self.Decoder_Fusion: nn.Module = unet.Decoder_Fusion(inner, fused)
-            self.Generator: Generator | unet.Generator = unet.Generator(fused + unet.COLOURS, 3)
-        else:
-            self.frame_transformation = RGB_Encoder(3, f)
-            self.label_transformation = Label_Encoder(3, config.L_dim)
-            self.Gaussian_Predictor = Gaussian_Predictor(f + config.L_dim, latent)
-            self.Decoder_Fusion = Decoder_Fusion(inner, fused)
-            self.Generator = Generator(fused, 3)
+        f, latent = config.F_dim, config.N_dim
+        self.frame_transformation = RGB_Encoder(3, f)
+        self.label_transformation = Label_Encoder(3, config.L_dim)
+        self.Gaussian_Predictor = Gaussian_Predictor(f + config.L_dim, latent)
+        self.Decoder_Fusion = Decoder_Fusion(f + config.L_dim + latent, config.D_out_dim)
+        self.Generator = Generator(config.D_out_dim, 3)
         # The same network as the posterior's; it sees frame t-1 in the place of frame t.
         self.Prior_Predictor = (
             Gaussian_Predictor(f + config.L_dim, latent) if config.prior == "learned" else None
         )
-        self.Reference_Fusion: nn.Module | None = None
-        self.Background_Mask: nn.Module | None = None
-        if config.reference == "first" and config.arch == "unet":
-            self.Reference_Fusion = unet.Reference_Fusion(f, config.L_dim)
-            self.Background_Mask = unet.Background_Mask(fused + unet.COLOURS, config.L_dim)
-        elif config.reference == "first":
-            self.Reference_Fusion = Reference_Fusion(f, config.L_dim)
-            self.Background_Mask = Background_Mask(fused // 8, config.L_dim)
+        referring = config.reference == "first"
+        self.Reference_Fusion = Reference_Fusion(f, config.L_dim) if referring else None
+        self.Background_Mask = (
+            Background_Mask(config.D_out_dim // 8, config.L_dim) if referring else None
+        )
 
     @torch.no_grad()
     def zero_prior(self) -> None:

@@ -28,7 +28,6 @@ def copy_previous_frame(model: CVAE) -> None:
     Nearly: the other channels of the last layer add a little. Draws from torch's global generator.
     """
     for network in (model.frame_transformation, model.Decoder_Fusion, model.Generator):
-        assert isinstance(network, nn.Sequential)
         for layer in network:
             if isinstance(layer, Residual):
                 _zero_colours(layer.conv2)

@@ -13,7 +13,7 @@ from types import SimpleNamespace, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from modules.augment import AUGMENTATIONS
-from modules.cvae import ARCHITECTURES, OUTPUTS, PRIORS, REFERENCES, ModelConfig
+from modules.cvae import OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.initial import COLOURS, INITS
 from modules.runtime.arguments import ArgumentParser
 from modules.runtime.errors import UserError
@@ -110,7 +110,6 @@ class TrainerOptions:
     L_dim: int = option(32, MODEL, "channels of a label's feature", at_least=2, at_most=65536)
     N_dim: int = option(12, MODEL, "channels of the latent", at_least=4, at_most=65536)
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
-    arch: str = option("five", MODEL, "architecture: the five networks at full resolution, or a U-Net at 1/2, 1/4 and 1/8 of it in their roles (checkpoints of its own)", choices=ARCHITECTURES)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
     init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)

@@ -95,21 +95,9 @@ EVERYTHING = (
     *("--prior", "learned", "--recon", "sigma", "--output", "sigmoid"),
     *("--jump", "0.4", "--reference", "first"),
 )
-UNET = (
-    "--arch",
-    "unet",
-    "--F_dim",
-    "16",
-    "--reference",
-    "first",
-    "--jump",
-    "0.3",
-    "--optim",
-    "Muon",
-)
 
 
-@pytest.mark.parametrize("options", [EVERYTHING, ("--optim", "AdamW", "--detach"), UNET])
+@pytest.mark.parametrize("options", [EVERYTHING, ("--optim", "AdamW", "--detach")])
 def test_other_options_resume_exactly_too(
     dataset: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

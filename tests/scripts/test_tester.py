@@ -162,15 +162,12 @@ class TestTester:
         assert "mine.png" in names
 
 
-class TestArchitectures:
-    """Checkpoints with a reference, and of the U-Net, through both command lines."""
+class TestReference:
+    """Checkpoints with a reference frame, through both command lines."""
 
-    @pytest.mark.parametrize("arch", [(), ("--arch", "unet", "--F_dim", "16")])
-    def test_from_training_to_frames(
-        self, dataset: Path, tmp_path: Path, arch: tuple[str, ...]
-    ) -> None:
+    def test_from_training_to_frames(self, dataset: Path, tmp_path: Path) -> None:
         run = tmp_path / "run"
-        train(dataset, run, "--num_epoch", "1", "--reference", "first", *arch)
+        train(dataset, run, "--num_epoch", "1", "--reference", "first")
         for split, more in (("test", ()), ("val", ("--n_samples", "2"))):
             arguments = ("--ckpt_path", run / "last.ckpt", "--split", split, *more)
             found = []
@@ -197,14 +194,3 @@ class TestArchitectures:
         more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
         assert more["config"]["reference"] == "first"
         assert any(name.startswith("Background_Mask") for name in more["state_dict"])
-        assert_refused(
-            run_script(*start, "--save_root", tmp_path / "other", "--arch", "unet"), "--arch unet"
-        )
-
-    def test_sizes_that_the_unet_cannot_take(self, dataset: Path, tmp_path: Path) -> None:
-        wrong = ("--arch", "unet", "--F_dim", "16", "--frame_H", "20")
-        result = run_script(
-            *("Trainer.py", "--DR", dataset, "--save_root", tmp_path / "a", *TINY_RUN, *wrong)
-        )
-        assert_refused(result, "--frame_H 20", "multiples of 8")
-        assert not (tmp_path / "a").exists()
