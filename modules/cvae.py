@@ -266,14 +266,7 @@ class CVAE(nn.Module):
         encode_once = not sequential and previous.true and previous.noise is None
         seen = frames if encode_once else frames[1:]
         features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or S, F, H, W)
-        shown = labels[1:].flatten(0, 1)  # (S, 3, H, W)
-        if reference is not None:
-            shown = torch.cat((shown, reference[1]))
-        label_features = self.label_transformation(shown)  # (S, L, H, W), then the references'
-        referred = None
-        if reference is not None:
-            referred = self._referred(reference[0], label_features[steps * batch :])
-            label_features = label_features[: steps * batch]
+        label_features, referred = self._labels(labels[1:].flatten(0, 1), reference)  # (S, L, H, W)
         posterior = self._posterior(features[-steps * batch :], label_features, epsilon)
         if encode_once:
             start = features[: steps * batch]  # (S, F, H, W)
@@ -288,6 +281,16 @@ class CVAE(nn.Module):
         kl = self.kl(posterior.mu, posterior.logvar, start, label_features)  # (S,)
         made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, posterior.mu))
         return ClipOutput(made, frame_mse(made, frames[1:]), kl, mu)
+
+    def _labels(
+        self, labels: Tensor, reference: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Reference | None]:
+        """Features of labels (S, 3, H, W), and the reference's: batch-norm sees them together."""
+        if reference is None:
+            return self.label_transformation(labels), None
+        features = self.label_transformation(torch.cat((labels, reference[1])))
+        own, others = features[: len(labels)], features[len(labels) :]
+        return own, self._referred(reference[0], others)
 
     def _posterior(
         self, frame_features: Tensor, label_features: Tensor, epsilon: Tensor
