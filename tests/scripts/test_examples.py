@@ -26,6 +26,8 @@ NOT_RUN = {
     "python -m pytest": "this is it",
     "python Trainer.py --DR ROOT --save_root runs/gpus --batch_size 8 --gpu 4": "needs four GPUs",
     "python tests/programs/ablation.py --DR ": "test_ablation.py",
+    "python tests/programs/moving_camera.py ": "test_moving_camera.py",
+    "python tests/programs/leave_out.py ": "test_leave_out.py",
     "python -m modules.plots compare --by_name runs/ablation": "test_compare.py",
     "python tests/programs/benchmark.py ": "minutes",
     "python tests/programs/campaign.py --kills": "test_campaign.py",
