@@ -1,7 +1,9 @@
 """How a script ends: its exit status and its last line."""
 
+import atexit
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -63,4 +65,7 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
         status = 141  # 128 + SIGPIPE, as a shell reports it
     except KeyboardInterrupt:  # a second signal, during shutdown
         status = 130
+    # The status is decided: a signal while the interpreter shuts down must not become another one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        atexit.register(signal.signal, number, signal.SIG_IGN)
     sys.exit(status)

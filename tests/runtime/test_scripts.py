@@ -2,6 +2,7 @@
 
 import io
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from modules.runtime.errors import Stopped, UserError
 from modules.runtime.scripts import run_as_script
+from tests.support.scripts import REPOSITORY
 
 
 def end_of(outcome: object) -> int:
@@ -85,6 +87,34 @@ def test_a_second_signal_during_shutdown(
 
     monkeypatch.setattr(sys, "stderr", Interrupted())
     assert end_of(first) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_signal_while_the_interpreter_shuts_down(number: signal.Signals, guarded: bool) -> None:
+    """The status that was decided stands. Without run_as_script it does not: the control."""
+    end = "run_as_script(main)" if guarded else "sys.exit(143)"
+    program = (
+        "import atexit, sys, time\n"
+        "from modules.runtime.errors import Stopped\n"
+        "from modules.runtime.scripts import run_as_script\n"
+        "def main():\n    raise Stopped(15)\n"
+        "def slow():\n    print('ending', flush=True)\n    time.sleep(1.0)\n"
+        f"atexit.register(slow)\n{end}\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    quiet = process.returncode == 143 and "KeyboardInterrupt" not in errors
+    assert quiet is guarded, (process.returncode, errors)
 
 
 def test_names_that_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
