@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 import dataloader
@@ -30,7 +31,8 @@ from modules.runtime.device import choose_device, choose_precision, describe, se
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 from modules.runtime.scripts import run_as_script
-from modules.sequences import TestSequence, to_uint8
+from modules.sequences import TestSequence, to_uint8, to_unit
+from modules.st_lpips import load_st_lpips, st_lpips
 
 # Submissions are scored on this many predicted frames of a sequence, as integers.
 SUBMISSION_FRAMES = 600
@@ -46,6 +48,8 @@ def all_options() -> tuple[TesterOptions, Checkpoint]:
     o, _ = parse(TesterOptions, (__doc__ or "").strip())
     if o.n_samples > 1 and o.split != "val":
         raise UserError(f"--n_samples {o.n_samples}: only --split val has a truth to score against")
+    if o.st_lpips and o.split != "val":
+        raise UserError("--st_lpips: only --split val has a truth to score against")
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     path = Path(o.ckpt_path)
@@ -154,6 +158,15 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
     )
 
 
+def report_st_lpips(root: Path, network: nn.Module, video: Video, made: torch.Tensor) -> None:
+    """st_lpips.csv, of frames 1 … T-1, and its average in words."""
+    assert video.truth is not None
+    distances = st_lpips(network, made[1:], to_unit(video.truth[1:]).permute(0, 3, 1, 2))
+    lines = ["frame,st_lpips", *(f"{t},{float(d)!r}" for t, d in enumerate(distances, 1))]
+    write_atomically(root / "st_lpips.csv", ("\n".join(lines) + "\n").encode())
+    print(f"ST-LPIPS {distances.mean():.4f}, average over frames 1-{len(distances)}; 0 = equal")
+
+
 def report_samples(root: Path, scores: list[Score]) -> None:
     """samples.csv, and best, mean and spread of the sampled futures in words.
 
@@ -239,6 +252,7 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
+    perceptual = load_st_lpips() if o.st_lpips else None
     print("\n".join(as_lines(o)), flush=True)
 
     # ------------------------------------------------------------ data
@@ -255,6 +269,8 @@ def main() -> None:
     write_results(root, videos, pixels)
     if o.split == "val":
         report_score(root, videos[0], made[0], pixels[0])
+        if perceptual:
+            report_st_lpips(root, perceptual, videos[0], made[0])
         if o.n_samples > 1:
             report_samples(root, sample_futures(model, videos[0], o, made[0]))
     print(f"frames, GIFs and submission.csv are in {root}")

@@ -30,6 +30,7 @@ from modules.figures.curves import draw_curves
 from modules.figures.runs import load_run
 from modules.figures.tensorboard import TensorBoardLog, check_tensorboard
 from modules.figures.validation import write_validation
+from modules.fit import fitted
 from modules.initial import copy_previous_frame
 from modules.losses import decoder_sigma
 from modules.options import (
@@ -315,11 +316,12 @@ def main() -> int:
             return launch.launch(start, o.gpu)
         root = run_folder(o) if o.dry_run else prepare_save_root(o)
         set_up(device, o.precision, o.deterministic)
-        notes = [*without_effect(o, explicit), *idle_annealing(o)]
-        print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
         # -------------------------------------------------------- data
         train, video = load_data(o, explicit)
+        o, choice = fitted(o, explicit, train, device, given_weights=checkpoint is not None)
+        notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
+        print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
     # ------------------------------------------------------------ model
     model = make_model(model_config(o), checkpoint, o, device)

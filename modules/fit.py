@@ -1,0 +1,73 @@
+"""Size of the model and length of the run by data set and machine, for those who type neither.
+
+A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
+of training frames, the kind of device and its threads alone, so the same machine chooses the same.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from modules.options import TrainerOptions
+from modules.sequences import VideoData
+
+
+class Size(NamedTuple):
+    """Channel counts, as options of these names."""
+
+    F_dim: int
+    L_dim: int
+    D_out_dim: int
+
+
+# A frame costs 0.16 million multiplications a pixel with the first, 0.6 with the second, 2.4 with
+# the last, and a backward pass twice that.
+SMALL, MEDIUM, FULL = Size(32, 16, 48), Size(64, 24, 96), Size(128, 32, 192)
+MEDIUM_THREADS = 8
+
+# 30 epochs of 250 frames and 7 of 4,486 were enough on real and on rendered footage; between them
+# the epochs fall with the root of the length, so that a longer data set still is visited longer.
+EPOCHS, FRAMES = 30, 250
+FEWEST, MOST = 3, 60
+
+
+def size_for(device: torch.device, threads: int) -> Size:
+    """The model that a device trains in minutes (a CPU), or at all but full size (a GPU)."""
+    if device.type != "cpu":
+        return FULL
+    return MEDIUM if threads >= MEDIUM_THREADS else SMALL
+
+
+def epochs_for(frames: int) -> int:
+    """Epochs for a data set of so many training frames: 30·√(250 / frames), within 3 … 60."""
+    return min(MOST, max(FEWEST, round(EPOCHS * math.sqrt(FRAMES / max(frames, 1)))))
+
+
+def fitted(
+    o: TrainerOptions,
+    explicit: frozenset[str],
+    train: VideoData | None,
+    device: torch.device,
+    *,
+    given_weights: bool = False,
+) -> tuple[TrainerOptions, list[str]]:
+    """The options with --fit's choices, and a line that says which, if there are any.
+
+    explicit:      names of the typed options, which stay
+    given_weights: the model's size is that of a checkpoint
+    A resumed run keeps what was chosen when it started.
+    """
+    if not o.fit or o.resume or train is None:
+        return o, []
+    threads = torch.get_num_threads()
+    chosen: dict[str, Any] = {} if given_weights else size_for(device, threads)._asdict()
+    chosen["num_epoch"] = epochs_for(len(train.frames))
+    chosen = {name: value for name, value in chosen.items() if name not in explicit}
+    if not chosen:
+        return o, []
+    shown = "  ".join(f"{name}={value}" for name, value in chosen.items())
+    where = f"{threads} CPU thread{'s' * (threads > 1)}" if device.type == "cpu" else "a GPU"
+    line = f"note: --fit chose {shown} for {len(train.frames):,} training frames on {where}"
+    return dataclasses.replace(o, **chosen), [line]
