@@ -21,6 +21,7 @@ import torch
 
 import dataloader
 from modules import runlog
+from modules.auto_size import auto_sized
 from modules.averages import EpochAverages
 from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE, ModelConfig
@@ -30,7 +31,6 @@ from modules.figures.curves import draw_curves
 from modules.figures.runs import load_run
 from modules.figures.tensorboard import TensorBoardLog, check_tensorboard
 from modules.figures.validation import write_validation
-from modules.fit import fitted
 from modules.initial import copy_previous_frame
 from modules.losses import decoder_sigma
 from modules.options import (
@@ -319,7 +319,7 @@ def main() -> int:
 
         # -------------------------------------------------------- data
         train, video = load_data(o, explicit)
-        o, choice = fitted(o, explicit, train, device, given_weights=checkpoint is not None)
+        o, choice = auto_sized(o, explicit, train, device, given_weights=checkpoint is not None)
         notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
         print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 

@@ -45,7 +45,7 @@ def epochs_for(frames: int) -> int:
     return min(MOST, max(FEWEST, round(EPOCHS * math.sqrt(FRAMES / max(frames, 1)))))
 
 
-def fitted(
+def auto_sized(
     o: TrainerOptions,
     explicit: frozenset[str],
     train: VideoData | None,
@@ -53,13 +53,13 @@ def fitted(
     *,
     given_weights: bool = False,
 ) -> tuple[TrainerOptions, list[str]]:
-    """The options with --fit's choices, and a line that says which, if there are any.
+    """The options with --auto_size's choices, and a line that says which, if there are any.
 
     explicit:      names of the typed options, which stay
     given_weights: the model's size is that of a checkpoint
     A resumed run keeps what was chosen when it started.
     """
-    if not o.fit or o.resume or train is None:
+    if not o.auto_size or o.resume or train is None:
         return o, []
     threads = torch.get_num_threads()
     chosen: dict[str, Any] = {} if given_weights else size_for(device, threads)._asdict()
@@ -69,5 +69,5 @@ def fitted(
         return o, []
     shown = "  ".join(f"{name}={value}" for name, value in chosen.items())
     where = f"{threads} CPU thread{'s' * (threads > 1)}" if device.type == "cpu" else "a GPU"
-    line = f"note: --fit chose {shown} for {len(train.frames):,} training frames on {where}"
+    line = f"note: --auto_size chose {shown} for {len(train.frames):,} training frames on {where}"
     return dataclasses.replace(o, **chosen), [line]

@@ -1,9 +1,9 @@
-"""--fit: size of the model and epochs by data set and machine."""
+"""--auto_size: size of the model and epochs by data set and machine."""
 
 import pytest
 import torch
 
-from modules.fit import FULL, MEDIUM, SMALL, epochs_for, fitted, size_for
+from modules.auto_size import FULL, MEDIUM, SMALL, auto_sized, epochs_for, size_for
 from modules.options import TrainerOptions, parse_trainer
 from modules.sequences import Recording, VideoData
 
@@ -17,7 +17,7 @@ def data(frames: int) -> VideoData:
 
 def fit(*typed: str, frames: int = 1000, device: torch.device = CPU, given_weights: bool = False):  # type: ignore[no-untyped-def]
     options, explicit = parse_trainer("", ["--DR", "d", *typed])
-    return fitted(options, explicit, data(frames), device, given_weights=given_weights)
+    return auto_sized(options, explicit, data(frames), device, given_weights=given_weights)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_device_decides_the_size() -> None:
 
 
 @pytest.mark.parametrize("preset", ["best", "video"])
-def test_presets_fit_and_say_what_they_chose(preset: str) -> None:
+def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
     options, lines = fit("--preset", preset)
     assert (options.F_dim, options.L_dim, options.D_out_dim) == size_for(
         CPU, torch.get_num_threads()
@@ -69,7 +69,7 @@ def test_what_is_typed_stays() -> None:
     assert fit("--preset", "video", *sizes)[1] == []
 
 
-def test_without_fit_nothing_is_chosen() -> None:
+def test_without_auto_size_nothing_is_chosen() -> None:
     options, lines = fit()
     assert (options.F_dim, options.num_epoch, lines) == (128, 70, [])
 
@@ -82,4 +82,4 @@ def test_a_checkpoint_decides_the_size() -> None:
 
 def test_a_resumed_run_keeps_what_was_chosen() -> None:
     options, explicit = parse_trainer("", ["--resume", "--save_root", "r", "--preset", "best"])
-    assert fitted(options, explicit, data(1000), CPU) == (options, [])
+    assert auto_sized(options, explicit, data(1000), CPU) == (options, [])
