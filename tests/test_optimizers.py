@@ -12,6 +12,7 @@ from modules.optimizers import (
     NEWTON_SCHULZ,
     ROUNDS,
     SCALE,
+    SIZES,
     Matrices,
     Muon,
     WeightAverage,
@@ -59,8 +60,8 @@ def test_filling_up_with_zeros_changes_no_matrix() -> None:
     torch.manual_seed(0)
     shapes = [(4 + i, 5 + 3 * j) for i in range(6) for j in range(4)]
     matrices = [torch.randn(shape) for shape in shapes]
-    filled = shared_sizes([(min(s), max(s)) for s in shapes], 16)
-    assert len(set(filled.values())) <= 16 < len({(min(s), max(s)) for s in shapes})
+    filled = shared_sizes([(min(s), max(s)) for s in shapes], SIZES)
+    assert len(set(filled.values())) <= SIZES < len({(min(s), max(s)) for s in shapes})
     assert all(a <= c and b <= d for (a, b), (c, d) in filled.items())
     for matrix, found in zip(matrices, all_at_once(matrices), strict=True):
         torch.testing.assert_close(found, orthogonalised(matrix), rtol=1e-4, atol=1e-5)
