@@ -1,6 +1,7 @@
 """The device and the precision that the networks run in, and CUDA graphs."""
 
 import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -50,6 +51,13 @@ def keep_freed_memory() -> None:
     mallopt(MALLOC_MMAP_MAX, 0)
     mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(MALLOC_TOP_PAD, 2**26)
+
+
+def free_memory() -> int:
+    """Give back what PyTorch keeps of the current GPU's memory; bytes that are free then."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
 
 
 def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
