@@ -279,7 +279,8 @@ class WeightAverage:
 
     def __init__(self, model: CVAE, decay: float) -> None:
         self.source, self.decay = model, decay
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        # They keep requires_grad, without which autocast would cast them anew for every frame.
+        self.model = copy.deepcopy(model)
         self.steps = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
 
     def update(self, applied: Tensor) -> None:

@@ -70,7 +70,11 @@ def set_up(device: torch.device, precision: str, deterministic: bool = False) ->
     if deterministic:
         # Read by cuBLAS when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    # It imports PyTorch's compiler: seconds, whatever the value.
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+    # Filling each new tensor finds code that reads it before it is written; it costs a kernel each.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def set_float32(device: torch.device, precision: str) -> None:
