@@ -37,23 +37,16 @@ def test_longer_data_is_never_visited_less() -> None:
 def test_the_device_decides_the_size() -> None:
     assert size_for(CPU, 2) == SMALL
     assert size_for(CPU, 16) == MEDIUM
-    assert (
-        size_for(CUDA, 2)
-        == FULL
-        == (
-            TrainerOptions().F_dim,
-            TrainerOptions().L_dim,
-            TrainerOptions().D_out_dim,
-        )
-    )
+    assert size_for(CUDA, 2) == FULL
+    defaults = TrainerOptions()
+    assert FULL._asdict() == {name: getattr(defaults, name) for name in FULL._fields}
 
 
 @pytest.mark.parametrize("preset", ["best", "video"])
 def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
     options, lines = fit("--preset", preset)
-    assert (options.F_dim, options.L_dim, options.D_out_dim) == size_for(
-        CPU, torch.get_num_threads()
-    )
+    size = size_for(CPU, torch.get_num_threads())
+    assert size._asdict() == {name: getattr(options, name) for name in size._fields}
     assert options.num_epoch == 15
     (line,) = lines
     assert "num_epoch=15" in line
@@ -65,7 +58,18 @@ def test_what_is_typed_stays() -> None:
     assert (options.F_dim, options.num_epoch) == (40, 2)
     assert options.L_dim != TrainerOptions().L_dim
     assert "F_dim=" not in line and "num_epoch" not in line
-    sizes = ("--F_dim", "40", "--L_dim", "8", "--D_out_dim", "40", "--num_epoch", "2")
+    sizes = (
+        "--F_dim",
+        "40",
+        "--L_dim",
+        "8",
+        "--N_dim",
+        "4",
+        "--D_out_dim",
+        "40",
+        "--num_epoch",
+        "2",
+    )
     assert fit("--preset", "video", *sizes)[1] == []
 
 
