@@ -153,7 +153,7 @@ CLIPS: dict[str, tuple[Callable[[Path], Path], float, str]] = {
     "apng": (images("a.png", [50] * 30), 15, ""),
     "webp-animated": (images("a.webp", [40] * 30, lossless=True), 15, ""),
     "tiff-pages": (images("a.tif", [67] * 30), 15, ""),
-}  # fmt: skip # noqa: E501
+}  # fmt: skip
 PILLOW = {
     "gif",
     "gif-held",
@@ -250,7 +250,7 @@ def truncated(name: str, part: float, *options: object) -> Callable[[Path], Path
 
 def encrypted(folder: Path) -> Path:
     key = ("-encryption_key", "76a6c65c5ea762046bd749a2e632ccbb")
-    scheme = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_kid", "a7e61c373e219033c21091fa607bf3b8")  # fmt: skip # noqa: E501
+    scheme = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_kid", "a7e61c373e219033c21091fa607bf3b8")  # fmt: skip
     return encode(folder / "a.mp4", EVEN, *scheme, *key)
 
 
@@ -475,7 +475,7 @@ def deeplabcut() -> str:
         heads[2] += ["x", "y", "likelihood"]
     rows = [",".join(row) for row in heads]
     for t in range(COUNT):
-        cells = [f"{x},{y},0.99" for name, (x, y) in zip(JOINTS, places(t), strict=True) if name != "neck"]  # fmt: skip # noqa: E501
+        cells = [f"{x},{y},0.99" for name, (x, y) in zip(JOINTS, places(t), strict=True) if name != "neck"]  # fmt: skip
         rows.append(f"{t},{','.join(cells)}")
     return "\n".join(rows) + "\n"
 
@@ -522,7 +522,7 @@ LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "mediapipe-per-frame": (per_frame("{}.json", landmarks), "MediaPipe JSON"),
     "deeplabcut-csv": (one_file(deeplabcut(), "a.csv"), "DeepLabCut CSV"),
     "sleap-csv": (one_file(sleap(), "a.csv"), "SLEAP CSV"),
-}  # fmt: skip # noqa: E501
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("source", ["video", "folder"])
@@ -555,7 +555,9 @@ def test_labels_may_count_shown_frames(tmp_path: Path) -> None:
         folder = tmp_path / f"labels{count}"
         folder.mkdir()
         for i in range(count):
-            rows = np.column_stack([BODY_POINTS + np.array([20 + 30 * time_of_label(i), 30]), np.ones(18)])
+            rows = np.column_stack(
+                [BODY_POINTS + np.array([20 + 30 * time_of_label(i), 30]), np.ones(18)]
+            )
             person = {"pose_keypoints_2d": rows.ravel().tolist()}
             (folder / f"{i}.json").write_text(json.dumps({"people": [person]}))
         return folder
