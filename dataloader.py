@@ -4,8 +4,9 @@
     python dataloader.py check data/demo     # print what is in it, or list all of its faults
     python dataloader.py check data/demo --picture demo.png      # ... and draw a contact sheet
     python dataloader.py video dance.mp4 --out data/dance        # make one of your own video
+    python dataloader.py renumber FOLDER…    # rename images to 0.png, 1.png, …
 
-Layout (`frame` before a number is optional, numbering starts at 0 or 1, .png .jpg .jpeg):
+Layout (numbering starts at 0 or 1, .png .jpg .jpeg; `frame_0001.png` and the like will do):
 
     ROOT/train/train_img/0.png …   ROOT/train/train_label/0.png …   ROOT/train/clips.csv (optional)
     ROOT/val/val_img/0.png …       ROOT/val/val_label/0.png …
@@ -37,7 +38,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modules.datasets import inspection, video_options
-from modules.datasets.images import IMAGE_SUFFIXES, decode_image, to_rgb
+from modules.datasets.images import BLACK, IMAGE_SUFFIXES, WHITE, decode_image, is_clear, to_rgb
+from modules.datasets.naming import PLAIN, frame_numbers, renumber
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
 from modules.runtime.arguments import ArgumentParser, path_argument
@@ -68,7 +70,6 @@ __all__ = [
     "to_unit",
 ]
 
-FRAME_NAME = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)
 MAX_SIDE = 2**13  # of a frame of `demo`, pixels
 CONTACT_SHEET = "contact_sheet.png"  # `video` writes it into the new data set
 CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
@@ -135,19 +136,19 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
     if entries is None:
         return {}
     by_number: dict[int, list[str]] = {}
-    unnumbered: list[str] = []
-    for entry in entries:
-        stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 (a Path for each is slow)
-        if suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if match := FRAME_NAME.fullmatch(stem):
-            by_number.setdefault(int(match[1]), []).append(entry.name)
-        else:
-            unnumbered.append(entry.name)
-    if unnumbered:
+    # A Path for each would be slow.
+    parts = [(entry.name, *os.path.splitext(entry.name)) for entry in entries]  # noqa: PTH122
+    images = [(name, stem) for name, stem, suffix in parts if suffix.lower() in IMAGE_SUFFIXES]
+    found = frame_numbers([stem for _, stem in images])
+    if found is None:  # then those with the layout's own names still count
+        unnumbered = [name for name, stem in images if not PLAIN.fullmatch(stem)]
+        images = [(name, stem) for name, stem in images if PLAIN.fullmatch(stem)]
+        found = [int(match[1]) for _, stem in images if (match := PLAIN.fullmatch(stem))]
         faults.add(where, f"images whose name is not a frame number: {named(unnumbered)}")
-    elif not by_number:
+    elif not images:
         faults.add(where, "the folder has no images (0.png, 1.png, …)")
+    for number, (name, _) in zip(found, images, strict=True):
+        by_number.setdefault(number, []).append(name)
     numbers = sorted(by_number)
     if twice := [number for number in numbers if len(by_number[number]) > 1]:
         pairs = (" = ".join(by_number[number]) for number in twice[:MAX_NAMED])
@@ -160,7 +161,8 @@ def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> No
     if not (ordered := sorted(numbers)):
         return  # already reported
     if ordered[0] > 1:
-        faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1")
+        renumber = f"run: python dataloader.py renumber ROOT/{where} (and its partner together)"
+        faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1; {renumber}")
     # Only the gaps that are named are enumerated: a name may be a date in seconds.
     gaps: list[int] = []
     for before, after in pairwise(ordered):
@@ -248,6 +250,12 @@ class ImageFolder:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height) as stored
     corrupted: list[tuple[str, str]] = field(default_factory=list)  # file, what is wrong with it
+    clear: bool = False  # whether an image has transparent pixels
+
+    @property
+    def ground(self) -> int:
+        """What transparent pixels become: black in labels, white in frames."""
+        return BLACK if "_label" in self.where else WHITE
 
     def tensor(self) -> Tensor:
         return torch.from_numpy(self.pixels)  # (N, H, W, 3) uint8
@@ -272,7 +280,8 @@ def _read_images(
         if isinstance(image, str):
             return image
         stored = image.size
-        image = to_rgb(image)
+        folder.clear |= is_clear(image)
+        image = to_rgb(image, folder.ground)
         if stored != size:
             image = image.resize(size, Image.Resampling.BILINEAR)
         folder.pixels[index] = np.asarray(image)
@@ -584,6 +593,8 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
     else:
         print("test   absent (optional)")
     faults.raise_if_any()
+    if clear := [folder.where for folder in folders if folder.clear]:
+        print(f"transparent pixels are taken as white in frames, black in labels: {named(clear)}")
     findings = _inspect(videos, tests)
     for pixels in (findings.train, findings.val):
         print(f"{pixels.name:<6} {pixels.summary()}")
@@ -619,6 +630,10 @@ def _parser() -> ArgumentParser:
     )
     text = "draw a contact sheet: labels over frames, differences between frames, cuts"
     checker.add_argument("--picture", type=path_argument, metavar="FILE.png", help=text)
+    text = "rename images to 0.png, 1.png, … in the order of their numbers"
+    renumberer = commands.add_parser("renumber", help=text, description=text)
+    text = "folder of images; give images and their labels together, so that they stay together"
+    renumberer.add_argument("folders", type=path_argument, nargs="+", metavar="FOLDER", help=text)
     text = "make a data set of your own video: finds the person's joints and draws the labels"
     video_options.add_arguments(commands.add_parser("video", help=text, description=text))
     return parser
@@ -647,6 +662,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         _make_demo(opt)
     elif opt.command == "check":
         check(opt.root, workers, opt.picture)
+    elif opt.command == "renumber":
+        try:
+            gaps = renumber(opt.folders)
+        except OSError as error:
+            raise UserError(f"cannot rename {error.filename}: {error.strerror}") from error
+        print(f"renumbered from 0: {named(opt.folders)}")
+        if gaps:
+            print(f"there were gaps before: {named(gaps)}; rows of clips.csv should start there")
     else:
         options = video_options.options_from(opt)
         import_video(options)

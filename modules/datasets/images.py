@@ -14,6 +14,17 @@ from PIL import Image, UnidentifiedImageError
 from modules.runtime.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+WHITE, BLACK = 255, 0  # what transparent pixels of frames and of labels become
+ORIENTATION = 0x0112  # tag of EXIF
+TURNS = {  # value of the tag → what turns the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
 
 
@@ -32,19 +43,46 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return sorted((path for path in files if path.suffix.lower() in suffixes), key=natural_order)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Eight bits RGB from any kind of PNG or JPEG; transparency is dropped."""
+def to_rgb(image: Image.Image, ground: int = WHITE) -> Image.Image:
+    """Eight bits RGB from any kind of PNG or JPEG, upright ones unchanged.
+
+    ground: grey value 0-255 that transparent pixels get: WHITE for frames, BLACK for labels
+    """
     if image.mode.startswith("I"):
         # 16-bit grey. Pillow's own conversion cuts everything above 255 off; 65535 is white here.
         grey = (np.asarray(image).astype(np.int64) + 128) // 257
         image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # without this step Pillow prints a warning
+    if is_clear(image):  # without this step Pillow prints a warning for some palettes
+        whole = image.convert("RGBA")
+        below = Image.new("RGBA", whole.size, (ground, ground, ground, 255))
+        return Image.alpha_composite(below, whole).convert("RGB")
     return image.convert("RGB")
 
 
+def upright(image: Image.Image, exif: Image.Exif | None = None) -> Image.Image:
+    """The image turned as its EXIF orientation says, or as `exif` says if that is given.
+
+    Cameras store pixels as the sensor lay, and note how to turn them.
+    """
+    try:
+        orientation = (image.getexif() if exif is None else exif).get(ORIENTATION, 1)
+    except Exception:  # a damaged note, of which Pillow raises many kinds, is no note
+        return image
+    turned = TURNS.get(orientation)
+    return image if turned is None else image.transpose(turned)
+
+
+def is_clear(image: Image.Image) -> bool:
+    """Whether an image has transparent pixels."""
+    with_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
+    if not with_alpha and "transparency" not in image.info:
+        return False
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return int(lowest) < 255  # type: ignore[arg-type]
+
+
 def decode_image(path: Path) -> Image.Image | str:
-    """The image of a file as it is stored, fully decoded; a text if it cannot be used: why not."""
+    """The image of a file, upright and fully decoded; a text if it cannot be used: why not."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -61,7 +99,7 @@ def decode_image(path: Path) -> Image.Image | str:
             stream.seek(0)
             image = Image.open(stream, formats=("PNG", "JPEG"))
             image.load()
-            return image
+            return upright(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return "the pixels are too many for a video frame"
     except UnidentifiedImageError:
@@ -73,9 +111,9 @@ def decode_image(path: Path) -> Image.Image | str:
         return f"cannot be read ({reason or error or type(error).__name__})"
 
 
-def read_image(path: Path) -> Image.Image:
-    """An image file as RGB. Raises UserError that names it."""
+def read_image(path: Path, ground: int = WHITE) -> Image.Image:
+    """An image file as RGB, upright; ground: see `to_rgb`. Raises UserError that names it."""
     image = decode_image(path)
     if isinstance(image, str):
         raise UserError(f"{path}: {image}")
-    return to_rgb(image)
+    return to_rgb(image, ground)

@@ -47,6 +47,15 @@ FACE = range(13, 17)  # limbs drawn thinner
 # neck; BODY_25 also has the middle of the hips and the feet.
 COCO_JOINTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
 BODY_25_JOINTS = (0, 1, 2, 3, 4, 5, 6, 7, None, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
+# OpenPose's MPI model: the top of the head in place of the nose, and the chest.
+MPI_JOINTS = (None, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, None)
+# MediaPipe's 33 landmarks (Bazarevsky et al. 2020, "BlazePose"): nose, 3 of each eye, ears, mouth,
+# shoulders, elbows, wrists, 3 of each hand, hips, knees, ankles, heels, toes; left before right.
+BLAZEPOSE_JOINTS = (
+    *(0, None, 15, None, None, 14, None, 17, 16, None, None),
+    *(5, 2, 6, 3, 7, 4, None, None, None, None, None, None),
+    *(11, 8, 12, 9, 13, 10, None, None, None, None),
+)
 
 OVERLAP_WEIGHT = 2.0  # of staying with the same person against switching to a larger one
 LOST = 0.05  # intersection over union below which two boxes are not of one person

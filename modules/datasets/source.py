@@ -3,26 +3,35 @@
     clip = open_clip(Path("dance.mp4"), source_fps=None)
     for index, frame in sampled(clip, fps=15): …
 
-Pillow reads GIFs and other files of several images, imageio's ffmpeg plugin every other video; a
-folder of images is a video too. Frames are (H, W, 3) uint8 RGB.
+Pillow reads GIFs and other files of several images, ffmpeg every other video; a folder of images is
+a video too. Frames are (H, W, 3) uint8 RGB, upright, and taken by their time stamps.
 """
 
 import hashlib
 import importlib.util
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from modules.datasets.images import IMAGE_SUFFIXES, list_files, read_image
+from modules.datasets import ffmpeg
+from modules.datasets.images import (
+    IMAGE_SUFFIXES,
+    decode_image,
+    is_clear,
+    list_files,
+    read_image,
+    to_rgb,
+    upright,
+)
+from modules.datasets.timing import Timing
 from modules.runtime.errors import UserError
 
 Pixels = NDArray[np.uint8]
+CLEAR = "transparent pixels were made white"
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,22 @@ class Clip:
     path: Path
     kind: str  # "folder", "images" (one file of several images) or "video"
     files: list[Path]  # of a folder
-    fps: float | None  # None: unknown, every frame is taken
+    fps: float | None  # usual rate; None: unknown, every frame is taken
     size: tuple[int, int]  # width, height
-    frames: int | None  # None: known after reading it
+    frames: int  # that it stores
     identity: str  # SHA-256 that identifies its content
+    timing: Timing | None = None  # None: frames are evenly spaced, at `fps`
+    video: ffmpeg.About | None = None  # of a "video"
+    notes: tuple[str, ...] = ()  # what a user should know of it, in words
+
+    def timing_for(self, fps: float) -> Timing:
+        """When its frames are shown; of a clip of unknown rate: as if that were `fps`."""
+        return self.timing or Timing.constant(self.frames, self.fps or fps)
+
+    @property
+    def variable(self) -> bool:
+        """Whether its frames are not evenly spaced in time."""
+        return self.timing is not None and not self.timing.is_constant
 
 
 def open_clip(path: Path, source_fps: float | None) -> Clip:
@@ -50,14 +71,23 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
             )
         names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
         identity = hashlib.sha256(names.encode()).hexdigest()
+        first = decode_image(files[0])
+        if isinstance(first, str):
+            raise UserError(f"{files[0]}: {first}")
+        notes: tuple[str, ...] = (CLEAR,) if is_clear(first) else ()
         return Clip(
-            path, "folder", files, source_fps, read_image(files[0]).size, len(files), identity
+            path, "folder", files, source_fps, first.size, len(files), identity, notes=notes
         )
     identity = _file_identity(path)
     try:
         with Image.open(path) as image:
-            count, size = int(getattr(image, "n_frames", 1)), image.size
-            shown = sum(frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image))
+            # A photo of a telephone may hold a second, smaller copy of itself (MPO).
+            count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+            clear, shown = is_clear(image), []
+            size = upright(to_rgb(image), _turning(image)).size
+            for frame in ImageSequence.Iterator(image):
+                frame.load()  # a WebP's durations are not known before
+                shown.append(float(frame.info.get("duration") or 0))
     except UnidentifiedImageError:
         pass  # not one of Pillow's formats
     except Exception as error:
@@ -66,22 +96,41 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
     else:
         if count < 2:
             raise UserError(f"{path}: is a single image, not a video")
-        fps = 1000 * count / shown if shown > 0 else source_fps  # durations are in ms
-        return Clip(path, "images", [], fps, size, count, identity)
+        notes = (CLEAR,) if clear else ()
+        timing = _timing_of_images(shown, source_fps)
+        fps = timing.rate if timing else None
+        return Clip(path, "images", [], fps, size, count, identity, timing, notes=notes)
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         raise UserError(
             f"{path}: videos other than GIF need ffmpeg; run: pip install imageio-ffmpeg"
         )
-    try:
-        about = iio.immeta(path, plugin="FFMPEG")
-    except Exception as error:
-        # Not narrower: ffmpeg's errors for a corrupted file arrive as OSError, RuntimeError or
-        # IndexError, depending on how far the file could be read.
-        raise UserError(f"{path}: is not a video that ffmpeg can read, or is corrupted") from error
-    fps, seconds = float(about.get("fps") or 0), float(about.get("duration") or 0)
-    expected = round(fps * seconds) if 0 < fps * seconds < 1e9 else None
-    rate = fps if 0 < fps < 1e4 else source_fps
-    return Clip(path, "video", [], rate, tuple(about["size"]), expected, identity)
+    about = ffmpeg.probe(path)
+    timing, notes = about.timing, about.notes
+    if source_fps:
+        notes = (*notes, f"--source_fps {source_fps:g} replaces its own {timing.rate:.4g} frames/s")
+        timing = Timing.constant(len(timing.starts), source_fps)
+    frames = len(timing.starts)
+    if frames < 2:
+        raise UserError(f"{path}: has 1 frame; a video needs at least 2")
+    return Clip(path, "video", [], timing.rate, about.size, frames, identity, timing, about, notes)
+
+
+def _turning(image: Image.Image) -> Image.Exif:
+    """How a file of several images is to be turned; Pillow itself turns those of a TIFF."""
+    return Image.Exif() if image.format == "TIFF" else image.getexif()
+
+
+NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0
+
+
+def _timing_of_images(shown: list[float], source_fps: float | None) -> Timing | None:
+    """The time stamps of a file of images whose durations are in ms; None: it has none."""
+    if source_fps:
+        return Timing.constant(len(shown), source_fps)
+    if not any(shown):
+        return None
+    ends = np.cumsum([duration or NO_DELAY for duration in shown]) / 1000
+    return Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
 
 
 def _file_identity(path: Path) -> str:
@@ -112,38 +161,33 @@ def read_frames(clip: Clip) -> Iterator[Pixels]:
                 )
             yield np.asarray(image)
         return
+    if clip.video is not None:
+        yield from ffmpeg.decode(clip.path, clip.video)
+        return
     try:
-        if clip.kind == "images":
-            with Image.open(clip.path) as image:
-                for frame in ImageSequence.Iterator(image):
-                    yield np.asarray(frame.convert("RGB"))
-        else:
-            yield from iio.imiter(clip.path, plugin="FFMPEG")
+        with Image.open(clip.path) as image:
+            exif = _turning(image)
+            for frame in ImageSequence.Iterator(image):
+                yield np.asarray(upright(to_rgb(frame), exif))
     except Exception as error:  # see open_clip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{clip.path}: cannot be read to its end ({reason})") from error
 
 
-def frame_step(clip: Clip, fps: float) -> float:
-    """Source frames per frame of the data set; 1, every frame, for a clip that is not faster."""
-    # Five per cent, so that a clip of 15.4 frames/s does not lose a frame every other second.
-    return 1.0 if clip.fps is None or clip.fps <= 1.05 * fps else clip.fps / fps
+def sampled_indices(clip: Clip, fps: float) -> list[int]:
+    """The source frame of each frame of a data set at `fps`; see `Timing.indices`."""
+    return clip.timing_for(fps).indices(fps)
 
 
-def source_index(t: int, step: float) -> int:
-    """The source frame that is nearest in time to frame t of the data set."""
-    return math.floor(t * step + 0.5)
+def data_rate(clip: Clip, fps: float) -> float:
+    """Frames/s of what is taken: `fps`, or the clip's own rate where that is lower."""
+    return clip.timing_for(fps).data_rate(fps)
 
 
 def sampled(clip: Clip, fps: float) -> Iterator[tuple[int, Pixels]]:
-    """Yield (source index, frame) at `fps`: of each instant k/fps the frame nearest in time."""
-    step, taken = frame_step(clip, fps), 0
+    """Yield (source index, frame) at `fps`; a frame that is held long comes several times."""
+    wanted, t = sampled_indices(clip, fps), 0
     for index, frame in enumerate(read_frames(clip)):
-        if index == source_index(taken, step):
-            taken += 1
+        while t < len(wanted) and wanted[t] == index:
             yield index, frame
-
-
-def count_sampled(frames: int, step: float) -> int:
-    """How many frames `sampled` takes of so many."""
-    return math.ceil((frames - 0.5) / step) if frames else 0
+            t += 1

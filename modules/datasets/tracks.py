@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from modules.datasets.images import read_image
+from modules.datasets.images import BLACK, read_image
 from modules.datasets.inspection import differences, find_cuts
 from modules.datasets.label_files import Labels
 from modules.datasets.label_images import drawn_on
@@ -41,10 +41,8 @@ from modules.datasets.pose import (
 from modules.datasets.source import (
     Clip,
     Pixels,
-    count_sampled,
-    frame_step,
-    read_frames,
-    source_index,
+    sampled,
+    sampled_indices,
 )
 from modules.datasets.video_options import VideoOptions
 from modules.runtime.errors import UserError
@@ -93,7 +91,8 @@ class JointFinder:
         load: Callable[[], "KeypointModel"],
     ) -> None:
         self.load = load  # called only for frames that are not done yet: resuming is quick
-        what = [clip.identity, frame_step(clip, o.fps), weights_identity, o.detect_size]
+        taken = hashlib.sha256(json.dumps(sampled_indices(clip, o.fps)).encode()).hexdigest()
+        what = [clip.identity, taken, weights_identity, o.detect_size]
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         self.path = o.out / DETECTIONS / f"{key}.jsonl"
         self.options = o
@@ -173,42 +172,35 @@ def read_track(
 
     labels: from another tool; finder: finds people where there are no labels
 
-    Raises UserError: the clip cannot be read, or its labels do not fit.
+    Raises UserError: the clip cannot be read.
     """
-    step, frames = frame_step(clip, o.fps), 0
+    indices = sampled_indices(clip, o.fps)
+    if len(indices) < 2:
+        raise UserError(
+            f"{clip.path}: {len(indices)} frames at {o.fps:g} frames/s; a video needs at least 2"
+        )
     what = f"{clip.path.name}: {'joints' if finder else 'frames'}"
-    bar = progress_bar(what, clip.frames and count_sampled(clip.frames, step))
-    indices: list[int] = []
+    bar = progress_bar(what, len(indices))
     small: list[Pixels] = []
     try:
-        for index, frame in enumerate(read_frames(clip)):
-            frames = index + 1
-            if index != source_index(len(indices), step):
-                continue
+        for _, frame in sampled(clip, o.fps):
             if finder:
-                finder.add(len(indices), frame)
+                finder.add(len(small), frame)
             image = Image.fromarray(frame).resize(SMALL, Image.Resampling.BILINEAR)
             small.append(np.asarray(image))
-            indices.append(index)
             bar.update()
         if finder:
             finder.flush()
     finally:
         bar.close()
-    if len(indices) < 2:
-        raise UserError(
-            f"{clip.path}: {len(indices)} frames at {o.fps:g} frames/s; a video needs at least 2"
-        )
     cuts = find_cuts(differences(np.stack(small)))
-    if labels:
-        labels.check_count(clip.path, frames)
     if labels and labels.images:
         images = [labels.images[index] for index in indices]
-        return _track_of_images(images, frames, cuts, f"{clip.path.name}: labels")
+        return _track_of_images(images, clip.frames, cuts, f"{clip.path.name}: labels")
     found = finder.people[: len(indices)] if finder else []
     if labels:
         found = [labels.people.get(index, []) for index in indices]
-    return _track_of_joints(found, frames, cuts, clip, o)
+    return _track_of_joints(found, clip.frames, cuts, clip, o)
 
 
 def _track_of_joints(
@@ -237,7 +229,7 @@ def _track_of_images(
     extents = np.full((len(images), 4), np.nan)
     bar = progress_bar(what, len(images))
     for t, path in enumerate(images):
-        ink = drawn_on(np.asarray(read_image(path)))
+        ink = drawn_on(np.asarray(read_image(path, BLACK)))
         rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
         if len(rows):
             box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])

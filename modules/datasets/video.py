@@ -27,11 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modules.datasets.images import read_image
+from modules.datasets.images import BLACK, read_image
 from modules.datasets.label_files import Labels, open_labels
 from modules.datasets.label_images import shrink_label, stroke_gain
 from modules.datasets.pose import draw_labels
-from modules.datasets.source import Clip, Pixels, frame_step, open_clip, sampled, source_index
+from modules.datasets.source import (
+    Clip,
+    Pixels,
+    data_rate,
+    open_clip,
+    sampled,
+    sampled_indices,
+)
 from modules.datasets.splits import Piece, Place, places_by_clip, split_by_time
 from modules.datasets.tracks import DETECTIONS, JointFinder, Track, progress_bar, read_track
 from modules.datasets.video_options import VideoOptions
@@ -136,13 +143,13 @@ def _labels(
         points = (track.points[frames] - np.array(box[:2])) * scale
         yield from draw_labels(points, track.known[frames], height=height, width=width)
     elif labels is not None:
-        step = frame_step(clip, o.fps)
-        files = [labels.images[source_index(t, step)] for t in frames]
+        indices = sampled_indices(clip, o.fps)
+        files = [labels.images[indices[t]] for t in frames]
         part = np.array(box) / np.array([*clip.size, *clip.size])
-        some = [read_image(path) for path in files[:: max(1, len(files) // 16)]]
+        some = [read_image(path, BLACK) for path in files[:: max(1, len(files) // 16)]]
         gain = stroke_gain(some, part, o.size)
         for path in files:
-            yield shrink_label(read_image(path), part, o.size, gain)
+            yield shrink_label(read_image(path, BLACK), part, o.size, gain)
 
 
 # ----------------------------------------------------------------------------------------
@@ -249,10 +256,7 @@ def import_video(o: VideoOptions) -> None:
     clips = [open_clip(path, o.source_fps) for path in o.clips]
     labels: list[Labels | None] = [None] * len(clips)
     if o.labels:  # one for each clip; see options_from
-        labels = [
-            open_labels(path, [file.name for file in clip.files], clip.size)
-            for path, clip in zip(o.labels, clips, strict=True)
-        ]
+        labels = [open_labels(path, clip) for path, clip in zip(o.labels, clips, strict=True)]
     device = None if o.labels else choose_device(o.device)
     weights = _weights_identity(o)
     command = _command(o, clips, weights)
@@ -275,6 +279,10 @@ def import_video(o: VideoOptions) -> None:
             shutil.rmtree(o.out / name, ignore_errors=True)
         tracks = []
         for clip, label in zip(clips, labels, strict=True):
+            for note in clip.notes:
+                print(f"{clip.path}: {note}")
+            if label:
+                print(f"{label.path}: {label.kind}; {label.matched}")
             finder = None if label else JointFinder(o, clip, weights, load)
             tracks.append(read_track(clip, o, label, finder))
             print(_describe_track(clip, tracks[-1], o))
@@ -313,8 +321,9 @@ def _mark(o: VideoOptions, clips: Sequence[Clip], command: dict[str, Any], finis
 
 def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
     rate = "" if clip.fps is None else f" at {clip.fps:.4g} frames/s"
+    rate += " (variable; taken by time stamps)" if clip.variable else ""
     kept = sum(stop - start for start, stop in track.spans)
-    fps = min(o.fps, clip.fps or o.fps)
+    fps = data_rate(clip, o.fps)
     text = f"{clip.path}: {track.source_frames} frames{rate} → {track.frames} at {fps:.4g};"
     text += f" a person in {kept} ({kept / track.frames:.1%}), {len(track.spans)} recording(s)"
     return text + (f", {len(track.cuts)} cut(s)" if track.cuts else "")

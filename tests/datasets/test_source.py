@@ -11,12 +11,11 @@ from PIL import Image
 
 from modules.datasets.source import (
     Clip,
-    count_sampled,
-    frame_step,
+    data_rate,
     open_clip,
     read_frames,
     sampled,
-    source_index,
+    sampled_indices,
 )
 from modules.runtime.errors import UserError
 from tests.support.clips import HEIGHT, WIDTH, draw, make_folder, middle
@@ -32,8 +31,7 @@ def test_frame_rates_by_hand(tmp_path: Path) -> None:
     assert [i for i, _ in sampled(opened, 50)] == list(range(60))  # no frame twice
     assert [i for i, _ in sampled(open_clip(clip, None), 15)] == list(range(60))
     for fps in (7, 12, 15, 29, 30):
-        step = frame_step(opened, fps)
-        assert count_sampled(60, step) == len(list(sampled(opened, fps)))
+        assert len(sampled_indices(opened, fps)) == len(list(sampled(opened, fps)))
 
 
 def test_gif_has_its_own_rate(tmp_path: Path) -> None:
@@ -86,24 +84,25 @@ def test_mp4_without_its_package_names_the_command(
 @pytest.mark.parametrize("source_fps", [16.0, 23.976, 25.0, 29.97, 50.0, 59.94, 120.0])
 def test_the_frame_nearest_in_time_is_taken(tmp_path: Path, source_fps: float) -> None:
     clip = Clip(tmp_path, "folder", [], source_fps, (1, 1), 240, "")
-    step = frame_step(clip, 15)
-    taken = [source_index(t, step) for t in range(count_sampled(240, step))]
+    taken = sampled_indices(clip, 15)
     times = np.arange(240) / source_fps
     for t, index in enumerate(taken):
         assert abs(times[index] - t / 15) <= np.abs(times - t / 15).min() + 1e-9
     assert len(set(taken)) == len(taken)
-    assert taken[-1] < 240 <= source_index(len(taken), step)  # as many as there are, and no more
+    # As many as there are, and no more: the next instant would be nearer to a frame 240.
+    assert taken[-1] < 240 <= round(len(taken) * source_fps / 15 + 1e-6)
 
 
 def test_a_clip_that_is_hardly_faster_keeps_every_frame(tmp_path: Path) -> None:
-    def step(fps: float | None) -> float:
-        return frame_step(Clip(tmp_path, "folder", [], fps, (1, 1), 9, ""), 15)
+    def opened(fps: float | None) -> Clip:
+        return Clip(tmp_path, "folder", [], fps, (1, 1), 63, "")
 
-    assert step(None) == step(10) == step(15) == step(15.7) == 1.0
-    assert step(15.8) == pytest.approx(15.8 / 15)
-    assert step(30) == 2.0
-    assert count_sampled(0, 2.0) == 0
-    assert count_sampled(1, 2.0) == 1
+    for fps in (None, 10, 15, 15.7):
+        assert sampled_indices(opened(fps), 15) == list(range(63))
+        assert data_rate(opened(fps), 15) == pytest.approx(fps or 15)
+    assert len(sampled_indices(opened(15.8), 15)) == 60
+    assert sampled_indices(opened(30), 15) == list(range(0, 63, 2))
+    assert data_rate(opened(30), 15) == 15
 
 
 def test_identity_follows_the_content(tmp_path: Path) -> None:

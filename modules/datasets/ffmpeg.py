@@ -1,0 +1,226 @@
+"""Videos through ffmpeg: what a file holds, and all of its stored frames with their time stamps.
+
+    about = probe(Path("dance.mp4"))       # decodes it once without keeping a pixel
+    for frame in decode(Path("dance.mp4"), about): …
+
+Frames are never repeated or dropped to even out the rate (`-fps_mode passthrough`). ffmpeg turns
+them upright; here they also become progressive, square in their pixels, and of 8 bits. Transparent
+pixels become white.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.datasets.timing import Timing
+from modules.runtime.errors import UserError
+
+Pixels = NDArray[np.uint8]
+
+# Of ffmpeg's filter showinfo, a line for each frame.
+FRAME = re.compile(
+    r"\[Parsed_showinfo_\d+ @ [^]]+\] n: *\d+ .*?pts_time:(?P<time>\S+)"
+    r"(?:.*?duration_time:(?P<held>\S+))?.*? fmt:(?P<format>\S+) .*?sar:(?P<sar>\d+/\d+)"
+    r" s:(?P<w>\d+)x(?P<h>\d+) i:(?P<order>\w)"
+)
+RATE = re.compile(r"config in time_base: \S+, frame_rate: (\d+)/(\d+)")
+BASE_RATE = re.compile(r"Stream #.*Video:.*?([\d.]+)(k?) tbr")
+# Matroska's tag of a track; a file that is cut off ends before it.
+LENGTH = re.compile(r"^ +DURATION +: (\d+):(\d+):([\d.]+)")
+TRANSFER = re.compile(r"color_trc:(\S+)")
+CUT_OFF = re.compile(r"partial file|ended prematurely", re.IGNORECASE)
+DAMAGED = re.compile(r"corrupt decoded frame|error while decoding|Decoding error|concealing")
+ENCRYPTED = re.compile(r"encrypt|Protected|Task finished with error code: -1145393733")
+HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
+ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya|pal8)")
+TONE_MAP = (
+    "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,"
+    "zscale=t=bt709:m=bt709:r=limited,format=yuv420p"
+)
+
+
+@dataclass(frozen=True)
+class About:
+    """What `probe` found in a file."""
+
+    timing: Timing
+    size: tuple[int, int]  # width, height in pixels, upright and with square pixels
+    base_rate: float  # frames/s to which ffmpeg would even the clip out by default
+    filters: tuple[str, ...]
+    alpha: bool
+    notes: tuple[str, ...]  # what a user should know of it, in words
+
+
+def executable() -> str:
+    """The ffmpeg of the package imageio-ffmpeg."""
+    import imageio_ffmpeg  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def _command(path: Path, filters: tuple[str, ...], output: list[str]) -> list[str]:
+    # "file:" keeps ffmpeg from taking a name with a colon for a protocol. 0:V: no cover pictures.
+    source = ["-nostdin", "-nostats", "-hide_banner", "-i", f"file:{path}", "-map", "0:V:0"]
+    chain = ["-vf", ",".join(filters)] if filters else []
+    return [executable(), *source, *chain, "-fps_mode", "passthrough", *output]
+
+
+def probe(path: Path) -> About:
+    """Read a file's time stamps and properties. Raises UserError that names it."""
+    frames: list[re.Match[str]] = []
+    head: list[str] = []
+    transfer = rate = base = length = ""
+    damaged = cut_off = locked = 0
+    command = _command(path, ("showinfo=checksum=0",), ["-f", "null", "-"])
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, errors="replace"
+    ) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if found := FRAME.search(line):
+                    frames.append(found)
+                elif found := RATE.search(line):
+                    rate = rate or str(float(found[1]) / max(float(found[2]), 1))
+                elif found := TRANSFER.search(line):
+                    transfer = transfer or found[1]
+                elif found := BASE_RATE.search(line):
+                    base = base or str(float(found[1]) * (1000 if found[2] else 1))
+                elif (found := LENGTH.search(line)) and base and not length:
+                    length = str(3600 * int(found[1]) + 60 * int(found[2]) + float(found[3]))
+                else:
+                    damaged += bool(DAMAGED.search(line))
+                    cut_off += bool(CUT_OFF.search(line))
+                    locked += bool(ENCRYPTED.search(line))
+                    head = [*head[-20:], line.strip()]
+        finally:
+            if process.poll() is None and frames == []:
+                process.kill()
+    if not frames:
+        raise UserError(f"{path}: {_why_nothing(' '.join(head), cut_off, locked)}")
+    about = _about(frames, float(rate or 0), float(base or 0), transfer, damaged)
+    if cut_off or (length and float(length) > 1.05 * about.timing.end + 0.5):
+        raise UserError(
+            f"{path}: the file is cut off after {len(frames)} frames; copy it again from where it"
+            " came from"
+        )
+    return about
+
+
+def _why_nothing(said: str, cut_off: int, locked: int) -> str:
+    if cut_off:
+        return "the video is cut off or corrupted; copy it again from where it came from"
+    if locked:
+        return "no frame can be decoded; the video is encrypted, or corrupted"
+    if "Stream map" in said or "matches no streams" in said or "'0:V:0'" in said:
+        return "has no video, only sound or a cover picture"
+    return "is not a video that ffmpeg can read, or is cut off or corrupted"
+
+
+def _about(
+    frames: list[re.Match[str]], rate: float, base: float, transfer: str, damaged: int
+) -> About:
+    first, notes, filters = frames[0], [], []
+    sizes = {(found["w"], found["h"]) for found in frames}
+    width, height = int(first["w"]), int(first["h"])
+    if len(sizes) > 1:
+        notes.append(f"the picture changes its size; all frames are made {width} x {height}")
+        filters.append(f"scale={width}:{height}")
+    if any(found["order"] in "TB" for found in frames):
+        notes.append("interlaced frames were made progressive")
+        filters.append("yadif=mode=send_frame:deint=interlaced")
+    over, under = map(int, first["sar"].split("/"))
+    aspect = over / under if over and under else 1.0
+    if abs(aspect - 1) > 0.02:
+        size = (round(width * aspect), height)
+        notes.append(f"pixels are not square; {width} x {height} was made {size[0]} x {size[1]}")
+        width, height = size
+        filters += [f"scale={width}:{height}", "setsar=1"]
+    if transfer in HDR:
+        mapped = "zscale" in _filters()
+        notes.append(
+            f"high dynamic range ({HDR[transfer]}) was "
+            + ("mapped to standard range" if mapped else "not mapped: colours look pale")
+        )
+        filters += [TONE_MAP] if mapped else []
+    if alpha := bool(ALPHA.match(first["format"])) and first["format"] != "pal8":
+        notes.append("transparent pixels were made white")  # as in source.CLEAR
+    if damaged:
+        notes.append(f"ffmpeg reports {damaged} corrupted frames or more; their pixels are guesses")
+    timing = _timing(frames, rate)
+    return About(timing, (width, height), base or rate, tuple(filters), alpha, tuple(notes))
+
+
+def _timing(frames: list[re.Match[str]], rate: float) -> Timing:
+    stamps = [found["time"] for found in frames]
+    usual = rate if 0 < rate < 1e4 else 25.0  # 25: what ffmpeg assumes of streams without a rate
+    try:
+        starts = np.array(stamps, np.float64)
+    except ValueError:  # NOPTS: the format has no time stamps
+        return Timing.constant(len(frames), usual)
+    starts = np.maximum.accumulate(starts - starts[0])
+    if len(starts) > 1 and starts[-1] <= 0:
+        return Timing.constant(len(frames), usual)
+    interval = float(np.median(np.diff(starts))) if len(starts) > 1 else 1 / usual
+    try:
+        held = float(frames[-1]["held"])
+    except (TypeError, ValueError):
+        held = 0.0
+    return Timing(starts, float(starts[-1]) + (held if held > 0 else interval))
+
+
+def _filters() -> str:
+    command = [executable(), "-hide_banner", "-filters"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def decode(path: Path, about: About) -> Iterator[Pixels]:
+    """Yield every stored frame, (H, W, 3) uint8 RGB. Raises UserError that names the file."""
+    width, height = about.size
+    channels = 4 if about.alpha else 3
+    pixels = ["-f", "rawvideo", "-pix_fmt", "rgba" if about.alpha else "rgb24", "pipe:1"]
+    command = _command(path, about.filters, pixels)
+    expected = len(about.timing.starts)
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, bufsize=0
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for index in range(expected):
+                data = _read_exactly(process.stdout, width * height * channels)
+                if data is None:
+                    lacks = f"frame {index} of {expected} is missing"
+                    raise UserError(f"{path}: cannot be read to its end ({lacks})")
+                frame = np.frombuffer(data, np.uint8).reshape(height, width, channels)
+                yield on_white(frame) if about.alpha else frame
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _read_exactly(stream: IO[bytes], size: int) -> bytearray | None:
+    """So many bytes, or None if the stream ends before."""
+    data = bytearray(size)
+    view, got = memoryview(data), 0
+    while got < size:
+        count = stream.readinto(view[got:])  # type: ignore[attr-defined]
+        if not count:
+            return None
+        got += count
+    return data
+
+
+def on_white(frame: Pixels) -> Pixels:
+    """Pixels (H, W, 4) RGBA laid over white, (H, W, 3)."""
+    alpha = frame[..., 3:].astype(np.uint16)
+    return ((frame[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -1,0 +1,171 @@
+"""Names of files: which number is the frame's, and which label belongs to which frame."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import dataloader
+from modules.datasets.naming import (
+    bare,
+    frame_numbers,
+    is_regular,
+    match_files,
+    match_indices,
+    renumber,
+)
+from modules.runtime.errors import UserError
+from tests.support.data import make_dataset
+from tests.support.scripts import assert_refused, run_script
+
+
+@pytest.mark.parametrize(
+    ("stems", "numbers"),
+    [
+        (["0", "1", "10"], [0, 1, 10]),
+        (["00001", "00002"], [1, 2]),
+        (["frame12", "Frame13", "14"], [12, 13, 14]),
+        (["frame_0001", "frame_0002"], [1, 2]),
+        (["img-1", "img-2"], [1, 2]),
+        (["IMG 7", "img 8"], [7, 8]),
+        (["dance2_0001", "dance2_0002"], [1, 2]),  # the 2 never changes
+        (["1_of_100", "2_of_100"], [1, 2]),  # so the last number is not it
+        (["20240101_120000_3", "20240101_120000_4"], [3, 4]),
+        (["take2_0007"], [7]),
+        (["take1_4", "take2_4", "take2_5"], None),  # two numbers change
+        (["img1", "frame1"], None),  # two kinds of names
+        (["img1", "cover"], None),
+        (["cover"], None),
+        (["-1", "0"], None),
+        (["1.5", "2.5"], [1, 2]),
+        ([], []),
+    ],
+)
+def test_frame_numbers(stems: list[str], numbers: list[int] | None) -> None:
+    assert frame_numbers(stems) == numbers
+
+
+def test_bare_names() -> None:
+    names = [
+        "a/B_01_keypoints.json",
+        "B_01.jpg",
+        "b_01_rendered.png",
+        "B_01.jpg.json",
+        "c\\B_01.JPEG",
+    ]
+    assert {bare(name) for name in names} == {"b_01"}
+
+
+FRAMES = [f"{i:03}.png" for i in (1, 2, 3, 14, 15)]  # a gap of ten in the numbering
+
+
+@pytest.mark.parametrize(
+    ("labels", "frames", "places", "by"),
+    [
+        ([f"{f[:3]}_keypoints.json" for f in FRAMES], FRAMES, [0, 1, 2, 3, 4], "file name"),
+        (["015.json", "001.json"], FRAMES, [4, 0], "file name"),  # the others: nobody was seen
+        ([f"pose-{i}.json" for i in (1, 2, 3, 14, 15)], FRAMES, [0, 1, 2, 3, 4], "number"),
+        ([f"x_{i}.json" for i in range(5)], FRAMES, [0, 1, 2, 3, 4], "order"),
+        (
+            [f"x_{i}.json" for i in (2, 10, 1)],
+            ["0.png", "1.png", "2.png"],
+            None,
+            "names nor numbers",
+        ),
+        (["x_1.json", "x_2.json", "x_4.json"], FRAMES[:3], None, "neither names nor numbers"),
+        (["001.json", "004.json"], FRAMES, None, "no frame has the name of 004.json"),
+        (["001.json", "001_keypoints.json"], FRAMES, None, "of the same frame"),
+        (["x_1.json", "x_2.json"], FRAMES, None, "for 2 frames, but the clip has 5"),
+    ],
+)
+def test_labels_and_frames(
+    labels: list[str], frames: list[str], places: list[int] | None, by: str
+) -> None:
+    if places is None:
+        with pytest.raises(UserError, match=by):
+            match_files(labels, frames, every=False, what="labels")
+    else:
+        assert match_files(labels, frames, every=False, what="labels") == (places, by)
+
+
+def test_every_frame_needs_its_image() -> None:
+    with pytest.raises(UserError, match=r"without a label: 002\.png, 003\.png"):
+        match_files([FRAMES[0], *FRAMES[3:]], FRAMES, every=True, what="labels")
+
+
+def test_numbers_of_results() -> None:
+    names = ["007", "008", "009"]
+    assert match_indices([0, 2], 3, [], "x") == {0: 0, 2: 2}
+    assert match_indices([1, 3], 3, [], "x") == {1: 0, 3: 2}  # 3 exists only when counting from 1
+    assert match_indices([7, 9], 3, names, "x") == {7: 0, 9: 2}
+    with pytest.raises(UserError, match="may count from 0 or from 1"):
+        match_indices([1, 2], 3, [], "x")
+    with pytest.raises(UserError, match="has frame 9, but the clip has only 3"):
+        match_indices([0, 9], 3, [], "x")
+
+
+def test_regular_numbers() -> None:
+    assert is_regular([3, 1, 2]) and is_regular([1, 3, 5]) and is_regular([4])
+    assert not is_regular([1, 2, 4]) and not is_regular([1, 1])
+
+
+# ---------------------------------------------------------------- the layout
+
+
+@pytest.mark.parametrize("name", ["frame_{:04}", "img-{}", "{:05}", "dance2_{}", "IMG {}"])
+def test_the_layout_reads_names_of_many_kinds(tmp_path: Path, name: str) -> None:
+    root = make_dataset(tmp_path / "data", train=12, val=4, tests=(3,))
+    before = dataloader.load_val(root, height=16, width=16, val_vi_len=9)
+    for kind in ("img", "label"):
+        for i in range(4):
+            path = root / f"val/val_{kind}/{i}.png"
+            path.rename(path.with_stem(name.format(i + 1)))
+    after = dataloader.load_val(root, height=16, width=16, val_vi_len=9)
+    assert (after.frames == before.frames).all() and (after.labels == before.labels).all()
+
+
+def test_names_of_two_kinds_are_a_fault(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data", train=12, val=4, tests=(3,))
+    (root / "val/val_img/1.png").rename(root / "val/val_img/img_1.png")
+    assert_refused(run_script("dataloader.py", "check", root), "not a frame number: img_1.png")
+
+
+# ---------------------------------------------------------------- renumber
+
+
+def numbered(folder: Path, names: list[str]) -> Path:
+    folder.mkdir()
+    for i, name in enumerate(names):
+        Image.new("RGB", (2, 2), (i, 0, 0)).save(folder / name)
+    return folder
+
+
+def reds(folder: Path) -> list[int]:
+    return [Image.open(folder / f"{i}.png").getpixel((0, 0))[0] for i in range(4)]  # type: ignore[index]
+
+
+def test_renumber_keeps_the_order_and_names_gaps(tmp_path: Path) -> None:
+    images = numbered(tmp_path / "i", ["img_5.png", "img_10.png", "img_0.png", "img_1.png"])
+    labels = numbered(tmp_path / "l", ["p5.png", "p10.png", "p0.png", "p1.png"])
+    result = run_script("dataloader.py", "renumber", images, labels)
+    assert result.returncode == 0, result.stderr
+    assert "gaps before: 2, 3" in result.stdout
+    assert reds(images) == reds(labels) == [2, 3, 0, 1]
+    assert len(list(images.iterdir())) == 4
+
+
+def test_renumber_refuses_what_would_mix_up(tmp_path: Path) -> None:
+    images = numbered(tmp_path / "i", ["0.png", "1.png", "3.png", "4.png"])
+    labels = numbered(tmp_path / "l", ["0.png", "1.png", "2.png", "3.png"])
+    before = sorted(path.name for path in images.iterdir())
+    with pytest.raises(UserError, match="has other frame numbers than"):
+        renumber([images, labels])
+    assert sorted(path.name for path in images.iterdir()) == before
+    assert renumber([images]) == [2]
+    odd = numbered(tmp_path / "o", ["a1_2.png", "a2_3.png"])
+    with pytest.raises(UserError, match="not clear which number"):
+        renumber([odd])
+    with pytest.raises(UserError, match="same frame number"):
+        renumber([numbered(tmp_path / "t", ["1.png", "01.png"])])
+    with pytest.raises(UserError, match="cannot be read"):
+        renumber([tmp_path / "none"])
