@@ -22,10 +22,10 @@ def fit(*typed: str, frames: int = 1000, device: torch.device = CPU, given_weigh
 
 @pytest.mark.parametrize(
     ("frames", "epochs"),
-    # 30·√(250/frames) by hand: 30, 15, 7.5 and 3.35; then the two bounds.
-    [(250, 30), (1000, 15), (4000, 8), (20_000, 3), (1, 60), (10**7, 3)],
+    # 30·(250/frames)^0.7 by hand: 30, 30/2^1.4 = 11.37, 30/2^2.8 = 4.31; then the two bounds.
+    [(250, 30), (1000, 11), (4000, 4), (1, 60), (10**7, 3)],
 )
-def test_epochs_fall_with_the_root_of_the_length(frames: int, epochs: int) -> None:
+def test_epochs_fall_more_slowly_than_the_length_rises(frames: int, epochs: int) -> None:
     assert epochs_for(frames) == epochs
 
 
@@ -47,9 +47,9 @@ def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
     options, lines = fit("--preset", preset)
     size = size_for(CPU, torch.get_num_threads())
     assert size._asdict() == {name: getattr(options, name) for name in size._fields}
-    assert options.num_epoch == 15
+    assert options.num_epoch == 11
     (line,) = lines
-    assert "num_epoch=15" in line
+    assert "num_epoch=11" in line
     assert "1,000 training frames" in line
 
 
@@ -81,7 +81,7 @@ def test_without_auto_size_nothing_is_chosen() -> None:
 def test_a_checkpoint_decides_the_size() -> None:
     options, (line,) = fit("--preset", "best", given_weights=True)
     assert options.F_dim == TrainerOptions().F_dim
-    assert "F_dim" not in line and "num_epoch=15" in line
+    assert "F_dim" not in line and "num_epoch=11" in line
 
 
 def test_a_resumed_run_keeps_what_was_chosen() -> None:
