@@ -21,6 +21,7 @@ import argparse
 import csv
 import os
 import re
+import shlex
 import sys
 import warnings
 from bisect import bisect_left
@@ -161,8 +162,12 @@ def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> No
     if not (ordered := sorted(numbers)):
         return  # already reported
     if ordered[0] > 1:
-        renumber = f"run: python dataloader.py renumber ROOT/{where} (and its partner together)"
-        faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1; {renumber}")
+        # Images and labels in one command, so that they stay together.
+        both = {where, where.replace("_img", "_label"), where.replace("_label", "_img")}
+        folders = [faults.root / name for name in sorted(both) if (faults.root / name).is_dir()]
+        run = f"python dataloader.py renumber {shlex.join(map(str, folders))}"
+        what = f"numbering starts at {ordered[0]}; it must start at 0 or 1; run: {run}"
+        faults.add(where, what)
     # Only the gaps that are named are enumerated: a name may be a date in seconds.
     gaps: list[int] = []
     for before, after in pairwise(ordered):

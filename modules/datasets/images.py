@@ -5,6 +5,7 @@ Files are decoded completely and their checksums are verified, so that a corrupt
 
 import re
 import stat
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from modules.runtime.errors import UserError
+
+# Pillow prints this for a damaged note on orientation, which upright() passes over. Set once, since
+# images are decoded in threads.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 WHITE, BLACK = 255, 0  # what transparent pixels of frames and of labels become
