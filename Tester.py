@@ -252,7 +252,8 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
-    perceptual = load_st_lpips() if o.st_lpips else None
+    size = checkpoint.config.frame_H, checkpoint.config.frame_W
+    perceptual = load_st_lpips(*size) if o.st_lpips else None
     print("\n".join(as_lines(o)), flush=True)
 
     # ------------------------------------------------------------ data

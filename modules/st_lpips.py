@@ -20,6 +20,7 @@ from modules.runtime.errors import UserError
 
 INSTALL = "pip install -r requirements-metrics.txt"
 AT_ONCE = 32  # frames
+SMALLEST = 21  # pixels of a side, below which the network's padding does not fit its features
 # The package imports these for debugging, does not declare them, and uses nothing of them here.
 UNUSED = {"IPython": "embed", "torchsummary": "summary"}
 
@@ -41,8 +42,16 @@ def _stand_ins() -> Iterator[None]:
             del sys.modules[name]
 
 
-def load_st_lpips() -> nn.Module:
-    """The network, on the CPU. Raises UserError, with what to do, where it cannot be loaded."""
+def load_st_lpips(height: int, width: int) -> nn.Module:
+    """The network, on the CPU, for frames of this size in pixels.
+
+    Raises UserError for frames that are too small, and where it cannot be loaded, with what to do.
+    """
+    if min(height, width) < SMALLEST:
+        size = f"{height} × {width}"
+        raise UserError(
+            f"--st_lpips: frames of {size} are too small for it, below {SMALLEST} pixels"
+        )
     try:
         with _stand_ins(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torchvision, about how the package calls it
@@ -63,16 +72,12 @@ def load_st_lpips() -> nn.Module:
 def st_lpips(network: nn.Module, prediction: Tensor, truth: Tensor) -> np.ndarray:
     """The distance of each frame to the true one, 0 for equal frames: (T,) float64.
 
-    prediction, truth: (T, 3, H, W) in [0, 1]. UserError for frames that are too small for it.
+    prediction, truth: (T, 3, H, W) in [0, 1].
     """
     distances = []
     for start in range(0, len(truth), AT_ONCE):
         part = slice(start, start + AT_ONCE)
-        try:
-            # normalize: from [0, 1] to the [-1, 1] that the network expects
-            value = network(prediction[part].float(), truth[part].float(), normalize=True)
-        except RuntimeError as error:
-            size = " × ".join(map(str, truth.shape[-2:]))
-            raise UserError(f"--st_lpips: frames of {size} are too small for it") from error
+        # normalize: from [0, 1] to the [-1, 1] that the network expects
+        value = network(prediction[part].float(), truth[part].float(), normalize=True)
         distances.append(value.flatten())
     return torch.cat(distances).double().numpy()

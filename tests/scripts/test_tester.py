@@ -116,8 +116,14 @@ class TestTester:
         arguments = ("--ckpt_path", trained / "last.ckpt", "--n_samples", "2")
         assert_refused(run_script("Tester.py", *arguments), "--n_samples 2", "--split val")
 
-    def test_st_lpips(self, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        arguments = ("--ckpt_path", trained / "last.ckpt", "--save_root", tmp_path / "out")
+    def test_st_lpips(self, trained: Path, dataset: Path, tmp_path: Path) -> None:
+        size = ("--frame_H", "24", "--frame_W", "24", "--num_epoch", "1")  # large enough for it
+        result = run_script(
+            *("Trainer.py", "--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN, *size)
+        )
+        assert result.returncode == 0, result.stderr
+        path = tmp_path / "run" / "last.ckpt"
+        arguments = ("--ckpt_path", path, "--save_root", tmp_path / "out")
         command = ("Tester.py", *arguments, "--split", "val", "--st_lpips")
         module = tmp_path / "packages" / "stlpips_pytorch" / "stlpips.py"
         module.parent.mkdir(parents=True)
@@ -140,6 +146,10 @@ class TestTester:
         np.testing.assert_allclose(-10 * np.log10(distances), psnr, rtol=1e-5)
         assert f"ST-LPIPS {distances.mean():.4f}, average over frames 1-9" in result.stdout
         assert_refused(run_script("Tester.py", *arguments, "--st_lpips"), "--split val")
+        small = ("--ckpt_path", trained / "last.ckpt", "--save_root", tmp_path / "small")
+        assert_refused(
+            run_script("Tester.py", *small, "--split", "val", "--st_lpips"), "are too small"
+        )
 
     def test_model_of_another_kind_comes_from_its_checkpoint(
         self, dataset: Path, tmp_path: Path
