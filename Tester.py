@@ -211,6 +211,7 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
                 precision=choose_precision(o.precision, device),
                 latent_scale=o.latent_scale,
                 batch_size=o.batch_size,
+                graph=True,
                 advance=bar.update,
             )
             scores += [score(future, video.truth, labels) for future in futures]
@@ -231,6 +232,7 @@ def generate_all(model: CVAE, videos: list[Video], o: TesterOptions) -> list[tor
             precision=choose_precision(o.precision, device),
             latent_scale=o.latent_scale,
             batch_size=o.batch_size,
+            graph=True,
             advance=bar.update,
         )
     if not all(torch.isfinite(video).all() for video in made):
