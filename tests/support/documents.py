@@ -13,6 +13,7 @@ PAGES = (
     "docs/training.md",
     "docs/own_video.md",
     "docs/results.md",
+    "docs/gpu.md",
     "docs/reliability.md",
     "docs/theory.md",
     "docs/report.md",
