@@ -25,6 +25,7 @@ class Sums(NamedTuple):
     trained: float  # sequences
     skipped: float  # sequences whose step was not finite
     skipped_in_a_row: float  # steps; outlasts the epoch
+    rescaled: float = 0.0  # sequences whose step only lowered the loss's scale, with float16
 
 
 class EpochAverages(NamedTuple):
@@ -50,7 +51,13 @@ class RunningSums:
         self.posterior = torch.zeros((2, *latent), dtype=torch.float64, device=device)
 
     def add(
-        self, terms: Tensor, mu: Tensor, finite: Tensor, enabled: Tensor, batch: Tensor
+        self,
+        terms: Tensor,
+        mu: Tensor,
+        finite: Tensor,
+        enabled: Tensor,
+        batch: Tensor,
+        overflowed: Tensor | None = None,
     ) -> None:
         """Add a step, in place.
 
@@ -59,14 +66,22 @@ class RunningSums:
         finite:  boolean on the device, whether the step's loss and gradient were
         enabled: boolean on the device, False while a graph is warmed up: then nothing is added
         batch:   clips of the whole batch, a number on the device
+        overflowed: boolean on the device, whether a step that was not finite only lowered the
+                 loss's scale: it is no sign of divergence. None: no step does
         """
         good, bad = finite.double(), (~finite).double()
+        rescaled = self.sums[7]
         # `where`, as 0 · NaN is NaN.
         added = torch.where(finite, terms * batch, 0.0)
         # Once too many, always too many: a GPU's sums are not looked at after every step.
         row = self.sums[6]
-        row = torch.where(row >= MAX_SKIPPED_STEPS, row, (row + 1.0) * bad)
-        counted = torch.stack((self.sums[4] + batch * good, self.sums[5] + batch * bad, row))
+        kept = row >= MAX_SKIPPED_STEPS
+        if overflowed is not None:
+            lowered = overflowed.double()
+            kept, bad, rescaled = kept | overflowed, bad - lowered, rescaled + batch * lowered
+        row = torch.where(kept, row, (row + 1.0) * bad)
+        trained, skipped = self.sums[4] + batch * good, self.sums[5] + batch * bad
+        counted = torch.stack((trained, skipped, row, rescaled))
         new = torch.cat((self.sums[:4] + added, counted))
         self.sums.copy_(torch.where(enabled, new, self.sums))
         moments = torch.stack((mu.sum(dim=(0, 1)), mu.square().sum(dim=(0, 1))))
@@ -75,6 +90,7 @@ class RunningSums:
     def start_epoch(self) -> None:
         """Back to zero, but for the steps in a row that were not finite."""
         self.sums[:6] = 0.0
+        self.sums[7] = 0.0
         self.posterior.zero_()
 
     def read(self) -> Sums:
@@ -87,7 +103,8 @@ class RunningSums:
 
     def restore(self, sums: list[float], posterior: Tensor | None) -> None:
         """Continue from sums that were read; posterior: None at the start of an epoch."""
-        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
+        every = Sums(*sums)  # older checkpoints have fewer
+        self.sums.copy_(torch.tensor(every, dtype=torch.float64))
         if posterior is None or not distributed.is_main():  # rank 0's stand for all ranks'
             self.posterior.zero_()
         else:
@@ -105,5 +122,5 @@ class RunningSums:
         if trained:
             mean, square = posterior / (trained * steps)  # 2 × (N, H, W)
             active = int((square - mean**2 > ACTIVE_VARIANCE).sum())
-        frames = int(trained + sums.skipped) * steps
+        frames = int(trained + sums.skipped + sums.rescaled) * steps
         return EpochAverages(loss, mse, kl, psnr, int(sums.skipped), active, frames)

@@ -156,7 +156,7 @@ class TrainerOptions:
     device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"), bookkeeping=True)
     gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1, bookkeeping=True, needs=TRAINING)
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
-    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it. Loss and KL are always float32", choices=("auto", "float32", "bfloat16"))
+    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it, float16 on CUDA cards that are fast with that alone (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
     no_graph: bool = option(False, RUN, "disable CUDA graphs (for debugging); slower", bookkeeping=True)
     recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, one step at a time (8 frames with teacher forcing); less memory, slower", bookkeeping=True)
@@ -186,7 +186,7 @@ class TesterOptions:
     batch_size: int = option(8, RUN, "sequences generated side by side; no pixel depends on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
     device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
-    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16"))
+    precision: str = option("auto", RUN, "arithmetic of the networks; auto: as Trainer.py", choices=("auto", "float32", "bfloat16", "float16"))
     # fmt: on
 
 

@@ -92,7 +92,9 @@ class TrainingStep:
         self.precision = choose_precision(self.o.precision, self.device)
         self.parallel = distributed.parallel(self.model)
         self.update = GuardedUpdate(
-            self.model, self.optimizer, state.average, max_norm=self.o.grad_clip
+            *(self.model, self.optimizer, state.average),
+            max_norm=self.o.grad_clip,
+            scale=state.scale,
         )
         self.generator = torch.Generator(device=self.device)
         self.beta = torch.zeros((), device=self.device)  # a captured step reads it from here
@@ -245,9 +247,11 @@ class TrainingStep:
             weights=part.weights,
         )
         totals = distributed.add_up(torch.stack(terms).detach().double())  # of all ranks
-        finite = self.update(terms.loss, totals[0], before)
+        outcome = self.update(terms.loss, totals[0], before)
         mu = part.weights[:, None, None, None] * out.mu.detach().double()  # (T-1, B, N, H, W)
-        self.sums.add(totals, mu, finite, self.update.enabled, part.batch)
+        self.sums.add(
+            *(totals, mu, outcome.finite, self.update.enabled, part.batch), outcome.overflowed
+        )
 
 
 # ---------------------------------------------------------------- one epoch

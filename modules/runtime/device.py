@@ -11,6 +11,11 @@ import torch
 from modules.runtime import distributed
 from modules.runtime.errors import UserError
 
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 # mallopt()'s parameters, from glibc's malloc.h.
 MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX, MALLOC_ARENA_MAX = -1, -2, -4, -8
 
@@ -85,26 +90,45 @@ def set_float32(device: torch.device, precision: str) -> None:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The networks' arithmetic for --precision; auto takes bfloat16 where the hardware has it."""
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16" or _has_bfloat16(device):
+    """The networks' arithmetic for --precision.
+
+    auto takes bfloat16 where the hardware has it, else float16 where that is fast, else float32.
+    UserError for bfloat16 on a Mac whose system lacks it.
+    """
+    on_old_mac = device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0)
+    if name == "bfloat16" and on_old_mac:
+        raise UserError("--precision bfloat16: an Apple GPU needs macOS 14; use float16 or float32")
+    if name != "auto":
+        return PRECISIONS[name]
+    if _has_bfloat16(device):
         return torch.bfloat16
-    return torch.float32
+    return torch.float16 if _has_fast_float16(device) else torch.float32
 
 
 def _has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively; emulated it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def _has_fast_float16(device: torch.device) -> bool:
+    """Whether it is a CUDA card that multiplies float16 several times as fast as float32.
+
+    Compute capability 7.x (V100, T4, RTX 20), but not the GTX 16 cards, whose float16 convolutions
+    are known to give NaN. Later cards have bfloat16.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 7:
+        return False
+    return "GTX 16" not in torch.cuda.get_device_name(device)
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """The context in which networks run; weights, loss and optimiser stay float32 outside it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+    half = precision != torch.float32
+    return torch.autocast(device.type, precision if half else torch.bfloat16, enabled=half)
 
 
 def describe(device: torch.device, precision: torch.dtype) -> str:

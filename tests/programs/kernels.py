@@ -60,6 +60,8 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "--recon sigma": ({"recon": "sigma"}, True),
     "--precision float32": ({"precision": "float32"}, True),
     "--precision float32, free running": ({"precision": "float32"}, False),
+    "--precision float16": ({"precision": "float16"}, True),
+    "--precision float16, free running": ({"precision": "float16", "optim": "Muon"}, False),
     "--grad_clip 0": ({"grad_clip": 0.0}, True),
     "--deterministic": ({"deterministic": True}, False),
     "as --preset best": ({**BEST}, True),

@@ -64,12 +64,49 @@ def test_bfloat16_where_the_hardware_multiplies_it(
         return native
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     chosen = choose_precision("auto", torch.device("cuda"))
     assert chosen == (torch.bfloat16 if native else torch.float32)
     assert emulated == [False]  # emulated bfloat16 is slower than float32
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "capability", "chosen"),
+    [
+        ("Tesla T4", (7, 5), torch.float16),
+        ("Tesla V100-SXM2-16GB", (7, 0), torch.float16),
+        ("NVIDIA GeForce GTX 1660 Ti", (7, 5), torch.float32),  # gives NaN in float16
+        ("NVIDIA GeForce GTX 1080", (6, 1), torch.float32),  # slower in float16 than in float32
+        ("NVIDIA GeForce RTX 3060", (8, 6), torch.bfloat16),
+    ],
+)
+def test_float16_where_that_alone_is_fast(
+    name: str, capability: tuple[int, int], chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = capability >= (8, 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    card = torch.device("cuda", 0)
+    assert choose_precision("auto", card) == chosen
+    assert choose_precision("float16", card) == torch.float16  # whatever the card
+    assert choose_precision("float32", card) == torch.float32
+
+
+def test_an_apple_gpu_computes_in_float32_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    mps = torch.device("mps")
+    for new in (True, False):
+        monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_, new=new: new)
+        assert choose_precision("auto", mps) == torch.float32
+        assert choose_precision("float16", mps) == torch.float16
+        if new:
+            assert choose_precision("bfloat16", mps) == torch.bfloat16
+        else:
+            with pytest.raises(UserError, match=r"--precision bfloat16: .* macOS 14"):
+                choose_precision("bfloat16", mps)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
 def test_autocast_runs_networks_in_the_precision(precision: torch.dtype) -> None:
     layer = torch.nn.Conv2d(3, 4, 1)
     with autocast(CPU, precision):
