@@ -246,9 +246,11 @@ class TrainingStep:
             batch=part.batch,
             weights=part.weights,
         )
-        totals = distributed.add_up(torch.stack(terms).detach().double())  # of all ranks
+        # Of all ranks.
+        totals = distributed.add_up(torch.stack(terms).detach().to(self.sums.sums.dtype))
         outcome = self.update(terms.loss, totals[0], before)
-        mu = part.weights[:, None, None, None] * out.mu.detach().double()  # (T-1, B, N, H, W)
+        # (T-1, B, N, H, W)
+        mu = part.weights[:, None, None, None] * out.mu.detach().to(totals.dtype)
         self.sums.add(
             *(totals, mu, outcome.finite, self.update.enabled, part.batch), outcome.overflowed
         )

@@ -10,6 +10,7 @@ import torch
 
 from modules.runtime import distributed
 from modules.runtime.errors import UserError
+from modules.runtime.gpus import count_cuda, why_no_cuda, why_no_mps, why_unusable
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -21,21 +22,50 @@ MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX, MALLOC_ARENA_MAX = -1, -
 
 
 def choose_device(name: str, gpus: int = 1) -> torch.device:
-    """The device for --device and --gpu. Raises UserError when there is no such device."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """The device for --device and --gpu: auto takes CUDA, then an Apple GPU, then the CPU.
+
+    Raises UserError when there is no such device. A CUDA device that auto cannot use is noted.
+    """
+    count, trouble = count_cuda()
     if name == "cuda" and count == 0:
-        raise UserError("--device cuda: there is no CUDA device here; use --device cpu")
+        raise UserError(f"--device cuda: {trouble or why_no_cuda()}; or use --device cpu")
     use_cuda = name == "cuda" or (name == "auto" and count > 0)
     if gpus > count > 0 or (gpus > 1 and count == 0):
-        raise UserError(f"--gpu {gpus}: there are {count} GPUs here")
+        raise UserError(
+            f"--gpu {gpus}: there are {count} GPUs here" + f" ({trouble})" * bool(trouble)
+        )
     if gpus > 1 and not use_cuda:
-        raise UserError(f"--gpu {gpus}: needs CUDA; leave out --device cpu")
-    if not use_cuda:
-        return torch.device("cpu")
+        raise UserError(f"--gpu {gpus}: needs CUDA; leave out --device {name}")
     # Each process of a parallel run takes the GPU of its number.
-    if (number := distributed.local_rank()) >= count:
+    number = distributed.local_rank()
+    if use_cuda and number >= count:
         raise UserError(f"process {number} of this machine has no GPU: there are {count} here")
-    return torch.device("cuda", number)
+    if use_cuda:
+        trouble = next(filter(None, map(why_unusable, range(number, number + gpus))), "")
+        if not trouble:
+            return torch.device("cuda", number)
+        if name == "cuda" or gpus > 1:
+            raise UserError(f"--device cuda: {trouble}, or use --device cpu")
+    if trouble and name == "auto":
+        print(f"note: CUDA is not used: {trouble}", flush=True)
+    if name == "mps" and (why := why_no_mps()):
+        raise UserError(f"--device mps: {why}; use --device cpu")
+    several = distributed.world_size() > 1
+    if name == "mps" and several:
+        raise UserError("--device mps: runs in one process; leave out torchrun, or --device mps")
+    if name == "mps" or (name == "auto" and not several and not why_no_mps()):
+        return torch.device("mps", 0)
+    return torch.device("cpu")
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """What sums are kept in: float64, which an Apple GPU does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def waits_to_decide(device: torch.device) -> bool:
+    """Whether the host decides if a step is applied: an Apple GPU's optimisers cannot."""
+    return device.type == "mps"
 
 
 def keep_freed_memory() -> None:
@@ -133,9 +163,8 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 def describe(device: torch.device, precision: torch.dtype) -> str:
     """Device and precision in words, for the first lines of a run."""
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
     return f"{name}, {str(precision).removeprefix('torch.')}"

@@ -31,6 +31,7 @@ from modules.batches import Clips, draw, epoch_batches, load_clips
 from modules.cvae import CVAE, ModelConfig
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate
+from modules.layout import place
 from modules.options import TrainerOptions
 from modules.plan import Plan
 from modules.runstate import RunState
@@ -162,7 +163,7 @@ class Case:
         self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3)
         torch.manual_seed(0)
         config = ModelConfig(**dims)
-        self.model = CVAE(config).to(device).to(memory_format=torch.channels_last).train()
+        self.model = place(CVAE(config), device, choose_precision(precision, device)).train()
         sizes = {"height": 32, "width": 64, "train_vi_len": length, "val_vi_len": 630}
         data = dataloader.load_train_val(root, **sizes)[0]
         assert data is not None

@@ -92,9 +92,10 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     import torch
 
     from modules.cvae import CVAE
+    from modules.layout import place
     from modules.options import TrainerOptions, model_config
     from modules.runstate import RunState
-    from modules.runtime.device import set_up
+    from modules.runtime.device import choose_precision, set_up
     from modules.sequences import Recording, VideoData
     from modules.training import TrainingStep
 
@@ -102,7 +103,7 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     shared = {"train_vi_len": length, "batch_size": clips, **size}
     o = TrainerOptions(DR="unused", **{**shared, **options})
     set_up(device, o.precision, o.deterministic)
-    model = CVAE(model_config(o)).to(device).to(memory_format=torch.channels_last).train()
+    model = place(CVAE(model_config(o)), device, choose_precision(o.precision, device)).train()
     frames = 3 * clips * length
     pixels = (frames, o.frame_H, o.frame_W, 3)
     stacks = [torch.zeros(pixels, dtype=torch.uint8, device=device) for _ in range(2)]
