@@ -17,6 +17,8 @@ PRECISIONS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Kinds of device without float64, on which no optimiser can leave out a step by itself.
+LIMITED = {"mps"}
 # mallopt()'s parameters, from glibc's malloc.h.
 MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX, MALLOC_ARENA_MAX = -1, -2, -4, -8
 
@@ -28,7 +30,11 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
     """
     count, trouble = count_cuda()
     if name == "cuda" and count == 0:
-        raise UserError(f"--device cuda: {trouble or why_no_cuda()}; or use --device cpu")
+        raise UserError(
+            f"--device cuda: {trouble}, or use --device cpu"
+            if trouble
+            else f"--device cuda: {why_no_cuda()}; use --device cpu"
+        )
     use_cuda = name == "cuda" or (name == "auto" and count > 0)
     if gpus > count > 0 or (gpus > 1 and count == 0):
         raise UserError(
@@ -60,12 +66,12 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
 
 def widest_float(device: torch.device) -> torch.dtype:
     """What sums are kept in: float64, which an Apple GPU does not have."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float32 if device.type in LIMITED else torch.float64
 
 
 def waits_to_decide(device: torch.device) -> bool:
     """Whether the host decides if a step is applied: an Apple GPU's optimisers cannot."""
-    return device.type == "mps"
+    return device.type in LIMITED
 
 
 def keep_freed_memory() -> None:

@@ -27,7 +27,7 @@ def count_cuda() -> tuple[int, str]:
             f"than {torch.version.cuda}"
         )
     if "CUDA initialization" in said:
-        first = said.partition("CUDA initialization: ")[2].split(". ")[0]
+        first = re.split(r"\. | - ", said.partition("CUDA initialization: ")[2])[0]
         return 0, f"CUDA does not start ({first:.150}): see that nvidia-smi works, then try again"
     return 0, ""
 
@@ -35,7 +35,7 @@ def count_cuda() -> tuple[int, str]:
 def why_no_cuda() -> str:
     """The most likely reason that there is no CUDA device, where none was said."""
     if torch.version.cuda is None and torch.version.hip is None:
-        return "this PyTorch is built without CUDA: install a build with it (pytorch.org)"
+        return "this PyTorch is built without CUDA (pytorch.org has builds with it)"
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return f"there is no CUDA device here that CUDA_VISIBLE_DEVICES={hidden} shows"
     return "there is no CUDA device here"

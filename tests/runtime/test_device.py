@@ -144,7 +144,7 @@ def test_no_cuda_without_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=7 shows"):
         choose_device("cuda")
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(UserError, match="built without CUDA: install"):
+    with pytest.raises(UserError, match="built without CUDA"):
         choose_device("cuda")
 
 
