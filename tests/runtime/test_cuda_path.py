@@ -164,6 +164,40 @@ def finished(process: subprocess.Popen[str], status: int = 0) -> str:
     return out
 
 
+BENCHMARK = """
+import json, sys
+from pathlib import Path
+import torch
+from modules.datasets.synthetic import make_demo
+from tests.programs import benchmark as b
+
+root, device = Path(sys.argv[1]), torch.device("cuda", 0)
+make_demo(root, train=32, val=8, test=1, seed=0, height=32, width=64)
+case = b.Case(root, device, b.REDUCED, teacher_forcing=True, length=16, batch=2, workers=0)
+usual, ours = (b.peak_memory(device, work) for work in (case.usual, case.ours))
+again, kept = b.peak_memory(device, case.ours), b.kept_per_frame(case)
+words = b.arithmetic_of_the_usual_loop(device)
+print(json.dumps([usual, ours, again, kept, len(case.step.graphs), words]))
+"""
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_the_memory_of_a_graph(library: Path, tmp_path: Path) -> None:
+    found = {}
+    for capability in ("90", "75"):
+        root = tmp_path / capability
+        out = finished(script(library, "-c", BENCHMARK, root, NULLCUDA_CC=capability))
+        found[capability] = json.loads(out.splitlines()[-1])
+    usual, ours, again, kept, graphs, words = found["90"]
+    assert graphs == 1
+    assert 50 < ours["used"] <= ours["held"] < usual["used"]  # bfloat16, and fewer copies
+    assert kept > 1  # per frame: 30 of them are not much less than all
+    assert 0.5 * ours["used"] < 30 * kept < 1.1 * ours["used"]
+    assert again["used"] < 0.1 * ours["used"]  # the control: a replay by itself
+    assert "TF32" in words
+    assert found["75"][-1] == "float32"
+
+
 # ---------------------------------------------------------------- errors that users meet
 
 
