@@ -25,6 +25,7 @@ from modules.checkpoint import Checkpoint, load_checkpoint, with_frame_size
 from modules.cvae import CVAE
 from modules.evaluation import Score, generate, score
 from modules.figures import frames, gifs
+from modules.layout import place
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
 from modules.runtime.device import choose_device, choose_precision, describe, set_float32
@@ -263,7 +264,7 @@ def main() -> None:
     total = sum(len(video.sequence.labels) - 1 for video in videos)
 
     # ------------------------------------------------------------ model
-    model = checkpoint.build_model().to(device).to(memory_format=torch.channels_last)
+    model = place(checkpoint.build_model(), device, precision)
     print(f"{len(videos)} sequences, {total} frames to make on {describe(device, precision)}")
 
     # ------------------------------------------------------------ run

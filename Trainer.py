@@ -32,6 +32,7 @@ from modules.figures.runs import load_run
 from modules.figures.tensorboard import TensorBoardLog, check_tensorboard
 from modules.figures.validation import write_validation
 from modules.initial import copy_previous_frame
+from modules.layout import place
 from modules.losses import decoder_sigma
 from modules.options import (
     TrainerOptions,
@@ -110,7 +111,7 @@ def make_model(
     count = sum(p.numel() for p in model.parameters())
     precision = choose_precision(o.precision, device)
     print(f"model: {count:,} parameters on {describe(device, precision)}", flush=True)
-    return model.to(device).to(memory_format=torch.channels_last)
+    return place(model, device, precision)
 
 
 # ---------------------------------------------------------------- run: validation

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modules.runtime import distributed
+from modules.runtime.device import widest_float
 
 # A run whose steps fail this many times in a row has diverged; more will not bring it back.
 MAX_SKIPPED_STEPS = 50
@@ -25,6 +26,7 @@ class Sums(NamedTuple):
     trained: float  # sequences
     skipped: float  # sequences whose step was not finite
     skipped_in_a_row: float  # steps; outlasts the epoch
+    rescaled: float = 0.0  # sequences whose step only lowered the loss's scale, with float16
 
 
 class EpochAverages(NamedTuple):
@@ -44,29 +46,45 @@ class RunningSums:
 
     def __init__(self, latent: tuple[int, int, int], device: torch.device) -> None:
         """latent: (N, H, W)."""
-        # In the order of Sums. float64: an epoch has many steps.
-        self.sums = torch.zeros(len(Sums._fields), dtype=torch.float64, device=device)
+        # In the order of Sums. float64, where there is one: an epoch has many steps.
+        wide = widest_float(device)
+        self.sums = torch.zeros(len(Sums._fields), dtype=wide, device=device)
         # Sums over this rank's frames of the posterior's mean, and of its square.
-        self.posterior = torch.zeros((2, *latent), dtype=torch.float64, device=device)
+        self.posterior = torch.zeros((2, *latent), dtype=wide, device=device)
 
     def add(
-        self, terms: Tensor, mu: Tensor, finite: Tensor, enabled: Tensor, batch: Tensor
+        self,
+        terms: Tensor,
+        mu: Tensor,
+        finite: Tensor,
+        enabled: Tensor,
+        batch: Tensor,
+        overflowed: Tensor | None = None,
     ) -> None:
         """Add a step, in place.
 
-        terms:   (4,) float64: loss, MSE, KL and PSNR of the whole batch, in the order of Sums
-        mu:      (T-1, B, N, H, W) float64, the posterior's mean for this rank's clips
+        terms:   (4,) loss, MSE, KL and PSNR of the whole batch, of the sums' type and order
+        mu:      (T-1, B, N, H, W) likewise, the posterior's mean for this rank's clips
         finite:  boolean on the device, whether the step's loss and gradient were
         enabled: boolean on the device, False while a graph is warmed up: then nothing is added
         batch:   clips of the whole batch, a number on the device
+        overflowed: boolean on the device, whether a step that was not finite only lowered the
+                 loss's scale: it is no sign of divergence. None: no step does
         """
-        good, bad = finite.double(), (~finite).double()
+        wide = self.sums.dtype
+        good, bad = finite.to(wide), (~finite).to(wide)
+        rescaled = self.sums[7]
         # `where`, as 0 · NaN is NaN.
         added = torch.where(finite, terms * batch, 0.0)
         # Once too many, always too many: a GPU's sums are not looked at after every step.
         row = self.sums[6]
-        row = torch.where(row >= MAX_SKIPPED_STEPS, row, (row + 1.0) * bad)
-        counted = torch.stack((self.sums[4] + batch * good, self.sums[5] + batch * bad, row))
+        kept = row >= MAX_SKIPPED_STEPS
+        if overflowed is not None:
+            lowered = overflowed.to(wide)
+            kept, bad, rescaled = kept | overflowed, bad - lowered, rescaled + batch * lowered
+        row = torch.where(kept, row, (row + 1.0) * bad)
+        trained, skipped = self.sums[4] + batch * good, self.sums[5] + batch * bad
+        counted = torch.stack((trained, skipped, row, rescaled))
         new = torch.cat((self.sums[:4] + added, counted))
         self.sums.copy_(torch.where(enabled, new, self.sums))
         moments = torch.stack((mu.sum(dim=(0, 1)), mu.square().sum(dim=(0, 1))))
@@ -75,6 +93,7 @@ class RunningSums:
     def start_epoch(self) -> None:
         """Back to zero, but for the steps in a row that were not finite."""
         self.sums[:6] = 0.0
+        self.sums[7] = 0.0
         self.posterior.zero_()
 
     def read(self) -> Sums:
@@ -83,15 +102,16 @@ class RunningSums:
 
     def read_posterior(self) -> Tensor:
         """The posterior's sums over the frames of all ranks, on the CPU. Every rank must ask."""
-        return distributed.add_up(self.posterior.clone()).cpu()
+        return distributed.add_up(self.posterior.clone()).cpu().double()
 
     def restore(self, sums: list[float], posterior: Tensor | None) -> None:
         """Continue from sums that were read; posterior: None at the start of an epoch."""
-        self.sums.copy_(torch.tensor(sums, dtype=torch.float64))
+        every = Sums(*sums)  # older checkpoints have fewer
+        self.sums.copy_(torch.tensor(every, dtype=self.sums.dtype))
         if posterior is None or not distributed.is_main():  # rank 0's stand for all ranks'
             self.posterior.zero_()
         else:
-            self.posterior.copy_(posterior)
+            self.posterior.copy_(posterior.to(self.posterior.dtype))
 
     def averages(self, *, steps: int) -> EpochAverages:
         """The epoch's averages; NaN where no sequence was trained on. Every rank must ask.
@@ -105,5 +125,5 @@ class RunningSums:
         if trained:
             mean, square = posterior / (trained * steps)  # 2 × (N, H, W)
             active = int((square - mean**2 > ACTIVE_VARIANCE).sum())
-        frames = int(trained + sums.skipped) * steps
+        frames = int(trained + sums.skipped + sums.rescaled) * steps
         return EpochAverages(loss, mse, kl, psnr, int(sums.skipped), active, frames)

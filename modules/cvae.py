@@ -449,7 +449,10 @@ class CVAE(nn.Module):
                 chunk = to_unit(chunk)
             features = self.label_transformation(chunk.flatten(0, 1)).split(chunk.shape[1])[:steps]
             # One transfer for all of the chunk's latents.
-            zs = torch.stack([next(latents) for _ in features]).to(frame.device, non_blocking=True)
+            zs = torch.stack([next(latents) for _ in features])
+            # A copy to an Apple GPU that is not waited for reads memory that is given back
+            # meanwhile (PyTorch's issue 189690).
+            zs = zs.to(frame.device, non_blocking=frame.is_cuda)
             for label_feature, z in zip(features, zs, strict=True):  # (B, L, H, W), (B, N, H, W)
                 frame = step(frame, label_feature, z)  # (B, 3, H, W)
                 yield frame

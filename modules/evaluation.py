@@ -18,6 +18,7 @@ from tqdm import tqdm
 from modules.cvae import CVAE, prior_latents
 from modules.losses import frame_mse, psnr_of_mse, ssim
 from modules.runtime.device import autocast
+from modules.runtime.errors import UserError
 from modules.runtime.graphs import reason
 from modules.runtime.stopping import Watch
 from modules.sequences import TestSequence, VideoData, to_unit
@@ -179,10 +180,13 @@ def generate(
                 first, labels = _stack(group, device)
                 latents = partial(prior_latents, model.config, seed, group_numbers, latent_scale)
                 frames = [first]
-                for frame in _rollout(model, first, labels, latents, graph):
-                    frames.append(frame)
-                    advance(len(group))
-                video = torch.stack(frames, dim=1).cpu()  # (B, T, 3, H, W)
+                try:
+                    for frame in _rollout(model, first, labels, latents, graph):
+                        frames.append(frame)
+                        advance(len(group))
+                    video = torch.stack(frames, dim=1).cpu()  # (B, T, 3, H, W)
+                except torch.OutOfMemoryError as error:
+                    raise UserError(_too_large(first, len(labels))) from error
                 made += [v[: len(s.labels)] for v, s in zip(video, group, strict=True)]
         return made
     finally:
@@ -208,6 +212,16 @@ def _rollout(
             yield from made
             return
     yield from model.rollout(first, labels, latents())
+
+
+def _too_large(first: Tensor, length: int) -> str:
+    """That sequences of so many frames did not fit into a GPU's memory. first: (B, 3, H, W)."""
+    count, _, height, width = first.shape
+    return (
+        f"generating {count} sequence{'s side by side' if count > 1 else ''} of {length} frames of "
+        f"{width} x {height} pixels does not fit into the GPU's memory; a smaller --batch_size "
+        "needs less, or use --device cpu"
+    )
 
 
 def _groups(

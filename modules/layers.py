@@ -3,6 +3,7 @@
 Shapes: B batch (or batch x time), C channels, H, W. Every block keeps H and W.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,9 +44,24 @@ class DepthConv(nn.Module):
         self.depth_conv = nn.Conv2d(in_chans, in_chans, 3, padding=1, groups=in_chans)
         self.conv2 = nn.Conv2d(in_chans, out_chans, 1)
         self.adaptor = nn.Conv2d(in_chans, out_chans, 1) if in_chans != out_chans else None
+        self.contiguous = False
+
+    @torch.no_grad()
+    def compute_contiguously(self) -> None:
+        """From here on the depthwise convolution is computed in PyTorch's usual memory layout.
+
+        Where its engines for channels-last are missing; the values are the same.
+        """
+        self.contiguous = True
+        weight = self.depth_conv.weight
+        # contiguous() would leave it: with one input channel it is both, and counts as the other.
+        weight.data = torch.empty(weight.shape, device=weight.device).copy_(weight)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W)
-        out = self.conv2(self.depth_conv(self.conv1(x)))  # (B, out, H, W)
+        hidden = self.conv1(x)  # (B, in, H, W)
+        if self.contiguous:
+            hidden = hidden.contiguous()
+        out = self.conv2(self.depth_conv(hidden))  # (B, out, H, W)
         return out + (x if self.adaptor is None else self.adaptor(x))  # (B, out, H, W)
 
 

@@ -9,14 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate, combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from modules.cvae import CVAE
+from modules.loss_scale import LossScale
 from modules.options import TrainerOptions
 from modules.runtime import distributed
+from modules.runtime.device import waits_to_decide, widest_float
 
 MOMENTUM = 0.95
 # The quintic iteration of Jordan et al., which brings every singular value near 1 in five rounds.
@@ -252,18 +254,37 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-def clip_gradient(parameters: list[torch.nn.Parameter], max_norm: float) -> Tensor:
+def clip_gradient(
+    parameters: list[torch.nn.Parameter], max_norm: float, scale: Tensor | None = None
+) -> Tensor:
     """Scale the gradients so that their norm is at most max_norm; returns the norm before that.
+
+    scale: that the gradients are to be divided by first; the norm returned is of the quotients.
 
     As torch.nn.utils.clip_grad_norm_, but the squares are summed in float64. Just after teacher
     forcing ends, a gradient through many fed-back frames can be finite and yet beyond 1e19, whose
-    square overflows float32: its direction is still good for a step. Scalar, float64.
+    square overflows float32: its direction is still good for a step. Scalar, float64 (float32 on a
+    device without it).
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
+    norm = _norm(gradients, widest_float(gradients[0].device))
+    if scale is not None:
+        norm = norm / scale
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0).float()
+    if scale is not None:
+        factor = factor / scale
     torch._foreach_mul_(gradients, factor)
     return norm
+
+
+def _norm(tensors: list[Tensor], wide: torch.dtype) -> Tensor:
+    """The norm of all together, a scalar of this type; squares must not overflow."""
+    if wide == torch.float64:
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, wide)))
+    # The largest value first: the quotients' squares are at most 1.
+    largest = torch.stack(torch._foreach_norm(tensors, math.inf)).amax()
+    quotients = torch._foreach_div(tensors, largest.clamp_min(torch.finfo(wide).tiny))
+    return largest * torch.linalg.vector_norm(torch.stack(torch._foreach_norm(quotients, 2)))
 
 
 # ---------------------------------------------------------------- the update
@@ -281,7 +302,8 @@ class WeightAverage:
         self.source, self.decay = model, decay
         # They keep requires_grad, without which autocast would cast them anew for every frame.
         self.model = copy.deepcopy(model)
-        self.steps = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+        device = next(model.parameters()).device
+        self.steps = torch.zeros((), dtype=widest_float(device), device=device)
 
     def update(self, applied: Tensor) -> None:
         """After a step; one that was not applied (a boolean on the device) changes nothing."""
@@ -301,11 +323,18 @@ class WeightAverage:
         return self.model
 
 
+class Outcome(NamedTuple):
+    """Of an update: booleans on the device."""
+
+    finite: Tensor  # loss and gradient were
+    overflowed: Tensor | None = None  # the step only lowered the loss's scale; None: it has none
+
+
 class GuardedUpdate:
     """Backward pass, clipping and one step of the optimiser, unless it would do harm.
 
     A step whose loss or gradient is not finite changes nothing: no weight, no average, no
-    batch-norm statistic. That is decided on the device.
+    batch-norm statistic. That is decided on the device, where its optimisers can.
     """
 
     def __init__(
@@ -314,14 +343,17 @@ class GuardedUpdate:
         optimizer: torch.optim.Optimizer,
         average: WeightAverage | None,
         max_norm: float,
+        scale: LossScale | None = None,
     ) -> None:
-        """max_norm: of the gradient; 0 = no clipping."""
-        self.optimizer, self.average = optimizer, average
+        """max_norm: of the gradient; 0 = no clipping. scale: of the loss, with float16."""
+        self.optimizer, self.average, self.scale = optimizer, average, scale
         self.parameters, self.buffers = list(model.parameters()), list(model.buffers())
         # Without clipping the norm is still wanted: one NaN in a gradient shows in it.
         self.max_norm = max_norm or math.inf
+        device = self.parameters[0].device
+        self.waits = waits_to_decide(device)
         # False while a graph is warmed up: such a step changes nothing either.
-        self.enabled = torch.ones((), dtype=torch.bool, device=self.parameters[0].device)
+        self.enabled = torch.ones((), dtype=torch.bool, device=device)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -336,24 +368,33 @@ class GuardedUpdate:
         """The batch-norm statistics, to be taken before the forward pass changes them."""
         return [buffer.clone() for buffer in self.buffers]
 
-    def __call__(self, loss: Tensor, total: Tensor, before: list[Tensor]) -> Tensor:
-        """Update the weights; returns whether loss and gradient were finite, on the device.
+    def __call__(self, loss: Tensor, total: Tensor, before: list[Tensor]) -> Outcome:
+        """Update the weights; returns what became of it.
 
         loss: this rank's part, scalar; total: its sum over the ranks; before: buffers_before()
         """
         self.optimizer.zero_grad(set_to_none=True)
-        # DistributedDataParallel averages gradients over the ranks; their sum is wanted.
-        (loss * distributed.world_size()).backward()
-        norm = clip_gradient(self.parameters, self.max_norm)
+        loss = loss * distributed.averaged_over(self.parameters)  # the gradients' sum is wanted
+        scale = None if self.scale is None else self.scale.value
+        (loss if scale is None else loss * scale).backward()
+        distributed.add_up_gradients(self.parameters)
+        norm = clip_gradient(self.parameters, self.max_norm, scale)
+        overflowed = None
         with torch.no_grad():
             finite = torch.isfinite(total) & torch.isfinite(norm)
+            if self.scale is not None:
+                overflowed = self.scale.update(total, norm, self.enabled)
             applied = finite & self.enabled
-            # The fused optimisers read this attribute and leave everything as it is where it is 1.
-            self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
-            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
-            self.optimizer.step()
+            if self.waits:
+                if applied.item():
+                    self.optimizer.step()
+            else:
+                # The fused optimisers read this attribute and change nothing where it is 1.
+                self.optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
+                self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+                self.optimizer.step()
             if self.average is not None:
                 self.average.update(applied)
             for buffer, kept in zip(self.buffers, before, strict=True):
                 buffer.copy_(torch.where(applied, buffer, kept))
-        return finite
+        return Outcome(finite, overflowed)

@@ -155,10 +155,10 @@ class TrainerOptions:
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
 
-    device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"), bookkeeping=True)
+    device: str = option("auto", RUN, "auto takes CUDA where there is one, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), bookkeeping=True)
     gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1, bookkeeping=True, needs=TRAINING)
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
-    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it. Loss and KL are always float32", choices=("auto", "float32", "bfloat16"))
+    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it, float16 on CUDA cards that are fast with that alone (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
     no_graph: bool = option(False, RUN, "disable CUDA graphs (for debugging); slower", bookkeeping=True)
     recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, one step at a time (8 frames with teacher forcing); less memory, slower", bookkeeping=True)
@@ -187,8 +187,8 @@ class TesterOptions:
     latent_scale: float = option(1.0, RUN, "multiplies the latent; 0 = the prior's mean", at_least=0)
     batch_size: int = option(8, RUN, "sequences generated side by side; no pixel depends on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
-    device: str = option("auto", RUN, "auto takes CUDA where there is one", choices=("auto", "cuda", "cpu"))
-    precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16"))
+    device: str = option("auto", RUN, "auto takes CUDA where there is one, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"))
+    precision: str = option("auto", RUN, "arithmetic of the networks; auto: as Trainer.py", choices=("auto", "float32", "bfloat16", "float16"))
     # fmt: on
 
 

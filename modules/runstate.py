@@ -21,11 +21,13 @@ from modules.checkpoint import (
     with_parts,
 )
 from modules.cvae import CVAE
+from modules.loss_scale import LossScale
 from modules.optimizers import WeightAverage, load_optimizer_state, make_optimizer, optimizer_state
 from modules.options import TrainerOptions, run_folder, saved_options
 from modules.plan import Plan, epoch_plan
 from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
+from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError
 from modules.runtime.files import remove_leftovers
 from modules.sequences import VideoData
@@ -133,7 +135,10 @@ class RunState:
         self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
         self.best = Best()
         self.position = Position()
-        self.sums = RunningSums(model.config.latent_shape, train.frames.device)
+        device = train.frames.device
+        self.sums = RunningSums(model.config.latent_shape, device)
+        half = choose_precision(o.precision, device) == torch.float16
+        self.scale = LossScale(device) if half else None
         self.last_epoch = -1  # the last one that was finished
         self.plan: Plan
         self.begin_epoch()
@@ -179,6 +184,8 @@ class RunState:
         position = saved["position"]
         self.position = Position(position["epoch"], position["step"], position["seconds"])
         self.sums.restore(position["counts"], position["moments"])
+        if self.scale is not None and "loss_scale" in saved:
+            self.scale.load_state_dict(saved["loss_scale"])
         self.last_epoch = checkpoint.last_epoch
 
     def save(self, *names: str) -> None:
@@ -219,6 +226,8 @@ class RunState:
         if self.average is not None:
             training["weights"] = self.model.state_dict()
             training["average_steps"] = self.average.steps.item()
+        if self.scale is not None:
+            training["loss_scale"] = self.scale.state_dict()
         return {
             "state_dict": self.eval_model().state_dict(),
             "optimizer": optimizer_state(self.optimizer),

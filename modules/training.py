@@ -92,24 +92,21 @@ class TrainingStep:
         self.precision = choose_precision(self.o.precision, self.device)
         self.parallel = distributed.parallel(self.model)
         self.update = GuardedUpdate(
-            self.model, self.optimizer, state.average, max_norm=self.o.grad_clip
+            *(self.model, self.optimizer, state.average),
+            max_norm=self.o.grad_clip,
+            scale=state.scale,
         )
         self.generator = torch.Generator(device=self.device)
         self.beta = torch.zeros((), device=self.device)  # a captured step reads it from here
         self.graphs: dict[bool, Graphed] = {}  # by teacher forcing
         self.memory: GraphMemory | None = None
         self.clips = 0  # that a batch is filled up to
+        # Why the steps are not captured as CUDA graphs; None where they are.
         self.why_eager: str | None = "no CUDA device"
         if self.device.type == "cuda":
-            self.why_eager = self._why_eager()
-        if self.why_eager is None:
-            self.prepare_graphs()
-
-    def _why_eager(self) -> str | None:
-        """Why the steps are not captured as CUDA graphs; None where they are."""
-        if self.o.no_graph:
-            return "--no_graph"
-        return "several processes" if distributed.world_size() > 1 else None
+            self.why_eager = "--no_graph"
+            if not self.o.no_graph:
+                self.prepare_graphs()
 
     def prepare_graphs(self) -> None:
         """From here on steps are captured as CUDA graphs, so all are of one size."""
@@ -130,11 +127,15 @@ class TrainingStep:
     def dispatch(self, part: Shard, *, teacher_forcing: bool) -> None:
         """compute(), by CUDA graph where that is possible. UserError: it does not fit."""
         if self.why_eager is None:
+            known = teacher_forcing in self.graphs
             try:
                 graph = self._graph(part, teacher_forcing)
             except RuntimeError as error:
                 self.why_eager = reason(error)
-            else:
+            # All ranks replay a graph, or none does: their sums meet.
+            if not known and distributed.maximum(int(self.why_eager is not None))[0]:
+                self.why_eager = self.why_eager or "another process could not capture its step"
+            if self.why_eager is None:
                 graph(*part.tensors())
                 return
             self._free_graphs()
@@ -174,6 +175,8 @@ class TrainingStep:
             except RuntimeError as error:
                 if again or not isinstance(first_cause(error), torch.OutOfMemoryError):
                     raise
+                if distributed.world_size() > 1:  # the other ranks' warm-up waits for this one's
+                    raise UserError(what_fits(self.o, len(part.starts), 0, _unknown)) from error
             else:
                 self.graphs[teacher_forcing] = graph
                 break
@@ -244,10 +247,18 @@ class TrainingStep:
             batch=part.batch,
             weights=part.weights,
         )
-        totals = distributed.add_up(torch.stack(terms).detach().double())  # of all ranks
-        finite = self.update(terms.loss, totals[0], before)
-        mu = part.weights[:, None, None, None] * out.mu.detach().double()  # (T-1, B, N, H, W)
-        self.sums.add(totals, mu, finite, self.update.enabled, part.batch)
+        # Of all ranks.
+        totals = distributed.add_up(torch.stack(terms).detach().to(self.sums.sums.dtype))
+        outcome = self.update(terms.loss, totals[0], before)
+        # (T-1, B, N, H, W)
+        mu = part.weights[:, None, None, None] * out.mu.detach().to(totals.dtype)
+        self.sums.add(
+            *(totals, mu, outcome.finite, self.update.enabled, part.batch), outcome.overflowed
+        )
+
+
+def _unknown(_clips: int, _recompute: bool) -> None:
+    """What a step of so many clips takes: nobody can try it alone."""
 
 
 # ---------------------------------------------------------------- one epoch

@@ -2,9 +2,10 @@
 
 Every process has the whole data set and draws what a single process would draw: the same batches,
 latents and teacher forcing from (seed, epoch, step). Of each batch it takes every world-th clip,
-so a run gives the same results, to rounding, with any number of processes. Gradients are averaged
-by DistributedDataParallel, batch-norm statistics taken over the whole batch, and rank 0 alone
-validates and writes.
+so a run gives the same results, to rounding, with any number of processes. Batch-norm statistics
+are taken over the whole batch, and rank 0 alone validates and writes. Gradients are added up: on
+GPUs by one call for all of them, which fits into a CUDA graph; on CPUs by DistributedDataParallel,
+which sends the first while others are still computed.
 
 Processes are started by torchrun, or by --gpu N. Without either there is one, and all functions
 here do nothing or answer for it.
@@ -118,12 +119,36 @@ def parallel(model: nn.Module) -> nn.Module:
     if world_size() == 1:
         return model
     normalise_by_weight(model)
-    device = next(model.parameters()).device
-    ids = [device] if device.type == "cuda" else None
+    if next(model.parameters()).is_cuda:
+        # As DistributedDataParallel does at its start: the ranks' weights are the same, whatever
+        # each of them loaded or drew.
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor.detach().as_strided((tensor.numel(),), (1,)), 0)
+        return model
     # Statistics are equal on all ranks as they are; each gradient is a view of its bucket.
-    return DistributedDataParallel(
-        model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def averaged_over(parameters: list[nn.Parameter]) -> int:
+    """Of how many ranks the backward pass gives the average: DistributedDataParallel's, on CPUs."""
+    return 1 if parameters[0].is_cuda else world_size()
+
+
+def add_up_gradients(parameters: list[nn.Parameter]) -> None:
+    """Make each gradient the sum of all ranks', by one call over all of them; they stay views of
+    one tensor. For GPUs: on CPUs DistributedDataParallel did it in the backward pass.
+
+    Of a gradient that one rank has, all have one, laid out as its parameter.
+    """
+    held = [p for p in parameters if p.grad is not None]
+    if world_size() == 1 or not held or not held[0].is_cuda:
+        return
+    gradients = [p.grad for p in held if p.grad is not None]
+    together = add_up(torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients]))
+    first = 0
+    for p, gradient in zip(held, gradients, strict=True):
+        p.grad = together.as_strided(gradient.shape, gradient.stride(), first)
+        first += gradient.numel()
 
 
 def normalise_by_weight(model: nn.Module) -> None:

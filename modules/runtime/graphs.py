@@ -6,6 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from modules.runtime import distributed
+
 WARM_UP = 3  # runs before a capture
 
 
@@ -43,7 +45,13 @@ def capture(compute: Callable[[], None], memory: GraphMemory | None = None) -> C
                 compute()
         before.wait_stream(memory.stream)
         try:
-            with torch.cuda.graph(graph, pool=cast(Any, memory.pool.id), stream=memory.stream):
+            # With several processes a thread of NCCL's looks at earlier work meanwhile.
+            with torch.cuda.graph(
+                graph,
+                pool=cast(Any, memory.pool.id),
+                stream=memory.stream,
+                capture_error_mode="thread_local" if distributed.world_size() > 1 else "global",
+            ):
                 compute()
         finally:
             torch.cuda.set_stream(before)  # a capture that fails may leave its own

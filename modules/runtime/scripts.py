@@ -9,16 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from modules.runtime.errors import Stopped, UserError, in_one_line
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused, by Python, numpy, or PyTorch on a GPU or the CPU."""
-    # By name: this module is imported before, and without, PyTorch.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
-    )
+from modules.runtime.gpu_errors import explained
 
 
 def run_as_script(main: Callable[[], int | None]) -> NoReturn:
@@ -26,8 +17,8 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
 
     UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A run
     that was asked to stop: likewise, 128 + the signal's number. A reader that closed the pipe
-    (``| head``): nothing, status 141. Too little memory: an ``error:`` too. Everything else is a
-    fault of the program and keeps its traceback.
+    (``| head``): nothing, status 141. Too little memory, or a GPU that cannot be used: an
+    ``error:`` too. Everything else is a fault of the program and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
@@ -43,15 +34,9 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
             print(f"stopped by {stop}; --resume continues from here", file=sys.stderr, flush=True)
             status = 128 + stop.signal_number
         except Exception as error:
-            if not out_of_memory(error):
+            if not (message := explained(error)):
                 raise
-            what = (str(error).strip().splitlines() or ["an allocation failed"])[0]
-            print(
-                f"error: not enough memory ({what:.200}); fewer or smaller frames, a shorter clip, "
-                "a smaller batch or a smaller model need less",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"error: {message}", file=sys.stderr, flush=True)
             status = 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@
 // the host, what a capture refuses, kernels, launches and memory; not numbers, times or cuDNN's engines.
 //
 // Environment: NULLCUDA_COUNT devices (1), NULLCUDA_MEM MiB each (81920), NULLCUDA_CC compute capability
-// (90), NULLCUDA_LOUD prints violations when they happen.
+// (90), NULLCUDA_ERROR what counting devices fails with (none), NULLCUDA_LOUD prints violations when they happen.
 #include <driver_types.h>
 #include <cstdio>
 #include <cstdlib>
@@ -179,6 +179,8 @@ static int ndev() {
 static thread_local int curdev = 0;
 static std::map<char *, int> devof;
 API E cudaGetDeviceCount(int *n) {
+  *n = 0;
+  if (const char *e = getenv("NULLCUDA_ERROR")) return ret((E)atoi(e));
   *n = ndev();
   return cudaSuccess;
 }

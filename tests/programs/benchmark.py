@@ -5,8 +5,10 @@
     python tests/programs/benchmark.py --json benchmark.json  # the same numbers for programs
 
 Both sides alternate in one process, on the device that there is; each figure is the median over
-rounds. The usual loop is tests/support/reference.py: frame by frame, float32, PNGs decoded in every
-epoch. The data set is the demo's, made in a temporary folder.
+rounds. Whole epochs are timed once, and apart from them the start-up and each side's first step.
+The usual loop is tests/support/reference.py: frame by frame, with PyTorch's own settings (float32,
+on recent CUDA cards in TF32; the table says which), PNGs decoded in every epoch. The data set is
+the demo's, made in a temporary folder.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import gc
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,10 +33,11 @@ import dataloader
 from modules.batches import Clips, draw, epoch_batches, load_clips
 from modules.cvae import CVAE, ModelConfig
 from modules.datasets.synthetic import make_demo
-from modules.evaluation import generate
+from modules.evaluation import generate, validate
+from modules.layout import place
 from modules.options import TrainerOptions
 from modules.plan import Plan
-from modules.runstate import RunState
+from modules.runstate import Position, RunState
 from modules.runtime.device import (
     MALLOC_MMAP_MAX,
     MALLOC_TOP_PAD,
@@ -44,8 +48,9 @@ from modules.runtime.device import (
     keep_freed_memory,
     set_up,
 )
+from modules.runtime.stopping import Watch
 from modules.sequences import TestSequence, VideoData, to_unit
-from modules.training import TrainingStep
+from modules.training import TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loader, usual_rollout, usual_step
 
 BETA = 0.001
@@ -162,12 +167,13 @@ class Case:
         self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3)
         torch.manual_seed(0)
         config = ModelConfig(**dims)
-        self.model = CVAE(config).to(device).to(memory_format=torch.channels_last).train()
+        self.model = place(CVAE(config), device, choose_precision(precision, device)).train()
         sizes = {"height": 32, "width": 64, "train_vi_len": length, "val_vi_len": 630}
         data = dataloader.load_train_val(root, **sizes)[0]
         assert data is not None
         data = data.to(device)
         state = RunState(o, Path("unused"), self.model, data, data_root="", data_fingerprint="")
+        self.state = state
         self.step = TrainingStep(state, data)
         self.number = 0
         torch.manual_seed(0)
@@ -181,9 +187,29 @@ class Case:
         self.step(starts, self.plan, epoch=0, number=self.number)
         self.number += 1
 
+    def eager(self) -> None:
+        """The same step, never as a CUDA graph."""
+        starts = epoch_batches(self.o, self.step.data, 0)[0]
+        draws = draw(self.o, self.step.generator, self.plan, epoch=0, number=0, batch=len(starts))
+        forced = self.plan.teacher_forcing
+        self.step.compute(shard(starts, draws, 0), teacher_forcing=forced)
+
+    def our_epoch(self) -> None:
+        """All steps of an epoch, as the Trainer runs them; it waits for the device at the end."""
+        self.state.position, self.state.plan = Position(self.state.position.epoch), self.plan
+        train_epoch(self.step, self.state, Watch())
+        self.state.sums.start_epoch()
+
+    def usual_epoch(self, loader: Any) -> None:
+        """One pass over the usual loop's loader."""
+        for batch in loader:
+            self._usual_step(*(x.to(self.device) for x in batch))
+
     def usual(self) -> None:
         """One training step of the usual loop's."""
-        frames, labels = (x.to(self.device) for x in next(self.loader))
+        self._usual_step(*(x.to(self.device) for x in next(self.loader)))
+
+    def _usual_step(self, frames: torch.Tensor, labels: torch.Tensor) -> None:
         forced = self.plan.teacher_forcing
         usual_step(
             self.usual_model,
@@ -200,17 +226,33 @@ class Case:
         return self.frames_per_step / usual, self.frames_per_step / ours
 
 
-def peak_memory(device: torch.device, work: Callable[[], object]) -> float | None:
-    """MiB that a piece of work takes beyond what was there, on CUDA; None elsewhere (see below)."""
+def peak_memory(device: torch.device, work: Callable[[], object]) -> dict[str, float] | None:
+    """MiB that some first steps take beyond what was there, on CUDA; None elsewhere.
+
+    "used" is what tensors take at once, at most; "held" what PyTorch keeps of the device for them.
+    work: must not have run before. A graph takes its memory when it is captured; a replay, which
+    allocates nothing, would be measured as 0.
+    """
     if device.type != "cuda":
         return None
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    work()
+    before = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    for _ in range(2):  # with the optimiser's state, and a replay
+        work()
     synchronise(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    after = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    used, held = ((b - a) / 2**20 for a, b in zip(before, after, strict=True))
+    return {"used": used, "held": held}
+
+
+def arithmetic_of_the_usual_loop(device: torch.device) -> str:
+    """What the usual loop's convolutions are computed in."""
+    tensor_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if tensor_cores and torch.backends.cudnn.allow_tf32:  # PyTorch's default
+        return "float32 in TF32 (10 bits of 23)"
+    return "float32"
 
 
 def kept_per_frame(case: Case) -> float:
@@ -224,8 +266,9 @@ def kept_per_frame(case: Case) -> float:
             storages[storage.data_ptr()] = storage
         return tensor
 
+    # Eagerly: the replay of a graph calls no hooks.
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        case.ours()
+        case.eager()
     return sum(s.nbytes() for s in storages.values()) / 2**20 / case.frames_per_step
 
 
@@ -297,6 +340,62 @@ def validation_speed(case: Case, frames: int, rounds: int) -> tuple[float, float
     return (frames - 1) / usual, (frames - 1) / ours
 
 
+def start_up(root: Path, device: torch.device, dims: dict[str, int]) -> float:
+    """Seconds of the Trainer from the command line to the first step: imports, data, model."""
+    sizes = [part for name, value in dims.items() for part in (f"--{name}", str(value))]
+    command = ["Trainer.py", "--DR", str(root), "--save_root", str(root.parent / "run"), *sizes]
+    repository = Path(__file__).resolve().parents[2]
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *command, "--device", device.type, "--dry_run"],
+        cwd=repository,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return time.perf_counter() - began
+
+
+def whole_epochs(root: Path, device: torch.device, dims: dict[str, int], mode: Any) -> Any:
+    """Seconds of an epoch with its validation, and of the first step, of both sides.
+
+    The first step, in which kernels are chosen and a graph is captured, is not part of the epoch.
+    T 16, B 2, Trainer.py's defaults; the usual loop's epoch decodes its images, as it does.
+    """
+    case = Case(root, device, dims, length=16, batch=2, **mode)
+    video = VideoData(*(x[:64].cpu() for x in (case.step.data.frames, case.step.data.labels)), ())
+    kind = {"seed": 0, "device": device, "precision": case.step.precision, "graph": True}
+    floats = [
+        to_unit(x).permute(0, 3, 1, 2).contiguous().to(device) for x in (video.frames, video.labels)
+    ]
+    loader = usual_loader(root, 16, (32, 64), 2, 2)
+    for _ in loader:  # its workers start
+        break
+
+    def usual_validation() -> None:
+        case.usual_model.eval()
+        usual_rollout(case.usual_model, *floats)
+        case.usual_model.train()
+
+    def our_validation() -> None:
+        validate(case.model, video, **kind)
+
+    row: dict[str, Any] = {"frames": 15 * sum(map(len, epoch_batches(case.o, case.step.data, 0)))}
+    for name, memory, step, epoch, validation in (
+        ("usual", usual_memory, case.usual, lambda: case.usual_epoch(loader), usual_validation),
+        ("ours", keep_freed_memory, case.ours, case.our_epoch, our_validation),
+    ):
+        if device.type == "cpu":
+            memory()
+        first, second = timed(device, step), timed(device, step)
+        row[name] = {
+            "first_step": first,
+            "step": second,
+            "training": timed(device, epoch),
+            "validation": timed(device, validation),
+        }
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -320,7 +419,9 @@ def main() -> None:
         "dims": dims,
         "training": [],
     }
-    print(f"{result['device']}, PyTorch {torch.__version__}, {dims}\n")
+    result["usual_arithmetic"] = arithmetic_of_the_usual_loop(device)
+    print(f"{result['device']}, PyTorch {torch.__version__}, {dims}")
+    print(f"usual loop: {result['usual_arithmetic']}\n")
     print("training, frames/s             usual    ours   ratio | kept for backward, MiB/frame")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -337,6 +438,7 @@ def main() -> None:
         for length, batch in sizes:
             for name, mode in modes:
                 case = Case(root, device, dims, length=length, batch=batch, **mode)
+                peaks = [peak_memory(device, work) for work in (case.usual, case.ours)]
                 usual, ours = case.compare(a.rounds)
                 row = {
                     "mode": name,
@@ -346,8 +448,8 @@ def main() -> None:
                     "ours": ours,
                     "ratio": ours / usual,
                     "kept_mib_per_frame": kept_per_frame(case),
-                    "peak_mib_usual": peak_memory(device, case.usual),
-                    "peak_mib_ours": peak_memory(device, case.ours),
+                    "peak_mib_usual": peaks[0],
+                    "peak_mib_ours": peaks[1],
                 }
                 result["training"].append(row)
                 print(
@@ -355,6 +457,13 @@ def main() -> None:
                     f"{ours / usual:>6.2f}× | {row['kept_mib_per_frame']:.1f}",
                     flush=True,
                 )
+                if peaks[0] and peaks[1]:
+                    print(
+                        f"{'':<12}GPU memory, MiB used / held: usual {peaks[0]['used']:.0f} / "
+                        f"{peaks[0]['held']:.0f}, ours {peaks[1]['used']:.0f} / "
+                        f"{peaks[1]['held']:.0f}",
+                        flush=True,
+                    )
 
         case = Case(root, device, dims, length=16, batch=1, teacher_forcing=False)
         usual, ours = validation_speed(case, 64, a.rounds)
@@ -363,6 +472,19 @@ def main() -> None:
             f"\nvalidation rollout, frames/s: usual {usual:.1f}, ours {ours:.1f}, "
             f"ratio {ours / usual:.2f}"
         )
+        result["start_up"] = start_up(root, device, dims)
+        print(f"\nstart-up of Trainer.py (imports, data, model): {result['start_up']:.1f} s")
+        result["epochs"] = {}
+        short = Path(folder) / "short"
+        make_demo(short, train=96, val=64, test=1, seed=0, height=32, width=64)
+        print("\nan epoch (T 16, B 2), s           first step   a step   training  validation")
+        for name, mode in modes[:2]:
+            epoch = whole_epochs(short if a.quick else root, device, dims, mode)
+            result["epochs"][name] = epoch
+            for side in ("usual", "ours"):
+                figures = "".join(f"{v:>11.2f}" for v in epoch[side].values())
+                label = f"{name}, {side}, {epoch['frames']} frames"
+                print(f"{label:<35}{figures}", flush=True)
         result["split_ms"] = {}
         print("\nms of a step (T 16, B 1)      data  forward  backward  optimiser")
         for name, mode in modes:
@@ -386,7 +508,10 @@ def main() -> None:
             )
             print(f"{name:<22}{figures}", flush=True)
     result["gflops"] = arithmetic(device, a.rounds)
-    print("\nfloat32, GFLOP/s: " + ", ".join(f"{n} {v:.0f}" for n, v in result["gflops"].items()))
+    print(
+        f"\n{result['usual_arithmetic']}, GFLOP/s: "
+        + ", ".join(f"{n} {v:.0f}" for n, v in result["gflops"].items())
+    )
     result["max_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if a.json:
         a.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -3,6 +3,7 @@
     python tests/programs/kernels.py               # the table of docs/gpu.md: full size, T 16, B 16
     python tests/programs/kernels.py --tiny        # all configurations, small; what the test runs
     python tests/programs/kernels.py --both        # both modes in one memory, full size
+    python tests/programs/kernels.py --ranks 2     # a step of each of two processes, full size
 
 No GPU is needed: tests/nullcuda/nullcuda.cpp stands in for CUDA. Needs Linux, g++ and a build of
 PyTorch for CUDA 13. With --json the figures are one JSON object on the last line.
@@ -13,6 +14,7 @@ import ctypes
 import gc
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -60,6 +62,8 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "--recon sigma": ({"recon": "sigma"}, True),
     "--precision float32": ({"precision": "float32"}, True),
     "--precision float32, free running": ({"precision": "float32"}, False),
+    "--precision float16": ({"precision": "float16"}, True),
+    "--precision float16, free running": ({"precision": "float16", "optim": "Muon"}, False),
     "--grad_clip 0": ({"grad_clip": 0.0}, True),
     "--deterministic": ({"deterministic": True}, False),
     "as --preset best": ({**BEST}, True),
@@ -90,17 +94,18 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     import torch
 
     from modules.cvae import CVAE
+    from modules.layout import place
     from modules.options import TrainerOptions, model_config
     from modules.runstate import RunState
-    from modules.runtime.device import set_up
+    from modules.runtime.device import choose_precision, set_up
     from modules.sequences import Recording, VideoData
     from modules.training import TrainingStep
 
-    device = torch.device("cuda", 0)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     shared = {"train_vi_len": length, "batch_size": clips, **size}
     o = TrainerOptions(DR="unused", **{**shared, **options})
     set_up(device, o.precision, o.deterministic)
-    model = CVAE(model_config(o)).to(device).to(memory_format=torch.channels_last).train()
+    model = place(CVAE(model_config(o)), device, choose_precision(o.precision, device)).train()
     frames = 3 * clips * length
     pixels = (frames, o.frame_H, o.frame_W, 3)
     stacks = [torch.zeros(pixels, dtype=torch.uint8, device=device) for _ in range(2)]
@@ -202,6 +207,36 @@ def both_modes(size: dict[str, int], clips: int, length: int, counter: Counter) 
     return {**figures(step, counter, 4), "graphs": len(step.graphs), "peaks_mib": peaks}
 
 
+PARALLEL = ("teacher forcing", "free running", "--precision float16", "as --preset best")
+
+
+def parallel_steps(size: dict[str, int], clips: int, length: int, counter: Counter) -> Any:
+    """Of this rank, with the weights that it ends up with: rows as of measured()."""
+    from modules.runtime import launch
+
+    launch.connect()
+    rows = {name: measured(name, size, clips, length, counter) for name in PARALLEL}
+    launch.disconnect()
+    return rows
+
+
+def started(ranks: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """This program once for each rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    shared |= {"NULLCUDA_COUNT": str(ranks)}
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, *arguments],
+            env={**os.environ, **shared, "RANK": str(n), "LOCAL_RANK": str(n)},
+            stdout=None if n == 0 else subprocess.DEVNULL,
+        )
+        for n in range(ranks)
+    ]
+
+
 # ---------------------------------------------------------------- what must be noticed
 
 
@@ -254,6 +289,8 @@ def run(tiny: bool, both: bool) -> dict[str, Any]:
     size, clips, length = full, 16, 16
     if tiny:
         size, clips, length = {**TINY, "frame_H": 16, "frame_W": 16}, 2, 4
+    if "RANK" in os.environ:
+        return parallel_steps(size, clips, length, counter)
     names = CONFIGURATIONS if tiny else SHOWN
     result: dict[str, Any] = {
         "configurations": {n: measured(n, size, clips, length, counter) for n in names},
@@ -290,11 +327,14 @@ def main() -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="all configurations, small")
     parser.add_argument("--both", action="store_true", help="both modes only, as JSON")
+    parser.add_argument("--ranks", type=int, default=1, help="processes; with more than 1, as JSON")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
     a = parser.parse_args()
     if "NULLCUDA" in os.environ:
+        if a.ranks > 1 and "RANK" not in os.environ:
+            sys.exit(max(process.wait() for process in started(a.ranks, sys.argv[1:])))
         result = run(a.tiny, a.both)
-        print(json.dumps(result) if a.json or a.both else table(result), flush=True)
+        print(json.dumps(result) if a.json or a.both or a.ranks > 1 else table(result), flush=True)
         return
     if why := nullcuda.why_not():
         sys.exit(f"the device cannot be built here: {why}")
