@@ -53,7 +53,9 @@ def all_options() -> tuple[TesterOptions, Checkpoint]:
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     path = Path(o.ckpt_path)
-    checkpoint = with_frame_size(load_checkpoint(path), o.frame_H, o.frame_W)
+    checkpoint = load_checkpoint(path, o.weights)
+    print(checkpoint.says(), flush=True)
+    checkpoint = with_frame_size(checkpoint, o.frame_H, o.frame_W)
     data_root = o.DR or checkpoint.data_root
     if data_root is None:
         raise UserError(f"{path} does not say where its data set is: give --DR")

@@ -39,7 +39,8 @@ def take_from_checkpoint(
         return _resumed(o, explicit)
     if o.ckpt_path is None:
         return o, None
-    checkpoint = load_checkpoint(Path(o.ckpt_path))
+    checkpoint = load_checkpoint(Path(o.ckpt_path), o.weights)
+    print(checkpoint.says(), flush=True)
     height, width = (getattr(o, n) if n in explicit else None for n in ("frame_H", "frame_W"))
     checkpoint = with_frame_size(checkpoint, height, width)
     if not o.test:  # fine-tuning may add parts

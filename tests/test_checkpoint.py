@@ -1,14 +1,11 @@
 """Checkpoints: old and new ones load, corrupted and hostile ones never; no file is half written."""
 
-import argparse
 import ast
 import io
 import math
 import os
-import pathlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -168,17 +165,6 @@ def test_loading_never_runs_code(tmp_path: Path) -> None:
     assert target.exists()
 
 
-@pytest.mark.parametrize(
-    "value",
-    [argparse.Namespace(a=1), pathlib.PurePosixPath("a"), np.float64(1.0), np.zeros(2)],
-    ids=["Namespace", "path", "numpy scalar", "numpy array"],
-)
-def test_python_objects_are_refused_by_name(tmp_path: Path, value: object) -> None:
-    torch.save({**older_content(), "extra": value}, tmp_path / "objects.ckpt")
-    with pytest.raises(UserError, match=r"objects\.ckpt: holds a Python object"):
-        load_checkpoint(tmp_path / "objects.ckpt")
-
-
 def corrupted(path: Path, kind: str) -> None:
     data = path.read_bytes()
     contents = {
@@ -224,10 +210,9 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     for change, words in (
         (lambda s: s.pop("Generator.7.bias"), r"Generator\.7\.bias is missing"),
-        (lambda s: s.update(head=torch.zeros(2)), "head is unknown"),
+        (lambda s: s.update(head=torch.zeros(2)), "this model lacks: head"),
         (lambda s: s.update({"Generator.7.bias": torch.zeros(4)}), "Generator.7.bias is 4, not 3"),
         (lambda s: s.pop("Decoder_Fusion.5.weight"), "no tensor Decoder_Fusion.5.weight"),
-        (lambda s: s.clear(), "no tensor"),
     ):
         content = older_content()
         change(content["state_dict"])
@@ -281,5 +266,5 @@ def test_no_unsafe_load_anywhere() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 loads.append((path.name, {k.arg: ast.unparse(k.value) for k in node.keywords}))
-    assert {name for name, _ in loads} >= {"checkpoint.py", "keypoints.py"}
+    assert {name for name, _ in loads} >= {"weight_files.py", "keypoints.py"}
     assert all(given.get("weights_only") == "True" for _, given in loads), loads

@@ -8,6 +8,7 @@ user would run them.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import io
@@ -307,12 +308,19 @@ CHECKPOINT_FAULTS: list[tuple[Damage, str]] = [
     (write("run/best.ckpt", bytes(5000)), "corrupted, or not a checkpoint"),
     (cut("run/best.ckpt", 0.5), "corrupted, or not a checkpoint"),
     (cut("run/best.ckpt", 0.999), "corrupted, or not a checkpoint"),
-    (saved({"state_dict": torch.nn.Linear(2, 2)}), "holds a Python object"),
-    (saved({"state_dict": {}, "path": Path("a")}), "holds a Python object"),
+    (saved({"state_dict": torch.nn.Linear(2, 2)}), "none of the five networks is in it"),
+    (saved({"state_dict": {}, "path": Path("a")}), "not a checkpoint of this model"),
+    (saved({"state_dict": {}, "stop": print}), "not a checkpoint of this model"),
+    (saved({"state_dict": {}, "call": functools.partial(print)}), "holds a Python object"),
     (saved(torch.zeros(3)), "not a checkpoint of this model"),
     (saved({"weights": 1}), "not a checkpoint of this model"),
     (saved({"state_dict": {"a": 1}}), "not a checkpoint of this model"),
-    (other_model, "another architecture"),
+    (other_model, "none of the five networks is in it"),
+    (write("run/best.ckpt", "<!DOCTYPE html><title>Sign in</title>"), "it is a web page"),
+    (
+        write("run/best.ckpt", "version https://git-lfs.github.com/spec/v1\n"),
+        "fetch it with: git lfs pull",
+    ),
     (
         checkpoint(lambda c: c["state_dict"].pop("Generator.7.bias")),
         "another architecture (Generator.7.bias is missing)",
