@@ -2,6 +2,7 @@
 
     python Tester.py --ckpt_path runs/demo/best.ckpt                # the test sequences
     python Tester.py --ckpt_path runs/demo/best.ckpt --split val    # the validation video, scored
+    python Tester.py --ckpt_path runs/demo/best.ckpt --export best.pth    # weights for other code
 
 Only the decoder path runs: first frame, labels, and latents from the prior with a fixed seed.
 Writes pred_seq{i}.gif, frames/{i}/{t}.png (exact pixels; frame 0 is the given one) and
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 import dataloader
 from modules import runlog
-from modules.checkpoint import Checkpoint, load_checkpoint, with_frame_size
+from modules.checkpoint import Checkpoint, export, load_checkpoint, with_frame_size
 from modules.cvae import CVAE
 from modules.evaluation import Score, generate, score
 from modules.figures import frames, gifs
@@ -56,6 +57,8 @@ def all_options() -> tuple[TesterOptions, Checkpoint]:
     checkpoint = load_checkpoint(path, o.weights)
     print(checkpoint.says(), flush=True)
     checkpoint = with_frame_size(checkpoint, o.frame_H, o.frame_W)
+    if o.export is not None:
+        return o, checkpoint
     data_root = o.DR or checkpoint.data_root
     if data_root is None:
         raise UserError(f"{path} does not say where its data set is: give --DR")
@@ -246,6 +249,9 @@ def generate_all(model: CVAE, videos: list[Video], o: TesterOptions) -> list[tor
 def main() -> None:
     # ------------------------------------------------------------ options
     o, checkpoint = all_options()
+    if o.export is not None:
+        print("\n".join(export(checkpoint, Path(o.export))))
+        return
 
     # ------------------------------------------------------------ setup
     device = choose_device(o.device)

@@ -22,6 +22,7 @@ from modules.runtime.errors import UserError, named
 from modules.runtime.files import write_atomically
 from modules.weight_files import read_weight_file
 from modules.weights import (
+    NETWORKS,
     NoNetworks,
     as_float32,
     dimensions,
@@ -93,6 +94,46 @@ class Best:
             "best_loss.ckpt": lower,
         }
         return [name for name, holds in cases.items() if holds]
+
+
+def export(checkpoint: Checkpoint, path: Path) -> list[str]:
+    """Write the older dictionary `{state_dict, optimizer, lr, tfr, last_epoch}` of plain values;
+    returns what its reader must know.
+
+    As in the older code, `optimizer` is the weights again (they share their memory, so the file is
+    no larger). Raises UserError where there is a file already: it may be the only copy of a model.
+    """
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"--export {path}: writes a PyTorch file; give it another ending, e.g. .pth"
+        )
+    if path.exists():
+        raise UserError(f"--export {path}: is there already; give another name")
+    config, plain = checkpoint.config, ModelConfig()
+    weights = {
+        name: value.contiguous()
+        for name, value in checkpoint.build_model().state_dict().items()
+        if name.partition(".")[0] in NETWORKS
+    }
+    content = {
+        "state_dict": weights,
+        "optimizer": weights,
+        "lr": checkpoint.lr,
+        "tfr": checkpoint.tfr,
+        "last_epoch": checkpoint.last_epoch,
+    }
+    save_checkpoints([path], content)
+    notes = [f"wrote {path}: the five networks, in the older form"]
+    for name in ("prior", "reference", "output"):
+        if (value := getattr(config, name)) != getattr(plain, name):
+            notes.append(
+                f"note: the model has --{name} {value}, which that form has no place for: "
+                "without it the five networks give other frames"
+            )
+    if checkpoint.has_frame_size and config.latent_shape[1:] != plain.latent_shape[1:]:
+        size = f"--frame_H {config.frame_H} --frame_W {config.frame_W}"
+        notes.append(f"note: that form carries no frame size; it was trained with {size}")
+    return notes
 
 
 LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"

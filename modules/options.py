@@ -179,6 +179,7 @@ class TesterOptions:
     weights: str | None = option(None, DATA, "of a checkpoint that holds several copies of the networks, the one to take, as the run names it (for example ema)", shown="the one that was trained, not an average of it")
     DR: str | None = option(None, DATA, "data set root", shown="the one that the checkpoint was trained on")
     save_root: str | None = option(None, SAVING, "folder for the results", shown="a folder named after the split, next to the checkpoint")
+    export: str | None = option(None, SAVING, "write the five networks' weights to this new file in the older form {state_dict, optimizer, lr, tfr, last_epoch}, for use elsewhere, and stop; needs no data set", shown="none")
     split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
     num_workers: int = option(2, DATA, "threads that decode the images; no result depends on it", at_least=1)
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
