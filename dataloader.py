@@ -105,9 +105,9 @@ class Faults:
         if self.count == 0:
             return
         if len(self.lines) == 1:
-            raise UserError(f"{self.root}: 1 fault in the data set: {self.lines[0]}")
+            raise UserError(f"{self.root}: 1 fault in the data set: {self.lines[0]}", about="DR")
         listing = "".join(f"\n  - {line}" for line in self.lines)
-        raise UserError(f"{self.root}: {self.count} faults in the data set{listing}")
+        raise UserError(f"{self.root}: {self.count} faults in the data set{listing}", about="DR")
 
 
 # ----------------------------------------------------------------------------------------

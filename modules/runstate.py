@@ -47,10 +47,15 @@ def take_from_checkpoint(
         checkpoint = with_parts(checkpoint, o.prior, o.reference)
     for name, value in checkpoint.config.to_dict().items():
         if name in explicit and getattr(o, name) != value:
-            raise UserError(f"--{name} {getattr(o, name)}: {o.ckpt_path} has {value}")
+            raise UserError(
+                f"--{name} {getattr(o, name)}: the weights of {o.ckpt_path} are for "
+                f"--{name} {value}; give that, or leave --{name} out"
+            )
         setattr(o, name, value)
     if o.DR is None:
         o.DR = checkpoint.data_root
+    if o.DR is None:
+        raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
     return o, checkpoint
 
 
@@ -163,7 +168,8 @@ class RunState:
         saved = checkpoint.training
         if saved["data_fingerprint"] != self.data_fingerprint:
             raise UserError(
-                f"--resume: the data in {self.o.DR} is not what this run was trained on"
+                f"--resume: the data in {self.o.DR} is not what this run was trained on "
+                f"({checkpoint.data_root}, says {checkpoint.path}); --DR names another place"
             )
         if distributed.is_main():
             put_in_place_of_last(checkpoint)

@@ -13,7 +13,13 @@ class UserError(Exception):
     The scripts print it as one line ``error: <message>`` and exit with status 2, so the message
     names the file or option and says what to do. A message may have further lines only where it
     lists several faults of one data set.
+
+    about: the option whose value is at fault, where the message does not show it as `--name value`
     """
+
+    def __init__(self, message: str, *, about: str | None = None) -> None:
+        super().__init__(message)
+        self.about = about
 
 
 class Stopped(Exception):

@@ -211,7 +211,7 @@ TRAIN_OPTIONS = [
     ("--resume --ckpt_path RUN/best.ckpt", "--resume and --ckpt_path are mutually exclusive"),
     ("--test --resume --ckpt_path RUN/best.ckpt", "--test and --resume are mutually exclusive"),
     ("--resume", "there is no run to continue in"),
-    ("--ckpt_path RUN/best.ckpt --F_dim 16", "best.ckpt has 8"),
+    ("--ckpt_path RUN/best.ckpt --F_dim 16", "best.ckpt are for --F_dim 8"),
     ("--ckpt_path RUN/best.ckpt --frame_W 24", "--frame_W 24: "),
     # paths
     ("--DR ''", "--DR"),
