@@ -55,6 +55,7 @@ from modules.sequences import (
     to_uint8,
     to_unit,
 )
+from modules.tables import read_table
 
 # What other code may import from here; data types and clip functions live in modules/sequences.py.
 __all__ = [
@@ -200,16 +201,13 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
     if not os.path.lexists(root / where):
         return [(min(numbers), max(numbers) + 1)] if numbers else []
     try:
-        # utf-8-sig: spreadsheets put a byte-order mark before the header.
-        with (root / where).open(encoding="utf-8-sig", newline="") as stream:
-            rows = [(i, [c.strip() for c in row]) for i, row in enumerate(csv.reader(stream), 1)]
+        rows = read_table(root / where).rows
     except OSError as error:
         faults.add(where, f"cannot be read ({error.strerror})")
         return []
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         faults.add(where, f"is not a valid CSV file ({error})")
         return []
-    rows = [(line, cells) for line, cells in rows if any(cells)]
     if not rows or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
         found = f"starts with {','.join(rows[0][1])!r:.60}" if rows else "is empty"
         faults.add(where, f"{found}; its first line must be the header start,stop")

@@ -261,7 +261,7 @@ DATA_FAULTS: list[tuple[Damage, str, int]] = [
     (folder("data/train/train_img/2.png"), "2.png: is not a file", 1),
     (clips(""), "train/clips.csv: is empty", 1),
     (clips("0,4\n4,8\n"), "train/clips.csv: starts with '0,4'", 1),
-    (clips("start;stop\n0;8\n"), "train/clips.csv: starts with 'start;stop'", 1),
+    (clips("begin;end\n0;8\n"), "train/clips.csv: starts with 'begin,end'", 1),
     (clips("start,stop\n"), "train/clips.csv: has no rows", 1),
     (clips("start,stop\n0,8.0\n"), "clips.csv line 2: '0,8.0' is not two integers", 1),
     (clips("start,stop\n0,nan\n"), "clips.csv line 2: '0,nan' is not two integers", 1),
