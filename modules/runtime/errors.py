@@ -43,5 +43,7 @@ def in_one_line(message: str) -> str:
     The lines of a list of faults, which start with "  - ", stay lines.
     """
     return re.sub(
-        r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message
+        r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]",
+        lambda found: repr(found[0])[1:-1],
+        message,
     )

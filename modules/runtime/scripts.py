@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from modules.runtime.errors import Stopped, UserError, in_one_line
+from modules.runtime.text import ERRORS
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -32,7 +33,7 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ERRORS)
     try:
         try:
             status = main() or 0
