@@ -2,6 +2,7 @@
 
     python Tester.py --ckpt_path runs/demo/best.ckpt                # the test sequences
     python Tester.py --ckpt_path runs/demo/best.ckpt --split val    # the validation video, scored
+    python Tester.py --ckpt_path runs/demo/best.ckpt --export best.pth    # weights for other code
 
 Only the decoder path runs: first frame, labels, and latents from the prior with a fixed seed.
 Writes pred_seq{i}.gif, frames/{i}/{t}.png (exact pixels; frame 0 is the given one) and
@@ -21,13 +22,14 @@ from tqdm import tqdm
 
 import dataloader
 from modules import runlog
-from modules.checkpoint import Checkpoint, load_checkpoint, with_frame_size
+from modules.checkpoint import Checkpoint, export, load_checkpoint, with_frame_size
 from modules.cvae import CVAE
 from modules.evaluation import Score, generate, score
 from modules.figures import frames, gifs
 from modules.layout import place
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
+from modules.origins import telling_origins
 from modules.runtime.device import choose_device, choose_precision, describe, set_float32
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
@@ -41,12 +43,13 @@ SUBMISSION_FRAMES = 600
 # ---------------------------------------------------------------- options
 
 
-def all_options() -> tuple[TesterOptions, Checkpoint]:
-    """The options with what the checkpoint decides filled in, and the checkpoint.
+def all_options() -> tuple[TesterOptions, frozenset[str], Checkpoint]:
+    """The options with what the checkpoint decides filled in, the names of those that were typed,
+    and the checkpoint.
 
     Raises UserError for what can be refused before anything costs time.
     """
-    o, _ = parse(TesterOptions, (__doc__ or "").strip())
+    o, typed = parse(TesterOptions, (__doc__ or "").strip())
     if o.n_samples > 1 and o.split != "val":
         raise UserError(f"--n_samples {o.n_samples}: only --split val has a truth to score against")
     if o.st_lpips and o.split != "val":
@@ -54,15 +57,21 @@ def all_options() -> tuple[TesterOptions, Checkpoint]:
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     path = Path(o.ckpt_path)
-    checkpoint = with_frame_size(load_checkpoint(path), o.frame_H, o.frame_W)
+    checkpoint = load_checkpoint(path, o.weights)
+    print(checkpoint.says(), flush=True)
+    checkpoint = with_frame_size(checkpoint, o.frame_H, o.frame_W)
+    if o.export is not None:
+        return o, typed, checkpoint
     data_root = o.DR or checkpoint.data_root
     if data_root is None:
         raise UserError(f"{path} does not say where its data set is: give --DR")
     save_root = o.save_root or str(path.parent / o.split)
-    dataloader.refuse_inside(Path(data_root), Path(save_root))
     height, width = checkpoint.config.frame_H, checkpoint.config.frame_W
     decided = {"DR": data_root, "save_root": save_root, "frame_H": height, "frame_W": width}
-    return dataclasses.replace(o, **decided), checkpoint  # type: ignore[arg-type]
+    o = dataclasses.replace(o, **decided)  # type: ignore[arg-type]
+    with telling_origins(o, typed, checkpoint):
+        dataloader.refuse_inside(Path(data_root), Path(save_root))
+    return o, typed, checkpoint
 
 
 # ---------------------------------------------------------------- data
@@ -244,23 +253,27 @@ def generate_all(model: CVAE, videos: list[Video], o: TesterOptions) -> list[tor
 
 def main() -> None:
     # ------------------------------------------------------------ options
-    o, checkpoint = all_options()
+    o, typed, checkpoint = all_options()
+    if o.export is not None:
+        print("\n".join(export(checkpoint, Path(o.export))))
+        return
 
     # ------------------------------------------------------------ setup
-    device = choose_device(o.device)
-    precision = choose_precision(o.precision, device)
-    set_float32(device, o.precision)
-    root = Path(o.save_root or "")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
-    size = checkpoint.config.frame_H, checkpoint.config.frame_W
-    perceptual = load_st_lpips(*size) if o.st_lpips else None
-    print("\n".join(as_lines(o)), flush=True)
+    with telling_origins(o, typed, checkpoint):
+        device = choose_device(o.device)
+        precision = choose_precision(o.precision, device)
+        set_float32(device, o.precision)
+        root = Path(o.save_root or "")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
+        size = checkpoint.config.frame_H, checkpoint.config.frame_W
+        perceptual = load_st_lpips(*size) if o.st_lpips else None
+        print("\n".join(as_lines(o)), flush=True)
 
-    # ------------------------------------------------------------ data
-    videos = load_videos(o)
+        # -------------------------------------------------------- data
+        videos = load_videos(o)
     total = sum(len(video.sequence.labels) - 1 for video in videos)
 
     # ------------------------------------------------------------ model

@@ -43,6 +43,7 @@ from modules.options import (
     run_folder,
     without_effect,
 )
+from modules.origins import telling_origins
 from modules.plan import idle_annealing
 from modules.runstate import RunState, prepare_save_root, take_from_checkpoint
 from modules.runtime import distributed, launch
@@ -65,12 +66,11 @@ def all_options() -> tuple[TrainerOptions, frozenset[str], Checkpoint | None]:
     launch.connect()
     with launch.main_first():
         o, checkpoint = take_from_checkpoint(o, explicit)
-        if o.DR is None:
-            raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
-        dataloader.refuse_inside(Path(o.DR), run_folder(o))
-        model_config(o).check()
-        check_tensorboard(o)
-        launch.check_batch(o.batch_size)
+        with telling_origins(o, explicit, checkpoint):
+            dataloader.refuse_inside(Path(o.DR or ""), run_folder(o))
+            model_config(o).check()
+            check_tensorboard(o)
+            launch.check_batch(o.batch_size)
     return o, explicit, checkpoint
 
 
@@ -310,7 +310,7 @@ def main() -> int:
     # ------------------------------------------------------------ options
     o, explicit, checkpoint = all_options()
 
-    with launch.main_first():
+    with launch.main_first(), telling_origins(o, explicit, checkpoint):
         # -------------------------------------------------------- setup
         device = choose_device(o.device, o.gpu)
         if o.gpu > 1 and not (o.test or o.dry_run or launch.launched()):

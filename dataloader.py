@@ -6,7 +6,7 @@
     python dataloader.py video dance.mp4 --out data/dance        # make one of your own video
     python dataloader.py renumber FOLDER…    # rename images to 0.png, 1.png, …
 
-Layout (numbering starts at 0 or 1, .png .jpg .jpeg; `frame_0001.png` and the like will do):
+Layout (numbering starts at 0 or 1, PNG, JPEG and others; `frame_0001.png` will do):
 
     ROOT/train/train_img/0.png …   ROOT/train/train_label/0.png …   ROOT/train/clips.csv (optional)
     ROOT/val/val_img/0.png …       ROOT/val/val_label/0.png …
@@ -39,7 +39,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modules.datasets import inspection, video_options
-from modules.datasets.images import BLACK, IMAGE_SUFFIXES, WHITE, decode_image, is_clear, to_rgb
+from modules.datasets.images import (
+    BLACK,
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    USUAL_SUFFIXES,
+    WHITE,
+    decode_image,
+    is_clear,
+    to_rgb,
+)
 from modules.datasets.naming import PLAIN, frame_numbers, renumber
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
@@ -55,6 +64,7 @@ from modules.sequences import (
     to_uint8,
     to_unit,
 )
+from modules.tables import read_table
 
 # What other code may import from here; data types and clip functions live in modules/sequences.py.
 __all__ = [
@@ -105,9 +115,9 @@ class Faults:
         if self.count == 0:
             return
         if len(self.lines) == 1:
-            raise UserError(f"{self.root}: 1 fault in the data set: {self.lines[0]}")
+            raise UserError(f"{self.root}: 1 fault in the data set: {self.lines[0]}", about="DR")
         listing = "".join(f"\n  - {line}" for line in self.lines)
-        raise UserError(f"{self.root}: {self.count} faults in the data set{listing}")
+        raise UserError(f"{self.root}: {self.count} faults in the data set{listing}", about="DR")
 
 
 # ----------------------------------------------------------------------------------------
@@ -128,6 +138,23 @@ def _list_folder(root: Path, where: str, faults: Faults) -> list[os.DirEntry[str
     return None
 
 
+def _of_kinds(parts: Sequence[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    """(name, stem) of the images among files (name, stem, suffix).
+
+    Kinds beyond PNG and JPEG count where there are none of these, or for a number that these lack.
+    """
+    usual = [(name, stem) for name, stem, suffix in parts if suffix.lower() in USUAL_SUFFIXES]
+    others = [
+        (name, stem)
+        for name, stem, suffix in parts
+        if suffix.lower() in IMAGE_SUFFIXES and suffix.lower() not in USUAL_SUFFIXES
+    ]
+    if not usual or not others:
+        return usual or others
+    stems = {stem for _, stem in usual}
+    return sorted(usual + [o for o in others if PLAIN.fullmatch(o[1]) and o[1] not in stems])
+
+
 def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
     """The images of a folder by frame number, in numeric order. Files of other kinds are ignored.
 
@@ -139,7 +166,7 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
     by_number: dict[int, list[str]] = {}
     # A Path for each would be slow.
     parts = [(entry.name, *os.path.splitext(entry.name)) for entry in entries]  # noqa: PTH122
-    images = [(name, stem) for name, stem, suffix in parts if suffix.lower() in IMAGE_SUFFIXES]
+    images = _of_kinds(parts)
     found = frame_numbers([stem for _, stem in images])
     if found is None:  # then those with the layout's own names still count
         unnumbered = [name for name, stem in images if not PLAIN.fullmatch(stem)]
@@ -147,7 +174,9 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
         found = [int(match[1]) for _, stem in images if (match := PLAIN.fullmatch(stem))]
         faults.add(where, f"images whose name is not a frame number: {named(unnumbered)}")
     elif not images:
-        faults.add(where, "the folder has no images (0.png, 1.png, …)")
+        others = Counter(s.lower() for _, _, s in parts if s.lower() in OTHER_SUFFIXES)
+        held = "".join(f"; it has {n} {s} files: convert them to PNG" for s, n in others.items())
+        faults.add(where, f"the folder has no images (0.png, 1.png, …){held}")
     for number, (name, _) in zip(found, images, strict=True):
         by_number.setdefault(number, []).append(name)
     numbers = sorted(by_number)
@@ -200,16 +229,13 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
     if not os.path.lexists(root / where):
         return [(min(numbers), max(numbers) + 1)] if numbers else []
     try:
-        # utf-8-sig: spreadsheets put a byte-order mark before the header.
-        with (root / where).open(encoding="utf-8-sig", newline="") as stream:
-            rows = [(i, [c.strip() for c in row]) for i, row in enumerate(csv.reader(stream), 1)]
+        rows = read_table(root / where).rows
     except OSError as error:
         faults.add(where, f"cannot be read ({error.strerror})")
         return []
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         faults.add(where, f"is not a valid CSV file ({error})")
         return []
-    rows = [(line, cells) for line, cells in rows if any(cells)]
     if not rows or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
         found = f"starts with {','.join(rows[0][1])!r:.60}" if rows else "is empty"
         faults.add(where, f"{found}; its first line must be the header start,stop")

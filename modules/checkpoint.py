@@ -8,10 +8,7 @@ run needs). Dimensions of a checkpoint without `config` are read off its tensor 
 
 import io
 import math
-import pickle
-import re
 import shutil
-import zipfile
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,16 +18,22 @@ import torch
 from torch import Tensor
 
 from modules.cvae import CVAE, OPTIONAL_PARTS, PRIORS, REFERENCES, ModelConfig
-from modules.runtime.errors import UserError
-from modules.runtime.files import verify_archive, write_atomically
-
-# The tensors whose shapes tell the dimensions: (option, tensor, axis, divisor).
-_DIMENSION_OF = (
-    ("F_dim", "frame_transformation.6.weight", 0, 1),
-    ("L_dim", "label_transformation.4.conv1.weight", 0, 1),
-    ("N_dim", "Gaussian_Predictor.6.weight", 0, 2),
-    ("D_out_dim", "Decoder_Fusion.5.weight", 0, 1),
+from modules.runtime.errors import UserError, named
+from modules.runtime.files import write_atomically
+from modules.weight_files import read_weight_file
+from modules.weights import (
+    NETWORKS,
+    NoNetworks,
+    as_float32,
+    dimensions,
+    faults,
+    find_networks,
+    missing_networks,
+    with_counters,
 )
+
+# What a checkpoint of ours has in `config`; that of other code may be anything.
+OWN_SETTINGS = frozenset(("F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W"))
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class Checkpoint:
     data_root: str | None
     training: dict[str, Any]  # what --resume needs; empty in older ones
     optimizer: dict[str, Any]
+    lr: float  # of the last epoch; the Trainer's default where the file does not say
+    tfr: float  # likewise
+    taken: str  # what was taken from the file, in words
+
+    def says(self) -> str:
+        """A line about what was taken."""
+        epoch = f", epoch {self.last_epoch}" if self.last_epoch >= 0 else ""
+        return f"weights: {self.path}{epoch}: {self.taken}"
 
     def build_model(self) -> CVAE:
         """The model with these weights, on the CPU.
@@ -83,6 +94,46 @@ class Best:
             "best_loss.ckpt": lower,
         }
         return [name for name, holds in cases.items() if holds]
+
+
+def export(checkpoint: Checkpoint, path: Path) -> list[str]:
+    """Write the older dictionary `{state_dict, optimizer, lr, tfr, last_epoch}` of plain values;
+    returns what its reader must know.
+
+    As in the older code, `optimizer` is the weights again (they share their memory, so the file is
+    no larger). Raises UserError where there is a file already: it may be the only copy of a model.
+    """
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"--export {path}: writes a PyTorch file; give it another ending, e.g. .pth"
+        )
+    if path.exists():
+        raise UserError(f"--export {path}: is there already; give another name")
+    config, plain = checkpoint.config, ModelConfig()
+    weights = {
+        name: value.contiguous()
+        for name, value in checkpoint.build_model().state_dict().items()
+        if name.partition(".")[0] in NETWORKS
+    }
+    content = {
+        "state_dict": weights,
+        "optimizer": weights,
+        "lr": checkpoint.lr,
+        "tfr": checkpoint.tfr,
+        "last_epoch": checkpoint.last_epoch,
+    }
+    save_checkpoints([path], content)
+    notes = [f"wrote {path}: the five networks, in the older form"]
+    for name in ("prior", "reference", "output"):
+        if (value := getattr(config, name)) != getattr(plain, name):
+            notes.append(
+                f"note: the model has --{name} {value}, which that form has no place for: "
+                "without it the five networks give other frames"
+            )
+    if checkpoint.has_frame_size and config.latent_shape[1:] != plain.latent_shape[1:]:
+        size = f"--frame_H {config.frame_H} --frame_W {config.frame_W}"
+        notes.append(f"note: that form carries no frame size; it was trained with {size}")
+    return notes
 
 
 LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
@@ -158,37 +209,71 @@ def load_last(root: Path) -> Checkpoint:
         return found
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this or the older code onto the CPU. Raises UserError, naming the file,
-    when it is missing, corrupted, of another architecture, or holds more than plain values."""
-    content = _read(path)
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path}: not a checkpoint of this model (it has no state_dict of tensors)")
-    assert isinstance(content, dict)
-    # DataParallel and DistributedDataParallel put this before every name.
-    state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    saved = content.get("config")
-    config = _config(path, state, saved if isinstance(saved, dict) else {})
-    _check_tensors(path, state, config)
+def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
+    """Read the networks' weights onto the CPU, from a checkpoint of this or the older code or from
+    whatever else holds them (see modules/weights.py).
 
-    def plain(name: str) -> dict[str, Any]:
-        value = content.get(name)
+    weights: which of several copies to take, as `Checkpoint.taken` names them
+
+    Raises UserError, naming the file, when it is missing, corrupted, of another model, or holds
+    objects that could run code.
+    """
+    content, remarks = read_weight_file(path)
+    try:
+        found = find_networks(content, weights)
+        state, kind = as_float32(with_counters(found.state))
+    except NoNetworks as error:
+        if weights is not None:
+            raise UserError(f"--weights {weights}: there are none in {path}; {error}") from error
+        raise UserError(
+            f"{path}: not a checkpoint of this model: none of the five networks is in it ({error})"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    plain = content if isinstance(content, dict) else {}
+    saved = plain.get("config") if found.where == "state_dict" else None
+    ours = isinstance(saved, dict) and saved.keys() >= OWN_SETTINGS
+    if missing := missing_networks(state):
+        raise UserError(f"{path}: another architecture (networks are missing: {named(missing)})")
+    config = _config(path, state, saved if isinstance(saved, dict) and ours else {})
+    if fault := faults(state, config, found.others):
+        raise UserError(f"{path}: another architecture ({fault})")
+
+    def own(name: str) -> dict[str, Any]:
+        value = plain.get(name)
         # In the older code `optimizer` holds weights, not an optimiser's state.
-        return value if isinstance(value, dict) and isinstance(saved, dict) else {}
+        return value if ours and isinstance(value, dict) else {}
 
-    last_epoch, data_root = content.get("last_epoch"), content.get("data_root")
+    last_epoch, data_root = plain.get("last_epoch"), plain.get("data_root")
+    taken = [
+        found.where or "the networks",
+        *(["without " + ", ".join(f"{name}." for name in found.removed)] if found.removed else []),
+        *([f"{kind} taken as float32"] if kind else []),
+        *remarks,
+        *(
+            [f"left out, since only training needs it: {named(found.left_out)}"]
+            * bool(found.left_out)
+        ),
+        *(f"not taken: {name} (--weights {name} takes it)" for name in found.copies if name),
+    ]
     return Checkpoint(
         path=path,
         state_dict=state,
         config=config,
-        has_frame_size=isinstance(saved, dict),
-        last_epoch=last_epoch if isinstance(last_epoch, int) else -1,
-        options=plain("options"),
+        has_frame_size=ours,
+        last_epoch=last_epoch if type(last_epoch) is int else -1,
+        options=own("options"),
         data_root=data_root if isinstance(data_root, str) else None,
-        training=plain("training"),
-        optimizer=plain("optimizer"),
+        training=own("training"),
+        optimizer=own("optimizer"),
+        lr=_number(plain.get("lr"), 1e-3),
+        tfr=_number(plain.get("tfr"), 1.0),
+        taken="; ".join(taken),
     )
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else otherwise
 
 
 def with_frame_size(checkpoint: Checkpoint, height: int | None, width: int | None) -> Checkpoint:
@@ -221,70 +306,13 @@ def with_parts(checkpoint: Checkpoint, prior: str, reference: str) -> Checkpoint
     return replace(checkpoint, config=config)
 
 
-def _read(path: Path) -> Any:
-    """What the file holds, its archive's checksums verified. Raises UserError."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such checkpoint") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if not path.is_file():
-        raise UserError(f"{path}: not a checkpoint file")
-    corrupted = f"{path}: corrupted, or not a checkpoint"
-    try:
-        if zipfile.is_zipfile(path):
-            verify_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
-            raise UserError(
-                f"{path}: holds a Python object ({found.group(1)}) besides tensors and plain "
-                "values; it is not loaded, since that could run code"
-            ) from error
-        raise UserError(corrupted) from error
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # as PyTorch may wrap it
-            raise error.__cause__ from None
-        # Truncated, empty, text and zero files raise exceptions of half a dozen classes, and a
-        # corrupted pickle may raise any; whichever it is, the file cannot be used.
-        raise UserError(corrupted) from error
-
-
 def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:
     """The model's settings as saved, or read off the shapes."""
     names = {entry.name for entry in fields(ModelConfig)}
-    values = {name: value for name, value in saved.items() if name in names}
-    if not values:
-        for name, tensor, axis, divisor in _DIMENSION_OF:
-            if tensor not in state or state[tensor].dim() <= axis:
-                raise UserError(f"{path}: another architecture (it has no tensor {tensor})")
-            values[name] = state[tensor].shape[axis] // divisor
     try:
-        config = ModelConfig(**values)
+        values = {name: value for name, value in saved.items() if name in names}
+        config = ModelConfig(**(values or dimensions(state)))
         config.check()
-    except (UserError, TypeError) as error:
+    except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{path}: another architecture ({error})") from error
     return config
-
-
-def _check_tensors(path: Path, state: dict[str, Tensor], config: ModelConfig) -> None:
-    """Raise UserError unless the tensors are just those of the model, by name and shape."""
-    with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in CVAE(config).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    faults = [
-        f"{name} is missing"
-        if name not in found
-        else f"{name} is unknown"
-        if name not in expected
-        else f"{name} is {'x'.join(map(str, found[name]))}, not {'x'.join(map(str, shape))}"
-        for name, shape in {**found, **expected}.items()
-        if found.get(name) != expected.get(name)
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(f"{path}: another architecture ({'; '.join(faults[:3])}{more})")

@@ -42,6 +42,7 @@ def _runs_freely(o: Any) -> bool:
 FAST = Need("without --fast_train", lambda o: o.fast_train)
 MULTISTEP = Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep")
 FRESH = Need("with --ckpt_path, which brings its weights", lambda o: o.ckpt_path is None)
+GIVEN = Need("without --ckpt_path", lambda o: o.ckpt_path is not None)
 DECAY = Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step)
 FALLING = Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience)
 MIXED = Need(
@@ -153,6 +154,7 @@ class TrainerOptions:
     save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0, bookkeeping=True)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)", bookkeeping=True)
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)
+    weights: str | None = option(None, SAVING, "of a checkpoint that holds several copies of the networks, the one to take, as the run names it (for example ema)", shown="the one that was trained, not an average of it", bookkeeping=True, needs=GIVEN)
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
 
     device: str = option("auto", RUN, "auto takes CUDA where there is one, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), bookkeeping=True)
@@ -176,8 +178,10 @@ class TesterOptions:
 
     # fmt: off
     ckpt_path: str | None = option(None, DATA, "checkpoint to generate with", shown="required")
+    weights: str | None = option(None, DATA, "of a checkpoint that holds several copies of the networks, the one to take, as the run names it (for example ema)", shown="the one that was trained, not an average of it")
     DR: str | None = option(None, DATA, "data set root", shown="the one that the checkpoint was trained on")
     save_root: str | None = option(None, SAVING, "folder for the results", shown="a folder named after the split, next to the checkpoint")
+    export: str | None = option(None, SAVING, "write the five networks' weights to this new file in the older form {state_dict, optimizer, lr, tfr, last_epoch}, for use elsewhere, and stop; needs no data set", shown="none")
     split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
     num_workers: int = option(2, DATA, "threads that decode the images; no result depends on it", at_least=1)
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")

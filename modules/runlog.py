@@ -4,11 +4,13 @@ Files are replaced through a temporary file and a rename; metrics.csv alone grow
 a whole line at a time.
 """
 
+import contextlib
 import csv
 import json
 import math
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import torch
 
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
+from modules.tables import read_table
 
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
@@ -51,6 +54,7 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
     if set(row) != set(METRIC_COLUMNS):
         raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
     line = ",".join(_cell(row[name]) for name in METRIC_COLUMNS) + "\n"
+    _as_it_was(path)
     header = "" if path.exists() and path.stat().st_size else ",".join(METRIC_COLUMNS) + "\n"
     try:
         with path.open("a", newline="") as file:
@@ -59,6 +63,18 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _as_it_was(path: Path) -> None:
+    """Undo what a spreadsheet did to the table during a run: rows of two forms are not a table.
+
+    What cannot be read as the table is left alone; the next reader says so.
+    """
+    with contextlib.suppress(OSError, ValueError, csv.Error, UserError):
+        with path.open("rb") as file:
+            if file.readline() in (b"", ",".join(METRIC_COLUMNS).encode() + b"\n"):
+                return
+        truncate_metrics(path, sys.maxsize)
 
 
 def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
@@ -78,15 +94,20 @@ def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
     """The columns of a metrics.csv as float64 arrays of equal length; empty cells are NaN.
 
-    A last line that was cut short (the program was killed while writing) is left out.
+    A last line that was cut short (the program was killed while writing) is left out. A table that
+    a spreadsheet has saved again reads as well. OSError, ValueError, csv.Error: another file.
     """
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    rows = [row for row in rows if len(row) == len(header)]
-    return {
-        name: np.array([float(row[i]) if row[i] else math.nan for row in rows])
-        for i, name in enumerate(header)
-    }
+    (_, header), *rows = read_table(path).rows or [(0, [])]
+    columns: dict[str, list[float]] = {name: [] for name in header}
+    for line, cells in rows:
+        if len(cells) != len(header):
+            continue
+        for name, cell in zip(header, cells, strict=True):
+            try:
+                columns[name].append(float(cell) if cell else math.nan)
+            except ValueError:
+                raise ValueError(f"line {line}, {name}: {cell!r:.40} is not a number") from None
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def truncate_metrics(path: Path, last_epoch: int) -> None:
@@ -98,22 +119,26 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
     if not path.exists():
         return
     try:
-        header, *lines = path.read_text().split("\n")
-        columns = tuple(header.split(",")) if header else METRIC_COLUMNS
+        table = read_table(path)
+        (_, header), *lines = table.rows or [(0, list(METRIC_COLUMNS))]
+        columns = tuple(header)
         if columns != METRIC_COLUMNS[: max(len(columns), len(BASIC_COLUMNS))]:
             raise ValueError("its first line is not the header of this table")
         kept = [
-            line
-            for line in lines
-            if line.count(",") == len(columns) - 1 and int(line.split(",", 1)[0]) <= last_epoch
+            ",".join(cells)
+            for _, cells in lines
+            if len(cells) == len(columns) and float(cells[0]) <= last_epoch
         ]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: not a table of this run's epochs ({error}); repair it, or move it away"
         ) from error
     missing = "," * (len(METRIC_COLUMNS) - len(columns))
+    if table.changes:
+        what = ", ".join(table.changes)
+        print(f"note: {path} was saved by another program ({what}); it is written anew", flush=True)
     rows = [",".join(METRIC_COLUMNS), *(line + missing for line in kept)]
     write_atomically(path, "".join(f"{row}\n" for row in rows).encode())
 
@@ -167,7 +192,8 @@ def read_config(run: Path) -> dict[str, Any]:
     """A run's config.json; empty when there is none. Raises UserError when it is corrupted."""
     path = run / "config.json"
     try:
-        config = json.loads(path.read_text())
+        # An editor may have put a byte-order mark before it.
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except OSError as error:

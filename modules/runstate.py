@@ -41,17 +41,23 @@ def take_from_checkpoint(
         return _resumed(o, explicit)
     if o.ckpt_path is None:
         return o, None
-    checkpoint = load_checkpoint(Path(o.ckpt_path))
+    checkpoint = load_checkpoint(Path(o.ckpt_path), o.weights)
+    print(checkpoint.says(), flush=True)
     height, width = (getattr(o, n) if n in explicit else None for n in ("frame_H", "frame_W"))
     checkpoint = with_frame_size(checkpoint, height, width)
     if not o.test:  # fine-tuning may add parts
         checkpoint = with_parts(checkpoint, o.prior, o.reference)
     for name, value in checkpoint.config.to_dict().items():
         if name in explicit and getattr(o, name) != value:
-            raise UserError(f"--{name} {getattr(o, name)}: {o.ckpt_path} has {value}")
+            raise UserError(
+                f"--{name} {getattr(o, name)}: the weights of {o.ckpt_path} are for "
+                f"--{name} {value}; give that, or leave --{name} out"
+            )
         setattr(o, name, value)
     if o.DR is None:
         o.DR = checkpoint.data_root
+    if o.DR is None:
+        raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
     return o, checkpoint
 
 
@@ -167,7 +173,8 @@ class RunState:
         saved = checkpoint.training
         if saved["data_fingerprint"] != self.data_fingerprint:
             raise UserError(
-                f"--resume: the data in {self.o.DR} is not what this run was trained on"
+                f"--resume: the data in {self.o.DR} is not what this run was trained on "
+                f"({checkpoint.data_root}, says {checkpoint.path}); --DR names another place"
             )
         if distributed.is_main():
             put_in_place_of_last(checkpoint)

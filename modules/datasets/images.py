@@ -3,11 +3,13 @@
 Files are decoded completely and their checksums are verified, so that a corrupted one is found.
 """
 
+import io
 import re
 import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,7 +20,29 @@ from modules.runtime.errors import UserError
 # images are decoded in threads.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+USUAL_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (
+    *USUAL_SUFFIXES,
+    *(".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+# Only these decoders: a file's name need not match its content.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+READ = "PNG, JPEG, BMP, WebP, TIFF and PPM"
+# What else cameras and programs write for pictures, or in place of them.
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".tga", ".exr", ".hdr", ".psd", ".svg"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".npy", ".npz", ".mat", ".pt"),
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm"),
+)
+# By a file's first bytes: what it is, and what to do.
+OTHER_KINDS = (
+    (b"version https://git-lfs", "a pointer of Git LFS; fetch the file with: git lfs pull"),
+    (b"GIF8", "a GIF; convert it to PNG"),
+    (b"8BPS", "a Photoshop file; convert it to PNG"),
+    (b"v/1\x01", "an OpenEXR file; convert it to PNG"),
+    (b"%PDF", "a PDF document"),
+    (b"\x93NUMPY", "an array of numpy; save it as PNG"),
+)
 WHITE, BLACK = 255, 0  # what transparent pixels of frames and of labels become
 ORIENTATION = 0x0112  # tag of EXIF
 TURNS = {  # value of the tag → what turns the image upright
@@ -49,7 +73,7 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def to_rgb(image: Image.Image, ground: int = WHITE) -> Image.Image:
-    """Eight bits RGB from any kind of PNG or JPEG, upright ones unchanged.
+    """Eight bits RGB from any kind of image that is read, upright ones unchanged.
 
     ground: grey value 0-255 that transparent pixels get: WHITE for frames, BLACK for labels
     """
@@ -88,6 +112,51 @@ def is_clear(image: Image.Image) -> bool:
     return int(lowest) < 255  # type: ignore[arg-type]
 
 
+def other_kind(head: bytes) -> str:
+    """What a file is that no decoder here knows, by its first bytes."""
+    for start, what in OTHER_KINDS:
+        if head.startswith(start):
+            return f"it is {what}"
+    if head[4:8] == b"ftyp":
+        return "it is HEIC, AVIF or a video; convert it to PNG"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return "it is a TIFF of a kind that is not read; save it with 8 bits per colour"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page; download the file itself"
+    return ""
+
+
+def without_notes(data: bytes) -> bytes:
+    """A PNG without its texts and its colour profile, which may be of any length.
+
+    Pillow refuses a file over long ones; no pixel depends on them.
+    """
+    kept, at = [data[:8]], 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big") + 12  # with length, kind and checksum
+        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(data[at : at + size])
+        at += size
+    return b"".join(kept)
+
+
+def _open(stream: IO[bytes]) -> Image.Image | str:
+    """The image of an open file, fully decoded and its checksums verified; or why it is unfit."""
+    image = Image.open(stream, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        return f"{image.width} x {image.height} pixels are too many for a video frame"
+    # Pillow decodes a PNG without looking at its checksums: flipped bits become pixels.
+    image.verify()
+    stream.seek(0)
+    image = Image.open(stream, formats=FORMATS)
+    if image.format in ("TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1:
+        return f"holds {getattr(image, 'n_frames', 1)} pictures; a frame is one"
+    image.load()
+    if image.mode in ("F", "LAB", "HSV") or (image.mode == "I" and image.format == "TIFF"):
+        return f"has pixels of a kind that is not read ({image.mode}); save it as 8-bit RGB"
+    return upright(image)
+
+
 def decode_image(path: Path) -> Image.Image | str:
     """The image of a file, upright and fully decoded; a text if it cannot be used: why not."""
     try:
@@ -97,25 +166,26 @@ def decode_image(path: Path) -> Image.Image | str:
         if status.st_size == 0:
             return "the file is empty (0 bytes)"
         with path.open("rb") as stream:
-            # Only these two decoders: a file's name need not match its content.
-            image = Image.open(stream, formats=("PNG", "JPEG"))
-            if image.width * image.height > MAX_PIXELS:
-                return f"{image.width} x {image.height} pixels are too many for a video frame"
-            # Pillow decodes a PNG without looking at its checksums: flipped bits become pixels.
-            image.verify()
+            head = stream.read(32)
             stream.seek(0)
-            image = Image.open(stream, formats=("PNG", "JPEG"))
-            image.load()
-            return upright(image)
+            try:
+                return _open(stream)
+            except ValueError as error:
+                if not head.startswith(b"\x89PNG") or isinstance(error, UnicodeError):
+                    raise
+                stream.seek(0)
+                return _open(io.BytesIO(without_notes(stream.read())))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return "the pixels are too many for a video frame"
     except UnidentifiedImageError:
-        return "is not a PNG or JPEG image, or its header is corrupted"
+        kind = other_kind(head) or f"or its header is corrupted (read are {READ})"
+        return f"is not an image that can be read, {kind}"
     except Exception as error:
         # Not narrower: Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError,
         # struct.error, zlib.error and others for a corrupted file.
-        reason = error.strerror if isinstance(error, OSError) else None
-        return f"cannot be read ({reason or error or type(error).__name__})"
+        if isinstance(error, OSError) and error.strerror:
+            return f"cannot be read ({error.strerror})"
+        return f"is corrupted or cut short ({error or type(error).__name__})"
 
 
 def read_image(path: Path, ground: int = WHITE) -> Image.Image:

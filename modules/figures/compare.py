@@ -48,6 +48,7 @@ from modules.figures.words import forcing_text, kl_text, value_text
 from modules.options import effective
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
+from modules.runtime.text import shown
 
 # Seven colours and four styles have no common divisor: a pair repeats after 28 runs.
 RUN_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, ORANGE, SKY)
@@ -386,6 +387,6 @@ def compare(folders: Sequence[Path], out: Path, *, by_name: bool = False) -> lis
     ]
     tables = {"summary.md": summary_markdown(rows, notes), "summary.csv": summary_csv(rows)}
     for name, text in tables.items():
-        write_atomically(out / name, text.encode())
+        write_atomically(out / name, shown(text).encode())
         written.append(out / name)
     return [*(f"note: {note}" for note in notes[1:]), *(f"wrote {path}" for path in written)]

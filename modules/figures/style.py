@@ -26,6 +26,7 @@ from PIL import Image
 
 from modules.figures.pictures import write_png
 from modules.figures.words import plain_number
+from modules.runtime.text import shown
 
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that is lost on white paper.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -98,7 +99,7 @@ def drawable(text: str) -> str:
     A leading underscore gets a space before it, since it would hide a legend's entry.
     """
     known = get_font(findfont(FontProperties())).get_charmap()
-    text = "".join(c if c == "\n" or ord(c) in known else "?" for c in text)
+    text = "".join(c if c == "\n" or ord(c) in known else "?" for c in shown(text))
     return f" {text}" if text.startswith("_") else text
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from modules.options import TrainerOptions
 from modules.runlog import METRIC_COLUMNS, read_metrics
 from modules.runtime.errors import UserError
+from modules.runtime.text import shown
 
 SCALARS = tuple(name for name in METRIC_COLUMNS if name != "epoch")
 
@@ -41,7 +42,7 @@ class TensorBoardLog:
         self.writer = SummaryWriter(str(root), purge_step=0, flush_secs=600)
         lines = ["| option | value |", "| --- | --- |"]
         lines += [f"| {name} | {value} |" for name, value in vars(o).items()]
-        self.writer.add_text("options", "\n".join(lines), 0)
+        self.writer.add_text("options", shown("\n".join(lines)), 0)
         if (path := root / "metrics.csv").exists():
             columns = read_metrics(path)
             for values in zip(*columns.values(), strict=True):

@@ -19,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from modules.runtime.errors import UserError
+
 
 def world_size() -> int:
     """The number of processes."""
@@ -32,12 +34,23 @@ def rank() -> int:
 
 def is_main() -> bool:
     """Whether this process is the one that validates and writes. True before the ranks have met."""
-    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
+    return (dist.get_rank() if dist.is_initialized() else from_environment("RANK", 0)) == 0
 
 
 def local_rank() -> int:
     """This process's number on its machine, from 0: which GPU it takes."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return from_environment("LOCAL_RANK", 0)
+
+
+def from_environment(name: str, otherwise: int) -> int:
+    """A whole number that torchrun left in the environment. Raises UserError if it is not one."""
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        raise UserError(
+            f"{name}={text!r} in the environment: must be a whole number, as torchrun sets it; "
+            f"unset {name} for a run in one process"
+        )
+    return int(text or otherwise)
 
 
 def maximum(*values: int) -> list[int]:

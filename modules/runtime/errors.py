@@ -13,7 +13,13 @@ class UserError(Exception):
     The scripts print it as one line ``error: <message>`` and exit with status 2, so the message
     names the file or option and says what to do. A message may have further lines only where it
     lists several faults of one data set.
+
+    about: the option whose value is at fault, where the message does not show it as `--name value`
     """
+
+    def __init__(self, message: str, *, about: str | None = None) -> None:
+        super().__init__(message)
+        self.about = about
 
 
 class Stopped(Exception):
@@ -37,5 +43,7 @@ def in_one_line(message: str) -> str:
     The lines of a list of faults, which start with "  - ", stay lines.
     """
     return re.sub(
-        r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f]", lambda found: repr(found[0])[1:-1], message
+        r"\n(?!  - )|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]",
+        lambda found: repr(found[0])[1:-1],
+        message,
     )

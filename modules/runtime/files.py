@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from modules.runtime.errors import UserError
 
@@ -55,7 +56,7 @@ def sync_folder(folder: Path) -> None:
 FOLDER_ATTRIBUTE = 0x10  # of a record in a ZIP archive, as MS-DOS had it
 
 
-def verify_archive(path: Path) -> None:
+def verify_archive(path: Path | IO[bytes]) -> None:
     """Read all records of an archive; zipfile.BadZipFile, or another error, if one is corrupted.
 
     torch.load does not look at the checksums: a flipped byte would be a wrong weight. And one bit

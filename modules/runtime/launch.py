@@ -14,7 +14,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from modules.runtime.distributed import is_main, local_rank, maximum, world_size
+from modules.runtime.distributed import from_environment, is_main, local_rank, maximum, world_size
 from modules.runtime.errors import UserError
 
 # A rank that waits this long for another gives up, so that none hangs; a validation, during which
@@ -24,7 +24,7 @@ TIMEOUT = timedelta(minutes=30)
 
 def launched() -> bool:
     """Whether this process is one of several that torchrun or launch() started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return from_environment("WORLD_SIZE", 1) > 1
 
 
 def connect() -> None:

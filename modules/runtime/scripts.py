@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from modules.runtime.errors import Stopped, UserError, in_one_line
 from modules.runtime.gpu_errors import explained
+from modules.runtime.text import ERRORS
 
 
 def run_as_script(main: Callable[[], int | None]) -> NoReturn:
@@ -23,7 +24,7 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=ERRORS)
     try:
         try:
             status = main() or 0

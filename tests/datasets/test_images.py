@@ -1,7 +1,10 @@
 """Image files: their order, exact RGB of every kind, and why a file cannot be used."""
 
+import io
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,12 +86,12 @@ def flipped(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda p: p.write_text("text"), "is not a PNG or JPEG image"),
+        (lambda p: p.write_text("text"), "is not an image that can be read"),
         (lambda p: p.write_bytes(b""), "the file is empty (0 bytes)"),
         (lambda p: changed(p, lambda d: d[: len(d) // 2]), ""),
-        (lambda p: changed(p, lambda d: d[:-12]), "cannot be read ("),
-        (lambda p: changed(p, flipped), "cannot be read ("),
-        (lambda p: Image.new("L", (9, 9)).save(p, "GIF"), "is not a PNG or JPEG image"),
+        (lambda p: changed(p, lambda d: d[:-12]), "is corrupted or cut short ("),
+        (lambda p: changed(p, flipped), "is corrupted or cut short ("),
+        (lambda p: Image.new("L", (9, 9)).save(p, "GIF"), "is not an image that can be read"),
         (lambda p: replaced(p, Path.mkdir), "is not a file"),
         (lambda p: replaced(p, os.mkfifo), "is not a file"),
         (lambda p: replaced(p, lambda q: q.symlink_to("nowhere")), "(No such file or directory)"),
@@ -119,3 +122,98 @@ def test_why_a_file_cannot_be_used(
         with pytest.raises(UserError) as caught:
             read_image(path)
     assert str(caught.value) == f"{path}: {said}"
+
+
+# ---------------------------------------------------------------- other kinds of files
+
+
+def noise(mode: str = "RGB") -> Image.Image:
+    shape = (HEIGHT, WIDTH, 3)
+    return Image.fromarray(
+        np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    ).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind", "mode", "options"),
+    [
+        (".bmp", "BMP", "RGB", {}),
+        (".bmp", "BMP", "P", {}),
+        (".webp", "WEBP", "RGB", {"lossless": True}),
+        (".tif", "TIFF", "RGB", {}),
+        (".tiff", "TIFF", "RGB", {"compression": "tiff_lzw"}),
+        (".tif", "TIFF", "CMYK", {}),
+        (".ppm", "PPM", "RGB", {}),
+        (".pgm", "PPM", "L", {}),
+        (".png", "TIFF", "RGB", {}),
+    ],
+)
+def test_kinds_beyond_png_and_jpeg_keep_their_pixels(
+    suffix: str, kind: str, mode: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    path, image = tmp_path / f"0{suffix}", noise(mode)
+    image.save(path, kind, **options)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(read_image(path)), np.asarray(image.convert("RGB")))
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (b"zTXt", b"prompt\0\0" + zlib.compress(b"a" * 2**21)),
+        (b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"a" * 2**21)),
+        (b"tEXt", b"prompt\0" + b"a" * (2**26 + 1)),
+        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**21))),
+    ],
+)
+def test_a_png_with_long_notes_keeps_its_pixels(kind: bytes, text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "0.png"
+    noise().save(path)
+    data = path.read_bytes()
+    with_note = data[:33] + png_chunk(kind, text) + data[33:]
+    path.write_bytes(with_note)
+    assert np.array_equal(np.asarray(read_image(path)), np.asarray(noise()))
+    with pytest.raises(ValueError, match=r"text|TEXT"):  # the control: Pillow refuses it
+        Image.open(io.BytesIO(with_note)).verify()
+    path.write_bytes(flipped(with_note))  # the pixels' checksum still counts
+    assert "corrupted" in str(decode_image(path))
+
+
+def two_pages(path: Path) -> None:
+    noise().save(path, "TIFF", save_all=True, append_images=[noise()])
+
+
+def lab(path: Path) -> None:
+    Image.new("LAB", (WIDTH, HEIGHT)).save(path, "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (two_pages, "holds 2 pictures; a frame is one"),
+        (lab, "has pixels of a kind that is not read (LAB); save it as 8-bit RGB"),
+        (lambda p: Image.new("F", (4, 4)).save(p, "TIFF"), "(F); save it as 8-bit RGB"),
+        (lambda p: Image.new("I", (4, 4)).save(p, "TIFF"), "(I); save it as 8-bit RGB"),
+        (lambda p: noise().save(p, "GIF"), "it is a GIF; convert it to PNG"),
+        (lambda p: p.write_bytes(b"\0\0\0\x18ftypheic"), "it is HEIC, AVIF or a video"),
+        (lambda p: p.write_bytes(b"version https://git-lfs"), "git lfs pull"),
+        (lambda p: p.write_bytes(b"<!DOCTYPE html>"), "it is a web page"),
+        (lambda p: p.write_bytes(b"II*\0\x08" + bytes(9)), "a TIFF of a kind that is not read"),
+        (lambda p: noise().save(p, "BMP") or changed(p, lambda d: d[:-9]), "cut short"),
+        (lambda p: noise().save(p, "WEBP") or changed(p, lambda d: d[:-9]), ""),
+        (lambda p: noise().save(p, "TIFF") or changed(p, lambda d: d[:-9]), ""),
+    ],
+)
+def test_why_a_file_of_another_kind_cannot_be_used(
+    make: Callable[[Path], object], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "0.tif"
+    make(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = decode_image(path)
+    assert isinstance(said, str)
+    assert words in said and "\n" not in said

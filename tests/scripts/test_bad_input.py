@@ -8,6 +8,7 @@ user would run them.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import io
@@ -210,7 +211,7 @@ TRAIN_OPTIONS = [
     ("--resume --ckpt_path RUN/best.ckpt", "--resume and --ckpt_path are mutually exclusive"),
     ("--test --resume --ckpt_path RUN/best.ckpt", "--test and --resume are mutually exclusive"),
     ("--resume", "there is no run to continue in"),
-    ("--ckpt_path RUN/best.ckpt --F_dim 16", "best.ckpt has 8"),
+    ("--ckpt_path RUN/best.ckpt --F_dim 16", "best.ckpt are for --F_dim 8"),
     ("--ckpt_path RUN/best.ckpt --frame_W 24", "--frame_W 24: "),
     # paths
     ("--DR ''", "--DR"),
@@ -251,16 +252,20 @@ DATA_FAULTS: list[tuple[Damage, str, int]] = [
     (move("data/val/val_img/3.png", "data/val/val_img/three.png"), "three.png", 3),
     (copy("data/val/val_img/1.png", "data/val/val_img/-4.png"), "not a frame number: -4.png", 1),
     (write("data/train/train_img/2.png", ""), "2.png: the file is empty (0 bytes)", 1),
-    (write("data/train/train_img/2.png", "text"), "2.png: is not a PNG or JPEG", 1),
+    (write("data/train/train_img/2.png", "text"), "2.png: is not an image that can be read", 1),
     (cut("data/train/train_label/2.png", 0.5), "train/train_label/2.png: ", 1),
     (cut("data/train/train_label/2.png", 0.9), "train/train_label/2.png: ", 1),
-    (image("data/train/train_img/2.png", "GIF"), "2.png: is not a PNG or JPEG", 1),
-    (image("data/train/train_img/2.png", "TIFF", "F"), "2.png: is not a PNG or JPEG", 1),
+    (
+        image("data/train/train_img/2.png", "GIF"),
+        "2.png: is not an image that can be read, it is a GIF",
+        1,
+    ),
+    (image("data/train/train_img/2.png", "TIFF", "F"), "2.png: has pixels of a kind", 1),
     (image("data/train/train_img/2.png", "PNG", "1", (9000, 9000)), "2.png: 9000 x 9000", 1),
     (folder("data/train/train_img/2.png"), "2.png: is not a file", 1),
     (clips(""), "train/clips.csv: is empty", 1),
     (clips("0,4\n4,8\n"), "train/clips.csv: starts with '0,4'", 1),
-    (clips("start;stop\n0;8\n"), "train/clips.csv: starts with 'start;stop'", 1),
+    (clips("begin;end\n0;8\n"), "train/clips.csv: starts with 'begin,end'", 1),
     (clips("start,stop\n"), "train/clips.csv: has no rows", 1),
     (clips("start,stop\n0,8.0\n"), "clips.csv line 2: '0,8.0' is not two integers", 1),
     (clips("start,stop\n0,nan\n"), "clips.csv line 2: '0,nan' is not two integers", 1),
@@ -271,7 +276,7 @@ DATA_FAULTS: list[tuple[Damage, str, int]] = [
     (clips("start,stop\n-1,8\n"), "clips.csv line 2: -1,8 is out of range", 1),
     (clips("start,stop\n0,5\n4,8\n"), "clips.csv line 3: 4,8 overlaps 0,5 of line 2", 1),
     (
-        write("data/train/clips.csv", b"\xff\xfe\x00s"),
+        write("data/train/clips.csv", b"\xff\xff\x00s"),
         "train/clips.csv: is not a valid CSV file",
         1,
     ),
@@ -307,12 +312,19 @@ CHECKPOINT_FAULTS: list[tuple[Damage, str]] = [
     (write("run/best.ckpt", bytes(5000)), "corrupted, or not a checkpoint"),
     (cut("run/best.ckpt", 0.5), "corrupted, or not a checkpoint"),
     (cut("run/best.ckpt", 0.999), "corrupted, or not a checkpoint"),
-    (saved({"state_dict": torch.nn.Linear(2, 2)}), "holds a Python object"),
-    (saved({"state_dict": {}, "path": Path("a")}), "holds a Python object"),
+    (saved({"state_dict": torch.nn.Linear(2, 2)}), "none of the five networks is in it"),
+    (saved({"state_dict": {}, "path": Path("a")}), "not a checkpoint of this model"),
+    (saved({"state_dict": {}, "stop": print}), "not a checkpoint of this model"),
+    (saved({"state_dict": {}, "call": functools.partial(print)}), "holds a Python object"),
     (saved(torch.zeros(3)), "not a checkpoint of this model"),
     (saved({"weights": 1}), "not a checkpoint of this model"),
     (saved({"state_dict": {"a": 1}}), "not a checkpoint of this model"),
-    (other_model, "another architecture"),
+    (other_model, "none of the five networks is in it"),
+    (write("run/best.ckpt", "<!DOCTYPE html><title>Sign in</title>"), "it is a web page"),
+    (
+        write("run/best.ckpt", "version https://git-lfs.github.com/spec/v1\n"),
+        "fetch it with: git lfs pull",
+    ),
     (
         checkpoint(lambda c: c["state_dict"].pop("Generator.7.bias")),
         "another architecture (Generator.7.bias is missing)",

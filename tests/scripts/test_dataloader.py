@@ -238,14 +238,14 @@ WITH_VAL: list[tuple[Damage, str]] = [
     (copy(f"{IMG}/3.png", f"{IMG}/-1.png"), "whose name is not a frame number: -1.png"),
     (both("val", range(1, 5)), "val: 1 frame to validate on; at least 2 are needed"),
     # images; more of them in test_images.py
-    (write(f"{IMG}/3.png", "text"), f"{IMG}/3.png: is not a PNG or JPEG image"),
+    (write(f"{IMG}/3.png", "text"), f"{IMG}/3.png: is not an image that can be read"),
     (write("val/val_label/2.png", ""), "val/val_label/2.png: the file is empty (0 bytes)"),
     (cut("val/val_label/2.png", 0.5), "val/val_label/2.png: "),
     (write(f"{IMG}/3.png", png_claiming(9500, 9500)), "3.png: the pixels are too many"),
     # clips.csv
     (clips(""), "train/clips.csv: is empty; its first line must be the header start,stop"),
     (clips("0,5\n5,12\n"), "train/clips.csv: starts with '0,5'; its first line must be"),
-    (clips("start;stop\n0;5\n"), "train/clips.csv: starts with 'start;stop'"),
+    (clips("begin;end\n0;5\n"), "train/clips.csv: starts with 'begin,end'"),
     (clips("start,stop\n"), "train/clips.csv: has no rows"),
     (clips("start,stop\n0,5.0\n"), "train/clips.csv line 2: '0,5.0' is not two integers"),
     (clips("start,stop\n0,5,9\n"), "train/clips.csv line 2: '0,5,9' is not two integers"),
@@ -254,7 +254,7 @@ WITH_VAL: list[tuple[Damage, str]] = [
     (clips("start,stop\n0,13\n"), "line 2: 0,13 is out of range; all frames together are 0,12"),
     (clips("start,stop\n-1,5\n"), "train/clips.csv line 2: -1,5 is out of range"),
     (clips("start,stop\n6,12\n0,7\n"), "line 2: 6,12 overlaps 0,7 of line 3"),
-    (write("train/clips.csv", b"\xff\xfe\0start"), "train/clips.csv: is not a valid CSV file"),
+    (write("train/clips.csv", b"\xff\xff\0start"), "train/clips.csv: is not a valid CSV file"),
     (lambda root: (root / "train/clips.csv").mkdir(), "train/clips.csv: cannot be read"),
     (clips("start,stop\n" + "x\n" * 24), "train/clips.csv: and 4 more wrong rows"),
 ]
@@ -274,7 +274,7 @@ OF_TEST: list[tuple[Damage, str]] = [
     (remove("test/test_label/0/1.png"), "test/test_label/0: gaps in the numbering; missing: 1"),
     (remove("test/test_label/0/0.png", "test/test_label/0/1.png"), "numbering starts at 2"),
     (write("test/test_label/0/3.png", ""), "test/test_label/0/3.png: the file is empty"),
-    (write("test/test_img/10/0.png", "text"), "test/test_img/10/0.png: is not a PNG"),
+    (write("test/test_img/10/0.png", "text"), "test/test_img/10/0.png: is not an image"),
     (move("test/test_label/2", "test/test_label/two"), "whose name is not a number: two"),
     (
         lambda root: shutil.copytree(root / "test/test_label/2", root / "test/test_label/02"),
@@ -355,7 +355,7 @@ def test_all_faults_are_listed_together(root: Path) -> None:
     ]
     assert lines[4] == "  - train/train_img/5.png: the file is empty (0 bytes)"  # 2 before 10
     assert lines[24] == "  - train/train_img: and 5 more corrupted images"
-    assert lines[25].startswith("  - val/val_label/1.png: is not a PNG")
+    assert lines[25].startswith("  - val/val_label/1.png: is not an image")
     assert len(lines) == 26
 
 
@@ -494,3 +494,56 @@ def test_closed_pipe_is_quiet(root: Path) -> None:
         ["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )
     assert (result.stdout, result.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".webp", ".tif", ".TIFF", ".ppm"])
+def test_frames_of_other_kinds_are_a_data_set(suffix: str, dataset: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "data"))
+    for path in root.rglob("*.png"):
+        if int(path.stem) % 3 != 1:  # a third stays PNG
+            with Image.open(path) as image:
+                kind = {"lossless": True} if suffix == ".webp" else {}
+                image.save(path.with_suffix(suffix), **kind)
+            path.unlink()
+    sizes = {"height": 16, "width": 16, "train_vi_len": 4, "val_vi_len": 630}
+    train, val = dataloader.load_train_val(root, **sizes)
+    same_train, same_val = dataloader.load_train_val(dataset, **sizes)
+    assert train is not None and same_train is not None
+    assert torch.equal(train.frames, same_train.frames)
+    assert torch.equal(val.labels, same_val.labels)
+    assert len(dataloader.load_test(root, height=16, width=16)) == 2
+
+
+def test_copies_of_another_kind_beside_the_png_files_are_ignored(
+    dataset: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "data"))
+    folder = root / "train/train_img"
+    Image.new("RGB", (3, 3)).save(folder / "0.bmp")
+    Image.new("RGB", (3, 3)).save(folder / "overview.webp")
+    dataloader.check(root, 1)
+
+
+def test_what_a_folder_without_images_has_instead_is_said(dataset: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "data"))
+    for path in (root / "val/val_img").iterdir():
+        path.rename(path.with_suffix(".HEIC"))
+    with pytest.raises(UserError, match=r"no images .*; it has 10 \.heic files: convert them"):
+        dataloader.load_val(root, height=16, width=16, val_vi_len=9)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfstart;stop\r\n0;12\r\n12;24\r\n;\r\n",
+        b"sep=;\nstart;stop\n0;12\n12;24\n",
+        "start\tstop\n0\t12\n12\t24\n".encode("utf-16"),
+    ],
+)
+def test_clips_that_a_spreadsheet_saved(content: bytes, dataset: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "data"))
+    (root / "train/clips.csv").write_bytes(content)
+    sizes = {"height": 16, "width": 16, "train_vi_len": 4, "val_vi_len": 9}
+    train, _ = dataloader.load_train_val(root, **sizes)
+    assert train is not None
+    assert train.recordings == (Recording(0, 12), Recording(12, 24))

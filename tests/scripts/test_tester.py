@@ -229,3 +229,20 @@ class TestReference:
         more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
         assert more["config"]["reference"] == "first"
         assert any(name.startswith("Background_Mask") for name in more["state_dict"])
+
+
+def test_export_needs_no_data_and_gives_the_same_frames(trained: Path, tmp_path: Path) -> None:
+    ckpt, exported = trained / "best.ckpt", tmp_path / "best.pth"
+    gone = run_script("Tester.py", "--ckpt_path", ckpt, "--export", exported, "--DR", "/nothing")
+    assert gone.returncode == 0, gone.stderr
+    assert f"wrote {exported}" in gone.stdout
+    data = torch.load(ckpt, weights_only=True)["data_root"]
+    again = ["--DR", data, "--frame_H", "16", "--frame_W", "16"]
+    for path, folder, more in ((ckpt, "a", []), (exported, "b", again)):
+        place = ["--save_root", tmp_path / folder, "--device", "cpu"]
+        result = run_script("Tester.py", "--ckpt_path", path, *place, *more)
+        assert result.returncode == 0, result.stderr
+    tables = [(tmp_path / folder / "submission.csv").read_bytes() for folder in "ab"]
+    assert tables[0] == tables[1]
+    refused = run_script("Tester.py", "--ckpt_path", ckpt, "--export", exported)
+    assert_refused(refused, f"--export {exported}: is there already")
