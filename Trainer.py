@@ -173,8 +173,7 @@ def start_run(
             "epoch": checkpoint.last_epoch,
         }
     if records:
-        records.describe(config, resumed=o.resume)
-        records.open_board()
+        records.begin(config, resumed=o.resume)
     return True
 
 
@@ -276,14 +275,15 @@ def run_training(
     known["data_fingerprint"] = fingerprint(train, video)
     train = train.to(device)
     state = RunState(o, root, model, train, **known)
-    records = Records(o, root, state.unwritten) if distributed.is_main() else None
+    records = Records(state, len(video.frames)) if distributed.is_main() else None
     if not start_run(state, checkpoint, config, records):
         return
     step = TrainingStep(state, train)
     if device.type == "cuda" and step.why_eager:
         print(f"note: training without CUDA graphs ({step.why_eager})", flush=True)
 
-    with Watch(o.save_minutes).watching() as watch:
+    beside = records.drawn_beside if records else nullcontext
+    with Watch(o.save_minutes).watching() as watch, beside(watch):
         if not o.resume:
             state.save()  # from here on the run can be resumed, whatever happens
         while state.position.epoch < o.num_epoch:
@@ -293,7 +293,6 @@ def run_training(
                 raise Stopped(asked)
 
     if records:
-        records.finish()
         print(
             f"best validation PSNR {state.best.psnr:.2f} dB (epoch {state.best.epoch}); baselines: "
             f"copy-first-frame {without_model['first_frame']:.2f} dB, mean-frame "

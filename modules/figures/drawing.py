@@ -112,10 +112,12 @@ class Artist:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.owed: dict[str, Callable[[], object]] = {}  # by file name, how it would be drawn
+        self.jobs: tuple[Job, ...] = ()  # the last ones
 
     def draw(self, *jobs: Job) -> dict[str, str]:
         """Draw them, and what could not be drawn before; why not, by file name, what cannot now."""
         known = set(self.owed)
+        self.jobs = jobs or self.jobs
         for job in jobs:
             self.owed.update(job.pictures(self.root))
         faults = self._round()
@@ -125,6 +127,17 @@ class Artist:
             time.sleep(wait)
             faults = self._round()
         return faults
+
+    def wait(self, _limit: Callable[[], float]) -> bool:
+        """There is nothing to wait for."""
+        return True
+
+    def finish(self, _limit: Callable[[], float]) -> dict[str, str]:
+        """Try again what is owed; why not, by file name, what cannot be drawn."""
+        return self.draw() if self.owed else {}
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     def _round(self) -> dict[str, str]:
         """Try each that is owed once."""

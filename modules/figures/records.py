@@ -1,53 +1,84 @@
 """What a run writes besides its checkpoints: metrics.csv, config.json, figures, TensorBoard's log.
 
 None of it ends the run. What cannot be written is tried again, warned of once and written at the
-next chance: after the next epoch, and at the end.
+next chance: after the next epoch, and at the end. Figures are drawn beside the training, see
+beside.py.
 """
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from modules import runlog
+from modules.figures.beside import DRAWING_LIMIT, STOPPING_LIMIT, BesideArtist, worth_a_process
 from modules.figures.drawing import Artist, Curves, Job, Text
 from modules.figures.runs import load_run
 from modules.figures.tensorboard import TensorBoardLog
 from modules.metrics_table import MetricsTable
-from modules.options import TrainerOptions
+from modules.runstate import RunState
 from modules.runtime.attempts import reason_of
 from modules.runtime.errors import UserError
+from modules.runtime.stopping import Watch
 
 
 class Records:
-    """The files of a run, for the process that writes them."""
+    """The files of a run, for the rank that writes them."""
 
-    def __init__(self, o: TrainerOptions, root: Path, unwritten: list[dict[str, Any]]) -> None:
-        """unwritten: rows of metrics.csv, as MetricsTable has them."""
-        self.o, self.root = o, root
-        self.table = MetricsTable(root / "metrics.csv", unwritten)
-        self.artist = Artist(root)
+    def __init__(self, state: RunState, frames: int) -> None:
+        """frames: of the validation video."""
+        self.state, self.frames = state, frames
+        self.o, self.root = state.o, state.root
+        self.table = MetricsTable(self.root / "metrics.csv", state.unwritten)
+        self.artist: Artist | BesideArtist = Artist(self.root)
         self.board: TensorBoardLog | None = None
         self.warned: set[str] = set()  # files that a warning has named
+        self.watch: Watch | None = None
 
     # -------------------------------------------------------- the start
 
-    def describe(self, config: dict[str, Any], *, resumed: bool) -> None:
-        """Write config.json. A new run needs it: UserError. A resumed one goes on without."""
+    def begin(self, config: dict[str, Any], *, resumed: bool) -> None:
+        """Write config.json and start TensorBoard's log where it is asked for.
+
+        A new run needs its config.json: UserError. A resumed one goes on without. metrics.csv must
+        be as it is to be continued.
+        """
         try:
             runlog.write_config(self.root / "config.json", config)
         except UserError:
             if not resumed:
                 raise
             self._draw(Text("config.json", json.dumps(config, indent=2) + "\n"))
-
-    def open_board(self) -> None:
-        """Start TensorBoard's log where it is asked for, once metrics.csv is as it will be."""
         if self.o.tensorboard:
             self._tolerate("TensorBoard's log", self._open_board)
 
     def _open_board(self) -> None:
         self.board = TensorBoardLog(self.root, self.o)
+
+    @contextmanager
+    def drawn_beside(self, watch: Watch) -> Iterator[None]:
+        """While inside, figures are drawn beside the training where that saves time.
+
+        Whatever the end, the latest are drawn first, for seconds only if the run is to stop.
+        """
+        self.watch = watch
+        epochs = self.o.num_epoch - self.state.position.epoch - 1
+        gpu = self.state.sums.sums.is_cuda
+        if worth_a_process(epochs, self.frames, visualize=self.o.store_visualization, gpu=gpu):
+            before, self.artist = self.artist, BesideArtist(self.root)
+            if isinstance(before, Artist) and before.owed:  # config.json at most
+                self.artist.draw(*before.jobs)
+        self.state.make_room = lambda: self.artist.wait(lambda: STOPPING_LIMIT)
+        try:
+            yield
+        except BaseException:
+            self.finish_drawing(STOPPING_LIMIT)
+            raise
+        else:
+            self.finish()
+        finally:
+            self.artist.close()
 
     # -------------------------------------------------------- an epoch
 
@@ -74,23 +105,31 @@ class Records:
 
     # -------------------------------------------------------- the end
 
-    def finish_drawing(self) -> None:
-        """Draw what is still to be drawn."""
-        if self.artist.owed:
-            self._draw()
+    def finish_drawing(self, limit: float = DRAWING_LIMIT) -> dict[str, str]:
+        """Wait until all figures are drawn; why not, by file name, those that cannot be.
+
+        limit: seconds that it may take; less once the run is asked to stop
+        """
+
+        def seconds() -> float:
+            stopping = self.watch is not None and self.watch.asked
+            return min(limit, STOPPING_LIMIT if stopping else math.inf)
+
+        faults = self.artist.finish(seconds)
+        self._warn_once(faults, "drawn")
+        return faults
 
     def finish(self) -> None:
         """The run is over: a last attempt at what could not be written."""
         self.table.finish()
-        if self.artist.owed and (faults := self.artist.draw()):
+        if faults := self.finish_drawing():
             reason = next(iter(faults.values()))
             print(f"warning: {self._paths(faults)}: not drawn to the end ({reason})", flush=True)
 
     # -------------------------------------------------------- what goes wrong
 
     def _draw(self, *jobs: Job) -> None:
-        faults = self.artist.draw(*jobs)
-        self._warn_once(faults, "drawn")
+        self._warn_once(self.artist.draw(*jobs), "drawn")
 
     def _tolerate(self, what: str, action: Callable[[], object]) -> None:
         try:
