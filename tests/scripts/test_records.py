@@ -1,6 +1,8 @@
 """Only what loses work may end a run: what becomes of the rest, through the command line."""
 
 import errno
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from modules import runlog
 from modules.checkpoint import load_checkpoint
-from modules.figures import curves, drawing, frames
+from modules.figures import beside, curves, drawing, frames
 from modules.runtime import attempts
 from tests.support.refusing import held
 from tests.support.scripts import TINY_RUN, assert_refused, resume, run_script, train
@@ -155,3 +157,90 @@ def test_space_is_kept_for_the_next_checkpoint(
     monkeypatch.setattr(drawing.shutil, "disk_usage", lambda _: usage._replace(free=1100))
     assert artist.draw() == {}
     assert drawn == [1]
+
+
+# ---------------------------------------------------------------- drawn beside the training
+
+
+@pytest.fixture
+def always_beside(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Whatever the size of the run; the numbers of the processes that drew."""
+    monkeypatch.setattr(beside, "worth_a_process", lambda *_, **__: True)
+    monkeypatch.setattr("modules.figures.records.worth_a_process", lambda *_, **__: True)
+    numbers: list[int] = []
+    start = beside.DrawingProcess.__init__
+
+    def noting(self: beside.DrawingProcess, root: Path) -> None:
+        start(self, root)
+        numbers.append(self.popen.pid)
+
+    monkeypatch.setattr(beside.DrawingProcess, "__init__", noting)
+    return numbers
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_beside_the_training_the_same_files_come_out(
+    dataset: Path, tmp_path: Path, always_beside: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--num_epoch", "2", "--store_visualization")
+    text = train(dataset, tmp_path / "beside" / "run", *options)
+    assert len(always_beside) == 1
+    assert gone(always_beside[0])
+    assert warnings(text) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("modules.figures.records.worth_a_process", lambda *_, **__: False)
+        train(dataset, tmp_path / "in_place" / "run", *options)
+    assert len(always_beside) == 1  # the control
+    one, two = (tmp_path / name / "run" for name in ("beside", "in_place"))
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for name in (*FIGURES, "val_sheet.png"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_run_that_is_stopped_has_drawn_its_last_validation(
+    dataset: Path, tmp_path: Path, always_beside: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modules.training import TrainingStep
+
+    monkeypatch.setattr("modules.figures.records.STOPPING_LIMIT", 120.0)  # of a busy machine
+    step = TrainingStep.__call__
+
+    def stopping(self: TrainingStep, *arguments: Any, epoch: int, number: int) -> None:
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, *arguments, epoch=epoch, number=number)
+
+    run = tmp_path / "run"
+    arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "3")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", stopping)
+        result = run_script("Trainer.py", *arguments, "--store_visualization")
+    assert result.returncode == 143, result.stderr
+    assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0]
+    assert {path.name for path in run.iterdir()} >= {*FIGURES, "val_sheet.png"}
+    assert not [path for path in run.iterdir() if "tmp" in path.name]
+    assert gone(always_beside[0])
+    assert resume(run).returncode == 0
+
+
+def test_a_process_that_crashes_costs_the_figures_only(
+    dataset: Path, tmp_path: Path, always_beside: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "CODE", "import os; os.kill(os.getpid(), 11)  # {!r}")
+    run = tmp_path / "run"
+    text = train(dataset, run, "--num_epoch", "3")
+    assert always_beside == []
+    assert len(warnings(text)) == 1
+    assert "SIGSEGV" in warnings(text)[0]
+    assert not (run / "curves.png").exists()
+    assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
+    assert resume(run).returncode == 0
+    assert (run / "curves.png").exists()
