@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from modules.evaluation import Score
+from modules.evaluation import Score, where_it_fits
 from modules.figures.drawing import Validation
 from modules.sequences import VideoData, to_uint8
 
@@ -21,7 +21,7 @@ def drawing_of(
         images = {
             "labels": video.labels.numpy(),
             "truth": video.frames.numpy(),
-            "prediction": to_uint8(made).cpu().numpy(),
+            "prediction": where_it_fits(to_uint8, made).cpu().numpy(),
         }
     return Validation(result.psnr, result.inside, result.outside, images, visualize)
 
