@@ -13,6 +13,7 @@ from modules import runlog
 from modules.checkpoint import load_checkpoint
 from modules.figures import beside, curves, drawing, frames
 from modules.runtime import attempts
+from modules.runtime.errors import UserError
 from tests.support.refusing import held
 from tests.support.scripts import TINY_RUN, assert_refused, resume, run_script, train
 
@@ -244,3 +245,21 @@ def test_a_process_that_crashes_costs_the_figures_only(
     assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
     assert resume(run).returncode == 0
     assert (run / "curves.png").exists()
+
+
+def test_a_tensorboard_log_that_cannot_be_written(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Board:
+        def __init__(self, *_: Any) -> None:
+            """Opened without a fault."""
+
+        def add(self, _row: dict[str, Any]) -> None:
+            raise UserError("event file cannot be written") from OSError(28, "No space left")
+
+    monkeypatch.setattr("modules.figures.tensorboard.check_tensorboard", lambda _: None)
+    monkeypatch.setattr("modules.figures.records.TensorBoardLog", Board)
+    text = train(dataset, tmp_path / "run", "--num_epoch", "2", "--tensorboard")
+    assert len(warnings(text)) == 1
+    assert "TensorBoard's log" in warnings(text)[0]
+    assert load_checkpoint(tmp_path / "run/last.ckpt").last_epoch == 1
