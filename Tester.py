@@ -25,7 +25,6 @@ from modules import runlog
 from modules.checkpoint import Checkpoint, export, load_checkpoint, with_frame_size
 from modules.cvae import CVAE
 from modules.evaluation import Score, generate, score
-from modules.figures import frames, gifs
 from modules.layout import place
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
@@ -132,6 +131,8 @@ def write_frames(folder: Path, video: np.ndarray) -> None:
 
 def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> None:
     """GIFs, frames and submission.csv. Raises UserError when the disk or folder refuses."""
+    from modules.figures import gifs  # drawing is imported when there is something to draw
+
     try:
         for video, frames in zip(videos, made, strict=True):
             write_frames(root / "frames" / video.name, frames)
@@ -144,6 +145,8 @@ def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> No
 
 def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarray) -> None:
     """psnr_per_frame.csv and .png, and the two averages in words."""
+    from modules.figures import frames
+
     assert video.truth is not None
     result = score(made, video.truth, video.sequence.labels)
     of_frames = result.psnr, result.inside, result.outside

@@ -27,10 +27,9 @@ from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE, ModelConfig
 from modules.datasets.demo import demo_data
 from modules.evaluation import Score, validate
-from modules.figures.curves import draw_curves
-from modules.figures.runs import load_run
-from modules.figures.tensorboard import TensorBoardLog, check_tensorboard
-from modules.figures.validation import write_validation
+from modules.figures.records import Records
+from modules.figures.tensorboard import check_tensorboard
+from modules.figures.validation import drawing_of, write_validation
 from modules.initial import copy_previous_frame
 from modules.layout import place
 from modules.losses import decoder_sigma
@@ -140,7 +139,12 @@ def run_test(
 # ---------------------------------------------------------------- run: training
 
 
-def start_run(state: RunState, checkpoint: Checkpoint | None, config: dict[str, Any]) -> bool:
+def start_run(
+    state: RunState,
+    checkpoint: Checkpoint | None,
+    config: dict[str, Any],
+    records: Records | None,
+) -> bool:
     """Resume the run or note where its weights come from, and write config.json.
 
     False if there is nothing left to train.
@@ -150,16 +154,18 @@ def start_run(state: RunState, checkpoint: Checkpoint | None, config: dict[str, 
         state.resume_from(checkpoint)
         epoch, steps = state.position.epoch, state.position.step
         if epoch >= o.num_epoch:
-            if distributed.is_main():
-                draw_curves(root)  # it may have been stopped just before
+            if records:
+                records.table.resume(state.last_epoch)
+                records.draw_curves()  # it may have been stopped just before
+                records.finish()
             print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
             return False
         print(f"resuming in epoch {epoch}" + f" after {steps} steps" * (steps > 0), flush=True)
         earlier = runlog.read_config(root)
         config["parent"] = earlier.get("parent")
         config["resumed_at"] = [*earlier.get("resumed_at", []), epoch]
-        if distributed.is_main():
-            runlog.truncate_metrics(root / "metrics.csv", state.last_epoch)
+        if records:
+            records.table.resume(state.last_epoch)
     elif checkpoint:
         path = checkpoint.path.resolve()
         config["parent"] = {
@@ -167,8 +173,8 @@ def start_run(state: RunState, checkpoint: Checkpoint | None, config: dict[str, 
             "run": str(path.parent),
             "epoch": checkpoint.last_epoch,
         }
-    if distributed.is_main():
-        runlog.write_config(root / "config.json", config)
+    if records:
+        records.begin(config, resumed=o.resume)
     return True
 
 
@@ -177,20 +183,19 @@ def run_epoch(
     step: TrainingStep,
     video: VideoData,
     watch: Watch,
-    board: TensorBoardLog | None,
+    records: Records | None,
 ) -> None:
-    """Train, validate, log, save and draw one epoch, from the state's position on."""
-    o, root = state.o, state.root
+    """Train, validate, log, draw and save one epoch, from the state's position on."""
+    o = state.o
     state.begin_epoch()
     trained = train_epoch(step, state, watch)
     train_seconds, trained_at = state.position.seconds, time.perf_counter()
 
     result, stopped = None, 0.0
-    if distributed.is_main():
+    if records:
         try:
             settings = validation_settings(o, step.device)
             result, made = validate(state.eval_model(), video, **settings, watch=watch)
-            write_validation(root, result, video, made, visualize=o.store_visualization)
         except Stopped as stop:
             stopped = stop.signal_number
     seen = (stopped, result.loss, result.mean_psnr) if result else (stopped, math.nan, math.nan)
@@ -200,28 +205,21 @@ def run_epoch(
         raise Stopped(int(stopped))
 
     earned = state.finish_epoch(loss=val_loss, psnr=val_psnr)
-    if not distributed.is_main():
+    if not records:
         return
     assert result is not None
     row = metrics_row(state, trained, result, train_seconds)
     row["seconds"] = train_seconds + time.perf_counter() - trained_at
     # The row first: a resumed run drops rows after its checkpoint's epoch, but could not make
     # up a missing one.
-    runlog.append_metrics(root / "metrics.csv", row)
-    if board:
-        board.add(row)
+    records.add(row, drawing_of(result, video, made, visualize=o.store_visualization))
+    if ended := state.position.epoch >= o.num_epoch:  # nothing is trained beside which to draw
+        records.finish_drawing()
     every = [f"epoch={row['epoch']}.ckpt"] if row["epoch"] % o.per_save == 0 else []
     state.save(*(earned if o.auto_save else every))
-    draw_curves(root)
     print(runlog.epoch_line(row, o.num_epoch, state.best.epoch == row["epoch"]), flush=True)
-    if state.position.epoch < o.num_epoch:  # at the end all of them are printed
-        warn(root, latest=True)
-
-
-def warn(root: Path, *, latest: bool = False) -> None:
-    """Print what the run's metrics say that a user must not overlook, and what to try."""
-    for finding in load_run(root).findings(latest=latest):
-        print(finding.line(), flush=True)
+    if not ended:  # at the end all of them are printed
+        records.warn(latest=True)
 
 
 def metrics_row(
@@ -278,29 +276,30 @@ def run_training(
     known["data_fingerprint"] = fingerprint(train, video)
     train = train.to(device)
     state = RunState(o, root, model, train, **known)
-    if not start_run(state, checkpoint, config):
+    records = Records(state, len(video.frames)) if distributed.is_main() else None
+    if not start_run(state, checkpoint, config, records):
         return
-    board = TensorBoardLog(root, o) if o.tensorboard and distributed.is_main() else None
     step = TrainingStep(state, train)
     if device.type == "cuda" and step.why_eager:
         print(f"note: training without CUDA graphs ({step.why_eager})", flush=True)
 
-    with Watch(o.save_minutes).watching() as watch:
+    beside = records.drawn_beside if records else nullcontext
+    with Watch(o.save_minutes).watching() as watch, beside(watch):
         if not o.resume:
             state.save()  # from here on the run can be resumed, whatever happens
         while state.position.epoch < o.num_epoch:
-            run_epoch(state, step, video, watch, board)
+            run_epoch(state, step, video, watch, records)
             watch.saved()
             if asked := watch.after_step()[0]:
                 raise Stopped(asked)
 
-    if distributed.is_main():
+    if records:
         print(
             f"best validation PSNR {state.best.psnr:.2f} dB (epoch {state.best.epoch}); baselines: "
             f"copy-first-frame {without_model['first_frame']:.2f} dB, mean-frame "
             f"{without_model['mean_train_frame']:.2f} dB\nresults in {root}"
         )
-        warn(root)
+        records.warn()
 
 
 # ---------------------------------------------------------------- main

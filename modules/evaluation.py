@@ -7,7 +7,7 @@ Shapes: T time, B batch, H, W.
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from modules.cvae import CVAE, prior_latents
 from modules.losses import frame_mse, psnr_of_mse, ssim
-from modules.runtime.device import autocast
+from modules.runtime.device import autocast, exact_convolutions
 from modules.runtime.errors import UserError
 from modules.runtime.graphs import reason
 from modules.runtime.stopping import Watch
 from modules.sequences import TestSequence, VideoData, to_unit
 from modules.surroundings import background_flicker, region_mse, surroundings
+
+T = TypeVar("T")
 
 SHORTEST = 10  # frames: drift over fewer is noise
 
@@ -102,22 +104,25 @@ def psnr_drift(psnr: np.ndarray) -> float:
 
 
 def score(prediction: Tensor, truth: Tensor, labels: Tensor) -> Score:
-    """Score frames 1 … T-1, all on the CPU.
+    """Score frames 1 … T-1 where the prediction is, and bring all scores over at once.
 
-    prediction: (T, 3, H, W) in [0, 1]; truth, labels: (T, H, W, 3) uint8
+    prediction: (T, 3, H, W) in [0, 1]; truth, labels: (T, H, W, 3) uint8, on any device
     """
-    target = to_unit(truth).permute(0, 3, 1, 2)
-    near = surroundings(labels)
+    device = prediction.device
+    target = to_unit(truth.to(device)).permute(0, 3, 1, 2)
+    near = surroundings(labels.to(device))
     x_hat, x = prediction[1:], target[1:]
     mse = frame_mse(x_hat, x)
     # The step from the given frame to the first predicted one is a change of sharpness.
     flicker = F.pad(background_flicker(x_hat, x, near[1:]), (1, 0), value=math.nan)
+    with exact_convolutions():
+        similarity = ssim(x_hat, x)
     terms = (
-        *(psnr_of_mse(mse), mse, ssim(x_hat, x)),
+        *(psnr_of_mse(mse), mse, similarity),
         *(psnr_of_mse(region_mse(x_hat, x, region)) for region in (near[1:], ~near[1:])),
         flicker,
     )
-    return Score(*(term.double().numpy() for term in terms))
+    return Score(*torch.stack(terms).cpu().double().numpy())
 
 
 def validate(
@@ -133,7 +138,8 @@ def validate(
     """Free-running prediction of the validation video with prior latents, and its score.
 
     The true frames after the first are used for scoring alone. Returns the score and the
-    prediction, (T, 3, H, W) in [0, 1] (or not finite). Raises Stopped if the watch says so.
+    prediction on the device, (T, 3, H, W) in [0, 1] (or not finite). Raises Stopped if the watch
+    says so.
     """
     sequence = TestSequence("0", video.frames[0], video.labels)
     with tqdm(total=len(video.labels) - 1, desc="validation", leave=False, disable=None) as bar:
@@ -144,8 +150,17 @@ def validate(
                 watch.raise_if_asked()
 
         kind: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
-        made = generate(model, [sequence], **kind, graph=graph, advance=advance)
-    return score(made[0], video.frames, video.labels), made[0]
+        made = generate(model, [sequence], **kind, graph=graph, advance=advance, keep=True)
+    return where_it_fits(lambda x: score(x, video.frames, video.labels), made[0]), made[0]
+
+
+def where_it_fits(function: Callable[[Tensor], T], video: Tensor) -> T:
+    """function(video), on the CPU if the device's memory is too small for it."""
+    try:
+        return function(video)
+    except torch.OutOfMemoryError:
+        pass  # out here what was made so far is gone
+    return function(video.cpu())
 
 
 def generate(
@@ -159,6 +174,7 @@ def generate(
     batch_size: int = 1,
     numbers: list[int] | None = None,
     graph: bool = False,
+    keep: bool = False,
     advance: Callable[[int], object] = lambda frames: None,
 ) -> list[Tensor]:
     """Generate each sequence from its first frame: (T, 3, H, W) float32 in [0, 1] on the CPU.
@@ -167,6 +183,7 @@ def generate(
     in the list unless `numbers` says otherwise), pixels not on the batch: where this hardware's
     kernels round differently in a batch, sequences are made one at a time.
     graph: on CUDA, run each step as one graph; with the same kernels, so with the same pixels.
+    keep: leave the videos on the device.
     advance: called with the number of frames made, for a progress bar.
     """
     numbers = list(range(len(sequences))) if numbers is None else numbers
@@ -184,9 +201,10 @@ def generate(
                     for frame in _rollout(model, first, labels, latents, graph):
                         frames.append(frame)
                         advance(len(group))
-                    video = torch.stack(frames, dim=1).cpu()  # (B, T, 3, H, W)
+                    video = torch.stack(frames, dim=1)  # (B, T, 3, H, W)
                 except torch.OutOfMemoryError as error:
                     raise UserError(_too_large(first, len(labels))) from error
+                video = video if keep else video.cpu()
                 made += [v[: len(s.labels)] for v, s in zip(video, group, strict=True)]
         return made
     finally:

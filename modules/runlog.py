@@ -11,11 +11,11 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
@@ -45,22 +45,34 @@ def _cell(value: Any) -> str:
     return repr(float(value)) if isinstance(value, float) else str(value)
 
 
-def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    """Append one epoch's row (and the header to a new file); on the disk when this returns.
-
-    Raises UserError when the disk refuses. A line that was cut short by that is dropped by a
-    resumed run (see truncate_metrics).
-    """
+def metrics_line(row: Mapping[str, Any]) -> str:
+    """A row of metrics.csv, without a line end. ValueError: it has other columns."""
     if set(row) != set(METRIC_COLUMNS):
         raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
-    line = ",".join(_cell(row[name]) for name in METRIC_COLUMNS) + "\n"
+    return ",".join(_cell(row[name]) for name in METRIC_COLUMNS)
+
+
+def append_metrics(path: Path, *rows: Mapping[str, Any], cut: bool = False) -> None:
+    """Append epochs' rows (and the header to a new file); on the disk when this returns.
+
+    Raises UserError when the disk refuses; what was written of them is taken away again, where it
+    lets that. cut: an unfinished last line is the rest of such an attempt, and goes.
+    """
+    text = "".join(f"{metrics_line(row)}\n" for row in rows)
     _as_it_was(path)
-    header = "" if path.exists() and path.stat().st_size else ",".join(METRIC_COLUMNS) + "\n"
     try:
-        with path.open("a", newline="") as file:
-            file.write(header + line)
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("a+b") as file:
+            size = _end_of_lines(file, cut)
+            if size == 0:
+                text = ",".join(METRIC_COLUMNS) + "\n" + text
+            try:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), size)
+                raise
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -75,6 +87,26 @@ def _as_it_was(path: Path) -> None:
             if file.readline() in (b"", ",".join(METRIC_COLUMNS).encode() + b"\n"):
                 return
         truncate_metrics(path, sys.maxsize)
+
+
+def _end_of_lines(file: BinaryIO, cut: bool) -> int:
+    """Make a table end with a line's end; its size in bytes then.
+
+    Another program may have left out the last one. cut: drop an unfinished line instead.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if size == 0 or file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    data = file.read()
+    last = data[data.rfind(b"\n") + 1 :]
+    if cut or last.count(b",") != len(METRIC_COLUMNS) - 1:
+        size -= len(last)
+        file.truncate(size)
+        return size
+    file.write(b"\n")
+    return size + 1
 
 
 def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
@@ -116,8 +148,19 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
     A table of an earlier version, which lacks the last columns, gets them with empty cells.
     Raises UserError, with the file as it was, when it is not such a table.
     """
+    if (rows := rows_until(path, last_epoch)) is not None:
+        write_atomically(path, table_of(rows))
+
+
+def table_of(rows: Sequence[str]) -> bytes:
+    """metrics.csv with these rows."""
+    return "".join(f"{row}\n" for row in (",".join(METRIC_COLUMNS), *rows)).encode()
+
+
+def rows_until(path: Path, last_epoch: int) -> list[str] | None:
+    """The rows up to last_epoch of a metrics.csv, as truncate_metrics keeps them; None: no file."""
     if not path.exists():
-        return
+        return None
     try:
         table = read_table(path)
         (_, header), *lines = table.rows or [(0, list(METRIC_COLUMNS))]
@@ -139,8 +182,7 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
     if table.changes:
         what = ", ".join(table.changes)
         print(f"note: {path} was saved by another program ({what}); it is written anew", flush=True)
-    rows = [",".join(METRIC_COLUMNS), *(line + missing for line in kept)]
-    write_atomically(path, "".join(f"{row}\n" for row in rows).encode())
+    return [line + missing for line in kept]
 
 
 class FrameTable(NamedTuple):
@@ -175,6 +217,8 @@ def read_psnr_per_frame(path: Path) -> FrameTable:
 
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
+    import torch  # seconds, and only here
+
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from modules.options import TrainerOptions, run_folder, saved_options
 from modules.plan import Plan, epoch_plan
 from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
+from modules.runtime.attempts import retried
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError
 from modules.runtime.files import remove_leftovers
@@ -146,6 +148,10 @@ class RunState:
         half = choose_precision(o.precision, device) == torch.float16
         self.scale = LossScale(device) if half else None
         self.last_epoch = -1  # the last one that was finished
+        # Rows of metrics.csv that could not be written, see metrics_table.py.
+        self.unwritten: list[dict[str, Any]] = []
+        # Called when a checkpoint was refused, before it is tried again.
+        self.make_room: Callable[[], object] = lambda: None
         self.plan: Plan
         self.begin_epoch()
 
@@ -194,6 +200,7 @@ class RunState:
         if self.scale is not None and "loss_scale" in saved:
             self.scale.load_state_dict(saved["loss_scale"])
         self.last_epoch = checkpoint.last_epoch
+        self.unwritten[:] = saved.get("unwritten", [])
 
     def save(self, *names: str) -> None:
         """Write last.ckpt, and the same under these names before. Only rank 0 writes.
@@ -206,10 +213,14 @@ class RunState:
             return
         content = self._content(posterior)
         if names:
-            save_checkpoints([self.root / name for name in names], content)
+            self._write([self.root / name for name in names], content)
         if self.stored is not None:  # as large as the data set: only in the one that is resumed
             content["training"]["rollouts"] = self.stored.frames
-        save_checkpoints([self.root / LAST], content)
+        self._write([self.root / LAST], content)
+
+    def _write(self, paths: list[Path], content: dict[str, Any]) -> None:
+        """Save checkpoints; what the disk refuses for a moment is tried again. UserError."""
+        retried(lambda: save_checkpoints(paths, content), between=self.make_room)
 
     def save_at(self, position: Position) -> None:
         """Write last.ckpt in mid-epoch. Every rank must ask."""
@@ -230,6 +241,8 @@ class RunState:
             "best": vars(self.best),
             "data_fingerprint": self.data_fingerprint,
         }
+        if self.unwritten:
+            training["unwritten"] = self.unwritten
         if self.average is not None:
             training["weights"] = self.model.state_dict()
             training["average_steps"] = self.average.steps.item()

@@ -1,14 +1,16 @@
 """Generation: what it depends on, and how its frames are scored."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from modules import evaluation
 from modules.cvae import CVAE, ModelConfig
-from modules.evaluation import generate, psnr_drift, score, validate
+from modules.evaluation import generate, psnr_drift, score, validate, where_it_fits
 from modules.runtime.errors import Stopped
 from modules.runtime.stopping import Watch
 from modules.sequences import Recording, TestSequence, VideoData, to_uint8, to_unit
@@ -210,3 +212,44 @@ def test_drift_is_the_slope_over_the_frames() -> None:
     result = score(prediction, truth, labels)
     assert result.drift == pytest.approx(-100, abs=0.1)
     assert "drift -100.0" in result.details()
+
+
+class Transfers(TorchFunctionMode):
+    """Counts what would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in ("cpu", "item", "tolist", "__bool__")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("frames", [2, 40])
+def test_all_scores_come_over_at_once(frames: int) -> None:
+    prediction = torch.rand(frames, 3, 16, 16)
+    truth = torch.randint(0, 256, (frames, 16, 16, 3), dtype=torch.uint8)
+    with Transfers() as transfers:
+        result = score(prediction, truth, truth)
+    assert transfers.count == 1
+    assert len(result.psnr) == frames - 1
+    with Transfers() as transfers:  # the control
+        for value in prediction[1:].mean(dim=(1, 2, 3)):
+            value.item()
+    assert transfers.count == frames - 1
+
+
+def test_scores_that_do_not_fit_are_made_on_the_cpu() -> None:
+    tried: list[torch.Tensor] = []
+
+    def too_much(video: torch.Tensor) -> int:
+        tried.append(video)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(video)
+
+    assert where_it_fits(too_much, torch.zeros(5)) == 5
+    assert len(tried) == 2
+    with pytest.raises(ValueError, match="shape"):  # the control: of memory alone
+        where_it_fits(lambda _: (_ for _ in ()).throw(ValueError("shape")), torch.zeros(5))

@@ -9,6 +9,7 @@ under TYPE_CHECKING count too.
 import ast
 import itertools
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -291,3 +292,24 @@ def test_ci_runs_what_the_readme_says() -> None:
         text = (REPOSITORY / page).read_text()
         assert f"{install}\npython -m pytest\n" in text
     assert install in lines and "python -m pytest" in lines
+
+
+# ---------------------------------------------------------------- start-up
+
+
+def test_scripts_start_without_what_they_may_not_need() -> None:
+    """Each of these takes a second or so of every start."""
+    heavy = ("matplotlib", "imageio", "torchvision", "torch._dynamo")
+    code = "import sys; import {}; print(*[name for name in {} if name in sys.modules])"
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(names, heavy)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for names in ("Trainer, Tester, dataloader", "modules.plots")
+    ]
+    assert found[0] == []
+    assert "matplotlib" in found[1]  # the control

@@ -182,6 +182,11 @@ def draw_curves(run: Path) -> Path:
     """
     loaded = load_run(run)
     path = save(curves_figure(loaded), run / "curves.png")
-    if np.isfinite(loaded.metrics["sigma"]).any():  # runs of earlier versions have none
-        save(latent_figure(loaded), run / "latent.png")
+    save_latent(loaded)
     return path
+
+
+def save_latent(run: Run) -> None:
+    """Draw the run's latent.png; runs of earlier versions have nothing to be shown in it."""
+    if np.isfinite(run.metrics["sigma"]).any():
+        save(latent_figure(run), run.folder / "latent.png")

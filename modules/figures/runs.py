@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,15 +52,18 @@ class Run:
         return find(self.metrics, self.config.get("baselines"), self.options)
 
 
-def load_run(folder: Path) -> Run:
-    """Read a run. Raises UserError that names the file which is missing or invalid."""
+def load_run(folder: Path, rows: Sequence[Mapping[str, Any]] = ()) -> Run:
+    """Read a run. Raises UserError that names the file which is missing or invalid.
+
+    rows: the last ones of metrics.csv, in order, where the file may lack them
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the --save_root of a run")
     path = folder / "metrics.csv"
-    if not path.is_file():
+    if not path.is_file() and not rows:
         raise UserError(f"{path}: missing: no epoch has ended yet, or this is not a run's folder")
     try:
-        metrics = read_metrics(path)
+        metrics = with_rows(read_metrics(path) if path.is_file() else {}, rows)
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: is not a valid CSV file of numbers ({error})") from error
     if missing := [name for name in BASIC_COLUMNS if name not in metrics]:
@@ -75,6 +79,19 @@ def load_run(folder: Path) -> Run:
     for name in DIAGNOSTIC_COLUMNS:  # runs of earlier versions lack some
         metrics.setdefault(name, np.full(len(epochs), np.nan))
     return Run(folder, read_config(folder), metrics)
+
+
+def with_rows(
+    metrics: dict[str, np.ndarray], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The columns of metrics.csv with these rows in the place of all from the first of them on."""
+    if not rows:
+        return metrics
+    names = list(metrics) or list(rows[0])
+    epochs = metrics.get("epoch", np.zeros(0))
+    before = epochs < rows[0]["epoch"]
+    new = {name: np.array([float(row.get(name, np.nan)) for row in rows]) for name in names}
+    return {n: np.r_[metrics[n][before], new[n]] if metrics else new[n] for n in names}
 
 
 class Segment(NamedTuple):

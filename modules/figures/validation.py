@@ -1,15 +1,29 @@
 """What a validation writes: PSNR of each frame, and with pictures of labels, truth, prediction."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from modules.evaluation import Score
-from modules.figures.frames import draw_psnr_per_frame, write_sheet
-from modules.figures.gifs import write_comparison_gif
-from modules.runlog import write_psnr_per_frame
+from modules.evaluation import Score, where_it_fits
+from modules.figures.drawing import Validation
 from modules.sequences import VideoData, to_uint8
+
+
+def drawing_of(
+    result: Score, video: VideoData, made: torch.Tensor, *, visualize: bool
+) -> Validation:
+    """What is to be drawn of a validation.
+
+    made: (T, 3, H, W) in [0, 1]; pictures of frames that are not finite are left out.
+    """
+    images = {}
+    if torch.isfinite(made).all():
+        images = {
+            "labels": video.labels.numpy(),
+            "truth": video.frames.numpy(),
+            "prediction": where_it_fits(to_uint8, made).cpu().numpy(),
+        }
+    return Validation(result.psnr, result.inside, result.outside, images, visualize)
 
 
 def write_validation(
@@ -17,24 +31,7 @@ def write_validation(
 ) -> None:
     """psnr_per_frame.csv and .png, and to visualize val.gif and val_sheet.png.
 
-    made: (T, 3, H, W) in [0, 1]; pictures of frames that are not finite are left out.
+    made: as drawing_of takes it. Raises what goes wrong with any of them.
     """
-    write_psnr_per_frame(root / "psnr_per_frame.csv", result.psnr, result.inside, result.outside)
-    images: dict[str, Any] = {}
-    if torch.isfinite(made).all():
-        images = {
-            "labels": video.labels.numpy(),
-            "truth": video.frames.numpy(),
-            "prediction": to_uint8(made).numpy(),
-        }
-    draw_psnr_per_frame(
-        root / "psnr_per_frame.png",
-        result.psnr,
-        inside=result.inside,
-        outside=result.outside,
-        title_prefix="Validation",
-        **images,
-    )
-    if visualize and images:
-        write_comparison_gif(root / "val.gif", **images)
-        write_sheet(root / "val_sheet.png", **images, psnr=result.psnr)
+    for draw in drawing_of(result, video, made, visualize=visualize).pictures(root).values():
+        draw()

@@ -4,6 +4,8 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -123,6 +125,20 @@ def set_float32(device: torch.device, precision: str) -> None:
     if device.type == "cuda":
         allowed = precision != "float32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """While inside, convolutions of float32 on CUDA are in float32, whatever set_float32 said.
+
+    SSIM takes differences of blurred squares, of which 10 bits would leave nothing.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -48,6 +48,11 @@ class Watch:
         # Written without the print machinery, which the signal may have interrupted.
         os.write(2, b"\nstopping after this step; a second signal stops at once\n")
 
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._asked != 0
+
     def raise_if_asked(self) -> None:
         """Raise Stopped if this process was asked to stop."""
         if self._asked:

@@ -46,6 +46,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,21 +133,25 @@ def slow_writer(seed: int) -> None:
 
 
 def plain_figures() -> None:
-    """Let the run write a line of text for a figure, through the same atomic writing."""
-    import Trainer
-    from modules.figures import validation
+    """Let the run write a line of text for a picture, through the same atomic writing."""
+    from modules.figures import drawing
     from modules.runtime.files import write_atomically
 
-    def write(path: Path) -> Path:
-        write_atomically(path, b"no figure here\n")
-        return path
+    def plainly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def pictures(self: Any, root: Path) -> dict[str, Callable[[], object]]:
+            return {
+                name: partial(write_atomically, root / name, b"no figure here\n")
+                if name.endswith(".png")
+                else draw
+                for name, draw in real(self, root).items()
+            }
 
-    def draw(run: Path) -> Path:
-        write(run / "latent.png")
-        return write(run / "curves.png")
+        return pictures
 
-    Trainer.draw_curves = draw
-    validation.draw_psnr_per_frame = lambda path, *_, **__: write(path)
+    drawing.Curves.pictures = plainly(drawing.Curves.pictures)  # type: ignore[method-assign]
+    drawing.Validation.pictures = plainly(  # type: ignore[method-assign]
+        drawing.Validation.pictures
+    )
 
 
 def count_steps(path: Path) -> None:
@@ -670,26 +675,20 @@ def sample_epochs(target: Path, every: int, draw_every: int = 1) -> None:
 
     draw_every: figures are drawn in every so many epochs only
     """
-    import Trainer
-    from modules.figures import validation
+    from modules.figures import drawing
 
-    draw, draw_frames, epochs = Trainer.draw_curves, validation.draw_psnr_per_frame, 0
+    draw, epochs = drawing.Artist.draw, 0
 
-    def frames(path: Path, *arguments: Any, **options: Any) -> Path:
-        if epochs % draw_every == 0:
-            return draw_frames(path, *arguments, **options)
-        return path
-
-    def wrapper(run: Path) -> Path:
+    def wrapper(self: drawing.Artist, *jobs: Any) -> dict[str, str]:
         nonlocal epochs
-        path = draw(run) if epochs % draw_every == 0 else run / "curves.png"
+        faults = draw(self, *jobs) if epochs % draw_every == 0 else {}
         if epochs % every == 0:
             with target.open("a") as file:
                 file.write(json.dumps({"epoch": epochs, **sample()}) + "\n")
         epochs += 1
-        return path
+        return faults
 
-    Trainer.draw_curves, validation.draw_psnr_per_frame = wrapper, frames
+    drawing.Artist.draw = wrapper  # type: ignore[method-assign]
 
 
 # Growth from the first fifth of a run to its end that counts as none. Memory: allocators keep some

@@ -168,14 +168,14 @@ def test_a_leak_is_measured(tmp_path: Path) -> None:
         "from tests.programs import campaign\n"
         "from pathlib import Path\n"
         "from matplotlib.figure import Figure\n"
-        "import Trainer\n"
+        "from modules.figures import drawing\n"
         "kept = []\n"
-        "def draw(run):\n"
+        "def draw(self):\n"
         "    kept.append((open(__file__), Figure(), bytearray(b'x' * 2**20)))\n"
-        "Trainer.draw_curves = draw\n"
+        "drawing.Artist.draw = draw\n"
         "campaign.sample_epochs(Path(sys.argv[1]), 1)\n"
         "for epoch in range(20):\n"
-        "    Trainer.draw_curves('run')\n"
+        "    drawing.Artist.draw(None)\n"
     )
     script, target = tmp_path / "leak.py", tmp_path / "samples"
     script.write_text(code)
