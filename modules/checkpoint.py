@@ -6,11 +6,11 @@ and more: `config` (the model's settings), `options`, `data_root` and `training`
 run needs). Dimensions of a checkpoint without `config` are read off its tensor shapes.
 """
 
+import contextlib
 import io
 import math
 import pickle
 import re
-import shutil
 import zipfile
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from modules.cvae import CVAE, OPTIONAL_PARTS, PRIORS, REFERENCES, ModelConfig
-from modules.runtime.errors import UserError
-from modules.runtime.files import verify_archive, write_atomically
+from modules.runtime.errors import UserError, why
+from modules.runtime.files import NO_ROOM, verify_archive, write_atomically, write_synced
+from modules.runtime.patience import patiently, read_bytes, remove, rename
 
 # The tensors whose shapes tell the dimensions: (option, tensor, axis, divisor).
 _DIMENSION_OF = (
@@ -108,20 +109,33 @@ def _keep_previous(path: Path) -> None:
     So at no moment is there no last.ckpt. Other checkpoints are just replaced.
     """
     if path.name == LAST and path.exists():
-        _also_name(path, path.with_name(PREVIOUS))
+        previous = path.with_name(PREVIOUS)
+        try:
+            _also_name(path, previous)
+        except OSError as error:
+            # The new checkpoint counts for more than which one is kept beside it.
+            print(f"note: {previous}: keeps its earlier content ({why(error)})", flush=True)
 
 
 def _also_name(path: Path, other: Path) -> None:
     """Give a file a second name, which another file may have had, in one step."""
     temporary = other.with_name(f".{other.name}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
-        temporary.hardlink_to(path)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, temporary)
-    temporary.replace(other)
-    # Where both are already names of one file, a rename does nothing and leaves both.
-    temporary.unlink(missing_ok=True)
+        remove(temporary)
+        try:
+            temporary.hardlink_to(path)
+        except (OSError, NotImplementedError):  # a file system, or system, without hard links
+            patiently(lambda: write_synced(temporary, read_bytes(path)))
+        rename(temporary, other)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        # No room for a copy: the file moves. Until the next takes its name, `other` is the newest.
+        rename(path, other)
+    finally:
+        # Where both are already names of one file, a rename does nothing and leaves both.
+        with contextlib.suppress(OSError):
+            remove(temporary)
 
 
 def put_in_place_of_last(checkpoint: Checkpoint) -> None:
@@ -133,7 +147,7 @@ def put_in_place_of_last(checkpoint: Checkpoint) -> None:
         try:
             _also_name(checkpoint.path, checkpoint.path.with_name(LAST))
         except OSError as error:
-            raise UserError(f"{checkpoint.path}: cannot be renamed ({error.strerror})") from error
+            raise UserError(f"{checkpoint.path}: cannot be renamed ({why(error)})") from error
 
 
 def load_last(root: Path) -> Checkpoint:
@@ -143,9 +157,9 @@ def load_last(root: Path) -> Checkpoint:
     """
     last, previous = root / LAST, root / PREVIOUS
     try:
-        found_last, found_previous = last.exists(), previous.exists()
+        found_last, found_previous = patiently(last.exists), patiently(previous.exists)
     except OSError as error:
-        raise UserError(f"--resume: {root} cannot be read ({error.strerror})") from error
+        raise UserError(f"--resume: {root} cannot be read ({why(error, root)})") from error
     if not found_last and not found_previous:
         raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
     try:
@@ -224,7 +238,7 @@ def with_parts(checkpoint: Checkpoint, prior: str, reference: str) -> Checkpoint
 def _read(path: Path) -> Any:
     """What the file holds, its archive's checksums verified. Raises UserError."""
     try:
-        path.stat()
+        patiently(path.stat)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such checkpoint") from error
     except OSError as error:
@@ -233,9 +247,15 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: not a checkpoint file")
     corrupted = f"{path}: corrupted, or not a checkpoint"
     try:
-        if zipfile.is_zipfile(path):
-            verify_archive(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Read at once: what the disk refuses is then told apart from what the file holds.
+        archived = io.BytesIO(read_bytes(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({why(error, path)})") from error
+    try:
+        if zipfile.is_zipfile(archived):
+            verify_archive(archived)
+        archived.seek(0)
+        return torch.load(archived, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:
@@ -244,8 +264,6 @@ def _read(path: Path) -> Any:
                 "values; it is not loaded, since that could run code"
             ) from error
         raise UserError(corrupted) from error
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # as PyTorch may wrap it
             raise error.__cause__ from None

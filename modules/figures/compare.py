@@ -386,6 +386,7 @@ def compare(folders: Sequence[Path], out: Path, *, by_name: bool = False) -> lis
     ]
     tables = {"summary.md": summary_markdown(rows, notes), "summary.csv": summary_csv(rows)}
     for name, text in tables.items():
-        write_atomically(out / name, text.encode())
+        # Names of folders may hold bytes that are no text.
+        write_atomically(out / name, text.encode(errors="backslashreplace"))
         written.append(out / name)
     return [*(f"note: {note}" for note in notes[1:]), *(f"wrote {path}" for path in written)]
