@@ -49,7 +49,7 @@ from modules.runtime import distributed, launch
 from modules.runtime.device import choose_device, choose_precision, describe, set_up
 from modules.runtime.errors import Stopped, UserError
 from modules.runtime.scripts import run_as_script
-from modules.runtime.stopping import Watch
+from modules.runtime.stopping import Watch, stop
 from modules.sequences import VideoData, baselines, describe_data, fingerprint
 from modules.training import TrainingStep, train_epoch
 
@@ -196,13 +196,13 @@ def run_epoch(
         try:
             settings = validation_settings(o, step.device)
             result, made = validate(state.eval_model(), video, **settings, watch=watch)
-        except Stopped as stop:
-            stopped = stop.signal_number
+        except Stopped as asked:
+            stopped = asked.signal_number
     seen = (stopped, result.loss, result.mean_psnr) if result else (stopped, math.nan, math.nan)
     stopped, val_loss, val_psnr = distributed.from_main(*seen)
     if stopped:
         state.save()
-        raise Stopped(int(stopped))
+        stop(int(stopped))
 
     earned = state.finish_epoch(loss=val_loss, psnr=val_psnr)
     if not records:
@@ -291,7 +291,7 @@ def run_training(
             run_epoch(state, step, video, watch, records)
             watch.saved()
             if asked := watch.after_step()[0]:
-                raise Stopped(asked)
+                stop(asked)
 
     if records:
         print(

@@ -54,6 +54,7 @@ from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import MAX_NAMED, UserError, named
+from modules.runtime.patience import patiently
 from modules.runtime.scripts import run_as_script
 from modules.sequences import (
     Recording,
@@ -126,9 +127,13 @@ class Faults:
 
 def _list_folder(root: Path, where: str, faults: Faults) -> list[os.DirEntry[str]] | None:
     """What is in a folder apart from hidden files, by name; None if there is no such folder."""
-    try:
+
+    def read() -> list[os.DirEntry[str]]:
         with os.scandir(root / where) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+
+    try:
+        return patiently(read)
     except FileNotFoundError:
         faults.add(where, "the folder is missing")
     except NotADirectoryError:

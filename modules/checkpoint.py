@@ -6,9 +6,9 @@ and more: `config` (the model's settings), `options`, `data_root` and `training`
 run needs). Dimensions of a checkpoint without `config` are read off its tensor shapes.
 """
 
+import contextlib
 import io
 import math
-import shutil
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from modules.cvae import CVAE, OPTIONAL_PARTS, PRIORS, REFERENCES, ModelConfig
-from modules.runtime.errors import UserError, named
-from modules.runtime.files import write_atomically
+from modules.runtime.errors import UserError, named, why
+from modules.runtime.files import NO_ROOM, write_atomically, write_synced
+from modules.runtime.patience import patiently, read_bytes, remove, rename
 from modules.weight_files import read_weight_file
 from modules.weights import (
     NETWORKS,
@@ -159,20 +160,33 @@ def _keep_previous(path: Path) -> None:
     So at no moment is there no last.ckpt. Other checkpoints are just replaced.
     """
     if path.name == LAST and path.exists():
-        _also_name(path, path.with_name(PREVIOUS))
+        previous = path.with_name(PREVIOUS)
+        try:
+            _also_name(path, previous)
+        except OSError as error:
+            # The new checkpoint counts for more than which one is kept beside it.
+            print(f"note: {previous}: keeps its earlier content ({why(error)})", flush=True)
 
 
 def _also_name(path: Path, other: Path) -> None:
     """Give a file a second name, which another file may have had, in one step."""
     temporary = other.with_name(f".{other.name}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
-        temporary.hardlink_to(path)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, temporary)
-    temporary.replace(other)
-    # Where both are already names of one file, a rename does nothing and leaves both.
-    temporary.unlink(missing_ok=True)
+        remove(temporary)
+        try:
+            temporary.hardlink_to(path)
+        except (OSError, NotImplementedError):  # a file system, or system, without hard links
+            patiently(lambda: write_synced(temporary, read_bytes(path)))
+        rename(temporary, other)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        # No room for a copy: the file moves. Until the next takes its name, `other` is the newest.
+        rename(path, other)
+    finally:
+        # Where both are already names of one file, a rename does nothing and leaves both.
+        with contextlib.suppress(OSError):
+            remove(temporary)
 
 
 def put_in_place_of_last(checkpoint: Checkpoint) -> None:
@@ -184,7 +198,7 @@ def put_in_place_of_last(checkpoint: Checkpoint) -> None:
         try:
             _also_name(checkpoint.path, checkpoint.path.with_name(LAST))
         except OSError as error:
-            raise UserError(f"{checkpoint.path}: cannot be renamed ({error.strerror})") from error
+            raise UserError(f"{checkpoint.path}: cannot be renamed ({why(error)})") from error
 
 
 def load_last(root: Path) -> Checkpoint:
@@ -194,9 +208,9 @@ def load_last(root: Path) -> Checkpoint:
     """
     last, previous = root / LAST, root / PREVIOUS
     try:
-        found_last, found_previous = last.exists(), previous.exists()
+        found_last, found_previous = patiently(last.exists), patiently(previous.exists)
     except OSError as error:
-        raise UserError(f"--resume: {root} cannot be read ({error.strerror})") from error
+        raise UserError(f"--resume: {root} cannot be read ({why(error, root)})") from error
     if not found_last and not found_previous:
         raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
     try:

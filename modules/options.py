@@ -13,10 +13,12 @@ from types import SimpleNamespace, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from modules.augment import AUGMENTATIONS
+from modules.checkpoint import LAST, PREVIOUS
 from modules.cvae import OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.initial import COLOURS, INITS
 from modules.runtime.arguments import ArgumentParser
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, why
+from modules.runtime.patience import patiently
 
 T = TypeVar("T")
 
@@ -156,6 +158,7 @@ class TrainerOptions:
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)
     weights: str | None = option(None, SAVING, "of a checkpoint that holds several copies of the networks, the one to take, as the run names it (for example ema)", shown="the one that was trained, not an average of it", bookkeeping=True, needs=GIVEN)
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
+    resume_if_any: bool = option(False, SAVING, "--resume where save_root holds a run, else start one there: for jobs that a scheduler starts again", bookkeeping=True)
 
     device: str = option("auto", RUN, "auto takes CUDA where there is one, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), bookkeeping=True)
     gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1, bookkeeping=True, needs=TRAINING)
@@ -342,12 +345,31 @@ def parse_trainer(
 ) -> tuple[TrainerOptions, frozenset[str]]:
     """Trainer.py's options. See parse()."""
     options, explicit = parse(TrainerOptions, description, argv)
+    if options.resume_if_any and not options.resume and _holds_run(options):
+        # The run has started from --ckpt_path, if that was typed.
+        options, explicit = (
+            dataclasses.replace(options, resume=True, ckpt_path=None),
+            explicit - {"ckpt_path"},
+        )
     if options.resume and options.save_root is None and options.DR is None:
         raise UserError("--resume needs --save_root, the folder of the run to continue")
     check_combinations(options)
     if options.test and "save_root" not in explicit:
         options.save_root = None  # a preset's is the folder of a training run
     return options, explicit
+
+
+def _holds_run(options: TrainerOptions) -> bool:
+    """Whether the folder of the run has a checkpoint to resume, sound or not. Raises UserError."""
+    if options.save_root is None and options.DR is None:
+        raise UserError("--resume_if_any needs --save_root, the folder of the run")
+    folder = run_folder(options)
+    try:
+        return any(patiently((folder / name).exists) for name in (LAST, PREVIOUS))
+    except OSError as error:
+        raise UserError(
+            f"--resume_if_any: {folder} cannot be read ({why(error, folder)})"
+        ) from error
 
 
 def check_combinations(options: TrainerOptions) -> None:
@@ -358,8 +380,9 @@ def check_combinations(options: TrainerOptions) -> None:
         )
     if options.test and options.ckpt_path is None:
         raise UserError("--test validates a checkpoint: name it with --ckpt_path")
-    if options.test and options.resume:
-        raise UserError("--test and --resume are mutually exclusive: --test takes --ckpt_path")
+    for name in ("resume", "resume_if_any"):
+        if options.test and getattr(options, name):
+            raise UserError(f"--test and --{name} are mutually exclusive: --test takes --ckpt_path")
     if options.resume and options.ckpt_path is not None:
         raise UserError(
             "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "

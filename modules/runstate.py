@@ -1,7 +1,6 @@
 """What a run carries from step to step, how it starts from a checkpoint, and how it is saved."""
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.attempts import retried
 from modules.runtime.device import choose_precision
-from modules.runtime.errors import UserError
-from modules.runtime.files import remove_leftovers
+from modules.runtime.errors import UserError, why
+from modules.runtime.files import remove_leftovers, try_folder
 from modules.sequences import VideoData
 
 
@@ -104,12 +103,11 @@ def prepare_save_root(o: TrainerOptions) -> Path:
                     "move it away, or give another --save_root"
                 )
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
+        try_folder(root)
         if not o.test:
             remove_leftovers(root)
     except OSError as error:
-        raise UserError(f"--save_root {root}: cannot be written ({error.strerror})") from error
+        raise UserError(f"--save_root {root}: cannot be written ({why(error, root)})") from error
     return root
 
 

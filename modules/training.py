@@ -21,9 +21,9 @@ from modules.plan import Plan, step_lr
 from modules.runstate import Position, RunState
 from modules.runtime import distributed
 from modules.runtime.device import autocast, choose_precision, free_memory
-from modules.runtime.errors import Stopped, UserError
+from modules.runtime.errors import UserError
 from modules.runtime.graphs import Graphed, GraphMemory, first_cause, reason
-from modules.runtime.stopping import Watch
+from modules.runtime.stopping import Watch, stop
 from modules.sequences import VideoData
 
 # Steps from one look at a GPU's sums to the next: each look waits for it.
@@ -304,7 +304,7 @@ def train_epoch(step: TrainingStep, state: RunState, watch: Watch) -> EpochAvera
             state.save_at(Position(epoch, number + 1, time.perf_counter() - started))
             watch.saved()
         if asked:
-            raise Stopped(asked)
+            stop(asked)
     averages = state.sums.averages(steps=o.train_vi_len - 1)  # waits for the device
     state.position = Position(epoch, len(batches), time.perf_counter() - started)
     return averages

@@ -20,8 +20,9 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 import torch
 
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, why
 from modules.runtime.files import verify_archive
+from modules.runtime.patience import patiently, read_bytes
 from modules.safetensors import is_safetensors, read_safetensors
 
 HEAD = 512  # bytes that tell what a file is
@@ -80,23 +81,21 @@ class StandIn(metaclass=_Inert):
 
 def read_weight_file(path: Path) -> FileContent:
     """What the file holds, its checksums verified. Raises UserError that says what is wrong."""
-    head = _head(path)
+    data = _bytes(path)
+    head = data[:HEAD]
     try:
         if is_safetensors(head):
             return FileContent(read_safetensors(path), ["safetensors"])
         for start, module, name in COMPRESSED:
             if head.startswith(start):
-                with module.open(path) as packed:
+                with module.open(io.BytesIO(data)) as packed:
                     unpacked = packed.read(LARGEST_UNPACKED + 1)
                 if len(unpacked) > LARGEST_UNPACKED:
                     raise UserError(f"{path}: unpacks to more than {LARGEST_UNPACKED >> 30} GiB")
                 _refuse_other_kinds(path, unpacked[:HEAD], f"a {name} file of ")
                 return _read_torch(path, io.BytesIO(unpacked), [f"unpacked ({name})"])
         _refuse_other_kinds(path, head)
-        with path.open("rb") as file:
-            return _read_torch(path, file, [])
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        return _read_torch(path, io.BytesIO(data), [])
     except (UserError, MemoryError):
         raise
     except Exception as error:
@@ -111,23 +110,23 @@ def _corrupted(path: Path, reason: str, error: BaseException | None = None) -> N
     raise UserError(f"{path}: corrupted, or not a checkpoint{reason and f': {reason}'}") from error
 
 
-def _head(path: Path) -> bytes:
-    """The file's first bytes. Raises UserError if it is missing, a folder, unreadable or empty."""
+def _bytes(path: Path) -> bytes:
+    """The file's content, read at once: what the disk refuses is then told apart from what the file
+    holds. Raises UserError if it is missing, a folder, unreadable or empty."""
     try:
-        path.stat()
+        patiently(path.stat)
         if path.is_dir():
             _refuse_folder(path)
         if not path.is_file():
             raise UserError(f"{path}: not a checkpoint file")
-        with path.open("rb") as file:
-            head = file.read(HEAD)
+        data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such checkpoint") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if not head:
+        raise UserError(f"{path}: cannot be read ({why(error, path)})") from error
+    if not data:
         _corrupted(path, "the file is empty (0 bytes)")
-    return head
+    return data
 
 
 def _refuse_folder(path: Path) -> NoReturn:

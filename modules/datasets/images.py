@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from modules.runtime.errors import UserError
+from modules.runtime.patience import patiently, read_bytes
 
 # Pillow prints this for a damaged note on orientation, which upright() passes over. Set once, since
 # images are decoded in threads.
@@ -54,6 +55,7 @@ TURNS = {  # value of the tag → what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+MAX_BYTES = 2**30  # of a file: more than MAX_PIXELS take in any kind
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
 
 
@@ -66,7 +68,8 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
     try:
-        files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        found = patiently(lambda: list(folder.iterdir()))
+        files = [path for path in found if not path.name.startswith(".")]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
     return sorted((path for path in files if path.suffix.lower() in suffixes), key=natural_order)
@@ -160,12 +163,15 @@ def _open(stream: IO[bytes]) -> Image.Image | str:
 def decode_image(path: Path) -> Image.Image | str:
     """The image of a file, upright and fully decoded; a text if it cannot be used: why not."""
     try:
-        status = path.stat()
+        status = patiently(path.stat)
         if not stat.S_ISREG(status.st_mode):
             return "is not a file"  # opening a pipe would block forever
         if status.st_size == 0:
             return "the file is empty (0 bytes)"
-        with path.open("rb") as stream:
+        if status.st_size > MAX_BYTES:
+            return f"{status.st_size / 2**20:.0f} MB are too many for a video frame"
+        # Read at once, and tried again: a network mount may be away for a while.
+        with io.BytesIO(read_bytes(path)) as stream:
             head = stream.read(32)
             stream.seek(0)
             try:

@@ -70,7 +70,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
                 f"{path}: the folder has {len(files)} images (.png, .jpg); a video needs at least 2"
             )
         names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-        identity = hashlib.sha256(names.encode()).hexdigest()
+        identity = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
         first = decode_image(files[0])
         if isinstance(first, str):
             raise UserError(f"{files[0]}: {first}")

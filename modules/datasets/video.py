@@ -159,7 +159,7 @@ def _labels(
 def _identity_of(paths: Sequence[Path]) -> str:
     """What tells files apart without reading them: names and sizes."""
     lines = [f"{path.name} {path.stat().st_size}" for path in paths]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """Errors that a user can correct, as opposed to faults of the program."""
 
+import os
 import re
 import signal
 from collections.abc import Iterable
+from pathlib import Path
+
+from modules.runtime import platforms
 
 MAX_NAMED = 5  # of the things that have one fault
 
@@ -35,6 +39,20 @@ def named(names: Iterable[object], total: int | None = None) -> str:
     every = list(names)
     more = (total or len(every)) - MAX_NAMED
     return ", ".join(map(str, every[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def why(error: OSError, path: Path | None = None) -> str:
+    """What the system said, in a few words; path: what it was said of."""
+    # One that a library raised may have a text alone, or none.
+    text = error.strerror or str(error) or type(error).__name__
+    absolute = os.path.abspath(path) if platforms.WINDOWS and path else ""  # noqa: PTH100
+    if len(absolute) > platforms.WINDOWS_PATH:
+        most = platforms.WINDOWS_PATH
+        text += (
+            f"; the path has {len(absolute)} characters, and Windows takes {most} unless its long "
+            "paths are enabled: enable them, or give a shorter folder"
+        )
+    return text
 
 
 def in_one_line(message: str) -> str:

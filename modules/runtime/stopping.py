@@ -1,20 +1,23 @@
-"""Stopping a run on request: SIGTERM (a cluster takes its machine back) and SIGINT (Ctrl-C).
+"""Stopping a run on request: by a signal (see signals), a closed console, or a launcher that died.
 
-The first signal is noted; training finishes its step, saves, and then ends with status 128 + number
-(143, 130). A second one ends the process at once: everything on the disk is whole at any moment.
+The first request is noted; training finishes its step, saves, and then ends with status 128 + the
+signal's number (SIGTERM 143, SIGINT 130, SIGHUP 129). A second one ends the process at once:
+everything on the disk is whole at any moment.
 """
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
-from modules.runtime import distributed
+from modules.runtime import console, distributed, signals
 from modules.runtime.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Ctrl-C under torchrun arrives twice, from the terminal and from torchrun: within this many seconds
 # it is one request.
 ONE_REQUEST = 0.5
@@ -28,14 +31,20 @@ class Watch:
         self._asked_at = 0.0
         self._save_seconds = save_minutes * 60.0
         self._saved_at = time.monotonic()
+        self._ended = threading.Event()
+        # One of several ranks stops when the process that started them is gone: nobody else would
+        # end it. (On Windows this number never changes.)
+        self._launcher = os.getppid() if distributed.world_size() > 1 else 0
 
     @contextmanager
     def watching(self) -> Iterator["Watch"]:
         """While inside, signals are noted; the handlers from before come back at the end."""
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in signals.heeded()}
         try:
-            yield self
+            with console.closing(self._console_closed):
+                yield self
         finally:
+            self._ended.set()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -45,8 +54,16 @@ class Watch:
                 os._exit(128 + number)
             return
         self._asked, self._asked_at = number, time.monotonic()
-        # Written without the print machinery, which the signal may have interrupted.
-        os.write(2, b"\nstopping after this step; a second signal stops at once\n")
+        # Written without the print machinery, which the signal may have interrupted. After a SIGHUP
+        # there is no terminal to write to.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping after this step; a second signal stops at once\n")
+
+    def _console_closed(self) -> None:
+        """Windows ends the process as soon as this returns, or after five seconds."""
+        if not self._asked:
+            self._note(console.CLOSED, None)
+        self._ended.wait()
 
     @property
     def asked(self) -> bool:
@@ -60,6 +77,8 @@ class Watch:
 
     def after_step(self) -> tuple[int, bool]:
         """(signal number or 0, whether a save in mid-epoch is due), the same on all ranks."""
+        if self._launcher and not self._asked and os.getppid() != self._launcher:
+            self._note(signal.SIGTERM, None)
         due = 0 < self._save_seconds <= time.monotonic() - self._saved_at
         asked, save = distributed.maximum(self._asked, int(due and distributed.is_main()))
         return asked, bool(save)
@@ -67,3 +86,12 @@ class Watch:
     def saved(self) -> None:
         """A checkpoint was written: count save_minutes from now."""
         self._saved_at = time.monotonic()
+
+
+def stop(number: int) -> NoReturn:
+    """Raise Stopped, on every rank, once rank 0 is here: once it has saved.
+
+    The first rank that ends makes the launcher end the others, which would be in the midst of it.
+    """
+    distributed.maximum(0)
+    raise Stopped(number)

@@ -9,9 +9,10 @@ A run is Trainer.py's own command line on a small data set, a few epochs of seve
 forked from this process, which has imported PyTorch once; one in ten is a `python Trainer.py` of
 its own. Forked ones write slowly (every fsync and rename waits a little), so that kills hit the
 midst of saving, and write plain figures, which would otherwise take most of the time; the others
-run unchanged. Each is killed several times, by SIGKILL, SIGTERM or SIGINT: at a random moment,
-while a file is being saved, or just after a training step. (A `python Trainer.py` gets SIGINT only
-after its first line of output: before that, Python itself prints a traceback of the imports.) Some
+run unchanged. The disk of all of them refuses to sync folders, and one rename in ten. Each is
+killed several times, by SIGKILL, SIGTERM, SIGINT, SIGHUP or SIGUSR1: at a random moment, while a
+file is being saved, or just after a training step. (A `python Trainer.py` gets SIGINT only after
+its first line of output: before that, Python itself prints a traceback of the imports.) Some
 checkpoints are corrupted as well. Then the run is resumed as a user would, until it is done, and
 every file is compared with that of an uninterrupted run.
 
@@ -20,7 +21,7 @@ Counted, all of which must be 0 but the first:
   lost        runs that could not be continued although a checkpoint had been written
   differing   runs that came to their end with other content in some file
   statuses    ends with another exit status than the signal asks for
-  lost steps  runs that SIGTERM or SIGINT stopped with fewer steps saved than they had finished
+  lost steps  runs that a signal stopped with fewer steps saved than they had finished
   tracebacks  outputs with a traceback
   silent      corrupted checkpoints that were loaded with other content
 """
@@ -54,6 +55,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from modules.runtime.errors import UserError
+from tests.support import awkward
 from tests.support.comparing import comparable, metrics_without_time, same
 from tests.support.data import make_dataset
 from tests.support.faults import contents, read_corrupted
@@ -85,7 +87,12 @@ VARIANTS = (
         *("--save_minutes", "0.003"),
     ],
 )
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(
+    signal.Signals(getattr(signal, name))
+    for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)  # for the tests of this file's parts on systems without some
+)
+STATUSES = frozenset(128 + number for number in SIGNALS[1:])  # of runs that were stopped
 STOPPING = "stopping after this step"  # what a run prints when it has noted a signal
 HANG = 180.0  # seconds after which a run that has not ended is considered stuck
 
@@ -162,6 +169,13 @@ def count_steps(path: Path) -> None:
     register_optimizer_step_post_hook(lambda *_: os.write(descriptor, b"."))
 
 
+def as_from_a_terminal() -> None:
+    """Give signals what they do in a program that a user starts, however this one was started."""
+    for number in SIGNALS[1:]:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def fork(arguments: list[str], out: Path, prepare: Callable[[], None]) -> Child:
     """Run Trainer.py's command line in a fork of this process; output to out.out and out.err."""
     sys.stdout.flush()
@@ -178,8 +192,7 @@ def fork(arguments: list[str], out: Path, prepare: Callable[[], None]) -> Child:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         prepare()
         sys.argv = ["Trainer.py", *arguments]
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        as_from_a_terminal()
         import Trainer
 
         def main() -> int | None:
@@ -198,16 +211,31 @@ def fork(arguments: list[str], out: Path, prepare: Callable[[], None]) -> Child:
         os._exit(status)
 
 
-def start_python(arguments: list[str], out: Path) -> Child:
-    """Run `python Trainer.py` as a user does; output to out.out and out.err."""
+def start_python(arguments: list[str], out: Path, env: dict[str, str] | None = None) -> Child:
+    """Run `python Trainer.py` as a user does; output to out.out and out.err.
+
+    env: variables of the environment that it has besides
+    """
     with Path(f"{out}.out").open("wb") as stdout, Path(f"{out}.err").open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, str(REPOSITORY / "Trainer.py"), *arguments],
             stdout=stdout,
             stderr=stderr,
             stdin=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
+            preexec_fn=as_from_a_terminal,
         )
     return Child(process.pid, process)
+
+
+def awkward_python(work: Path, seed: int, log: Path) -> dict[str, str]:
+    """What gives a Python the disk of awkward.install()."""
+    site = work / "site"
+    site.mkdir(exist_ok=True)
+    end = 'install(int(os.environ["AWKWARD_SEED"]), os.environ["AWKWARD_LOG"])\n'
+    source = Path(awkward.__file__).read_text(encoding="utf-8")
+    (site / "sitecustomize.py").write_text(f"{source}\n\n{end}", encoding="utf-8")
+    return {"PYTHONPATH": str(site), "AWKWARD_SEED": str(seed), "AWKWARD_LOG": str(log)}
 
 
 # ---------------------------------------------------------------- looking at runs
@@ -380,20 +408,26 @@ class Campaign:
                 result.notes["newest checkpoint corrupted"] += 1
             counter = place / "steps"
             counter.write_bytes(b"")
+            disk = Path(f"{log}.disk")
+            writer = rng.randrange(2**32)
             if real:
-                child = start_python(arguments, log)
+                child = start_python(arguments, log, awkward_python(place, writer, disk))
             else:
-                writer = rng.randrange(2**32)
-                child = fork(arguments, log, lambda w=writer, c=counter: prepare_fork(w, c))
+                child = fork(
+                    arguments, log, lambda w=writer, c=counter, d=disk: prepare_fork(w, c, d)
+                )
             result.attempts += 1
             seconds_before = result.notes["second signals"]
             sent, saved = self._attend(child, run, log, counter, rng, kill, real, result)
             twice = result.notes["second signals"] > seconds_before
             out, err = (Path(f"{log}.{end}").read_text() for end in ("out", "err"))
             judge(result, child.status, out, err, sent, saved, log)
+            refused = disk.read_bytes() if disk.exists() else b""
+            result.notes["folder syncs refused"] += refused.count(awkward.FOLDER)
+            result.notes["renames refused"] += refused.count(awkward.RENAME)
             if corrupted and "last.ckpt" not in out + err and len(out) > 0:
                 result.add("lost", f"{log}: no warning of a last.ckpt that was {corrupted}")
-            stopped = child.status in (143, 130) and STOPPING in err
+            stopped = child.status in STATUSES and STOPPING in err
             if stopped and not real and not twice:  # a second signal stops before the save
                 done, kept = counter.stat().st_size, steps_saved(run / "last.ckpt")
                 result.notes["stopped runs whose steps were counted"] += 1
@@ -488,8 +522,9 @@ class Campaign:
         return sent, saved
 
 
-def prepare_fork(writer: int, counter: Path) -> None:
-    """What makes a forked run differ from a real one."""
+def prepare_fork(writer: int, counter: Path, disk: Path) -> None:
+    """What makes a forked run differ from a real one, and its disk."""
+    awkward.install(writer, str(disk))
     slow_writer(writer)
     plain_figures()
     count_steps(counter)
@@ -555,7 +590,7 @@ def judge(
     if not noted:
         expected |= {0, -int(sent)}  # it was about to end, or had not started yet
     # A second signal ends it with its own number.
-    expected |= {143, 130} if noted else set()
+    expected |= STATUSES if noted else set()
     if status not in expected:
         result.add("statuses", f"{log}: {sent.name} gave {status}, not one of {sorted(expected)}")
     finished = "results in" in out
@@ -768,6 +803,8 @@ def main() -> int:
     )
     parser.add_argument("--keep", type=Path, help="work in this new folder, and leave it")
     o = parser.parse_args()
+    if not hasattr(os, "fork"):
+        parser.error("this system has no fork(): the campaign runs on Linux and macOS")
     # A fork of this process then has all that a run imports; PyTorch's optimisers import the
     # second when they are first used, which takes longer than such a run.
     import torch._dynamo

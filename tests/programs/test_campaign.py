@@ -36,6 +36,10 @@ def test_short_campaign() -> None:
     assert lines[-1] == "all as promised"
     assert "silent      0" in lines
     assert result.stderr == ""
+    # The disk was as awkward as it is meant to be.
+    for what in ("folder syncs refused", "renames refused"):
+        (count,) = [int(line.split(": ")[1]) for line in lines if line.startswith(f"  {what}: ")]
+        assert count > 5, what
 
 
 @pytest.mark.slow
@@ -123,6 +127,7 @@ def test_differences_are_noticed(finished: Path, tmp_path: Path, change, found: 
 
 
 TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+HUP, USR1 = signal.SIGHUP, signal.SIGUSR1
 NOTED = f"{campaign.STOPPING}\n"
 
 
@@ -131,6 +136,11 @@ NOTED = f"{campaign.STOPPING}\n"
     [
         (143, "", NOTED, TERM, True, []),
         (130, "", NOTED, INT, True, []),
+        (129, "", NOTED, HUP, True, []),
+        (138, "", NOTED, USR1, True, []),
+        (-1, "", "", HUP, False, []),
+        (-1, "epoch 0", "", HUP, True, ["statuses"]),
+        (143, "", "", USR1, True, ["statuses"]),
         (-15, "", "", TERM, False, []),  # it had not started yet
         (0, "results in x", "", TERM, True, []),  # it was about to end
         (-9, "", "", KILL, True, []),
@@ -148,6 +158,36 @@ def test_ends_are_judged(
     result = Result()
     judge(result, status, out, err, sent, saved, Path("log"))
     assert [kind for kind in result.faults if kind in (kinds or result.faults)] == kinds
+
+
+def test_the_disk_is_awkward(tmp_path: Path) -> None:
+    """In a process of its own, as a `python Trainer.py` gets it; without it nothing is refused."""
+    program = (
+        "import os, pathlib\n"
+        "here = os.open('.', os.O_RDONLY)\n"
+        "def tried(call):\n"
+        "    try:\n        call()\n        return 0\n"
+        "    except OSError:\n        return 1\n"
+        "print(tried(lambda: os.fsync(here)))\n"
+        "path = pathlib.Path('a')\npath.touch()\n"
+        "print(sum(tried(lambda: path.replace('a')) for _ in range(200)))\n"
+    )
+    env = campaign.awkward_python(tmp_path, 1, tmp_path / "log")
+    found = []
+    for more in ({}, env):
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, **more},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.append([int(line) for line in result.stdout.split()])
+    assert found[0] == [0, 0]
+    assert found[1][0] == 1 and 5 < found[1][1] < 40
+    log = (tmp_path / "log").read_bytes()
+    assert (log.count(b"f"), log.count(b"r")) == tuple(found[1])
 
 
 def test_growth_is_noticed() -> None:

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from modules.runtime import patience
 from modules.runtime.errors import UserError
 from modules.runtime.files import remove_leftovers, sync_folder, verify_archive, write_atomically
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many attempts as ever, without the time between them."""
+    monkeypatch.setattr(patience, "DELAYS", (0.0,) * len(patience.DELAYS))
 
 
 def names(folder: Path) -> list[str]:

@@ -1,0 +1,170 @@
+"""--resume_if_any: one command for a job that its scheduler starts again and again."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from modules import runlog
+from tests.support.comparing import comparable, metrics_without_time, same
+from tests.support.disks import named, refusing
+from tests.support.documents import text_of
+from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, run_script
+from tests.support.stepping import at_step
+
+
+def job(dataset: Path, run: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command that is typed once and run as often as it takes."""
+    typed = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "2", "--auto_save")
+    return run_script("Trainer.py", *typed, "--resume_if_any", *more)
+
+
+def test_the_same_command_starts_resumes_and_ends(dataset: Path, tmp_path: Path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    for step in (1, 2):
+        with at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+            assert job(dataset, run).returncode == 143
+    resumed = job(dataset, run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming in epoch 1 after 2 steps" in resumed.stdout
+    assert job(dataset, whole).returncode == 0
+    assert metrics_without_time(run / "metrics.csv") == metrics_without_time(whole / "metrics.csv")
+    assert same(comparable(run / "last.ckpt")["state_dict"],
+                comparable(whole / "last.ckpt")["state_dict"])  # fmt: skip
+    done = job(dataset, run)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing to do: all 2 epochs are done" in done.stdout
+
+
+def test_a_damaged_run_is_refused_as_ever(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert job(dataset, run).returncode == 0
+    last, previous = run / "last.ckpt", run / "last.prev.ckpt"
+    last.write_bytes(last.read_bytes()[:-100])
+    noted = job(dataset, run)
+    assert noted.returncode == 0
+    assert "last.ckpt: corrupted" in noted.stdout
+    for path in (last, previous):
+        path.write_bytes(b"")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert_refused(job(dataset, run), "last.ckpt: corrupted")
+    previous.unlink()
+    assert_refused(job(dataset, run), "last.ckpt: corrupted")
+    last.unlink()
+    # Without a checkpoint there is no run; what one has left is not written over.
+    assert_refused(job(dataset, run), "metrics.csv is of a run without a checkpoint")
+    assert (run / "metrics.csv").read_bytes() == before["metrics.csv"]
+
+
+def test_options_that_would_change_the_run_are_refused(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert job(dataset, run).returncode == 0
+    assert_refused(job(dataset, run, "--lr", "0.5"), "--lr 0.001 → 0.5")
+
+
+def test_fine_tuning_starts_from_the_weights_once(dataset: Path, tmp_path: Path) -> None:
+    first, run = tmp_path / "first", tmp_path / "run"
+    assert job(dataset, first).returncode == 0
+    weights = ("--ckpt_path", first / "best.ckpt")
+    with at_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        started = job(dataset, run, *weights)
+    assert started.returncode == 143, started.stderr
+    assert runlog.read_config(run)["parent"]["run"] == str(first)
+    (first / "best.ckpt").unlink()  # not needed any more
+    resumed = job(dataset, run, *weights)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "after 2 steps" in resumed.stdout
+    assert runlog.read_config(run)["parent"]["run"] == str(first)
+
+
+def test_what_it_needs_and_excludes(dataset: Path, tmp_path: Path) -> None:
+    assert_refused(run_script("Trainer.py", "--resume_if_any"), "--save_root")
+    nothing = run_script("Trainer.py", "--resume_if_any", "--save_root", tmp_path / "none")
+    assert_refused(nothing, "no data set", "--DR")
+    test = ("--test", "--ckpt_path", "a.ckpt")
+    assert_refused(job(dataset, tmp_path / "run", *test), "--resume_if_any", "mutually exclusive")
+    missing = run_script("Trainer.py", "--resume", "--save_root", tmp_path / "none")
+    assert_refused(missing, "no run to continue")  # as ever without it: the control
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that is away must not make a run start anew."""
+    monkeypatch.setattr("modules.runtime.patience.DELAYS", (0.0,) * 3)
+    run = tmp_path / "run"
+    with refusing("stat", errno.ETIMEDOUT, when=named("last.ckpt")) as refused:
+        result = job(dataset, run)
+    assert_refused(result, "--resume_if_any", "cannot be read (Connection timed out)")
+    assert len(refused) == 4
+    assert not run.exists()
+
+
+# ---------------------------------------------------------------- the script for Slurm
+
+
+def slurm_script() -> str:
+    """The job of docs/reliability.md."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", text_of("docs/reliability.md"), re.M | re.S)
+    (script,) = [block for block in blocks if "#SBATCH" in block]
+    return script
+
+
+def test_the_job_for_slurm_is_sound() -> None:
+    script = slurm_script()
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert script.startswith("#!/bin/bash\n")
+    assert "--signal=USR1@" in script and "--open-mode=append" in script and "--requeue" in script
+    assert script in text_of("docs/reliability.zh-TW.md")
+    # The control: a slip is found.
+    slip = subprocess.run(["bash", "-n"], input=script + "if\n", text=True, capture_output=True)
+    assert slip.returncode != 0
+
+
+@pytest.mark.slow
+def test_the_job_for_slurm_resumes_by_itself(dataset: Path, tmp_path: Path) -> None:
+    """Run by a scheduler of a few lines: the warning comes at a step, scontrol starts it again."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    # As srun does it: the signal goes to the step's process, its status is what srun ends with.
+    (tools / "srun").write_text(
+        "#!/bin/bash\n"
+        f"export PYTHONPATH={REPOSITORY}\n"
+        f'shift 2; exec {sys.executable} {tmp_path}/trainer.py "$@"\n'
+    )
+    (tools / "scontrol").write_text(f'#!/bin/bash\necho "$*" >> {tmp_path}/requeued\n')
+    for path in tools.iterdir():
+        path.chmod(0o755)
+    (tmp_path / "trainer.py").write_text(
+        "import os, signal\n"
+        "from tests.support.stepping import at_step\n"
+        "import Trainer\n"
+        "if __name__ == '__main__':\n"
+        "    with at_step(1, lambda: os.kill(os.getpid(), signal.SIGUSR1)):\n"
+        "        Trainer.start()\n"
+    )
+    script = slurm_script().replace("--DR ROOT", f"--DR {dataset} {' '.join(TINY_RUN)}")
+    script = script.replace("--auto_save", "--auto_save --num_epoch 2")
+    (tmp_path / "job.sh").write_text(script)
+    env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
+    ends = []
+    for _ in range(6):
+        job = subprocess.run(
+            ["bash", "job.sh"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert "Traceback" not in job.stderr, job.stderr
+        ends.append(job.returncode)
+        requeued = (tmp_path / "requeued").read_text().splitlines()
+        if job.returncode == 0:
+            break
+    # Two steps each of six in all; a last one finds everything done.
+    assert ends == [138, 138, 138, 0] or ends == [138, 138, 0]
+    assert requeued == ["requeue 4711"] * (len(ends) - 1)
+    content = torch.load(tmp_path / "runs/a/last.ckpt", weights_only=True)
+    assert content["last_epoch"] == 1

@@ -1,0 +1,82 @@
+"""Disks that refuse a call: simulated, so that a test needs none of them."""
+
+import builtins
+import contextlib
+import errno
+import io
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+
+def _path_of(argument: Any) -> Path:
+    """The path that a call was given, or that its descriptor is open on (on Linux)."""
+    if isinstance(argument, int):
+        return Path(f"/proc/self/fd/{argument}").readlink()
+    return Path(os.fsdecode(argument))
+
+
+class Refused(list[Path]):
+    """Paths for which a call was refused; seen: all for which it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Path] = []
+
+
+@contextlib.contextmanager
+def refusing(
+    call: str,
+    number: int,
+    *,
+    times: float = math.inf,
+    when: Callable[[Path], bool] = lambda _: True,
+) -> Iterator[Refused]:
+    """While inside, a call of the system raises OSError(number); yields the paths refused so far.
+
+    call: its name in os, or "open" for opening files
+    times: how often it is refused; afterwards it works
+    when: of the first path that the call is given, whether it may be refused
+    """
+    refused = Refused()
+    module, name = (io, "open") if call == "open" else (os, call)
+    original = getattr(module, name)
+
+    def maybe(argument: Any, *rest: Any, **options: Any) -> Any:
+        path = _path_of(argument)
+        refused.seen.append(path)
+        if len(refused) < times and when(path):
+            refused.append(path)
+            raise OSError(number, os.strerror(number), str(path))
+        return original(argument, *rest, **options)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(module, name, maybe))
+        if call == "open":
+            stack.enter_context(mock.patch.object(builtins, name, maybe))
+        yield refused
+
+
+def is_folder(path: Path) -> bool:
+    """Of an open one: its name may be gone by then."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISDIR(path.stat().st_mode)
+    return False
+
+
+def named(*ends: str) -> Callable[[Path], bool]:
+    """Whether a path's name ends so."""
+    return lambda path: path.name.endswith(ends)
+
+
+# Answers of systems whose folders cannot be synced.
+NO_FOLDER_SYNC = (
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF),
+    errno.EACCES,
+)
+# Of mounts whose server is away for a while.
+AWAY = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN)
