@@ -1,6 +1,6 @@
 """First reading of a clip: the main person in every frame.
 
-    finder = JointFinder(options, clip, weights_identity, load_keypoint_model)
+    finder = JointFinder(options, clip, detector)
     track = read_track(clip, options, labels=None, finder=finder)
 
 What was found is kept in ROOT/detections, a line per frame, so that an interrupted import resumes
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from modules.datasets.label_files import Labels
 from modules.datasets.label_images import drawn_on
 from modules.datasets.pose import (
     COCO_JOINTS,
+    KeypointModel,
     Person,
     Span,
     fill_and_smooth,
@@ -47,12 +48,9 @@ from modules.datasets.source import (
 from modules.datasets.video_options import VideoOptions
 from modules.runtime.errors import UserError
 
-if TYPE_CHECKING:
-    from modules.datasets.keypoints import KeypointModel
-
 DETECTIONS = "detections"  # folder of ROOT
 SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
-JOINT_LOGIT = 2.0  # of a joint's heat map; Detectron draws joints from this value on
+NEAR_FRAMES = 30  # after which the last place of a person says nothing
 
 Array = NDArray[np.float64]
 
@@ -76,8 +74,19 @@ def progress_bar(what: str, total: int | None) -> Any:
     return tqdm(total=total, desc=what, unit=" frames", disable=hidden, leave=False)
 
 
+@dataclass(frozen=True)
+class Detector:
+    """Which model finds joints, and how."""
+
+    name: str  # "blazepose" or "rcnn"
+    identity: str  # tells its weights apart
+    threshold: float  # confidence above which a joint counts as found
+    load: Callable[[], KeypointModel]  # called only for frames that are not done yet
+    batch_size: int  # frames per call
+
+
 class JointFinder:
-    """People in the frames of one clip by Keypoint R-CNN, kept in a file of JSON lines.
+    """People in the frames of one clip by a detector, kept in a file of JSON lines.
 
     Line i holds the people of frame i. A file that ends in the middle of a line, as after a kill,
     is used up to the line before.
@@ -87,15 +96,13 @@ class JointFinder:
         self,
         o: VideoOptions,
         clip: Clip,
-        weights_identity: str,
-        load: Callable[[], "KeypointModel"],
+        detector: Detector,
     ) -> None:
-        self.load = load  # called only for frames that are not done yet: resuming is quick
+        self.detector = detector
         taken = hashlib.sha256(json.dumps(sampled_indices(clip, o.fps)).encode()).hexdigest()
-        what = [clip.identity, taken, weights_identity, o.detect_size]
+        what = [clip.identity, taken, detector.identity, o.detect_size]
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         self.path = o.out / DETECTIONS / f"{key}.jsonl"
-        self.options = o
         self.people: list[list[Person]] = []
         self.queue: list[Pixels] = []
         good = 0
@@ -107,7 +114,7 @@ class JointFinder:
                 rows = json.loads(line)
                 if not isinstance(rows, list):
                     raise ValueError("a line is not a list of people")
-                self.people.append(_people(rows))
+                self.people.append(self._people(rows))
                 good += len(line)
             if good < len(content):
                 with self.path.open("r+b") as file:
@@ -124,14 +131,32 @@ class JointFinder:
         """Queue frame `index`, and find the people once a batch is full. Frames come in order."""
         if index >= self.known:
             self.queue.append(frame)
-            if len(self.queue) >= self.options.batch_size:
+            if len(self.queue) >= self.detector.batch_size:
                 self.flush()
+
+    def _near(self) -> Array | None:
+        """The box of the largest person in the last frame that has one; None: it is long ago."""
+        for people in reversed(self.people[-NEAR_FRAMES:]):
+            if people:
+                return max(people, key=lambda p: float((p.box[2:] - p.box[:2]).prod())).box
+        return None
+
+    def _people(self, rows: list[dict[str, Any]]) -> list[Person]:
+        people = []
+        for row in rows:
+            joints, box = np.array(row["joints"], np.float64), np.array(row["box"], np.float64)
+            person = person_from(
+                joints, COCO_JOINTS, self.detector.threshold, score=row["score"], box=box
+            )
+            if person:
+                people.append(person)
+        return people
 
     def flush(self) -> None:
         """Find the people in all queued frames and append them to the file."""
         if not self.queue:
             return
-        found = self.load()(self.queue)
+        found = self.detector.load()(self.queue, self._near())
         self.queue = []
         lines = []
         for boxes, scores, joints in found:
@@ -146,23 +171,13 @@ class JointFinder:
             ]
             lines.append(json.dumps(rows))
             # Through the text, so that a resumed import has the digits of an uninterrupted one.
-            self.people.append(_people(json.loads(lines[-1])))
+            self.people.append(self._people(json.loads(lines[-1])))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(f"{line}\n" for line in lines))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
-
-
-def _people(rows: list[dict[str, Any]]) -> list[Person]:
-    people = []
-    for row in rows:
-        joints, box = np.array(row["joints"], np.float64), np.array(row["box"], np.float64)
-        person = person_from(joints, COCO_JOINTS, JOINT_LOGIT, score=row["score"], box=box)
-        if person:
-            people.append(person)
-    return people
 
 
 def read_track(

@@ -21,16 +21,17 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from modules.datasets import blazepose
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.label_files import Labels, open_labels
 from modules.datasets.label_images import shrink_label, stroke_gain
-from modules.datasets.pose import draw_labels
+from modules.datasets.pose import KeypointModel, draw_labels
 from modules.datasets.source import (
     Clip,
     Pixels,
@@ -40,19 +41,24 @@ from modules.datasets.source import (
     sampled_indices,
 )
 from modules.datasets.splits import Piece, Place, places_by_clip, split_by_time
-from modules.datasets.tracks import DETECTIONS, JointFinder, Track, progress_bar, read_track
+from modules.datasets.tracks import (
+    DETECTIONS,
+    Detector,
+    JointFinder,
+    Track,
+    progress_bar,
+    read_track,
+)
 from modules.datasets.video_options import VideoOptions
 from modules.runtime.device import choose_device
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 
-if TYPE_CHECKING:
-    from modules.datasets.keypoints import KeypointModel
-
-FORMAT_VERSION = 1  # raise it when the same command writes other files
+FORMAT_VERSION = 2  # raise it when the same command writes other files
 MARKER = "import.json"  # tells what made the folder, and whether it is finished
 PARTIAL = "partial"  # the splits while they are written
 SPLITS = ("train", "val", "test")
+RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet are beyond them
 
 Array = NDArray[np.float64]
@@ -162,7 +168,7 @@ def _identity_of(paths: Sequence[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, Any]:
+def _command(o: VideoOptions, clips: Sequence[Clip], detector: Detector | None) -> dict[str, Any]:
     """Everything that the result depends on, as plain values."""
     files = [
         sorted(path.iterdir(), key=lambda p: p.name) if path.is_dir() else [path]
@@ -172,7 +178,8 @@ def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, 
         "format": FORMAT_VERSION,
         "clips": [clip.identity for clip in clips],
         "labels": [_identity_of(paths) for paths in files],
-        "weights": weights,
+        "detector": detector.name if detector else None,
+        "weights": detector.identity if detector else "none",
         "fps": o.fps,
         "source_fps": o.source_fps,
         "detect_size": o.detect_size,
@@ -188,7 +195,9 @@ def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, 
 
 # What an unfinished import must keep. Size and split may still change, since nothing was written
 # with them; with labels from another tool everything may, since no search would be lost.
-SOURCE_OPTIONS = ("format", "clips", "labels", "weights", "fps", "source_fps", "detect_size")
+SOURCE_OPTIONS = (
+    *("format", "clips", "labels", "detector", "weights", "fps", "source_fps", "detect_size"),
+)
 
 
 def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
@@ -232,9 +241,43 @@ def _typed(value: Any) -> str:
     return "by default" if value is None else str(value)
 
 
-def _weights_identity(o: VideoOptions) -> str:
+def choose_detector(o: VideoOptions) -> Detector | None:
+    """The detector that --detector names; None: there are labels. Raises UserError."""
     if o.labels:
-        return "none"
+        return None
+    missing = blazepose.why_missing()
+    name = o.detector
+    if name == "auto":
+        name = "rcnn" if missing or o.weights or o.device == "cuda" else "blazepose"
+        if missing:
+            print(
+                "joints are found with Keypoint R-CNN: 226 MB of weights, seconds per frame on a"
+                f" CPU; the faster BlazePose: {missing}"
+            )
+    if name == "blazepose":
+        if missing:
+            raise UserError(f"--detector blazepose: {missing}")
+        for option, given in (("--weights", o.weights), ("--device cuda", o.device == "cuda")):
+            if given:
+                raise UserError(
+                    f"{option} is for --detector rcnn; BlazePose has its own weights and"
+                    " runs on the CPU"
+                )
+        identity = f"blazepose {blazepose.VERSION}"
+        return Detector(name, identity, blazepose.VISIBLE, cache(blazepose.load_blazepose), 1)
+    device, identity = choose_device(o.device), _weights_identity(o)
+
+    @cache
+    def load() -> KeypointModel:
+        # Importing torchvision's detection models takes over a second.
+        from modules.datasets import keypoints
+
+        return keypoints.load_keypoint_model(o.weights, device, short_side=o.detect_size)
+
+    return Detector(name, identity, RCNN_THRESHOLD, load, o.batch_size)
+
+
+def _weights_identity(o: VideoOptions) -> str:
     if o.weights is None:
         return "torchvision"
     try:
@@ -257,20 +300,11 @@ def import_video(o: VideoOptions) -> None:
     labels: list[Labels | None] = [None] * len(clips)
     if o.labels:  # one for each clip; see options_from
         labels = [open_labels(path, clip) for path, clip in zip(o.labels, clips, strict=True)]
-    device = None if o.labels else choose_device(o.device)
-    weights = _weights_identity(o)
-    command = _command(o, clips, weights)
+    detector = choose_detector(o)
+    command = _command(o, clips, detector)
     if _is_finished(o, command):
         print(f"{o.out}: this import is already finished")
         return
-
-    @cache
-    def load() -> "KeypointModel":
-        # Importing torchvision's detection models takes over a second.
-        from modules.datasets.keypoints import load_keypoint_model
-
-        assert device is not None
-        return load_keypoint_model(o.weights, device, short_side=o.detect_size)
 
     try:
         o.out.mkdir(parents=True, exist_ok=True)
@@ -283,7 +317,7 @@ def import_video(o: VideoOptions) -> None:
                 print(f"{clip.path}: {note}")
             if label:
                 print(f"{label.path}: {label.kind}; {label.matched}")
-            finder = None if label else JointFinder(o, clip, weights, load)
+            finder = None if detector is None else JointFinder(o, clip, detector)
             tracks.append(read_track(clip, o, label, finder))
             print(_describe_track(clip, tracks[-1], o))
         _write_splits(clips, tracks, labels, o)

@@ -11,8 +11,7 @@ from PIL import Image
 
 import dataloader
 from modules.datasets import keypoints
-from modules.datasets.keypoints import Detections
-from modules.datasets.pose import COCO_JOINTS, LIMB_COLOURS, LIMBS
+from modules.datasets.pose import COCO_JOINTS, LIMB_COLOURS, LIMBS, Detections
 from modules.datasets.video import crop_box
 from tests.support.clips import (
     BODY_POINTS,
@@ -181,7 +180,7 @@ class KnownJoints:
         self.batches: list[int] = []
         self.stop_after = stop_after
 
-    def __call__(self, frames: Sequence[np.ndarray]) -> list[Detections]:
+    def __call__(self, frames: Sequence[np.ndarray], near: object = None) -> list[Detections]:
         self.batches.append(len(frames))
         return [self.look(frame) for frame in frames]
 
@@ -211,7 +210,18 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., KnownJoints]:
     return install
 
 
-SMALL = ["--device", "cpu", "--val_frames", "8", "--pause", "0.2", "--smooth", "0"]
+SMALL = [
+    "--detector",
+    "rcnn",
+    "--device",
+    "cpu",
+    "--val_frames",
+    "8",
+    "--pause",
+    "0.2",
+    "--smooth",
+    "0",
+]
 
 
 def test_detected_joints_are_those_of_the_labels(
@@ -222,7 +232,7 @@ def test_detected_joints_are_those_of_the_labels(
     assert result.returncode == 0, result.stderr
     assert known.seen == list(range(FRAMES))
     assert known.batches == [7] * 8 + [4]
-    result = import_(clip, "--out", tmp_path / "given", *SMALL, "--labels", openpose)
+    result = import_(clip, "--out", tmp_path / "given", *SMALL[2:], "--labels", openpose)
     assert result.returncode == 0, result.stderr
     found, given = contents(tmp_path / "found"), contents(tmp_path / "given")
     images = [name for name in given if name.endswith(".png") and "sheet" not in name]
@@ -322,7 +332,7 @@ def test_another_command_into_the_same_folder_is_refused(
         import_(clip, "--out", root, *SMALL, "--test", 4, 5), "--test by default, not 4 5"
     )
     assert_refused(import_(clip, clip, "--out", root, *SMALL), "other clips")
-    assert_refused(import_(clip, "--out", root, *SMALL, "--labels", openpose), "other labels")
+    assert_refused(import_(clip, "--out", root, *SMALL[2:], "--labels", openpose), "other labels")
     assert contents(root) == before
     # A copy of what was found serves another size.
     shutil.copytree(root / "detections", tmp_path / "other/detections")
@@ -362,6 +372,7 @@ def test_corrupted_detections_are_named(
         (["--detect_size", "3"], "--detect_size 3 is too small"),
         (["--labels", "a", "b"], "2 for 1 clips"),
         (["--labels", "a", "--weights", "b"], "are mutually exclusive"),
+        (["--labels", "a", "--detector", "rcnn"], "are mutually exclusive"),
         (["--labels", "nowhere"], "--labels nowhere: there is no such"),
         (["--weights", "nowhere"], "--weights nowhere: cannot be read"),
         (["--framerate", "3"], "--framerate"),
