@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from modules.datasets.agreement import CameraMotion, Offset, camera_motion, label_offset
 from modules.datasets.label_images import drawn_on
 from modules.runtime.errors import named
 from modules.sequences import INK
@@ -168,13 +169,28 @@ class SplitPixels:
     def drawn(self) -> Array:
         return drawn_part(self.labels)
 
+    @cached_property
+    def offset(self) -> Offset | None:
+        """How labels lie in time against frames."""
+        return label_offset(self.frames, self.labels, self.starts)
+
+    @cached_property
+    def camera(self) -> CameraMotion | None:
+        return camera_motion(self.frames, self.labels, self.starts)
+
     def summary(self) -> str:
         """Labels and movement in one line."""
         text = f"blank labels: {self.blank.sum()} of {len(self.labels)}"
         text += f"; drawn on: {np.median(self.drawn):.1%} of a label"
         if len(self.steps):
             text += f"; a frame changes by {np.median(self.steps):.2f} of 255"
-        return f"{text} (medians)"
+        text = f"{text} (medians)"
+        if self.camera:
+            state = "stands still" if self.camera.is_fixed else "moves"
+            text += f"; the camera {state} ({self.camera.step:.2%} of the width per frame)"
+        if self.offset and not self.offset.is_certain:
+            text += f"; labels fit frames in time (correlation {self.offset.at_zero:.2f})"
+        return text
 
 
 class TestPixels(NamedTuple):
@@ -208,6 +224,7 @@ class Findings:
                     else "the validation video is scored as one recording"
                 )
                 lines.append(f"{split.name}: the picture jumps before frame(s) {where}; {advice}")
+            lines += _time_warnings(split)
         for test in self.tests:
             names = [str(t) for t in range(len(test.labels))]
             where = f"test {test.name}"
@@ -229,6 +246,24 @@ class Findings:
             )
             lines.append(f"test: first frames that are training frames: {where}")
         return lines
+
+
+def _time_warnings(split: SplitPixels) -> list[str]:
+    """What is odd in the split's movement: labels that are early or late, a moving camera."""
+    lines = []
+    if (offset := split.offset) and offset.is_certain:
+        count = abs(offset.frames)
+        when, place = ("late", "+") if offset.frames > 0 else ("early", "-")
+        lines.append(
+            f"{split.name}: labels are {count} frame(s) {when}: label t {place} {count} fits frame"
+            f" t best (correlation {offset.best:.2f}; {offset.at_zero:.2f} with label t); move them"
+        )
+    if (camera := split.camera) and not camera.is_fixed:
+        lines.append(
+            f"{split.name}: the camera moves, the background by {camera.step:.2%} of the width per"
+            f" frame and {camera.drift:.0%} in all; labels do not tell where it goes"
+        )
+    return lines
 
 
 def _label_warnings(

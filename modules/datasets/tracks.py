@@ -36,6 +36,7 @@ from modules.datasets.pose import (
     follow_main_person,
     joints_over_time,
     limbs_known,
+    overlap,
     person_from,
     unbroken_spans,
 )
@@ -49,6 +50,8 @@ from modules.datasets.video_options import VideoOptions
 from modules.runtime.errors import UserError
 
 DETECTIONS = "detections"  # folder of ROOT
+PARABOLA = (-3, 12, 17, 12, -3)  # weights of five frames, times 35
+JITTER = 0.02  # of the person's height; BlazePose on a clean clip stays below half of it
 SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
 
@@ -66,6 +69,33 @@ class Track:
     extents: Array  # (T, 4) boxes around the person, parts of the clip's width and height
     points: Array | None  # (T, J, 2) pixels of the clip; None with skeleton images
     known: NDArray[np.bool_] | None  # (T, J)
+    quality: "Quality"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well the person was followed."""
+
+    longest_gap: int  # frames without the person
+    jitter: float | None  # joints against their smoothed path, mean distance in pixels of the clip
+    height: float  # of the person, pixels of the clip, median
+    others: int  # frames with another person of at least half the size
+    crossing: int  # frames of them in which the two overlap
+
+    def warnings(self) -> list[str]:
+        """What hurts the result, a line each."""
+        lines = []
+        if self.others:
+            lines.append(
+                f"another person of similar size is in {self.others} frames and overlaps the"
+                f" followed one in {self.crossing}; look whether it is always the same person"
+            )
+        if self.jitter is not None and self.jitter > JITTER * self.height:
+            lines.append(
+                f"joints jitter by {self.jitter / self.height:.1%} of the person's height; a larger"
+                " --smooth may help"
+            )
+        return lines
 
 
 def progress_bar(what: str, total: int | None) -> Any:
@@ -228,6 +258,7 @@ def _track_of_joints(
     main = follow_main_person(people)
     spans = unbroken_spans(main, cuts, o.gap_frames())
     points, known = joints_over_time(main)
+    quality = _quality(people, main, points, known, spans)
     points, known = fill_and_smooth(points, known, spans, max_gap=o.gap_frames(), sigma=o.smooth)
     visible = np.asarray(limbs_known(known).any(axis=1))
     spans = [run for span in spans for run in _runs(visible, *span)]
@@ -235,7 +266,59 @@ def _track_of_joints(
     for t in np.flatnonzero(visible).tolist():
         places = points[t][known[t]] / np.array(clip.size)
         extents[t] = [*places.min(axis=0), *places.max(axis=0)]
-    return Track(source_frames, len(main), cuts, spans, extents, points, known)
+    return Track(source_frames, len(main), cuts, spans, extents, points, known, quality)
+
+
+def _quality(
+    people: Sequence[Sequence[Person]],
+    main: Sequence[Person | None],
+    points: Array,
+    known: NDArray[np.bool_],
+    spans: Sequence[Span],
+) -> Quality:
+    jitter = measure_jitter(points, known, spans)
+    heights = [person.box[3] - person.box[1] for person in main if person is not None]
+    others = crossing = 0
+    for found, person in zip(people, main, strict=True):
+        if person is None:
+            continue
+        rest = [p for p in found if p is not person and _area(p) > _area(person) / 4]
+        others += bool(rest)
+        crossing += any(overlap(p.box, person.box) > 0 for p in rest)
+    height = float(np.median(heights)) if heights else 0.0
+    return Quality(_longest_gap([p is not None for p in main]), jitter, height, others, crossing)
+
+
+def measure_jitter(points: Array, known: NDArray[np.bool_], spans: Sequence[Span]) -> float | None:
+    """Mean distance of joints to their smoothed path, pixels; None: too short to tell.
+
+    The path is the parabola through five frames by least squares (Savitzky and Golay 1964), which
+    follows a fast movement; the distances are scaled to what independent noise of each joint is.
+
+    points: (T, J, 2); known: (T, J)
+    """
+    weights = np.array(PARABOLA) / sum(PARABOLA)
+    distances = []
+    for start, stop in spans:
+        for t in range(start + 2, stop - 2):
+            whole = known[t - 2 : t + 3].all(axis=0)
+            path = np.tensordot(weights, points[t - 2 : t + 3, whole], axes=1)
+            distances.append(np.hypot(*(points[t, whole] - path).T))
+    every = np.concatenate(distances) if distances else np.zeros(0)
+    return float(every.mean() / np.sqrt(1 - weights[2])) if len(every) else None
+
+
+def _area(person: Person) -> float:
+    return float((person.box[2:] - person.box[:2]).prod())
+
+
+def _longest_gap(seen: Sequence[bool]) -> int:
+    """The longest run of frames without the person."""
+    longest = run = 0
+    for flag in seen:
+        run = 0 if flag else run + 1
+        longest = max(longest, run)
+    return longest
 
 
 def _track_of_images(
@@ -254,7 +337,10 @@ def _track_of_images(
     seen = np.isfinite(extents[:, 0])
     edges = [0, *cuts, len(images)]
     spans = [run for start, stop in pairwise(edges) for run in _runs(seen, start, stop)]
-    return Track(source_frames, len(images), cuts, spans, extents, None, None)
+    boxes = extents[seen] * np.array([1, ink.shape[0], 1, ink.shape[0]]) if len(images) else extents
+    height = float(np.median(boxes[:, 3] - boxes[:, 1])) if seen.any() else 0.0
+    quality = Quality(_longest_gap(seen.tolist()), None, height, 0, 0)
+    return Track(source_frames, len(images), cuts, spans, extents, None, None, quality)
 
 
 def _runs(flags: NDArray[np.bool_], start: int, stop: int) -> list[Span]:

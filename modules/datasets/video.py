@@ -320,6 +320,9 @@ def import_video(o: VideoOptions) -> None:
             finder = None if detector is None else JointFinder(o, clip, detector)
             tracks.append(read_track(clip, o, label, finder))
             print(_describe_track(clip, tracks[-1], o))
+            for line in tracks[-1].quality.warnings():
+                print(f"warning: {clip.path}: {line}")
+        _warn_of_rates(clips, o)
         _write_splits(clips, tracks, labels, o)
         _mark(o, clips, command, finished=True)
     except OSError as error:
@@ -360,7 +363,26 @@ def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
     fps = data_rate(clip, o.fps)
     text = f"{clip.path}: {track.source_frames} frames{rate} → {track.frames} at {fps:.4g};"
     text += f" a person in {kept} ({kept / track.frames:.1%}), {len(track.spans)} recording(s)"
-    return text + (f", {len(track.cuts)} cut(s)" if track.cuts else "")
+    text += f", {len(track.cuts)} cut(s)" if track.cuts else ""
+    quality = track.quality
+    text += f"\n{clip.path}: {track.frames / fps:.1f} s; longest time without the person"
+    text += f" {quality.longest_gap / fps:.1f} s"
+    if quality.jitter is not None and quality.height:
+        text += f"; joints jitter by {quality.jitter:.1f} pixels"
+        text += f" ({quality.jitter / quality.height:.1%} of the person's height)"
+    return text
+
+
+def _warn_of_rates(clips: Sequence[Clip], o: VideoOptions) -> None:
+    """One data set, one speed: a slower clip keeps its own rate, so it would seem faster."""
+    rates = [data_rate(clip, o.fps) for clip in clips]
+    if max(rates) > 1.1 * min(rates):
+        pairs = zip(clips, rates, strict=True)
+        several = ", ".join(f"{clip.path.name}: {rate:.4g}" for clip, rate in pairs)
+        print(
+            f"warning: the clips have different frames/s ({several}); with --fps {min(rates):.4g}"
+            " all have the same speed"
+        )
 
 
 def _describe_box(clip: Clip, box: Box, o: VideoOptions) -> str:
