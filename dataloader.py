@@ -21,6 +21,7 @@ import argparse
 import csv
 import os
 import re
+import shlex
 import sys
 import warnings
 from bisect import bisect_left
@@ -40,6 +41,7 @@ from tqdm import tqdm
 from modules.datasets import inspection, video_options
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, WHITE, decode_image, is_clear, to_rgb
 from modules.datasets.naming import PLAIN, frame_numbers, renumber
+from modules.datasets.person import frames_per_second
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
 from modules.runtime.arguments import ArgumentParser, path_argument
@@ -61,6 +63,7 @@ __all__ = [
     "TestSequence",
     "VideoData",
     "epoch_clips",
+    "frames_per_second",
     "gather_clips",
     "load_test",
     "load_train_val",
@@ -673,7 +676,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         options = video_options.options_from(opt)
         import_video(options)
+        out = shlex.quote(str(options.out))
+        if options.like:
+            run = f"runs/{options.like.resolve().name}"
+            print(f"render: python Tester.py --ckpt_path {run}/best.ckpt --DR {out}")
+            return
         check(options.out, workers, options.out / CONTACT_SHEET)
+        run = shlex.quote(f"runs/{options.out.resolve().name}")
+        print(f"train: python Trainer.py --preset video --DR {out} --save_root {run}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ An interrupted import resumes where it stopped. Nothing is written anywhere but 
 Legend: boxes are (x0, y0, x1, y1) in the clip's pixels.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -31,6 +32,7 @@ from modules.datasets import blazepose
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.label_files import Labels, open_labels
 from modules.datasets.label_images import shrink_label, stroke_gain
+from modules.datasets.person import MARKER, Like, about_the_person, read_like, write_driven
 from modules.datasets.pose import KeypointModel, draw_labels
 from modules.datasets.source import (
     Clip,
@@ -40,7 +42,7 @@ from modules.datasets.source import (
     sampled,
     sampled_indices,
 )
-from modules.datasets.splits import Piece, Place, places_by_clip, split_by_time
+from modules.datasets.splits import Piece, Place, file_of, places_by_clip, split_by_time
 from modules.datasets.tracks import (
     DETECTIONS,
     Detector,
@@ -55,7 +57,6 @@ from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 
 FORMAT_VERSION = 2  # raise it when the same command writes other files
-MARKER = "import.json"  # tells what made the folder, and whether it is finished
 PARTIAL = "partial"  # the splits while they are written
 SPLITS = ("train", "val", "test")
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
@@ -99,11 +100,6 @@ def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) 
     return left, top, left + width, top + height
 
 
-def _file(root: Path, place: Place, kind: str) -> Path:
-    folder = root / place.split / f"{place.split}_{kind}" / place.sequence
-    return folder / f"{place.number}.png"
-
-
 def write_clip(
     root: Path,
     clip: Clip,
@@ -119,7 +115,7 @@ def write_clip(
         box = crop_box(track.extents[visible], clip.size, o.size)
     for place in {place._replace(number=0) for place in places.values()}:
         for kind in ("img", "label"):
-            _file(root, place, kind).parent.mkdir(parents=True, exist_ok=True)
+            file_of(root, place, kind).parent.mkdir(parents=True, exist_ok=True)
     made = _labels(clip, track, labels, sorted(places), box, o)
     bar = progress_bar(f"{clip.path.name}: writing", len(places))
     for t, (_, frame) in enumerate(sampled(clip, o.fps)):
@@ -127,8 +123,8 @@ def write_clip(
             place = places[t]
             if place.split != "test" or place.number == 0:  # of a test sequence only the first
                 image = Image.fromarray(frame).resize(o.size, Image.Resampling.BILINEAR, box)
-                image.save(_file(root, place, "img"))
-            Image.fromarray(next(made)).save(_file(root, place, "label"))
+                image.save(file_of(root, place, "img"))
+            Image.fromarray(next(made)).save(file_of(root, place, "label"))
             bar.update()
     bar.close()
     return box
@@ -168,7 +164,9 @@ def _identity_of(paths: Sequence[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _command(o: VideoOptions, clips: Sequence[Clip], detector: Detector | None) -> dict[str, Any]:
+def _command(
+    o: VideoOptions, clips: Sequence[Clip], detector: Detector | None, like: Like | None
+) -> dict[str, Any]:
     """Everything that the result depends on, as plain values."""
     files = [
         sorted(path.iterdir(), key=lambda p: p.name) if path.is_dir() else [path]
@@ -190,6 +188,7 @@ def _command(o: VideoOptions, clips: Sequence[Clip], detector: Detector | None) 
         "pause": o.pause,
         "max_gap": o.max_gap,
         "smooth": o.smooth,
+        "like": like.identity if like else None,
     }
 
 
@@ -300,12 +299,14 @@ def import_video(o: VideoOptions) -> None:
     labels: list[Labels | None] = [None] * len(clips)
     if o.labels:  # one for each clip; see options_from
         labels = [open_labels(path, clip) for path, clip in zip(o.labels, clips, strict=True)]
+    like = read_like(o.like) if o.like else None
     detector = choose_detector(o)
-    command = _command(o, clips, detector)
+    command = _command(o, clips, detector, like)
     if _is_finished(o, command):
         print(f"{o.out}: this import is already finished")
         return
-
+    if like:
+        o = dataclasses.replace(o, fps=like.fps, size=like.size)
     try:
         o.out.mkdir(parents=True, exist_ok=True)
         _mark(o, clips, command, finished=False)
@@ -322,24 +323,37 @@ def import_video(o: VideoOptions) -> None:
             print(_describe_track(clip, tracks[-1], o))
             for line in tracks[-1].quality.warnings():
                 print(f"warning: {clip.path}: {line}")
+        if like:
+            write_driven(o.out / PARTIAL, clips, tracks, like)
+            (o.out / PARTIAL / "test").rename(o.out / "test")
+            (o.out / PARTIAL).rmdir()
+            about = {"frames_per_second": data_rate(clips[0], o.fps)}
+            _mark(o, clips, command, finished=True, about=about)
+            return
         _warn_of_rates(clips, o)
-        _write_splits(clips, tracks, labels, o)
-        _mark(o, clips, command, finished=True)
+        boxes = _write_splits(clips, tracks, labels, o)
+        about = about_the_person(clips, tracks, boxes, o.fps)
+        _mark(o, clips, command, finished=True, about=about)
     except OSError as error:
         raise UserError(f"cannot write {o.out}: {error.strerror or error}") from error
 
 
 def _write_splits(
     clips: Sequence[Clip], tracks: Sequence[Track], labels: Sequence[Labels | None], o: VideoOptions
-) -> None:
-    """Split the tracks by time and write all images, labels and train/clips.csv."""
+) -> dict[int, Box]:
+    """Split the tracks by time and write all images, labels and train/clips.csv.
+
+    Returns for each clip that is used the part of its picture that the frames show.
+    """
     pieces = [Piece(i, *span) for i, track in enumerate(tracks) for span in track.spans]
     split = split_by_time(pieces, val_frames=o.val_frames, test=o.test, pause=o.pause_frames())
     partial = o.out / PARTIAL
     every = zip(clips, tracks, labels, places_by_clip(split, len(clips)), strict=True)
-    for clip, track, label, places in every:
+    boxes = {}
+    for index, (clip, track, label, places) in enumerate(every):
         if places:
-            print(_describe_box(clip, write_clip(partial, clip, track, label, places, o), o))
+            boxes[index] = write_clip(partial, clip, track, label, places, o)
+            print(_describe_box(clip, boxes[index], o))
     ends = np.cumsum([0, *(piece.frames for piece in split.train)]).tolist()
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))
     write_atomically(partial / "train/clips.csv", f"start,stop\n{rows}".encode())
@@ -347,12 +361,22 @@ def _write_splits(
         if (partial / name).exists():
             (partial / name).rename(o.out / name)
     partial.rmdir()
+    return boxes
 
 
-def _mark(o: VideoOptions, clips: Sequence[Clip], command: dict[str, Any], finished: bool) -> None:
-    """Write ROOT/import.json: by which command the folder is made, and whether it is finished."""
+def _mark(
+    o: VideoOptions,
+    clips: Sequence[Clip],
+    command: dict[str, Any],
+    finished: bool,
+    about: dict[str, Any] | None = None,
+) -> None:
+    """Write ROOT/import.json: by which command the folder is made, and whether it is finished.
+
+    about: what else to keep of the data set
+    """
     names = [clip.path.name for clip in clips]
-    state = {"finished": finished, "names": names, "command": command}
+    state = {"finished": finished, "names": names, "command": command, **(about or {})}
     write_atomically(o.out / MARKER, f"{json.dumps(state, indent=2)}\n".encode())
 
 

@@ -4,6 +4,7 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modules.runtime.arguments import path_argument
 from modules.runtime.errors import UserError
@@ -15,6 +16,8 @@ class VideoOptions:
 
     clips: list[Path]
     out: Path
+    labels_only: bool
+    like: Path | None
     fps: float
     source_fps: float | None
     size: tuple[int, int]  # width, height
@@ -45,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     # fmt: off
     add("clips", type=path_argument, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
-    add("--out", type=path_argument, required=True, metavar="ROOT", help="folder of the new data set")
+    add("--out", type=path_argument, metavar="ROOT", help="folder of the new data set (must be given, except with --labels_only: default ROOT_CLIP beside --like)")
+    add("--labels_only", action="store_true", help="make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
+    add("--like", type=path_argument, metavar="ROOT", help="with --labels_only: data set made by this command, of the person who is to make the motion; brings --size, --fps, limb lengths and floor line")
     add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
     add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images or of a clip with unknown rate (default: that of --fps, so every frame is used); of another clip it replaces the time stamps")
     add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
@@ -64,6 +69,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
+# Decided by the data set of --like, or without meaning for test sequences.
+WITHOUT_LABELS_ONLY = ("fps", "size", "fit", "val_frames", "test", "pause")
+
+
+def _with_out(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with --out filled in. Raises UserError."""
+    like = values["like"]
+    if values["labels_only"]:
+        if like is None:
+            raise UserError("--labels_only needs --like ROOT: the data set of the trained person")
+        default = argparse.ArgumentParser()
+        add_arguments(default)
+        usual = vars(default.parse_args(["clip"]))
+        for name in WITHOUT_LABELS_ONLY:
+            if values[name] != usual[name]:
+                raise UserError(f"--{name} has no effect with --labels_only; leave it out")
+        if values["out"] is None:
+            clip = values["clips"][0]
+            values["out"] = like.with_name(f"{like.resolve().name}_{clip.stem}")
+    elif like is not None:
+        raise UserError(f"--like {like} needs --labels_only")
+    elif values["out"] is None:
+        raise UserError("--out is missing: name the folder of the new data set")
+    return values
+
+
 def options_from(arguments: argparse.Namespace) -> VideoOptions:
     """Check what was typed. Raises UserError."""
     values = {key: value for key, value in vars(arguments).items() if key != "command"}
@@ -73,7 +104,7 @@ def options_from(arguments: argparse.Namespace) -> VideoOptions:
         raise UserError(f"--size {values['size']}: must be WIDTHxHEIGHT, such as 64x32") from None
     if min(width, height) < 8:
         raise UserError(f"--size {values['size']} is too small; it must be at least 8x8")
-    o = VideoOptions(**{**values, "size": (width, height)})
+    o = VideoOptions(**{**_with_out(values), "size": (width, height)})
     positive = {"fps": o.fps, "source_fps": o.source_fps, "batch_size": o.batch_size}
     for name, value in positive.items():
         if value is not None and not (0 < value < math.inf):
@@ -92,6 +123,8 @@ def options_from(arguments: argparse.Namespace) -> VideoOptions:
             f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the same"
             " order"
         )
+    if o.like and o.out.resolve() == o.like.resolve():
+        raise UserError(f"--out {o.out} is the data set of --like; give another folder")
     if o.labels and o.detector != "auto":
         raise UserError("--labels and --detector are mutually exclusive: labels need no search")
     if o.labels and o.weights:
