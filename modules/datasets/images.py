@@ -25,6 +25,7 @@ TURNS = {  # value of the tag → what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # values with which width and height are exchanged
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
 
 
@@ -36,6 +37,8 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
+    if not folder.exists():
+        raise UserError(f"{folder}: there is no such folder")
     try:
         files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:

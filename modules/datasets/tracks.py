@@ -51,7 +51,7 @@ from modules.runtime.errors import UserError
 
 DETECTIONS = "detections"  # folder of ROOT
 PARABOLA = (-3, 12, 17, 12, -3)  # weights of five frames, times 35
-JITTER = 0.02  # of the person's height; BlazePose on a clean clip stays below half of it
+JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
 SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
 

@@ -13,6 +13,7 @@ An interrupted import resumes where it stopped. Nothing is written anywhere but 
 Legend: boxes are (x0, y0, x1, y1) in the clip's pixels.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -323,7 +324,15 @@ def import_video(o: VideoOptions) -> None:
             print(_describe_track(clip, tracks[-1], o))
             for line in tracks[-1].quality.warnings():
                 print(f"warning: {clip.path}: {line}")
+        if not any(track.spans for track in tracks):
+            raise _nobody(tracks, clips, detector)
         if like:
+            for clip in clips:
+                if (rate := data_rate(clip, o.fps)) < 0.9 * like.fps:
+                    print(
+                        f"warning: {clip.path}: {rate:.4g} frames/s, but {o.like} has"
+                        f" {like.fps:.4g}: its motion is made faster"
+                    )
             write_driven(o.out / PARTIAL, clips, tracks, like)
             (o.out / PARTIAL / "test").rename(o.out / "test")
             (o.out / PARTIAL).rmdir()
@@ -336,6 +345,34 @@ def import_video(o: VideoOptions) -> None:
         _mark(o, clips, command, finished=True, about=about)
     except OSError as error:
         raise UserError(f"cannot write {o.out}: {error.strerror or error}") from error
+    except Nobody:
+        shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
+        _clear(o.out)
+        raise
+    except UserError:
+        _clear(o.out)
+        raise
+
+
+class Nobody(UserError):
+    """No person in any clip."""
+
+
+def _nobody(tracks: Sequence[Track], clips: Sequence[Clip], detector: Detector | None) -> Nobody:
+    total = sum(track.frames for track in tracks)
+    what = f"{clips[0].path}: no person in two neighbouring frames of {total}"
+    if detector and detector.name == "blazepose":
+        return Nobody(f"{what}; is somebody there, and large enough? --detector rcnn finds more")
+    return Nobody(f"{what}; is somebody there?")
+
+
+def _clear(root: Path) -> None:
+    """Remove what a refused import began; joints that were found stay, and the mark with them."""
+    shutil.rmtree(root / PARTIAL, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if {path.name for path in root.iterdir()} == {MARKER}:
+            (root / MARKER).unlink()
+            root.rmdir()
 
 
 def _write_splits(

@@ -118,3 +118,13 @@ def test_check_says_it(root: Path, tmp_path: Path) -> None:
     result = run_script("dataloader.py", "check", late)
     assert result.returncode == 0
     assert "warning: train: labels are 2 frame(s) late: label t + 2 fits frame t" in result.stdout
+
+
+def test_check_says_that_labels_are_of_another_clip(root: Path, tmp_path: Path) -> None:
+    strange = Path(shutil.copytree(root, tmp_path / "strange"))
+    make_demo(tmp_path / "other", train=120, val=2, test=0, seed=5)
+    shutil.rmtree(strange / "train/train_label")
+    shutil.copytree(tmp_path / "other/train/train_label", strange / "train/train_label")
+    result = run_script("dataloader.py", "check", strange)
+    assert "train: labels and frames do not change in the same places" in result.stdout
+    assert "another clip" not in run_script("dataloader.py", "check", root).stdout

@@ -167,5 +167,5 @@ def test_renumber_refuses_what_would_mix_up(tmp_path: Path) -> None:
         renumber([odd])
     with pytest.raises(UserError, match="same frame number"):
         renumber([numbered(tmp_path / "t", ["1.png", "01.png"])])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="there is no such folder"):
         renumber([tmp_path / "none"])
