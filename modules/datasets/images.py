@@ -55,7 +55,9 @@ def to_rgb(image: Image.Image, ground: int = WHITE) -> Image.Image:
         # 16-bit grey. Pillow's own conversion cuts everything above 255 off; 65535 is white here.
         grey = (np.asarray(image).astype(np.int64) + 128) // 257
         image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    if is_clear(image):  # without this step Pillow prints a warning for some palettes
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # without this step Pillow prints a warning
+    if is_clear(image):
         whole = image.convert("RGBA")
         below = Image.new("RGBA", whole.size, (ground, ground, ground, 255))
         return Image.alpha_composite(below, whole).convert("RGB")

@@ -39,7 +39,7 @@ PALETTE = Image.new("RGB", (WIDTH, HEIGHT), (200, 10, 20)).quantize(4)
         (Image.fromarray(GREY), (200, 200, 200), {}),
         (Image.fromarray(np.full((HEIGHT, WIDTH), 200 * 257, np.uint16)), (200, 200, 200), {}),
         (PALETTE, (200, 10, 20), {}),
-        (PALETTE, (255, 255, 255), {"transparency": bytes([255, 0, 0, 0])}),
+        (PALETTE, (200, 10, 20), {"transparency": bytes([255, 0, 0, 0])}),
         (Image.new("RGBA", (WIDTH, HEIGHT), (1, 2, 3, 255)), (1, 2, 3), {}),
         (Image.new("LA", (WIDTH, HEIGHT), (7, 255)), (7, 7, 7), {}),
         (Image.new("1", (WIDTH, HEIGHT), 1), (255, 255, 255), {}),
