@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     # fmt: off
     add("clips", type=path_argument, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
-    add("--out", type=path_argument, metavar="ROOT", help="folder of the new data set (must be given, except with --labels_only: default ROOT_CLIP beside --like)")
+    add("--out", type=path_argument, metavar="ROOT", help="folder of the new data set; it must be given (default: with --labels_only, ROOT_CLIP beside --like)")
     add("--labels_only", action="store_true", help="make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
     add("--like", type=path_argument, metavar="ROOT", help="with --labels_only: data set made by this command, of the person who is to make the motion; brings --size, --fps, limb lengths and floor line")
     add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
-    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images or of a clip with unknown rate (default: that of --fps, so every frame is used); of another clip it replaces the time stamps")
+    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images or of a clip with unknown rate; of another clip, frames/s that replace its time stamps (default: that of --fps, so every frame is used)")
     add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
     add("--fit", choices=("person", "stretch"), default="person", help="person: crop the same part of every frame, large enough for all places of the person, with the aspect ratio of --size; stretch: resize the whole frame (default person)")
     add("--val_frames", type=int, metavar="N", help="frames of the validation video (default: 630, but at most a fifth of all)")
