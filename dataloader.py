@@ -159,19 +159,30 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
     return {number: root / where / by_number[number][0] for number in numbers}
 
 
+def _renumber_hint(root: Path, where: str) -> str:
+    """The command that renames a split's images and labels together; none for test sequences."""
+    if where.startswith("test"):
+        return ""
+    split = where.split("/")[0]
+    folders = (str(root / split / f"{split}_{kind}") for kind in ("img", "label"))
+    return f"; to rename: python dataloader.py renumber {shlex.join(folders)}"
+
+
 def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> None:
     """Numbering starts at 0 or 1 and has no gaps."""
     if not (ordered := sorted(numbers)):
         return  # already reported
     if ordered[0] > 1:
-        renumber = f"run: python dataloader.py renumber ROOT/{where} (and its partner together)"
-        faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1; {renumber}")
+        hint = _renumber_hint(faults.root, where)
+        faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1{hint}")
     # Only the gaps that are named are enumerated: a name may be a date in seconds.
     gaps: list[int] = []
     for before, after in pairwise(ordered):
         gaps.extend(range(before + 1, min(after, before + 1 + MAX_NAMED)))
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
-        faults.add(where, f"gaps in the numbering; missing: {named(gaps[:MAX_NAMED], missing)}")
+        hint = _renumber_hint(faults.root, where)
+        which = named(gaps[:MAX_NAMED], missing)
+        faults.add(where, f"gaps in the numbering; missing: {which}{hint}")
 
 
 def _check_pairs(

@@ -51,7 +51,7 @@ def why_missing() -> str | None:
         if sys.version_info >= (3, 13):
             python = ".".join(map(str, sys.version_info[:2]))
             return (
-                f"mediapipe {VERSION} exists for Python 3.9 to 3.12, and this is {python}; import"
+                f"mediapipe {VERSION} exists for Python 3.10 to 3.12, and this is {python}; import"
                 " the video in an environment of Python 3.12 (the data set works everywhere), or"
                 " use --detector rcnn or --labels"
             )

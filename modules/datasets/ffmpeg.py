@@ -100,9 +100,9 @@ def probe(path: Path) -> About:
                     cut_off += bool(CUT_OFF.search(line))
                     locked += bool(ENCRYPTED.search(line))
                     head = [*head[-20:], line.strip()]
-        finally:
-            if process.poll() is None and frames == []:
-                process.kill()
+        except BaseException:  # Ctrl-C: do not wait for it to read the whole file
+            process.kill()
+            raise
     if not frames:
         raise UserError(f"{path}: {_why_nothing(' '.join(head), cut_off, locked)}")
     about = _about(frames, float(rate or 0), float(base or 0), transfer, damaged)
@@ -115,6 +115,8 @@ def probe(path: Path) -> About:
 
 
 def _why_nothing(said: str, cut_off: int, locked: int) -> str:
+    if "fps_mode" in said or "checksum" in said:
+        return f"cannot be read: {executable()} is too old; ffmpeg 5.1 or later is needed"
     if cut_off:
         return "the video is cut off or corrupted; copy it again from where it came from"
     if locked:

@@ -107,7 +107,7 @@ def test_what_to_do_without_the_package(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     assert "pip install -r requirements-video.txt" in str(blazepose.why_missing())
     monkeypatch.setattr(sys, "version_info", (3, 13, 0))
-    assert "exists for Python 3.9 to 3.12, and this is 3.13" in str(blazepose.why_missing())
+    assert "exists for Python 3.10 to 3.12, and this is 3.13" in str(blazepose.why_missing())
     newer = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: newer)
     assert "no longer carries the model; run: pip install mediapipe==0.10.14" in str(
