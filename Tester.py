@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 import dataloader
@@ -31,7 +32,8 @@ from modules.runtime.device import choose_device, choose_precision, describe, se
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 from modules.runtime.scripts import run_as_script
-from modules.sequences import TestSequence, to_uint8
+from modules.sequences import TestSequence, to_uint8, to_unit
+from modules.st_lpips import load_st_lpips, st_lpips
 
 # Submissions are scored on this many predicted frames of a sequence, as integers.
 SUBMISSION_FRAMES = 600
@@ -47,6 +49,8 @@ def all_options() -> tuple[TesterOptions, Checkpoint]:
     o, _ = parse(TesterOptions, (__doc__ or "").strip())
     if o.n_samples > 1 and o.split != "val":
         raise UserError(f"--n_samples {o.n_samples}: only --split val has a truth to score against")
+    if o.st_lpips and o.split != "val":
+        raise UserError("--st_lpips: only --split val has a truth to score against")
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     path = Path(o.ckpt_path)
@@ -156,6 +160,15 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
     )
 
 
+def report_st_lpips(root: Path, network: nn.Module, video: Video, made: torch.Tensor) -> None:
+    """st_lpips.csv, of frames 1 … T-1, and its average in words."""
+    assert video.truth is not None
+    distances = st_lpips(network, made[1:], to_unit(video.truth[1:]).permute(0, 3, 1, 2))
+    lines = ["frame,st_lpips", *(f"{t},{float(d)!r}" for t, d in enumerate(distances, 1))]
+    write_atomically(root / "st_lpips.csv", ("\n".join(lines) + "\n").encode())
+    print(f"ST-LPIPS {distances.mean():.4f}, average over frames 1-{len(distances)}; 0 = equal")
+
+
 def report_samples(root: Path, scores: list[Score]) -> None:
     """samples.csv, and best, mean and spread of the sampled futures in words.
 
@@ -200,6 +213,7 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
                 precision=choose_precision(o.precision, device),
                 latent_scale=o.latent_scale,
                 batch_size=o.batch_size,
+                graph=True,
                 advance=bar.update,
             )
             scores += [score(future, video.truth, labels) for future in futures]
@@ -220,6 +234,7 @@ def generate_all(model: CVAE, videos: list[Video], o: TesterOptions) -> list[tor
             precision=choose_precision(o.precision, device),
             latent_scale=o.latent_scale,
             batch_size=o.batch_size,
+            graph=True,
             advance=bar.update,
         )
     if not all(torch.isfinite(video).all() for video in made):
@@ -241,6 +256,8 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
+    size = checkpoint.config.frame_H, checkpoint.config.frame_W
+    perceptual = load_st_lpips(*size) if o.st_lpips else None
     print("\n".join(as_lines(o)), flush=True)
 
     # ------------------------------------------------------------ data
@@ -257,6 +274,8 @@ def main() -> None:
     write_results(root, videos, pixels, dataloader.frames_per_second(Path(o.DR or "")) or 15)
     if o.split == "val":
         report_score(root, videos[0], made[0], pixels[0])
+        if perceptual:
+            report_st_lpips(root, perceptual, videos[0], made[0])
         if o.n_samples > 1:
             report_samples(root, sample_futures(model, videos[0], o, made[0]))
     print(f"frames, GIFs and submission.csv are in {root}")

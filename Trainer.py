@@ -21,6 +21,7 @@ import torch
 
 import dataloader
 from modules import runlog
+from modules.auto_size import auto_sized
 from modules.averages import EpochAverages
 from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE, ModelConfig
@@ -315,11 +316,12 @@ def main() -> int:
             return launch.launch(start, o.gpu)
         root = run_folder(o) if o.dry_run else prepare_save_root(o)
         set_up(device, o.precision, o.deterministic)
-        notes = [*without_effect(o, explicit), *idle_annealing(o)]
-        print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
         # -------------------------------------------------------- data
         train, video = load_data(o, explicit)
+        o, choice = auto_sized(o, explicit, train, device, given_weights=checkpoint is not None)
+        notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
+        print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
     # ------------------------------------------------------------ model
     model = make_model(model_config(o), checkpoint, o, device)

@@ -164,8 +164,9 @@ def _renumber_hint(root: Path, where: str) -> str:
     if where.startswith("test"):
         return ""
     split = where.split("/")[0]
-    folders = (str(root / split / f"{split}_{kind}") for kind in ("img", "label"))
-    return f"; to rename: python dataloader.py renumber {shlex.join(folders)}"
+    folders = [root / split / f"{split}_{kind}" for kind in ("img", "label")]
+    run = shlex.join(str(folder) for folder in folders if folder.is_dir())
+    return f"; run: python dataloader.py renumber {run}"
 
 
 def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> None:
@@ -690,7 +691,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = shlex.quote(str(options.out))
         if options.like:
             run = f"runs/{options.like.resolve().name}"
-            print(f"render: python Tester.py --ckpt_path {run}/best.ckpt --DR {out}")
+            checkpoint, made = (
+                shlex.quote(f"{run}/{name}") for name in ("best.ckpt", options.out.resolve().name)
+            )
+            print(
+                f"render: python Tester.py --ckpt_path {checkpoint} --DR {out} --save_root {made}"
+            )
             return
         check(options.out, workers, options.out / CONTACT_SHEET)
         run = shlex.quote(f"runs/{options.out.resolve().name}")

@@ -49,14 +49,16 @@ class RunningSums:
         # Sums over this rank's frames of the posterior's mean, and of its square.
         self.posterior = torch.zeros((2, *latent), dtype=torch.float64, device=device)
 
-    def add(self, terms: Tensor, mu: Tensor, finite: Tensor, enabled: Tensor, batch: int) -> None:
+    def add(
+        self, terms: Tensor, mu: Tensor, finite: Tensor, enabled: Tensor, batch: Tensor
+    ) -> None:
         """Add a step, in place.
 
         terms:   (4,) float64: loss, MSE, KL and PSNR of the whole batch, in the order of Sums
         mu:      (T-1, B, N, H, W) float64, the posterior's mean for this rank's clips
         finite:  boolean on the device, whether the step's loss and gradient were
         enabled: boolean on the device, False while a graph is warmed up: then nothing is added
-        batch:   clips of the whole batch
+        batch:   clips of the whole batch, a number on the device
         """
         good, bad = finite.double(), (~finite).double()
         # `where`, as 0 · NaN is NaN.

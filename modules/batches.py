@@ -42,7 +42,7 @@ class Draws(NamedTuple):
     jump: Tensor | None = None  # (T-1, B, 2) in [0, 1): whether, and where to; with --jump
     reference: Tensor | None = None  # (1, B) in [0, 1): which frame, with --reference
 
-    def of(self, clips: slice) -> "Draws":
+    def of(self, clips: slice | Tensor) -> "Draws":
         """Those of some of the clips."""
         return Draws(*(None if x is None else x[:, clips] for x in self))  # type: ignore[arg-type]
 

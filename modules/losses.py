@@ -74,8 +74,8 @@ def loss_terms(
     beta: Tensor | float,
     recon: str = "mse",
     values: int,
-    batch: int,
-    share: float = 1.0,
+    batch: Tensor | int,
+    weights: Tensor | float = 1.0,
 ) -> LossTerms:
     """The negative evidence lower bound of clips, from what is known of each predicted frame.
 
@@ -86,11 +86,11 @@ def loss_terms(
     recon:  "mse": the mean-square error. "sigma": optimal_sigma_loss, in nats per pixel value
     values: numbers in a frame, 3·H·W
     batch:  clips of the whole batch, of which these B may be one rank's shard
-    share:  0 where these clips only fill a rank's place, else 1
+    weights: (B,), 0 for clips that only fill a place, else 1
     """
 
     def mean(of_frame: Tensor) -> Tensor:  # (T-1, B) → scalar
-        return share * of_frame.mean(dim=0).sum() / batch
+        return (weights * of_frame.mean(dim=0)).sum() / batch
 
     mse_mean, kl_mean = mean(mse), mean(kl)
     reconstruction = mean(optimal_sigma_loss(mse)) if recon == "sigma" else mse_mean

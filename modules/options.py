@@ -112,6 +112,7 @@ class TrainerOptions:
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
+    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, D_out_dim and num_epoch, where they are not typed, by the number of training frames and the machine; the run prints what it chose", bookkeeping=True)
     init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
     output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, clamped to [0, 1], or by a sigmoid", choices=OUTPUTS)
 
@@ -180,6 +181,7 @@ class TesterOptions:
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
     frame_W: int | None = option(None, MODEL, "frame width, likewise", at_least=4, at_most=8192, shown="the checkpoint's, else 64")
     n_samples: int = option(1, RUN, "with --split val: futures to sample; the best, the mean and the spread of their scores are printed", at_least=1)
+    st_lpips: bool = option(False, RUN, "with --split val: the perceptual distance ST-LPIPS too (needs its package: pip install -r requirements-metrics.txt)")
     latent_scale: float = option(1.0, RUN, "multiplies the latent; 0 = the prior's mean", at_least=0)
     batch_size: int = option(8, RUN, "sequences generated side by side; no pixel depends on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
@@ -225,17 +227,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "default",  # too narrow for copying
         "num_epoch": 10,
     },
-    "best": {**RECIPE, "num_epoch": 30, "auto_save": True, "store_visualization": True},
+    "best": {**RECIPE, "auto_size": True, "auto_save": True, "store_visualization": True},
     # Real footage. From single steps of true frames the model learns that the person is almost
-    # where it is to be, and never to remove anybody: jumps teach that. The background comes from
-    # the first frame, clean, so it does not have to survive the model's own frames; and with less
-    # noise the previous frame shows which of several places it is.
+    # where it is to be, and never to remove anybody: jumps teach that, and half of the other steps
+    # start from stored frames of the model's own. The background comes from the first frame,
+    # clean, so it does not have to survive the model's own frames; and with less noise the previous
+    # frame shows which of several places it is. Shifts and changes of light stand
+    # in for footage that is not there.
     "video": {
         **RECIPE,
         "reference": "first",
         "jump": 0.3,
         "frame_noise": 0.3,
-        "num_epoch": 30,
+        "tfr": 0.5,
+        "tf_draw": "step",
+        "rollout_every": 1,
+        "augment": ("shift", "colour"),
+        "auto_size": True,
         "auto_save": True,
         "store_visualization": True,
     },

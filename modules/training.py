@@ -5,6 +5,7 @@ guarded update (optimizers.py), the running sums (averages.py). Shapes: T time, 
 """
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,14 +14,15 @@ from tqdm import tqdm
 
 from modules.averages import MAX_SKIPPED_STEPS, EpochAverages
 from modules.batches import Draws, draw, epoch_batches, load_clips
+from modules.fitting import what_fits
 from modules.losses import frame_mse, loss_terms, psnr_of_mse
 from modules.optimizers import GuardedUpdate, set_learning_rate
 from modules.plan import Plan, step_lr
 from modules.runstate import Position, RunState
 from modules.runtime import distributed
-from modules.runtime.device import autocast, choose_precision
+from modules.runtime.device import autocast, choose_precision, free_memory
 from modules.runtime.errors import Stopped, UserError
-from modules.runtime.graphs import Graphed, reason
+from modules.runtime.graphs import Graphed, GraphMemory, first_cause, reason
 from modules.runtime.stopping import Watch
 from modules.sequences import VideoData
 
@@ -35,26 +37,51 @@ class Shard(NamedTuple):
 
     starts: Tensor  # (B,) int64, the frame numbers that its clips start at
     draws: Draws
-    batch: int  # clips of the whole batch
-    share: float = 1.0  # 0 where the batch has no clip for this rank: what it computes counts zero
+    weights: Tensor  # (B,) float32: 1, or 0 for a clip that only fills a place
+    batch: Tensor  # scalar float32: clips of the whole batch
+
+    def tensors(self) -> list[Tensor]:
+        """All that a step differs by from another of the same size."""
+        return [self.starts, self.weights, self.batch, *self.draws.tensors()]
+
+    def replaced(self, tensors: Sequence[Tensor]) -> "Shard":
+        """With other tensors in the place of tensors()."""
+        starts, weights, batch, *drawn = tensors
+        return Shard(starts, self.draws.replaced(drawn), weights, batch)
+
+    def first(self, clips: int) -> "Shard":
+        """The same with the first clips only, as if the batch had no others."""
+        some = slice(0, clips)
+        starts, weights = self.starts[some], self.weights[some]
+        return Shard(starts, self.draws.of(some), weights, weights.sum())
 
 
-def shard(starts: Tensor, draws: Draws) -> Shard:
-    """The part of this rank, of the whole batch's clips and random numbers."""
+def shard(starts: Tensor, draws: Draws, clips: int) -> Shard:
+    """The part of this rank, of the whole batch's clips and random numbers.
+
+    clips: to fill the batch up to, so that all steps have one size; 0: as many as there are
+    """
     rank, world, batch = distributed.rank(), distributed.world_size(), len(starts)
+    weights = torch.ones(max(batch, clips), device=starts.device)
+    if clips > batch:
+        weights[batch:] = 0.0
+        index = torch.arange(clips, device=starts.device).clamp(max=batch - 1)
+        starts, draws = starts[index], draws.of(index)
+    count = torch.full((), float(batch), device=starts.device)
     if world == 1:
-        return Shard(starts, draws, batch)
-    if rank >= batch:  # some clip to go through the networks with
-        return Shard(starts[:1], draws.of(slice(0, 1)), batch, share=0.0)
+        return Shard(starts, draws, weights, count)
+    if rank >= len(starts):  # some clip to go through the networks with
+        return Shard(starts[:1], draws.of(slice(0, 1)), torch.zeros_like(weights[:1]), count)
     own = slice(rank, None, world)
-    return Shard(starts[own], draws.of(own), batch)
+    return Shard(starts[own], draws.of(own), weights[own], count)
 
 
 class TrainingStep:
     """One optimiser step on a batch of clips, without a wait for the device.
 
     shard() takes this rank's part, dispatch() runs it as a CUDA graph or eagerly, compute() is the
-    step itself. A graph is captured for each batch size, with and without teacher forcing.
+    step itself. A graph is captured with teacher forcing and one without; a last batch that is
+    smaller is filled up.
     """
 
     def __init__(self, state: RunState, data: VideoData) -> None:
@@ -69,59 +96,121 @@ class TrainingStep:
         )
         self.generator = torch.Generator(device=self.device)
         self.beta = torch.zeros((), device=self.device)  # a captured step reads it from here
-        self.graphs: dict[tuple[int, bool], Graphed] = {}
-        self.why_eager = self._why_eager()
+        self.graphs: dict[bool, Graphed] = {}  # by teacher forcing
+        self.memory: GraphMemory | None = None
+        self.clips = 0  # that a batch is filled up to
+        self.why_eager: str | None = "no CUDA device"
+        if self.device.type == "cuda":
+            self.why_eager = self._why_eager()
+        if self.why_eager is None:
+            self.prepare_graphs()
 
     def _why_eager(self) -> str | None:
         """Why the steps are not captured as CUDA graphs; None where they are."""
-        if self.device.type != "cuda":
-            return "no CUDA device"
         if self.o.no_graph:
             return "--no_graph"
         return "several processes" if distributed.world_size() > 1 else None
 
+    def prepare_graphs(self) -> None:
+        """From here on steps are captured as CUDA graphs, so all are of one size."""
+        self.why_eager = None
+        epochs = (epoch_batches(self.o, self.data, e) for e in (0, self.o.num_epoch - 1))
+        sizes = {len(batches[i]) for batches in epochs for i in (0, -1)}
+        self.clips = max(sizes)
+        if len(sizes) > 1:
+            distributed.normalise_by_weight(self.model)
+
     def __call__(self, starts: Tensor, plan: Plan, *, epoch: int, number: int) -> None:
         """Step `number` of an epoch. starts: (B,) int64 frame numbers, of all ranks' clips."""
         draws = draw(self.o, self.generator, plan, epoch=epoch, number=number, batch=len(starts))
-        part = shard(starts, draws)
-        distributed.set_share(self.model, part.share)
+        part = shard(starts, draws, self.clips if self.why_eager is None else 0)
         self.beta.fill_(plan.beta)
         self.dispatch(part, teacher_forcing=plan.teacher_forcing)
 
     def dispatch(self, part: Shard, *, teacher_forcing: bool) -> None:
-        """compute(), by CUDA graph where that is possible."""
+        """compute(), by CUDA graph where that is possible. UserError: it does not fit."""
         if self.why_eager is None:
-            key = (len(part.starts), teacher_forcing)
             try:
-                if key not in self.graphs:
-                    self.graphs[key] = self._capture(part, teacher_forcing)
+                graph = self._graph(part, teacher_forcing)
             except RuntimeError as error:
-                self.graphs.clear()
                 self.why_eager = reason(error)
-                print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
             else:
-                self.graphs[key](part.starts, *part.draws.tensors())
+                graph(*part.tensors())
                 return
-        self.compute(part, teacher_forcing=teacher_forcing)
+            self._free_graphs()
+            print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
+        try:
+            self.compute(part, teacher_forcing=teacher_forcing)
+            return
+        except RuntimeError as error:
+            if not isinstance(first_cause(error), torch.OutOfMemoryError):
+                raise
+        # Out here the error, and with it what the step had made so far, is gone.
+        self.optimizer.zero_grad(set_to_none=True)
+        free = free_memory()
 
-    def _capture(self, part: Shard, teacher_forcing: bool) -> Graphed:
-        """A graph of compute() for a shard of this size."""
+        def peak(clips: int, recompute: bool) -> int | None:
+            return self._peak(part.first(clips), teacher_forcing, recompute)
 
-        def on(starts: Tensor, *drawn: Tensor) -> None:
-            own = part._replace(starts=starts, draws=part.draws.replaced(drawn))
-            self.compute(own, teacher_forcing=teacher_forcing)
+        raise UserError(what_fits(self.o, len(part.starts), free, peak))
 
-        graph = Graphed(on)
-        with self.update.disabled():
-            graph.record(part.starts, *part.draws.tensors())
+    def _graph(self, part: Shard, teacher_forcing: bool) -> Graphed:
+        """The graph of compute() for this mode, captured if there is none. RuntimeError: why not.
+
+        Where memory runs out the graphs of the other mode are given up first.
+        """
+        if teacher_forcing in self.graphs:
+            return self.graphs[teacher_forcing]
+
+        def on(*tensors: Tensor) -> None:
+            self.compute(part.replaced(tensors), teacher_forcing=teacher_forcing)
+
+        for again in (False, True):
+            self.memory = self.memory or GraphMemory()
+            graph = Graphed(on, self.memory)
+            try:
+                with self.update.disabled():
+                    graph.record(*part.tensors())
+            except RuntimeError as error:
+                if again or not isinstance(first_cause(error), torch.OutOfMemoryError):
+                    raise
+            else:
+                self.graphs[teacher_forcing] = graph
+                break
+            self._free_graphs()
         return graph
 
-    def compute(self, part: Shard, *, teacher_forcing: bool) -> None:
+    def _free_graphs(self) -> None:
+        """Give the memory of all graphs back."""
+        self.graphs.clear()
+        self.memory = None
+        self.optimizer.zero_grad(set_to_none=True)
+        free_memory()
+
+    def _peak(self, part: Shard, teacher_forcing: bool, recompute: bool) -> int | None:
+        """Bytes of GPU memory that a step takes at most, tried out; None: it does not fit."""
+        free_memory()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        try:
+            with self.update.disabled():
+                self.compute(part, teacher_forcing=teacher_forcing, recompute=recompute)
+        except RuntimeError as error:
+            if isinstance(first_cause(error), torch.OutOfMemoryError):
+                return None
+            raise
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        return torch.cuda.max_memory_allocated(self.device) - before
+
+    def compute(self, part: Shard, *, teacher_forcing: bool, recompute: bool | None = None) -> None:
         """The step: no decision of the host depends on a value on the device.
 
         β and the learning rate are read from the device, since a graph is captured once for all.
+        recompute: in place of --recompute
         """
         o = self.o
+        distributed.set_weights(self.model, part.weights)
         clips = load_clips(
             self.data,
             self.stored,
@@ -141,7 +230,7 @@ class TrainingStep:
                 clips.previous,
                 sequential=clips.sequential,
                 detach=o.detach,
-                recompute=o.recompute,
+                recompute=o.recompute if recompute is None else recompute,
                 reference=clips.reference,
             )
         target = clips.frames[1:]  # (T-1, B, 3, H, W)
@@ -153,11 +242,11 @@ class TrainingStep:
             recon=o.recon,
             values=target[0, 0].numel(),
             batch=part.batch,
-            share=part.share,
+            weights=part.weights,
         )
         totals = distributed.add_up(torch.stack(terms).detach().double())  # of all ranks
         finite = self.update(terms.loss, totals[0], before)
-        mu = part.share * out.mu.detach().double()  # (T-1, B, N, H, W)
+        mu = part.weights[:, None, None, None] * out.mu.detach().double()  # (T-1, B, N, H, W)
         self.sums.add(totals, mu, finite, self.update.enabled, part.batch)
 
 

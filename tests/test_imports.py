@@ -259,9 +259,11 @@ def test_more_files_are_no_violation(tree: Path, change: Callable[[Path], object
 def packages(requirements: Path) -> set[str]:
     """The names that a requirements file installs, as imports write them."""
     names = {
-        re.split(r"[<>=~! ]", line)[0] for line in requirements.read_text().split("\n") if line
+        re.split(r"[<>=~!; ]", line)[0]
+        for line in requirements.read_text().split("\n")
+        if line and not line.startswith("#")
     }
-    return {{"pillow": "PIL"}.get(name, name.replace("-", "_")) for name in names}
+    return {{"pillow": "PIL"}.get(name, name).replace("-", "_") for name in names}
 
 
 def test_running_needs_what_requirements_say() -> None:
@@ -274,10 +276,10 @@ def test_running_needs_what_requirements_say() -> None:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 used.add((node.module or "").split(".")[0])
     own = {"modules", *SCRIPTS}
-    needed = packages(REPOSITORY / "requirements.txt")
-    optional = packages(REPOSITORY / "requirements-video.txt")
-    assert needed & optional == set()
-    assert needed <= used - set(sys.stdlib_module_names) - own <= needed | optional
+    required = packages(REPOSITORY / "requirements.txt")
+    extras = set().union(*map(packages, REPOSITORY.glob("requirements-*.txt")))
+    used -= set(sys.stdlib_module_names) | own
+    assert required <= used <= required | extras
     for_tests = packages(REPOSITORY / "tests/requirements.txt")
     assert for_tests == {"pytest", "ruff", "mypy"}
 

@@ -179,8 +179,11 @@ def test_loss_terms_by_hand(recon: str) -> None:
     likelihood = (0.5 * mse.double().log()).mean(dim=0).sum() / 3  # ½ log σ² of each frame
     expected = means[0] + 0.5 * means[1] if recon == "mse" else likelihood + 0.5 * means[1] / 96
     assert float(terms.loss) == pytest.approx(float(expected))
-    nothing = loss_terms(mse, kl, quality, beta=0.5, recon=recon, values=96, batch=3, share=0.0)
-    assert all(float(x) == 0 for x in nothing)
+    kind = {"beta": 0.5, "recon": recon, "values": 96, "batch": 1}
+    first = loss_terms(mse, kl, quality, **kind, weights=torch.tensor([1.0, 0.0]))
+    alone = loss_terms(mse[:, :1], kl[:, :1], quality[:, :1], **kind)
+    assert [float(x) for x in first] == pytest.approx([float(x) for x in alone])
+    assert float(terms.loss) != pytest.approx(float(alone.loss))  # the control
 
 
 def test_sigma_of_the_decoder() -> None:

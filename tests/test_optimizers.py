@@ -9,28 +9,88 @@ import torch
 from modules.cvae import CVAE, ModelConfig
 from modules.optimizers import (
     MOMENTUM,
+    NEWTON_SCHULZ,
+    ROUNDS,
     SCALE,
+    SIZES,
+    Matrices,
     Muon,
     WeightAverage,
     clip_gradient,
     is_matrix,
-    orthogonalised,
+    shared_sizes,
 )
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (4, 30), (30, 4)])
-def test_orthogonalised_keeps_the_singular_vectors(shape: tuple[int, int]) -> None:
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """Of one matrix, (rows, columns), by itself; Jordan et al. 2024, as printed there."""
+    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (torch.linalg.matrix_norm(x) + 1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(ROUNDS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.mT if matrix.shape[0] > matrix.shape[1] else x
+
+
+def all_at_once(matrices: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The same of all of them, by the code that is tested."""
+    kernels = [m[:, :, None, None] for m in matrices]
+    together = Matrices(kernels)
+    found = together.split(together.orthogonalised(together.joined(kernels)))
+    return [x.flatten(1) for x in found]
+
+
+def test_orthogonalised_keeps_the_singular_vectors() -> None:
     torch.manual_seed(0)
-    matrix = torch.randn(shape)
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalised(matrix)
-    values = (u.mT @ found @ v.mT).diagonal()
-    assert values.min() > 0.6
-    assert values.max() < 1.3
-    torch.testing.assert_close(u @ torch.diag(values) @ v, found, rtol=1e-3, atol=1e-3)
-    assert torch.linalg.svdvals(matrix).max() > 1.5  # the control: it was not so before
+    matrices = [torch.randn(shape) for shape in ((6, 6), (4, 30), (30, 4), (5, 7))]
+    for matrix, found in zip(matrices, all_at_once(matrices), strict=True):
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        values = (u.mT @ found @ v.mT).diagonal()
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+        torch.testing.assert_close(u @ torch.diag(values) @ v, found, rtol=1e-3, atol=1e-3)
+        assert torch.linalg.svdvals(matrix).max() > 1.5  # the control: it was not so before
+
+
+def test_filling_up_with_zeros_changes_no_matrix() -> None:
+    """More sizes than there are batches, so that several share one that fits none of them."""
+    torch.manual_seed(0)
+    shapes = [(4 + i, 5 + 3 * j) for i in range(6) for j in range(4)]
+    matrices = [torch.randn(shape) for shape in shapes]
+    filled = shared_sizes([(min(s), max(s)) for s in shapes], SIZES)
+    assert len(set(filled.values())) <= SIZES < len({(min(s), max(s)) for s in shapes})
+    assert all(a <= c and b <= d for (a, b), (c, d) in filled.items())
+    for matrix, found in zip(matrices, all_at_once(matrices), strict=True):
+        torch.testing.assert_close(found, orthogonalised(matrix), rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_stay_apart_where_there_are_few() -> None:
+    assert shared_sizes([(2, 3), (2, 3), (4, 9)], 2) == {(2, 3): (2, 3), (4, 9): (4, 9)}
+    # Of three that share two, those are joined that it costs least to fill up.
+    assert shared_sizes([(2, 3), (2, 4), (9, 9)], 2) == {
+        (2, 3): (2, 4),
+        (2, 4): (2, 4),
+        (9, 9): (9, 9),
+    }
+
+
+def test_channels_last_kernels_are_the_same_matrices() -> None:
+    """Their columns come in another order, which Newton-Schulz does not see."""
+    torch.manual_seed(0)
+    kernels = [torch.randn(8, 4, 3, 3), torch.randn(12, 6, 1, 1), torch.randn(4, 8, 3, 3)]
+    changes = []
+    for memory in (torch.contiguous_format, torch.channels_last):
+        laid = [k.clone(memory_format=memory) for k in kernels]
+        together = Matrices(laid)
+        # Gradients may lie in memory in another way than their weights.
+        joined = together.joined([k.clone(memory_format=torch.contiguous_format) for k in kernels])
+        assert all(torch.equal(a, b) for a, b in zip(together.split(joined), kernels, strict=True))
+        changes.append(together.split(together.orthogonalised(joined)))
+    for a, b in zip(*changes, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_kernels_that_mix_channels_are_matrices() -> None:

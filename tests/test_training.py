@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules import averages
+from modules import averages, training
 from modules.averages import EpochAverages
 from modules.batches import draw
 from modules.cvae import CVAE, Previous
@@ -16,10 +16,11 @@ from modules.optimizers import optimizer_state
 from modules.options import model_config, parse_trainer
 from modules.plan import Plan
 from modules.runstate import Position, RunState
-from modules.runtime import graphs
+from modules.runtime import distributed, graphs
+from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch
 from modules.sequences import Recording, VideoData, gather_clips, to_unit
-from modules.training import Shard, TrainingStep, train_epoch
+from modules.training import Shard, TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loss
 
 OPTIONS = (
@@ -50,7 +51,7 @@ def shard_of(step: TrainingStep, starts: list[int], number: int = 0, plan: Plan 
     step.beta.fill_(plan.beta)
     clips = torch.tensor(starts)
     draws = draw(step.o, step.generator, plan, epoch=0, number=number, batch=len(clips))
-    return Shard(clips, draws, len(clips))
+    return shard(clips, draws, 0)
 
 
 def run_epochs(state: RunState, step: TrainingStep, epochs: int = 3) -> list[EpochAverages]:
@@ -66,57 +67,143 @@ def run_epochs(state: RunState, step: TrainingStep, epochs: int = 3) -> list[Epo
 # ---------------------------------------------------------------- graphs
 
 
-def recorded(compute: Callable[[], None]) -> Callable[[], None]:
+def recorded(compute: Callable[[], None], memory: object = None) -> Callable[[], None]:
     """What capture() does, where there is no CUDA: three runs to warm up, one to record."""
     for _ in range(4):
         compute()
     return compute
 
 
+def assert_close(a: float, b: float) -> None:
+    assert a == pytest.approx(b, rel=1e-4, abs=1e-7, nan_ok=True)
+
+
 def test_captured_steps_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The logic of CUDA graphs: static inputs, and warming up and recording that change nothing."""
+    """The logic of CUDA graphs: static inputs, warming up and recording that change nothing, and
+    a last batch that is filled up to the size of the others.
+
+    To rounding, as the filled batch's statistics are summed in another order.
+    """
     monkeypatch.setattr(graphs, "capture", recorded)
+    monkeypatch.setattr(graphs, "GraphMemory", object)
+    monkeypatch.setattr(training, "GraphMemory", object)
     (one, eager), (other, graphed) = new_run(), new_run()
     assert eager.why_eager is not None
-    graphed.why_eager = None
-    assert run_epochs(one, eager) == run_epochs(other, graphed)
-    assert sorted(graphed.graphs) == [(1, False), (1, True), (2, False), (2, True)]
+    graphed.prepare_graphs()
+    for a, b in zip(run_epochs(one, eager), run_epochs(other, graphed), strict=True):
+        for x, y in zip(a, b, strict=True):
+            assert_close(x, y)
+    assert sorted(graphed.graphs) == [False, True]  # one for each mode, whatever the last batch
+    statistics = {name for name, _ in eager.model.named_buffers()}
     for (name, a), b in zip(
         eager.model.state_dict().items(), graphed.model.state_dict().values(), strict=True
     ):
-        assert torch.equal(a, b), name
-    for a, b in zip(one.eval_model().parameters(), other.eval_model().parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert one.sums.read() == other.sums.read()
+        # Batch normalisation takes this bias out again: its gradient is rounding alone.
+        if name not in ("label_transformation.1.bias", "label_transformation.2.running_mean"):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5, msg=name)
+    assert statistics
+    assert one.sums.read().trained == other.sums.read().trained
 
     state, careless = new_run()  # the control: warming up with the step in force shows
-    careless.why_eager = None
+    careless.prepare_graphs()
     monkeypatch.setattr(careless.update, "enabled", torch.ones((), dtype=torch.bool))
     monkeypatch.setattr(careless.update.enabled, "fill_", lambda value: None)
     run_epochs(state, careless)
-    assert not torch.equal(
-        careless.model.Generator[7].weight,  # type: ignore[union-attr]
-        eager.model.Generator[7].weight,  # type: ignore[union-attr]
-    )
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(
+            careless.model.Generator[7].weight,  # type: ignore[union-attr]
+            eager.model.Generator[7].weight,  # type: ignore[union-attr]
+            rtol=1e-3,
+            atol=2e-5,
+        )
+
+
+def test_a_filled_batch_is_the_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss, gradients, batch-norm statistics and sums; the control is a filler that counts."""
+    found = []
+    for fill, weight in ((0, 1.0), (3, 0.0), (3, 1.0)):
+        state, step = new_run("--augment", "shift", "--jump", "0.5", "--reference", "first")
+        if fill:
+            distributed.normalise_by_weight(step.model)
+        clips = torch.tensor([3])
+        draws = draw(step.o, step.generator, FORCED, epoch=0, number=0, batch=1)
+        part = shard(clips, draws, fill)
+        part.weights[1:] = weight
+        assert len(part.starts) == max(1, fill)
+        step.compute(part, teacher_forcing=True)
+        gradients = [p.grad for p in step.model.parameters() if p.grad is not None]
+        buffers = [b.clone() for b in step.model.buffers()]
+        found.append((gradients, buffers, list(state.sums.read()), state.sums.posterior))
+    small, filled, counted = found
+    torch.testing.assert_close(small, filled, rtol=1e-3, atol=1e-5)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(small, counted, rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_be_captured_is_trained_eagerly_with_a_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(compute: Callable[[], None]) -> Callable[[], None]:
+    def refuse(compute: Callable[[], None], memory: object = None) -> Callable[[], None]:
         try:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
         finally:  # as torch.cuda.graph does when it clears up
             raise RuntimeError("capture failed due to a previous error")
 
     monkeypatch.setattr(graphs, "capture", refuse)
+    monkeypatch.setattr(training, "GraphMemory", object)
+    monkeypatch.setattr(training, "free_memory", lambda: 0)
     (one, eager), (other, refused) = new_run(), new_run()
-    refused.why_eager = None
+    refused.why_eager, refused.clips = None, 0
     assert run_epochs(one, eager) == run_epochs(other, refused)
     printed = capsys.readouterr().out
     assert printed.count("note: training without CUDA graphs (operation not permitted") == 1
     assert refused.graphs == {}
     assert one.sums.read() == other.sums.read()
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_out_of_memory_in_a_capture_is_tried_once_more_without_the_other_graphs(
+    times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, step = new_run()
+    captures: list[int] = []
+
+    def capture(compute: Callable[[], None], memory: object = None) -> Callable[[], None]:
+        captures.append(len(step.graphs))
+        if 1 < len(captures) <= 1 + times:
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB. More")
+            finally:
+                raise RuntimeError("capture failed due to a previous error")
+        return recorded(compute)
+
+    monkeypatch.setattr(graphs, "capture", capture)
+    monkeypatch.setattr(training, "GraphMemory", object)
+    monkeypatch.setattr(training, "free_memory", lambda: 0)
+    step.prepare_graphs()
+    run_epochs(state, step, 2)  # with teacher forcing, then without
+    note = "note: training without CUDA graphs (CUDA out of memory. Tried to allocate 1 GiB)\n"
+    assert capsys.readouterr().out == (note if times == 2 else "")
+    assert captures == [0, 1, 0][: 2 + min(times, 1)]
+    assert sorted(step.graphs) == [[False, True], [False], []][times]
+
+
+def test_a_step_that_does_not_fit_is_a_user_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, step = new_run()
+    peaks = iter((2**30, 2**31))
+    monkeypatch.setattr(training, "free_memory", lambda: 2**30)
+    monkeypatch.setattr(step, "_peak", lambda *_: next(peaks, None))
+    part = shard_of(step, [0, 5])
+
+    def compute(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(step, "compute", compute)
+    with pytest.raises(UserError, match=r"takes about 2\.00 GiB.*--batch_size 1 takes about 1\.00"):
+        step.dispatch(part, teacher_forcing=True)
+    monkeypatch.setattr(step, "compute", lambda *_, **__: 1 // 0)  # the control: another fault
+    with pytest.raises(ZeroDivisionError):
+        step.dispatch(part, teacher_forcing=True)
 
 
 # ---------------------------------------------------------------- steps that are not finite

@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +26,7 @@ Pixels = NDArray[np.uint8]
 
 # Of ffmpeg's filter showinfo, a line for each frame.
 FRAME = re.compile(
-    r"\[Parsed_showinfo_\d+ @ [^]]+\] n: *\d+ .*?pts_time:(?P<time>\S+)"
+    r"\[Parsed_showinfo_\d+ @ [^]]+\] n: *(?P<n>\d+) .*?pts_time:(?P<time>\S+)"
     r"(?:.*?duration_time:(?P<held>\S+))?.*? fmt:(?P<format>\S+) .*?sar:(?P<sar>\d+/\d+)"
     r" s:(?P<w>\d+)x(?P<h>\d+) i:(?P<order>\w)"
 )
@@ -37,7 +37,11 @@ LENGTH = re.compile(r"^ +DURATION +: (\d+):(\d+):([\d.]+)")
 TRANSFER = re.compile(r"color_trc:(\S+)")
 CUT_OFF = re.compile(r"partial file|ended prematurely", re.IGNORECASE)
 DAMAGED = re.compile(r"corrupt decoded frame|error while decoding|Decoding error|concealing")
-ENCRYPTED = re.compile(r"encrypt|Protected|Task finished with error code: -1145393733")
+ENCRYPTED = re.compile(r"encrypt|Protected", re.IGNORECASE)
+# ffmpeg gives up where two thirds of the packets cannot be decoded. Of what is encrypted some may
+# look like frames.
+GIVEN_UP = re.compile(r"Decode error rate \S+ exceeds|error code: -1145393733")
+ATTEMPTS = 3  # at reading a list of frames without a gap
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya|pal8)")
 TONE_MAP = (
@@ -72,12 +76,48 @@ def _command(path: Path, filters: tuple[str, ...], output: list[str]) -> list[st
     return [executable(), *source, *chain, "-fps_mode", "passthrough", *output]
 
 
-def probe(path: Path) -> About:
-    """Read a file's time stamps and properties. Raises UserError that names it."""
-    frames: list[re.Match[str]] = []
-    head: list[str] = []
-    transfer = rate = base = length = ""
-    damaged = cut_off = locked = 0
+@dataclass
+class Log:
+    """What ffmpeg said of a file while it decoded it."""
+
+    frames: list[re.Match[str]] = field(default_factory=list)  # of FRAME
+    transfer: str = ""
+    rate: float = 0.0  # frames/s of the stream; 0: not said, as with the next two
+    base: float = 0.0
+    length: float = 0.0  # seconds that the file promises
+    damaged: int = 0  # lines that say so, as with the next three
+    cut_off: int = 0
+    locked: int = 0
+    given_up: int = 0
+    head: list[str] = field(default_factory=list)  # the last other lines
+
+    def add(self, line: str) -> None:
+        """Take in a line. Threads of ffmpeg may have written two messages into one."""
+        if found := FRAME.search(line):
+            self.frames.append(found)
+        elif found := RATE.search(line):
+            self.rate = self.rate or float(found[1]) / max(float(found[2]), 1)
+        elif found := TRANSFER.search(line):
+            self.transfer = self.transfer or found[1]
+        elif found := BASE_RATE.search(line):
+            self.base = self.base or float(found[1]) * (1000 if found[2] else 1)
+        elif (found := LENGTH.search(line)) and self.base and not self.length:
+            self.length = 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+        else:
+            self.head = [*self.head[-20:], line.strip()]
+        self.damaged += bool(DAMAGED.search(line))
+        self.cut_off += bool(CUT_OFF.search(line))
+        self.locked += bool(ENCRYPTED.search(line))
+        self.given_up += bool(GIVEN_UP.search(line))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no frame's line was torn apart by a message of another thread."""
+        return [int(found["n"]) for found in self.frames] == list(range(len(self.frames)))
+
+
+def _log(path: Path) -> Log:
+    log = Log()
     command = _command(path, ("showinfo=checksum=0",), ["-f", "null", "-"])
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, errors="replace"
@@ -85,42 +125,40 @@ def probe(path: Path) -> About:
         assert process.stderr is not None
         try:
             for line in process.stderr:
-                if found := FRAME.search(line):
-                    frames.append(found)
-                elif found := RATE.search(line):
-                    rate = rate or str(float(found[1]) / max(float(found[2]), 1))
-                elif found := TRANSFER.search(line):
-                    transfer = transfer or found[1]
-                elif found := BASE_RATE.search(line):
-                    base = base or str(float(found[1]) * (1000 if found[2] else 1))
-                elif (found := LENGTH.search(line)) and base and not length:
-                    length = str(3600 * int(found[1]) + 60 * int(found[2]) + float(found[3]))
-                else:
-                    damaged += bool(DAMAGED.search(line))
-                    cut_off += bool(CUT_OFF.search(line))
-                    locked += bool(ENCRYPTED.search(line))
-                    head = [*head[-20:], line.strip()]
-        except BaseException:  # Ctrl-C: do not wait for it to read the whole file
+                log.add(line)
+        except BaseException:  # Ctrl-C: do not wait until it has read the whole file
             process.kill()
             raise
-    if not frames:
-        raise UserError(f"{path}: {_why_nothing(' '.join(head), cut_off, locked)}")
-    about = _about(frames, float(rate or 0), float(base or 0), transfer, damaged)
-    if cut_off or (length and float(length) > 1.05 * about.timing.end + 0.5):
+    return log
+
+
+def probe(path: Path) -> About:
+    """Read a file's time stamps and properties. Raises UserError that names it."""
+    for _ in range(ATTEMPTS):
+        log = _log(path)
+        if log.is_whole:
+            break
+    else:
+        raise UserError(f"{path}: ffmpeg's list of its frames has gaps; try again, or convert it")
+    if not log.frames or log.given_up:
+        raise UserError(f"{path}: {_why_nothing(log)}")
+    about = _about(log.frames, log.rate, log.base, log.transfer, log.damaged)
+    if log.cut_off or log.length > 1.05 * about.timing.end + 0.5:
         raise UserError(
-            f"{path}: the file is cut off after {len(frames)} frames; copy it again from where it"
-            " came from"
+            f"{path}: the file is cut off after {len(log.frames)} frames; copy it again from where"
+            " it came from"
         )
     return about
 
 
-def _why_nothing(said: str, cut_off: int, locked: int) -> str:
+def _why_nothing(log: Log) -> str:
+    said = " ".join(log.head)
     if "fps_mode" in said or "checksum" in said:
         return f"cannot be read: {executable()} is too old; ffmpeg 5.1 or later is needed"
-    if cut_off:
+    if log.cut_off:
         return "the video is cut off or corrupted; copy it again from where it came from"
-    if locked:
-        return "no frame can be decoded; the video is encrypted, or corrupted"
+    if log.locked or log.given_up:
+        return "its frames cannot be decoded; the video is encrypted, or corrupted"
     if "Stream map" in said or "matches no streams" in said or "'0:V:0'" in said:
         return "has no video, only sound or a cover picture"
     return "is not a video that ffmpeg can read, or is cut off or corrupted"

@@ -5,6 +5,7 @@ Files are decoded completely and their checksums are verified, so that a corrupt
 
 import re
 import stat
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from modules.runtime.errors import UserError
+
+# Pillow prints this for a damaged note on orientation, which upright() passes over. Set once, since
+# images are decoded in threads.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 WHITE, BLACK = 255, 0  # what transparent pixels of frames and of labels become
@@ -55,8 +60,8 @@ def to_rgb(image: Image.Image, ground: int = WHITE) -> Image.Image:
         # 16-bit grey. Pillow's own conversion cuts everything above 255 off; 65535 is white here.
         grey = (np.asarray(image).astype(np.int64) + 128) // 257
         image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")  # without this step Pillow prints a warning
+    if "transparency" in image.info:  # without this step Pillow prints a warning for some palettes
+        image = image.convert("RGBA")
     if is_clear(image):
         whole = image.convert("RGBA")
         below = Image.new("RGBA", whole.size, (ground, ground, ground, 255))

@@ -45,6 +45,11 @@ def entries_of(where: str, path: Path, frames: int) -> Found:
         raise UserError(f"{where}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{where}: is not a valid CSV file ({error})") from error
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise UserError(
+                f"{where}: row {number} has {len(row)} cells, but the first one {len(rows[0])}"
+            )
     if len(rows) > 1 and "frame_idx" in rows[0]:
         return _sleap(where, rows)
     if len(rows) > 3 and rows[0][0].strip().lower() == "scorer":

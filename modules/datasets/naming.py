@@ -23,6 +23,7 @@ ADDED = re.compile(
     r"[_\-. ](keypoints?|rendered|pose|poses|label|skeleton|openpose|alphapose|landmarks|vis)$"
 )
 ADDED_BEFORE = re.compile(r"^(vis|results|pred|label)[_\-. ]")
+WAITING = ".renumber-"  # renumber() sets a file aside under this and its new number
 
 
 def frame_numbers(stems: Sequence[str]) -> list[int] | None:
@@ -153,37 +154,59 @@ def renumber(folders: Sequence[Path]) -> list[int]:
     """Rename the images of folders to 0.png, 1.png, … in the order of their numbers.
 
     Folders that belong together (images and their labels) are given together: they must have the
-    same numbers, so that no label moves to another frame.
+    same numbers, so that no label moves to another frame. The same command again finishes one
+    that was interrupted.
 
     Returns the new numbers before which the old numbering had a gap. Raises UserError before
     anything is renamed: a folder cannot be read, it is not clear which number counts, the folders
     differ.
     """
     plans: list[list[tuple[int, Path]]] = []
+    interrupted = False
     for folder in folders:
         files = list_files(folder, IMAGE_SUFFIXES)
         numbers = frame_numbers([file.stem for file in files]) if files else None
-        if numbers is None:
+        waiting = _waiting(folder)
+        if numbers is None and (files or not waiting):
             raise UserError(
                 f"{folder}: {named(file.name for file in files[:2]) or 'no images'}: it is not"
                 " clear which number is the frame's; rename them to 0.png, 1.png, …"
             )
-        if len(set(numbers)) < len(numbers):
+        if len(set(numbers or ())) < len(numbers or ()):
             raise UserError(f"{folder}: two files have the same frame number; remove one of them")
-        plans.append(sorted(zip(numbers, files, strict=True)))
-        if [number for number, _ in plans[-1]] != [number for number, _ in plans[0]]:
+        plan = sorted(zip(numbers or (), files, strict=True))
+        if waiting:  # of a command that was interrupted
+            done = [file for _, file in plan]  # have their new names, unless 0 is among the others
+            aside = list(waiting.values())
+            plan = list(enumerate(aside + done if 0 in waiting else done + aside))
+            interrupted = True
+        plans.append(plan)
+    for folder, plan in zip(folders, plans, strict=True):
+        # An interrupted command has checked the numbers; what is left to see is how many there are.
+        if interrupted and len(plan) == len(plans[0]):
+            continue
+        if [number for number, _ in plan] != [number for number, _ in plans[0]]:
             raise UserError(
                 f"{folder}: has other frame numbers than {folders[0]}; renumbered, its images would"
                 " belong to other frames"
             )
     for plan in plans:
         # In two steps, so that no file takes a name that another still has.
-        waiting = [
-            file.rename(file.with_name(f".renumber-{i}{file.suffix}"))
+        aside = [
+            file.rename(file.with_name(f"{WAITING}{i}{file.suffix}"))
             for i, (_, file) in enumerate(plan)
         ]
-        for i, file in enumerate(waiting):
+        for i, file in enumerate(aside):
             file.rename(file.with_name(f"{i}{file.suffix.lower()}"))
     ordered = [number for number, _ in plans[0]]
     step = min((b - a for a, b in pairwise(ordered)), default=1)
     return [i + 1 for i, (a, b) in enumerate(pairwise(ordered)) if b - a > step]
+
+
+def _waiting(folder: Path) -> dict[int, Path]:
+    """The files that an interrupted renumber() has set aside, by their new numbers in order."""
+    found = {}
+    for path in folder.glob(f"{WAITING}*"):
+        if (stem := path.stem.removeprefix(WAITING)).isdecimal():
+            found[int(stem)] = path
+    return dict(sorted(found.items()))

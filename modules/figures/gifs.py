@@ -110,8 +110,11 @@ def write_mp4(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path | None
         raise ValueError(f"fps {fps}: must be above 0")
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         return None
-    scale = 2 * max(1, round(LEAST_SIDE / 2 / min(frames.shape[1:3])))  # even, as 4:2:0 requires
+    scale = max(1, round(LEAST_SIDE / min(frames.shape[1:3])))
     large = enlarge(frames, scale)
+    _, height, width, _ = large.shape
+    odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))  # 4:2:0 has a colour for 2 x 2 pixels
+    large = np.pad(large, odd, mode="edge")
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.mp4"
         # Bit-exact: no version numbers and dates, so that the same frames give the same file.
@@ -133,7 +136,7 @@ def write_mp4(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path | None
             codec="libx264",
             quality=None,
             macro_block_size=1,
-            output_params=exact,
+            output_params=[*exact, "-crf", "16", "-preset", "veryfast"],
             ffmpeg_log_level="error",
         )
         write_atomically(path, whole.read_bytes())

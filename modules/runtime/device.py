@@ -1,6 +1,7 @@
 """The device and the precision that the networks run in, and CUDA graphs."""
 
 import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,13 @@ def keep_freed_memory() -> None:
     mallopt(MALLOC_TOP_PAD, 2**26)
 
 
+def free_memory() -> int:
+    """Give back what PyTorch keeps of the current GPU's memory; bytes that are free then."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
+
+
 def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
     """Process-wide switches for training, of --precision and --deterministic."""
     if device.type == "cpu":
@@ -62,7 +70,11 @@ def set_up(device: torch.device, precision: str, deterministic: bool = False) ->
     if deterministic:
         # Read by cuBLAS when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    # It imports PyTorch's compiler: seconds, whatever the value.
+    if deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(deterministic)
+    # Filling each new tensor finds code that reads it before it is written; it costs a kernel each.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def set_float32(device: torch.device, precision: str) -> None:

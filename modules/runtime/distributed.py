@@ -80,25 +80,27 @@ class _Sum(torch.autograd.Function):
 
 
 class WholeBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of the batch over all ranks.
+    """BatchNorm2d whose training statistics are those of the batch's clips over all ranks.
 
-    PyTorch's SyncBatchNorm does not run on CPUs, nor does it let a rank be without clips.
+    PyTorch's SyncBatchNorm does not run on CPUs, nor does it let a clip be without weight.
     """
 
-    share = 1.0  # 0 on a rank whose input only fills the place of a clip
+    clips: Tensor | None = None  # (clips,) weights: 0 for those that only fill a place, else 1
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        if not self.training or world_size() == 1:
+    def forward(self, x: Tensor) -> Tensor:  # (n·clips, C, H, W), the clips' frames in turn
+        if not self.training or self.clips is None:
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         # Float32, and the variance from differences: squares would cancel.
         values = x.float()
-        count = torch.full((1,), self.share * x.numel() / x.shape[1], device=x.device)
-        sums = _Sum.apply(torch.cat((self.share * values.sum(dim=(0, 2, 3)), count)))  # (C + 1,)
-        mean, count = sums[:-1] / sums[-1], sums[-1]
-        centred = values - mean[:, None, None]  # (B, C, H, W)
-        variance = _Sum.apply(self.share * centred.square().sum(dim=(0, 2, 3))) / count  # (C,)
+        weights = self.clips.repeat(len(x) // len(self.clips))[:, None]  # (n·clips, 1)
+        count = weights.sum(dim=0) * x[0, 0].numel()  # (1,)
+        sums = _Sum.apply(torch.cat(((weights * values.sum(dim=(2, 3))).sum(dim=0), count)))
+        mean, count = sums[:-1] / sums[-1], sums[-1]  # (C,), scalar
+        centred = values - mean[:, None, None]  # (n·clips, C, H, W)
+        squares = (weights * centred.square().sum(dim=(2, 3))).sum(dim=0)
+        variance = _Sum.apply(squares) / count  # (C,)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -115,9 +117,7 @@ def parallel(model: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = WholeBatchNorm
+    normalise_by_weight(model)
     device = next(model.parameters()).device
     ids = [device] if device.type == "cuda" else None
     # Statistics are equal on all ranks as they are; each gradient is a view of its bucket.
@@ -126,10 +126,15 @@ def parallel(model: nn.Module) -> nn.Module:
     )
 
 
-def set_share(model: nn.Module, share: float) -> None:
-    """1 where this rank has clips in the step, 0 where its input only fills a place."""
-    if world_size() == 1:
-        return
+def normalise_by_weight(model: nn.Module) -> None:
+    """Let its batch-norm layers heed set_weights(); they keep their tensors' names."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = WholeBatchNorm
+
+
+def set_weights(model: nn.Module, clips: Tensor) -> None:
+    """(clips,): 0 for this rank's clips of the step that only fill a place, 1 for the others."""
     for module in model.modules():
         if isinstance(module, WholeBatchNorm):
-            module.share = share
+            module.clips = clips

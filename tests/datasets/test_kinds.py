@@ -15,6 +15,7 @@ from PIL import Image
 
 import dataloader
 from modules.datasets import blazepose
+from modules.datasets import ffmpeg as reader
 from modules.datasets.label_files import open_labels
 from modules.datasets.pose import COCO_JOINTS, JOINTS, Detections
 from modules.datasets.source import Clip, data_rate, open_clip, sampled
@@ -344,6 +345,40 @@ def test_nobody_found_leaves_nothing_behind(
     assert not (tmp_path / "out").exists()
 
 
+FRAME_LINE = (
+    "[Parsed_showinfo_0 @ 0x1] n:{:4} pts:  512 pts_time:{} duration: 512 duration_time:0.1"
+    " fmt:yuv420p cl:left sar:1/1 s:96x64 i:P iskey:0 type:P "
+)
+
+
+def logged(*lines: str) -> reader.Log:
+    log = reader.Log()
+    for line in lines:
+        log.add(line)
+    return log
+
+
+def test_two_messages_in_one_line_are_both_heard() -> None:
+    frames = [FRAME_LINE.format(i, i / 10) for i in range(3)]
+    torn = logged(frames[0], frames[1] + "stream 0, offset 0xd01: partial file", frames[2])
+    assert torn.is_whole and (len(torn.frames), torn.cut_off) == (3, 1)
+    whole = logged(*frames)  # the control
+    assert whole.is_whole and whole.cut_off == 0
+    assert not logged(frames[0], frames[1][:40], frames[1][40:], frames[2]).is_whole
+
+
+def test_a_list_of_frames_with_gaps_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [FRAME_LINE.format(i, i / 10) for i in range(3)]
+    logs = [logged(frames[0], frames[2]), logged(*frames)]
+    monkeypatch.setattr(reader, "_log", lambda path: logs.pop(0))
+    assert len(reader.probe(tmp_path).timing.starts) == 3
+    logs += [logged(frames[0], frames[2])] * 3
+    with pytest.raises(UserError, match="has gaps"):
+        reader.probe(tmp_path)
+
+
 # ----------------------------------------------------------------------------------------
 # Images
 
@@ -661,6 +696,8 @@ def test_unknown_kinds_of_labels_are_named(content: Any, words: str, tmp_path: P
         ("a,b\n1,2\n", "is a table of an unknown kind"),
         ("scorer,x\nbodyparts,nose\nfoo,bar\n0,1\n", "has no header rows bodyparts and coords"),
         (deeplabcut().replace("_", "q"), "are not those of a person"),
+        (sleap() + "track_0,1\n", "row [0-9]+ has 2 cells"),
+        (deeplabcut() + "1,2,3\n", "row [0-9]+ has 3 cells"),
     ],
 )
 def test_unknown_tables_are_named(table: str, words: str, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_the_command_that_renames_is_shown_and_works(tmp_path: Path) -> None:
         (root / f"val/val_{kind}/1.png").unlink()
     result = run_script("dataloader.py", "check", root)
     assert_refused(result, "numbering starts at 2", "missing: 3")
-    (command, *_) = re.findall(r"to rename: python (dataloader\.py renumber .*)", result.stderr)
+    (command, *_) = re.findall(r"run: python (dataloader\.py renumber .*)", result.stderr)
     assert run_script(*shlex.split(command)).returncode == 0
     assert run_script("dataloader.py", "check", root).returncode == 0
 
@@ -165,6 +165,34 @@ def test_renumber_keeps_the_order_and_names_gaps(tmp_path: Path) -> None:
     result = run_script("dataloader.py", "renumber", images, labels)
     assert result.returncode == 0, result.stderr
     assert "gaps before: 2, 3" in result.stdout
+    assert reds(images) == reds(labels) == [2, 3, 0, 1]
+    assert len(list(images.iterdir())) == 4
+
+
+@pytest.mark.parametrize("renames", range(9))
+def test_renumber_finishes_what_was_interrupted(
+    tmp_path: Path, renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = numbered(tmp_path / "i", ["img_5.png", "img_10.png", "img_0.png", "img_1.png"])
+    labels = numbered(tmp_path / "l", ["p5.png", "p10.png", "p0.png", "p1.png"])
+    left, rename = [renames], Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError("pulled out")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fails)
+        with pytest.raises(OSError, match="pulled out"):
+            renumber([images, labels])
+    if renames == 8:  # between the folders nothing tells that it was interrupted
+        with pytest.raises(UserError, match="has other frame numbers than"):
+            renumber([images, labels])
+        renumber([labels])
+    else:
+        renumber([images, labels])
     assert reds(images) == reds(labels) == [2, 3, 0, 1]
     assert len(list(images.iterdir())) == 4
 

@@ -127,6 +127,19 @@ def test_mp4_has_every_frame_at_its_rate(tmp_path: Path) -> None:
         write_mp4(path, frames, fps=0)
 
 
+@pytest.mark.parametrize(("size", "stored"), [((301, 403), (302, 404)), ((300, 402), (300, 402))])
+def test_large_and_odd_mp4s_stay_their_size(
+    size: tuple[int, int], stored: tuple[int, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
+    import imageio.v3 as iio
+
+    path = write_mp4(tmp_path / "a.mp4", np.full((3, *size, 3), 90, np.uint8))
+    read = iio.imread(path, plugin="FFMPEG")
+    assert read.shape == (3, *stored, 3)  # 4:2:0 needs even sides
+    assert np.abs(read.astype(int) - 90).max() <= 3
+
+
 def test_no_mp4_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert write_mp4(tmp_path / "a.mp4", moving_square(3)) is None

@@ -34,6 +34,8 @@ DIMENSIONS = "--F_dim 32 --L_dim 16 --D_out_dim 48"
 USUAL = f"{DIMENSIONS} --output sigmoid --num_epoch 3 --auto_save"
 BEST = f"{DIMENSIONS} --preset best --num_epoch 5"
 LESS_NOISE = f"{BEST} --frame_noise 0.3"
+PLAIN = f"{LESS_NOISE} --reference first --jump 0.3"
+OWN = "--tfr 0.5 --tf_draw step --rollout_every 1"
 
 
 class Row(NamedTuple):
@@ -46,6 +48,11 @@ class Row(NamedTuple):
 ROWS = {
     "best": Row("`--preset best`", BEST),
     "video": Row("`--preset video`", f"{DIMENSIONS} --preset video --num_epoch 5"),
+    "plain": Row("reference frame, jumps, noise up to 0.3", PLAIN),
+    "own": Row("the same with stored own frames", f"{PLAIN} {OWN}"),
+    "augmented": Row(
+        "the same with own frames, shifts and light", f"{PLAIN} {OWN} --augment shift colour"
+    ),
     "jump": Row("jumps in three steps of ten, noise up to 0.3", f"{LESS_NOISE} --jump 0.3"),
     "reference": Row(
         "reference frame, jumps in three steps of ten", f"{BEST} --reference first --jump 0.3"

@@ -30,6 +30,7 @@ NOT_RUN = {
     "python tests/programs/leave_out.py ": "test_leave_out.py",
     "python -m modules.plots compare --by_name runs/ablation": "test_compare.py",
     "python tests/programs/benchmark.py ": "minutes",
+    "python tests/programs/kernels.py": "test_cuda_path.py",
     "python tests/programs/campaign.py --kills": "test_campaign.py",
     "python tests/programs/campaign.py --epochs": "test_campaign.py",
 }

@@ -118,6 +118,41 @@ class TestTester:
         arguments = ("--ckpt_path", trained / "last.ckpt", "--n_samples", "2")
         assert_refused(run_script("Tester.py", *arguments), "--n_samples 2", "--split val")
 
+    def test_st_lpips(self, trained: Path, dataset: Path, tmp_path: Path) -> None:
+        size = ("--frame_H", "24", "--frame_W", "24", "--num_epoch", "1")  # large enough for it
+        result = run_script(
+            *("Trainer.py", "--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN, *size)
+        )
+        assert result.returncode == 0, result.stderr
+        path = tmp_path / "run" / "last.ckpt"
+        arguments = ("--ckpt_path", path, "--save_root", tmp_path / "out")
+        command = ("Tester.py", *arguments, "--split", "val", "--st_lpips")
+        module = tmp_path / "packages" / "stlpips_pytorch" / "stlpips.py"
+        module.parent.mkdir(parents=True)
+        env = {"PYTHONPATH": str(tmp_path / "packages")}
+        module.write_text("raise ImportError('no such thing here')")
+        assert_refused(run_script(*command, env=env), "--st_lpips", "requirements-metrics.txt")
+        module.write_text(
+            "import torch\n"
+            "class LPIPS(torch.nn.Module):\n"
+            "    def __init__(self, **settings):\n"
+            "        super().__init__()\n"
+            "    def forward(self, a, b, normalize):\n"
+            "        return (a - b).square().mean(dim=(1, 2, 3), keepdim=True)\n"
+        )
+        result = run_script(*command, env=env)
+        assert result.returncode == 0, result.stderr
+        lines = (tmp_path / "out" / "st_lpips.csv").read_text().splitlines()
+        distances = np.array([float(line.split(",")[1]) for line in lines[1:]])
+        psnr = runlog.read_psnr_per_frame(tmp_path / "out" / "psnr_per_frame.csv").psnr
+        np.testing.assert_allclose(-10 * np.log10(distances), psnr, rtol=1e-5)
+        assert f"ST-LPIPS {distances.mean():.4f}, average over frames 1-9" in result.stdout
+        assert_refused(run_script("Tester.py", *arguments, "--st_lpips"), "--split val")
+        small = ("--ckpt_path", trained / "last.ckpt", "--save_root", tmp_path / "small")
+        assert_refused(
+            run_script("Tester.py", *small, "--split", "val", "--st_lpips"), "are too small"
+        )
+
     def test_model_of_another_kind_comes_from_its_checkpoint(
         self, dataset: Path, tmp_path: Path
     ) -> None:

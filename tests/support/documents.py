@@ -14,6 +14,7 @@ PAGES = (
     "docs/own_video.md",
     "docs/inputs.md",
     "docs/results.md",
+    "docs/gpu.md",
     "docs/reliability.md",
     "docs/theory.md",
     "docs/report.md",

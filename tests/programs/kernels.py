@@ -1,0 +1,307 @@
+"""Kernels, graph launches and GPU memory of steps, counted on a device that computes nothing.
+
+    python tests/programs/kernels.py               # the table of docs/gpu.md: full size, T 16, B 16
+    python tests/programs/kernels.py --tiny        # all configurations, small; what the test runs
+    python tests/programs/kernels.py --both        # both modes in one memory, full size
+
+No GPU is needed: tests/nullcuda/nullcuda.cpp stands in for CUDA. Needs Linux, g++ and a build of
+PyTorch for CUDA 13. With --json the figures are one JSON object on the last line.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.support import nullcuda
+
+FULL = {"F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192}
+TINY = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
+FLIP = {"augment": ("flip", "shift", "colour")}
+# Of --preset best, but for the size of the model.
+BEST = {"frame_noise": 1.0, "optim": "Muon", "ema": 0.99, "lr": 0.003}
+
+# name: options, teacher forcing
+CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
+    "teacher forcing": ({}, True),
+    "free running": ({}, False),
+    "--detach": ({"detach": True}, False),
+    "--tf_draw step": ({"tf_draw": "step", "tfr": 0.5}, True),
+    "--tf_draw step --detach": ({"tf_draw": "step", "tfr": 0.5, "detach": True}, True),
+    "--frame_noise": ({"frame_noise": 0.5}, True),
+    "--frame_noise, free running": ({"frame_noise": 0.5}, False),
+    "--jump": ({"jump": 0.3}, True),
+    "--jump --detach": ({"jump": 0.3, "detach": True}, False),
+    "--augment": (FLIP, True),
+    "--reference": ({"reference": "first"}, True),
+    "--reference, free running": ({"reference": "first"}, False),
+    "--recompute": ({"recompute": True}, True),
+    "--recompute, free running": ({"recompute": True}, False),
+    "--recompute --detach": ({"recompute": True, "detach": True}, False),
+    "--recompute --reference": ({"recompute": True, "reference": "first"}, True),
+    "--ema": ({"ema": 0.99}, True),
+    "--optim Muon": ({"optim": "Muon"}, True),
+    "--optim AdamW": ({"optim": "AdamW"}, True),
+    "--rollout_every": ({"rollout_every": 1}, False),
+    "--rollout_every --tf_draw step": ({"rollout_every": 1, "tf_draw": "step", **FLIP}, True),
+    "--prior learned": ({"prior": "learned"}, False),
+    "--output sigmoid": ({"output": "sigmoid"}, False),
+    "--output clamp": ({"output": "clamp"}, True),
+    "--recon sigma": ({"recon": "sigma"}, True),
+    "--precision float32": ({"precision": "float32"}, True),
+    "--precision float32, free running": ({"precision": "float32"}, False),
+    "--grad_clip 0": ({"grad_clip": 0.0}, True),
+    "--deterministic": ({"deterministic": True}, False),
+    "as --preset best": ({**BEST}, True),
+}
+SHOWN = (
+    *("teacher forcing", "free running", "--detach", "--recompute", "--recompute, free running"),
+    *("--ema", "--optim Muon", "--prior learned", "--reference", "as --preset best"),
+)
+
+
+class Counter:
+    """What the library counts."""
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL(os.environ["NULLCUDA"])
+        for name in ("total", "captured", "violations", "graph_launches", "bytes", "peak"):
+            getattr(self.library, f"nullcuda_{name}").restype = ctypes.c_long
+
+    def reset(self) -> None:
+        self.library.nullcuda_reset()
+
+    def __getattr__(self, name: str) -> int:
+        return getattr(self.library, f"nullcuda_{name}")()
+
+
+def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: int) -> Any:
+    """A TrainingStep on the device."""
+    import torch
+
+    from modules.cvae import CVAE
+    from modules.options import TrainerOptions, model_config
+    from modules.runstate import RunState
+    from modules.runtime.device import set_up
+    from modules.sequences import Recording, VideoData
+    from modules.training import TrainingStep
+
+    device = torch.device("cuda", 0)
+    shared = {"train_vi_len": length, "batch_size": clips, **size}
+    o = TrainerOptions(DR="unused", **{**shared, **options})
+    set_up(device, o.precision, o.deterministic)
+    model = CVAE(model_config(o)).to(device).to(memory_format=torch.channels_last).train()
+    frames = 3 * clips * length
+    pixels = (frames, o.frame_H, o.frame_W, 3)
+    stacks = [torch.zeros(pixels, dtype=torch.uint8, device=device) for _ in range(2)]
+    data = VideoData(*stacks, (Recording(0, frames),))
+    state = RunState(o, Path("unused"), model, data, data_root="", data_fingerprint="")
+    return TrainingStep(state, data)
+
+
+def take(step: Any, teacher_forcing: bool, steps: int, clips: int | None = None) -> None:
+    """Some steps of an epoch."""
+    import torch
+
+    from modules.optimizers import set_learning_rate
+    from modules.plan import Plan
+
+    for number in range(steps):
+        starts = torch.zeros(clips or step.o.batch_size, dtype=torch.int64, device=step.device)
+        set_learning_rate(step.optimizer, 1e-3)
+        step(starts, Plan(0.01, step.o.tfr, teacher_forcing, 1e-3), epoch=0, number=number)
+    step.sums.read()
+
+
+def figures(step: Any, counter: Counter, steps: int) -> dict[str, Any]:
+    """What was counted since the last reset."""
+    return {
+        "eager": step.why_eager,
+        "kernels": counter.captured,
+        "launches": counter.graph_launches,
+        "steps": steps,
+        "violations": counter.violations,
+        "peak_mib": round(counter.peak / 2**20, 1),
+    }
+
+
+def measured(
+    name: str, size: dict[str, int], clips: int, length: int, counter: Counter
+) -> dict[str, Any]:
+    """Two steps of a configuration, by one graph."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    counter.reset()
+    options, forced = CONFIGURATIONS[name]
+    step = new_step(options, size, clips, length)
+    take(step, forced, 2)
+    found = figures(step, counter, 2)
+    torch.use_deterministic_algorithms(False)
+    return found
+
+
+def optimiser_kernels(size: dict[str, int], counter: Counter) -> int:
+    """Kernels of one step of Muon."""
+    step = new_step({"optim": "Muon"}, size, 2, 2)
+    take(step, True, 1)
+    counter.reset()
+    step.optimizer.step()
+    return counter.total
+
+
+def rollout_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
+    """A validation of 65 frames with averaged weights: kernels of a frame's graph, launches."""
+    import torch
+
+    from modules.evaluation import generate
+    from modules.sequences import TestSequence
+
+    step = new_step({"ema": 0.99}, size, 2, 2)
+    video = [x.cpu().expand(65, -1, -1, -1) for x in (step.data.frames[:1], step.data.labels[:1])]
+    sequence = TestSequence("0", video[0][0], video[1])
+    averaged, counts = step.update.average.averaged(), {}
+    for name, model in (("averaged", averaged), ("frozen", averaged)):
+        model.requires_grad_(name == "averaged")
+        counter.reset()
+        kind = {"seed": 0, "device": step.device, "precision": torch.bfloat16}
+        generate(model, [sequence], **kind, graph=True)
+        counts[name] = {"kernels": counter.captured, "launches": counter.graph_launches}
+    return counts
+
+
+def both_modes(size: dict[str, int], clips: int, length: int, counter: Counter) -> dict[str, Any]:
+    """Both modes, with a last batch that is smaller: two graphs in one memory."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    counter.reset()
+    step = new_step({}, size, clips, length)
+    from modules.sequences import Recording, VideoData
+
+    data = VideoData(step.data.frames, step.data.labels, (Recording(0, (2 * clips - 1) * length),))
+    step.data = data
+    step.prepare_graphs()
+    peaks = []
+    for forced in (True, False):
+        take(step, forced, 1)
+        take(step, forced, 1, clips=clips - 1)
+        peaks.append(round(counter.peak / 2**20, 1))
+    return {**figures(step, counter, 4), "graphs": len(step.graphs), "peaks_mib": peaks}
+
+
+# ---------------------------------------------------------------- what must be noticed
+
+
+@contextmanager
+def spoilt(step: Any, spoil: Callable[[], object]) -> Iterator[None]:
+    """While inside, each step also does this."""
+    plain = step.compute
+
+    def compute(*arguments: Any, **options: Any) -> None:
+        plain(*arguments, **options)
+        spoil()
+
+    step.compute = compute
+    yield
+    del step.compute
+
+
+def controls(size: dict[str, int], counter: Counter) -> dict[str, Any]:
+    """Steps that wait for the device, copy to the host, fail inside a capture."""
+    import torch
+
+    found = {}
+    for name in ("item", "copy", "failure", "none"):
+        step = new_step({}, size, 2, 3)
+        place = torch.zeros(4)
+
+        def spoil(name: str = name, step: Any = step, place: Any = place) -> None:
+            if name == "item":
+                step.beta.item()
+            elif name == "copy":
+                place.copy_(step.sums.sums[:4].float())
+            elif name == "failure" and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError("on purpose")
+
+        counter.reset()
+        with spoilt(step, spoil):
+            take(step, True, 2)
+        found[name] = figures(step, counter, 2)
+    return found
+
+
+# ---------------------------------------------------------------- the program
+
+
+def run(tiny: bool, both: bool) -> dict[str, Any]:
+    counter = Counter()
+    full = {**FULL, "frame_H": 32, "frame_W": 64}
+    if both:
+        return both_modes(full, 16, 16, counter)
+    size, clips, length = full, 16, 16
+    if tiny:
+        size, clips, length = {**TINY, "frame_H": 16, "frame_W": 16}, 2, 4
+    names = CONFIGURATIONS if tiny else SHOWN
+    result: dict[str, Any] = {
+        "configurations": {n: measured(n, size, clips, length, counter) for n in names},
+        "both_modes": both_modes(size, clips, length, counter),
+        "optimiser": optimiser_kernels(full, counter),
+        "rollout": rollout_kernels(size, counter),
+    }
+    if tiny:
+        result["controls"] = controls(size, counter)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| step | kernels | graph launches | GiB |", "|---|---|---|---|"]
+    for name, row in result["configurations"].items():
+        launches = row["launches"] / row["steps"]
+        memory = row["peak_mib"] / 1024
+        lines.append(f"| {name} | {row['kernels']:,} | {launches:.0f} | {memory:.2f} |")
+    both = result["both_modes"]
+    memory = both["peaks_mib"][-1] / 1024
+    graphs = f"{both['graphs']} graphs, smaller last batch"
+    lines.append(f"| both modes: {graphs} | {both['kernels']:,} | 1 | {memory:.2f} |")
+    rollout = result["rollout"]["averaged"]
+    launches = rollout["launches"] / 64
+    lines.append(f"| a frame of a validation | {rollout['kernels']:,} | {launches:.0f} | |")
+    lines.append(f"| Muon's part of a step | {result['optimiser']:,} | | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tiny", action="store_true", help="all configurations, small")
+    parser.add_argument("--both", action="store_true", help="both modes only, as JSON")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    a = parser.parse_args()
+    if "NULLCUDA" in os.environ:
+        result = run(a.tiny, a.both)
+        print(json.dumps(result) if a.json or a.both else table(result), flush=True)
+        return
+    if why := nullcuda.why_not():
+        sys.exit(f"the device cannot be built here: {why}")
+    with tempfile.TemporaryDirectory() as folder:
+        environment = nullcuda.environment(nullcuda.build(Path(folder)))
+        sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""--auto_size: size of the model and epochs by data set and machine."""
+
+import pytest
+import torch
+
+from modules.auto_size import FULL, MEDIUM, SMALL, auto_sized, epochs_for, size_for
+from modules.options import TrainerOptions, parse_trainer
+from modules.sequences import Recording, VideoData
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def data(frames: int) -> VideoData:
+    pixels = torch.zeros(frames, 4, 4, 3, dtype=torch.uint8)
+    return VideoData(pixels, pixels, (Recording(0, frames),))
+
+
+def fit(*typed: str, frames: int = 1000, device: torch.device = CPU, given_weights: bool = False):  # type: ignore[no-untyped-def]
+    options, explicit = parse_trainer("", ["--DR", "d", *typed])
+    return auto_sized(options, explicit, data(frames), device, given_weights=given_weights)
+
+
+@pytest.mark.parametrize(
+    ("frames", "epochs"),
+    # 30·(250/frames)^0.7 by hand: 30, 30/2^1.4 = 11.37, 30/2^2.8 = 4.31; then the two bounds.
+    [(250, 30), (1000, 11), (4000, 4), (1, 60), (10**7, 3)],
+)
+def test_epochs_fall_more_slowly_than_the_length_rises(frames: int, epochs: int) -> None:
+    assert epochs_for(frames) == epochs
+
+
+def test_longer_data_is_never_visited_less() -> None:
+    visits = [frames * epochs_for(frames) for frames in (100, 300, 1000, 3000, 10_000, 30_000)]
+    assert visits == sorted(visits)
+
+
+def test_the_device_decides_the_size() -> None:
+    assert size_for(CPU, 2) == SMALL
+    assert size_for(CPU, 16) == MEDIUM
+    assert size_for(CUDA, 2) == FULL
+    defaults = TrainerOptions()
+    assert FULL._asdict() == {name: getattr(defaults, name) for name in FULL._fields}
+
+
+@pytest.mark.parametrize("preset", ["best", "video"])
+def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
+    options, lines = fit("--preset", preset)
+    size = size_for(CPU, torch.get_num_threads())
+    assert size._asdict() == {name: getattr(options, name) for name in size._fields}
+    assert options.num_epoch == 11
+    (line,) = lines
+    assert "num_epoch=11" in line
+    assert "1,000 training frames" in line
+
+
+def test_what_is_typed_stays() -> None:
+    options, (line,) = fit("--preset", "video", "--F_dim", "40", "--num_epoch", "2")
+    assert (options.F_dim, options.num_epoch) == (40, 2)
+    assert options.L_dim != TrainerOptions().L_dim
+    assert "F_dim=" not in line and "num_epoch" not in line
+    sizes = (
+        "--F_dim",
+        "40",
+        "--L_dim",
+        "8",
+        "--N_dim",
+        "4",
+        "--D_out_dim",
+        "40",
+        "--num_epoch",
+        "2",
+    )
+    assert fit("--preset", "video", *sizes)[1] == []
+
+
+def test_without_auto_size_nothing_is_chosen() -> None:
+    options, lines = fit()
+    assert (options.F_dim, options.num_epoch, lines) == (128, 70, [])
+
+
+def test_a_checkpoint_decides_the_size() -> None:
+    options, (line,) = fit("--preset", "best", given_weights=True)
+    assert options.F_dim == TrainerOptions().F_dim
+    assert "F_dim" not in line and "num_epoch=11" in line
+
+
+def test_a_resumed_run_keeps_what_was_chosen() -> None:
+    options, explicit = parse_trainer("", ["--resume", "--save_root", "r", "--preset", "best"])
+    assert auto_sized(options, explicit, data(1000), CPU) == (options, [])
