@@ -29,6 +29,7 @@ CUT = 3.0  # a cut changes the picture this many times as much as the frames aro
 CUT_BESIDE = 2.0  # … and this many times as much as the steps just before and after it
 CUT_FLASH = 4.0  # the two steps of a single foreign frame, against the steps next to them
 CUT_LEAST = 1.0  # of 255, mean over pixels: less is never a cut
+HELD = 0.05  # of 255: less is a frame that is shown again, as clips of a variable rate have them
 AROUND = 15  # frames on either side that tell what is usual
 NEAR = 0.5  # near-identical: closer than this part of the usual step between neighbouring frames
 UNRELATED = 0.1  # correlation of labels' and frames' changes; of data sets that fit, 0.6 and more
@@ -49,8 +50,11 @@ def find_cuts(steps: Array) -> list[int]:
 
     A jump stands out against the median of up to 15 steps on either side, so that lively and quiet
     passages are each measured by their own; and against its neighbours, so that the peak of a fast
-    movement, which rises and falls over several frames, does not count.
+    movement, which rises and falls over several frames, does not count. A frame that is held for up
+    to 15 steps counts once: what comes after it is no jump.
     """
+    shown = np.flatnonzero(~_held(steps))
+    steps = steps[shown]
     cuts: set[int] = set()
     padded = np.pad(steps, 2)
     for t, step in enumerate(steps.tolist()):
@@ -63,7 +67,17 @@ def find_cuts(steps: Array) -> list[int]:
             cuts.add(t + 1)
         elif min(step, after) > CUT_FLASH * max(before, later):
             cuts |= {t + 1, t + 2}
-    return sorted(cuts)
+    return [int(shown[cut - 1]) + 1 for cut in sorted(cuts)]
+
+
+def _held(steps: Array) -> NDArray[np.bool_]:
+    """Which steps lie within a short time in which nothing changes."""
+    still = np.r_[False, steps < HELD, False]
+    edges = np.flatnonzero(still[1:] != still[:-1])
+    held = np.zeros(len(steps), bool)
+    for start, stop in edges.reshape(-1, 2):
+        held[start:stop] = stop - start <= AROUND
+    return held
 
 
 def blank_labels(labels: Pixels) -> NDArray[np.bool_]:
