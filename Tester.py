@@ -5,8 +5,9 @@
     python Tester.py --ckpt_path runs/demo/best.ckpt --export best.pth    # weights for other code
 
 Only the decoder path runs: first frame, labels, and latents from the prior with a fixed seed.
-Writes pred_seq{i}.gif, frames/{i}/{t}.png (exact pixels; frame 0 is the given one) and
-submission.csv; with --split val also psnr_per_frame.csv and .png.
+Writes pred_seq{i}.gif, also as .mp4 where imageio-ffmpeg is installed, frames/{i}/{t}.png (exact
+pixels; frame 0 is the given one) and submission.csv; with --split val also psnr_per_frame.csv
+and .png.
 """
 
 import dataclasses
@@ -129,14 +130,15 @@ def write_frames(folder: Path, video: np.ndarray) -> None:
         Image.fromarray(frame).save(folder / f"{t}.png")
 
 
-def write_results(root: Path, videos: list[Video], made: list[np.ndarray]) -> None:
-    """GIFs, frames and submission.csv. Raises UserError when the disk or folder refuses."""
+def write_results(root: Path, videos: list[Video], made: list[np.ndarray], fps: float) -> None:
+    """GIFs, MP4s, frames and submission.csv. Raises UserError when the disk or folder refuses."""
     from modules.figures import gifs  # drawing is imported when there is something to draw
 
     try:
         for video, frames in zip(videos, made, strict=True):
             write_frames(root / "frames" / video.name, frames)
-            gifs.write_gif(root / f"pred_seq{video.name}.gif", frames)
+            gifs.write_gif(root / f"pred_seq{video.name}.gif", frames, fps=min(fps, 50))
+            gifs.write_mp4(root / f"pred_seq{video.name}.mp4", frames, fps=fps)
         table = "".join(submission_lines(made)).encode()
         write_atomically(root / "submission.csv", table)
     except OSError as error:
@@ -286,7 +288,7 @@ def main() -> None:
     # ------------------------------------------------------------ run
     made = generate_all(model, videos, o)
     pixels = [to_uint8(video).numpy() for video in made]
-    write_results(root, videos, pixels)
+    write_results(root, videos, pixels, dataloader.frames_per_second(Path(o.DR or "")) or 15)
     if o.split == "val":
         report_score(root, videos[0], made[0], pixels[0])
         if perceptual:

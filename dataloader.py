@@ -50,6 +50,7 @@ from modules.datasets.images import (
     to_rgb,
 )
 from modules.datasets.naming import PLAIN, frame_numbers, renumber
+from modules.datasets.person import frames_per_second
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
 from modules.runtime.arguments import ArgumentParser, path_argument
@@ -73,6 +74,7 @@ __all__ = [
     "TestSequence",
     "VideoData",
     "epoch_clips",
+    "frames_per_second",
     "gather_clips",
     "load_test",
     "load_train_val",
@@ -191,23 +193,31 @@ def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
     return {number: root / where / by_number[number][0] for number in numbers}
 
 
+def _renumber_hint(root: Path, where: str) -> str:
+    """The command that renames a split's images and labels together; none for test sequences."""
+    if where.startswith("test"):
+        return ""
+    split = where.split("/")[0]
+    folders = [root / split / f"{split}_{kind}" for kind in ("img", "label")]
+    run = shlex.join(str(folder) for folder in folders if folder.is_dir())
+    return f"; run: python dataloader.py renumber {run}"
+
+
 def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> None:
     """Numbering starts at 0 or 1 and has no gaps."""
     if not (ordered := sorted(numbers)):
         return  # already reported
     if ordered[0] > 1:
-        # Images and labels in one command, so that they stay together.
-        both = {where, where.replace("_img", "_label"), where.replace("_label", "_img")}
-        folders = [faults.root / name for name in sorted(both) if (faults.root / name).is_dir()]
-        run = f"python dataloader.py renumber {shlex.join(map(str, folders))}"
-        what = f"numbering starts at {ordered[0]}; it must start at 0 or 1; run: {run}"
-        faults.add(where, what)
+        hint = _renumber_hint(faults.root, where)
+        faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1{hint}")
     # Only the gaps that are named are enumerated: a name may be a date in seconds.
     gaps: list[int] = []
     for before, after in pairwise(ordered):
         gaps.extend(range(before + 1, min(after, before + 1 + MAX_NAMED)))
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
-        faults.add(where, f"gaps in the numbering; missing: {named(gaps[:MAX_NAMED], missing)}")
+        hint = _renumber_hint(faults.root, where)
+        which = named(gaps[:MAX_NAMED], missing)
+        faults.add(where, f"gaps in the numbering; missing: {which}{hint}")
 
 
 def _check_pairs(
@@ -709,7 +719,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         options = video_options.options_from(opt)
         import_video(options)
+        out = shlex.quote(str(options.out))
+        if options.like:
+            run = f"runs/{options.like.resolve().name}"
+            checkpoint, made = (
+                shlex.quote(f"{run}/{name}") for name in ("best.ckpt", options.out.resolve().name)
+            )
+            print(
+                f"render: python Tester.py --ckpt_path {checkpoint} --DR {out} --save_root {made}"
+            )
+            return
         check(options.out, workers, options.out / CONTACT_SHEET)
+        run = shlex.quote(f"runs/{options.out.resolve().name}")
+        print(f"train: python Trainer.py --preset video --DR {out} --save_root {run}")
 
 
 if __name__ == "__main__":

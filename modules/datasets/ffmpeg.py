@@ -153,6 +153,8 @@ def probe(path: Path) -> About:
 
 def _why_nothing(log: Log) -> str:
     said = " ".join(log.head)
+    if "fps_mode" in said or "checksum" in said:
+        return f"cannot be read: {executable()} is too old; ffmpeg 5.1 or later is needed"
     if log.cut_off:
         return "the video is cut off or corrupted; copy it again from where it came from"
     if log.locked or log.given_up:

@@ -55,6 +55,7 @@ TURNS = {  # value of the tag → what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # values with which width and height are exchanged
 MAX_BYTES = 2**30  # of a file: more than MAX_PIXELS take in any kind
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
 
@@ -67,6 +68,8 @@ def natural_order(path: Path) -> list[tuple[int, str]]:
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
+    if not folder.exists():
+        raise UserError(f"{folder}: there is no such folder")
     try:
         found = patiently(lambda: list(folder.iterdir()))
         files = [path for path in found if not path.name.startswith(".")]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from modules.datasets.agreement import CameraMotion, Offset, camera_motion, label_offset
 from modules.datasets.label_images import drawn_on
 from modules.runtime.errors import named
 from modules.sequences import INK
@@ -28,8 +29,11 @@ CUT = 3.0  # a cut changes the picture this many times as much as the frames aro
 CUT_BESIDE = 2.0  # … and this many times as much as the steps just before and after it
 CUT_FLASH = 4.0  # the two steps of a single foreign frame, against the steps next to them
 CUT_LEAST = 1.0  # of 255, mean over pixels: less is never a cut
+HELD = 0.05  # of 255: less is a frame that is shown again, as clips of a variable rate have them
 AROUND = 15  # frames on either side that tell what is usual
 NEAR = 0.5  # near-identical: closer than this part of the usual step between neighbouring frames
+UNRELATED = 0.1  # correlation of labels' and frames' changes; of data sets that fit, 0.6 and more
+LEAST_MOVE = 0.3  # of 255: median change of a frame, below which labels cannot be told unrelated
 FULL = 0.5  # a label of which more is drawn on is hardly a skeleton on black
 
 
@@ -46,8 +50,11 @@ def find_cuts(steps: Array) -> list[int]:
 
     A jump stands out against the median of up to 15 steps on either side, so that lively and quiet
     passages are each measured by their own; and against its neighbours, so that the peak of a fast
-    movement, which rises and falls over several frames, does not count.
+    movement, which rises and falls over several frames, does not count. A frame that is held for up
+    to 15 steps counts once: what comes after it is no jump.
     """
+    shown = np.flatnonzero(~_held(steps))
+    steps = steps[shown]
     cuts: set[int] = set()
     padded = np.pad(steps, 2)
     for t, step in enumerate(steps.tolist()):
@@ -60,7 +67,17 @@ def find_cuts(steps: Array) -> list[int]:
             cuts.add(t + 1)
         elif min(step, after) > CUT_FLASH * max(before, later):
             cuts |= {t + 1, t + 2}
-    return sorted(cuts)
+    return [int(shown[cut - 1]) + 1 for cut in sorted(cuts)]
+
+
+def _held(steps: Array) -> NDArray[np.bool_]:
+    """Which steps lie within a short time in which nothing changes."""
+    still = np.r_[False, steps < HELD, False]
+    edges = np.flatnonzero(still[1:] != still[:-1])
+    held = np.zeros(len(steps), bool)
+    for start, stop in edges.reshape(-1, 2):
+        held[start:stop] = stop - start <= AROUND
+    return held
 
 
 def blank_labels(labels: Pixels) -> NDArray[np.bool_]:
@@ -168,13 +185,28 @@ class SplitPixels:
     def drawn(self) -> Array:
         return drawn_part(self.labels)
 
+    @cached_property
+    def offset(self) -> Offset | None:
+        """How labels lie in time against frames."""
+        return label_offset(self.frames, self.labels, self.starts)
+
+    @cached_property
+    def camera(self) -> CameraMotion | None:
+        return camera_motion(self.frames, self.labels, self.starts)
+
     def summary(self) -> str:
         """Labels and movement in one line."""
         text = f"blank labels: {self.blank.sum()} of {len(self.labels)}"
         text += f"; drawn on: {np.median(self.drawn):.1%} of a label"
         if len(self.steps):
             text += f"; a frame changes by {np.median(self.steps):.2f} of 255"
-        return f"{text} (medians)"
+        text = f"{text} (medians)"
+        if self.camera:
+            state = "stands still" if self.camera.is_fixed else "moves"
+            text += f"; the camera {state} ({self.camera.step:.2%} of the width per frame)"
+        if self.offset and not self.offset.is_certain:
+            text += f"; labels fit frames in time (correlation {self.offset.at_zero:.2f})"
+        return text
 
 
 class TestPixels(NamedTuple):
@@ -208,6 +240,7 @@ class Findings:
                     else "the validation video is scored as one recording"
                 )
                 lines.append(f"{split.name}: the picture jumps before frame(s) {where}; {advice}")
+            lines += _time_warnings(split)
         for test in self.tests:
             names = [str(t) for t in range(len(test.labels))]
             where = f"test {test.name}"
@@ -229,6 +262,34 @@ class Findings:
             )
             lines.append(f"test: first frames that are training frames: {where}")
         return lines
+
+
+def _moves(split: SplitPixels) -> bool:
+    """Whether enough happens in the frames to tell whether labels fit them."""
+    return len(split.steps) > 0 and float(np.median(split.steps)) > LEAST_MOVE
+
+
+def _time_warnings(split: SplitPixels) -> list[str]:
+    """What is odd in the split's movement: labels that are early or late, a moving camera."""
+    lines = []
+    if (offset := split.offset) and offset.is_certain:
+        count = abs(offset.frames)
+        when, place = ("late", "+") if offset.frames > 0 else ("early", "-")
+        lines.append(
+            f"{split.name}: labels are {count} frame(s) {when}: label t {place} {count} fits frame"
+            f" t best (correlation {offset.best:.2f}; {offset.at_zero:.2f} with label t); move them"
+        )
+    elif offset and max(offset.best, offset.at_zero) < UNRELATED and _moves(split):
+        lines.append(
+            f"{split.name}: labels and frames do not change in the same places (correlation"
+            f" {offset.at_zero:.2f}); are they labels of another clip?"
+        )
+    if (camera := split.camera) and not camera.is_fixed:
+        lines.append(
+            f"{split.name}: the camera moves, the background by {camera.step:.2%} of the width per"
+            f" frame and {camera.drift:.0%} in all; labels do not tell where it goes"
+        )
+    return lines
 
 
 def _label_warnings(

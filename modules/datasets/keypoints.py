@@ -8,9 +8,8 @@ He et al. 2017, "Mask R-CNN", section 5; ResNet-50 with a feature pyramid, train
 
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,21 +19,11 @@ from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from modules.datasets.pose import Array, Detections, KeypointModel
 from modules.runtime.errors import UserError
 from modules.runtime.files import verify_archive
 
 LEAST_SCORE = 0.5  # of a person, 0-1; lower ones are ignored
-
-
-class Detections(NamedTuple):
-    """What was found in one frame, best first. K people."""
-
-    boxes: NDArray[np.float32]  # (K, 4) x0, y0, x1, y1, pixels
-    scores: NDArray[np.float32]  # (K,) 0-1
-    joints: NDArray[np.float32]  # (K, 17, 3) x, y in pixels, logit of the heat map
-
-
-KeypointModel = Callable[[Sequence[NDArray[np.uint8]]], list[Detections]]
 
 
 def build_network(short_side: int) -> KeypointRCNN:
@@ -93,7 +82,12 @@ def load_keypoint_model(
             f"{name}: does not hold weights of torchvision's keypointrcnn_resnet50_fpn"
         ) from error
     network.to(device)
-    return lambda frames: _find_people(network, device, frames)
+
+    def find(frames: Sequence[NDArray[np.uint8]], near: Array | None = None) -> list[Detections]:
+        del near  # it finds small people without help
+        return _find_people(network, device, frames)
+
+    return find
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ import colorsys
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,25 @@ class Person(NamedTuple):
     score: float  # 0-1
     points: Array  # (J, 2) pixels
     known: Mask  # (J,) whether a joint was found
+
+
+class Detections(NamedTuple):
+    """What a detector found in one frame, best first. K people."""
+
+    boxes: NDArray[np.floating]  # (K, 4) x0, y0, x1, y1, pixels
+    scores: NDArray[np.floating]  # (K,) 0-1
+    joints: NDArray[np.floating]  # (K, 17, 3) of COCO: x, y in pixels, confidence of its own kind
+
+
+class KeypointModel(Protocol):
+    """A detector: frames (H, W, 3) uint8 RGB → what is found in each.
+
+    near: (4,) box of the person in an earlier frame, where it is worth looking first
+    """
+
+    def __call__(
+        self, frames: Sequence[NDArray[np.uint8]], near: Array | None = None
+    ) -> list[Detections]: ...
 
 
 # ----------------------------------------------------------------------------------------

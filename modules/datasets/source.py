@@ -20,6 +20,8 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from modules.datasets import ffmpeg
 from modules.datasets.images import (
     IMAGE_SUFFIXES,
+    ORIENTATION,
+    SIDEWAYS,
     decode_image,
     is_clear,
     list_files,
@@ -74,6 +76,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         first = decode_image(files[0])
         if isinstance(first, str):
             raise UserError(f"{files[0]}: {first}")
+        _check_sizes(files, first.size)
         notes: tuple[str, ...] = (CLEAR,) if is_clear(first) else ()
         return Clip(
             path, "folder", files, source_fps, first.size, len(files), identity, notes=notes
@@ -118,6 +121,22 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
 def _turning(image: Image.Image) -> Image.Exif:
     """How a file of several images is to be turned; Pillow itself turns those of a TIFF."""
     return Image.Exif() if image.format == "TIFF" else image.getexif()
+
+
+def _check_sizes(files: list[Path], size: tuple[int, int]) -> None:
+    """Look at the headers of a folder's images. Raises UserError at one of another size."""
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+                found = image.size[::-1] if turned else image.size
+        except Exception:  # a corrupted image is named when it is read
+            continue
+        if found != size:
+            raise UserError(
+                f"{file}: is {found[0]} x {found[1]} pixels, the images before it"
+                f" {size[0]} x {size[1]}"
+            )
 
 
 NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0

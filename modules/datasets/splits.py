@@ -7,6 +7,7 @@ Neighbouring frames are almost the same, so splits are whole pieces of time with
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from modules.runtime.errors import UserError
@@ -87,6 +88,12 @@ class Place(NamedTuple):
     split: str
     sequence: str  # folder of a test sequence, else empty
     number: int
+
+
+def file_of(root: Path, place: Place, kind: str) -> Path:
+    """The file of a frame ("img") or label ("label") in the layout below `root`."""
+    folder = root / place.split / f"{place.split}_{kind}" / place.sequence
+    return folder / f"{place.number}.png"
 
 
 def places_by_clip(split: Split, clips: int) -> list[dict[int, Place]]:

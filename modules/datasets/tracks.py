@@ -1,6 +1,6 @@
 """First reading of a clip: the main person in every frame.
 
-    finder = JointFinder(options, clip, weights_identity, load_keypoint_model)
+    finder = JointFinder(options, clip, detector)
     track = read_track(clip, options, labels=None, finder=finder)
 
 What was found is kept in ROOT/detections, a line per frame, so that an interrupted import resumes
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,14 @@ from modules.datasets.label_files import Labels
 from modules.datasets.label_images import drawn_on
 from modules.datasets.pose import (
     COCO_JOINTS,
+    KeypointModel,
     Person,
     Span,
     fill_and_smooth,
     follow_main_person,
     joints_over_time,
     limbs_known,
+    overlap,
     person_from,
     unbroken_spans,
 )
@@ -47,12 +49,11 @@ from modules.datasets.source import (
 from modules.datasets.video_options import VideoOptions
 from modules.runtime.errors import UserError
 
-if TYPE_CHECKING:
-    from modules.datasets.keypoints import KeypointModel
-
 DETECTIONS = "detections"  # folder of ROOT
+PARABOLA = (-3, 12, 17, 12, -3)  # weights of five frames, times 35
+JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
 SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
-JOINT_LOGIT = 2.0  # of a joint's heat map; Detectron draws joints from this value on
+NEAR_FRAMES = 30  # after which the last place of a person says nothing
 
 Array = NDArray[np.float64]
 
@@ -68,6 +69,33 @@ class Track:
     extents: Array  # (T, 4) boxes around the person, parts of the clip's width and height
     points: Array | None  # (T, J, 2) pixels of the clip; None with skeleton images
     known: NDArray[np.bool_] | None  # (T, J)
+    quality: "Quality"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well the person was followed."""
+
+    longest_gap: int  # frames without the person
+    jitter: float | None  # joints against their smoothed path, mean distance in pixels of the clip
+    height: float  # of the person, pixels of the clip, median
+    others: int  # frames with another person of at least half the size
+    crossing: int  # frames of them in which the two overlap
+
+    def warnings(self) -> list[str]:
+        """What hurts the result, a line each."""
+        lines = []
+        if self.others:
+            lines.append(
+                f"another person of similar size is in {self.others} frames and overlaps the"
+                f" followed one in {self.crossing}; look whether it is always the same person"
+            )
+        if self.jitter is not None and self.jitter > JITTER * self.height:
+            lines.append(
+                f"joints jitter by {self.jitter / self.height:.1%} of the person's height; a larger"
+                " --smooth may help"
+            )
+        return lines
 
 
 def progress_bar(what: str, total: int | None) -> Any:
@@ -76,8 +104,19 @@ def progress_bar(what: str, total: int | None) -> Any:
     return tqdm(total=total, desc=what, unit=" frames", disable=hidden, leave=False)
 
 
+@dataclass(frozen=True)
+class Detector:
+    """Which model finds joints, and how."""
+
+    name: str  # "blazepose" or "rcnn"
+    identity: str  # tells its weights apart
+    threshold: float  # confidence above which a joint counts as found
+    load: Callable[[], KeypointModel]  # called only for frames that are not done yet
+    batch_size: int  # frames per call
+
+
 class JointFinder:
-    """People in the frames of one clip by Keypoint R-CNN, kept in a file of JSON lines.
+    """People in the frames of one clip by a detector, kept in a file of JSON lines.
 
     Line i holds the people of frame i. A file that ends in the middle of a line, as after a kill,
     is used up to the line before.
@@ -87,15 +126,13 @@ class JointFinder:
         self,
         o: VideoOptions,
         clip: Clip,
-        weights_identity: str,
-        load: Callable[[], "KeypointModel"],
+        detector: Detector,
     ) -> None:
-        self.load = load  # called only for frames that are not done yet: resuming is quick
+        self.detector = detector
         taken = hashlib.sha256(json.dumps(sampled_indices(clip, o.fps)).encode()).hexdigest()
-        what = [clip.identity, taken, weights_identity, o.detect_size]
+        what = [clip.identity, taken, detector.identity, o.detect_size]
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         self.path = o.out / DETECTIONS / f"{key}.jsonl"
-        self.options = o
         self.people: list[list[Person]] = []
         self.queue: list[Pixels] = []
         good = 0
@@ -107,7 +144,7 @@ class JointFinder:
                 rows = json.loads(line)
                 if not isinstance(rows, list):
                     raise ValueError("a line is not a list of people")
-                self.people.append(_people(rows))
+                self.people.append(self._people(rows))
                 good += len(line)
             if good < len(content):
                 with self.path.open("r+b") as file:
@@ -124,14 +161,32 @@ class JointFinder:
         """Queue frame `index`, and find the people once a batch is full. Frames come in order."""
         if index >= self.known:
             self.queue.append(frame)
-            if len(self.queue) >= self.options.batch_size:
+            if len(self.queue) >= self.detector.batch_size:
                 self.flush()
+
+    def _near(self) -> Array | None:
+        """The box of the largest person in the last frame that has one; None: it is long ago."""
+        for people in reversed(self.people[-NEAR_FRAMES:]):
+            if people:
+                return max(people, key=lambda p: float((p.box[2:] - p.box[:2]).prod())).box
+        return None
+
+    def _people(self, rows: list[dict[str, Any]]) -> list[Person]:
+        people = []
+        for row in rows:
+            joints, box = np.array(row["joints"], np.float64), np.array(row["box"], np.float64)
+            person = person_from(
+                joints, COCO_JOINTS, self.detector.threshold, score=row["score"], box=box
+            )
+            if person:
+                people.append(person)
+        return people
 
     def flush(self) -> None:
         """Find the people in all queued frames and append them to the file."""
         if not self.queue:
             return
-        found = self.load()(self.queue)
+        found = self.detector.load()(self.queue, self._near())
         self.queue = []
         lines = []
         for boxes, scores, joints in found:
@@ -146,23 +201,13 @@ class JointFinder:
             ]
             lines.append(json.dumps(rows))
             # Through the text, so that a resumed import has the digits of an uninterrupted one.
-            self.people.append(_people(json.loads(lines[-1])))
+            self.people.append(self._people(json.loads(lines[-1])))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(f"{line}\n" for line in lines))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
-
-
-def _people(rows: list[dict[str, Any]]) -> list[Person]:
-    people = []
-    for row in rows:
-        joints, box = np.array(row["joints"], np.float64), np.array(row["box"], np.float64)
-        person = person_from(joints, COCO_JOINTS, JOINT_LOGIT, score=row["score"], box=box)
-        if person:
-            people.append(person)
-    return people
 
 
 def read_track(
@@ -213,6 +258,7 @@ def _track_of_joints(
     main = follow_main_person(people)
     spans = unbroken_spans(main, cuts, o.gap_frames())
     points, known = joints_over_time(main)
+    quality = _quality(people, main, points, known, spans)
     points, known = fill_and_smooth(points, known, spans, max_gap=o.gap_frames(), sigma=o.smooth)
     visible = np.asarray(limbs_known(known).any(axis=1))
     spans = [run for span in spans for run in _runs(visible, *span)]
@@ -220,7 +266,59 @@ def _track_of_joints(
     for t in np.flatnonzero(visible).tolist():
         places = points[t][known[t]] / np.array(clip.size)
         extents[t] = [*places.min(axis=0), *places.max(axis=0)]
-    return Track(source_frames, len(main), cuts, spans, extents, points, known)
+    return Track(source_frames, len(main), cuts, spans, extents, points, known, quality)
+
+
+def _quality(
+    people: Sequence[Sequence[Person]],
+    main: Sequence[Person | None],
+    points: Array,
+    known: NDArray[np.bool_],
+    spans: Sequence[Span],
+) -> Quality:
+    jitter = measure_jitter(points, known, spans)
+    heights = [person.box[3] - person.box[1] for person in main if person is not None]
+    others = crossing = 0
+    for found, person in zip(people, main, strict=True):
+        if person is None:
+            continue
+        rest = [p for p in found if p is not person and _area(p) > _area(person) / 4]
+        others += bool(rest)
+        crossing += any(overlap(p.box, person.box) > 0 for p in rest)
+    height = float(np.median(heights)) if heights else 0.0
+    return Quality(_longest_gap([p is not None for p in main]), jitter, height, others, crossing)
+
+
+def measure_jitter(points: Array, known: NDArray[np.bool_], spans: Sequence[Span]) -> float | None:
+    """Mean distance of joints to their smoothed path, pixels; None: too short to tell.
+
+    The path is the parabola through five frames by least squares (Savitzky and Golay 1964), which
+    follows a fast movement; the distances are scaled to what independent noise of each joint is.
+
+    points: (T, J, 2); known: (T, J)
+    """
+    weights = np.array(PARABOLA) / sum(PARABOLA)
+    distances = []
+    for start, stop in spans:
+        for t in range(start + 2, stop - 2):
+            whole = known[t - 2 : t + 3].all(axis=0)
+            path = np.tensordot(weights, points[t - 2 : t + 3, whole], axes=1)
+            distances.append(np.hypot(*(points[t, whole] - path).T))
+    every = np.concatenate(distances) if distances else np.zeros(0)
+    return float(every.mean() / np.sqrt(1 - weights[2])) if len(every) else None
+
+
+def _area(person: Person) -> float:
+    return float((person.box[2:] - person.box[:2]).prod())
+
+
+def _longest_gap(seen: Sequence[bool]) -> int:
+    """The longest run of frames without the person."""
+    longest = run = 0
+    for flag in seen:
+        run = 0 if flag else run + 1
+        longest = max(longest, run)
+    return longest
 
 
 def _track_of_images(
@@ -239,7 +337,10 @@ def _track_of_images(
     seen = np.isfinite(extents[:, 0])
     edges = [0, *cuts, len(images)]
     spans = [run for start, stop in pairwise(edges) for run in _runs(seen, start, stop)]
-    return Track(source_frames, len(images), cuts, spans, extents, None, None)
+    boxes = extents[seen] * np.array([1, ink.shape[0], 1, ink.shape[0]]) if len(images) else extents
+    height = float(np.median(boxes[:, 3] - boxes[:, 1])) if seen.any() else 0.0
+    quality = Quality(_longest_gap(seen.tolist()), None, height, 0, 0)
+    return Track(source_frames, len(images), cuts, spans, extents, None, None, quality)
 
 
 def _runs(flags: NDArray[np.bool_], start: int, stop: int) -> list[Span]:

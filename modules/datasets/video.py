@@ -13,6 +13,8 @@ An interrupted import resumes where it stopped. Nothing is written anywhere but 
 Legend: boxes are (x0, y0, x1, y1) in the clip's pixels.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -21,16 +23,18 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from modules.datasets import blazepose
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.label_files import Labels, open_labels
 from modules.datasets.label_images import shrink_label, stroke_gain
-from modules.datasets.pose import draw_labels
+from modules.datasets.person import MARKER, Like, about_the_person, read_like, write_driven
+from modules.datasets.pose import KeypointModel, draw_labels
 from modules.datasets.source import (
     Clip,
     Pixels,
@@ -39,20 +43,24 @@ from modules.datasets.source import (
     sampled,
     sampled_indices,
 )
-from modules.datasets.splits import Piece, Place, places_by_clip, split_by_time
-from modules.datasets.tracks import DETECTIONS, JointFinder, Track, progress_bar, read_track
+from modules.datasets.splits import Piece, Place, file_of, places_by_clip, split_by_time
+from modules.datasets.tracks import (
+    DETECTIONS,
+    Detector,
+    JointFinder,
+    Track,
+    progress_bar,
+    read_track,
+)
 from modules.datasets.video_options import VideoOptions
 from modules.runtime.device import choose_device
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 
-if TYPE_CHECKING:
-    from modules.datasets.keypoints import KeypointModel
-
-FORMAT_VERSION = 1  # raise it when the same command writes other files
-MARKER = "import.json"  # tells what made the folder, and whether it is finished
+FORMAT_VERSION = 2  # raise it when the same command writes other files
 PARTIAL = "partial"  # the splits while they are written
 SPLITS = ("train", "val", "test")
+RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet are beyond them
 
 Array = NDArray[np.float64]
@@ -93,11 +101,6 @@ def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) 
     return left, top, left + width, top + height
 
 
-def _file(root: Path, place: Place, kind: str) -> Path:
-    folder = root / place.split / f"{place.split}_{kind}" / place.sequence
-    return folder / f"{place.number}.png"
-
-
 def write_clip(
     root: Path,
     clip: Clip,
@@ -113,7 +116,7 @@ def write_clip(
         box = crop_box(track.extents[visible], clip.size, o.size)
     for place in {place._replace(number=0) for place in places.values()}:
         for kind in ("img", "label"):
-            _file(root, place, kind).parent.mkdir(parents=True, exist_ok=True)
+            file_of(root, place, kind).parent.mkdir(parents=True, exist_ok=True)
     made = _labels(clip, track, labels, sorted(places), box, o)
     bar = progress_bar(f"{clip.path.name}: writing", len(places))
     for t, (_, frame) in enumerate(sampled(clip, o.fps)):
@@ -121,8 +124,8 @@ def write_clip(
             place = places[t]
             if place.split != "test" or place.number == 0:  # of a test sequence only the first
                 image = Image.fromarray(frame).resize(o.size, Image.Resampling.BILINEAR, box)
-                image.save(_file(root, place, "img"))
-            Image.fromarray(next(made)).save(_file(root, place, "label"))
+                image.save(file_of(root, place, "img"))
+            Image.fromarray(next(made)).save(file_of(root, place, "label"))
             bar.update()
     bar.close()
     return box
@@ -162,7 +165,9 @@ def _identity_of(paths: Sequence[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, Any]:
+def _command(
+    o: VideoOptions, clips: Sequence[Clip], detector: Detector | None, like: Like | None
+) -> dict[str, Any]:
     """Everything that the result depends on, as plain values."""
     files = [
         sorted(path.iterdir(), key=lambda p: p.name) if path.is_dir() else [path]
@@ -172,7 +177,8 @@ def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, 
         "format": FORMAT_VERSION,
         "clips": [clip.identity for clip in clips],
         "labels": [_identity_of(paths) for paths in files],
-        "weights": weights,
+        "detector": detector.name if detector else None,
+        "weights": detector.identity if detector else "none",
         "fps": o.fps,
         "source_fps": o.source_fps,
         "detect_size": o.detect_size,
@@ -183,12 +189,15 @@ def _command(o: VideoOptions, clips: Sequence[Clip], weights: str) -> dict[str, 
         "pause": o.pause,
         "max_gap": o.max_gap,
         "smooth": o.smooth,
+        "like": like.identity if like else None,
     }
 
 
 # What an unfinished import must keep. Size and split may still change, since nothing was written
 # with them; with labels from another tool everything may, since no search would be lost.
-SOURCE_OPTIONS = ("format", "clips", "labels", "weights", "fps", "source_fps", "detect_size")
+SOURCE_OPTIONS = (
+    *("format", "clips", "labels", "detector", "weights", "fps", "source_fps", "detect_size"),
+)
 
 
 def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
@@ -232,9 +241,43 @@ def _typed(value: Any) -> str:
     return "by default" if value is None else str(value)
 
 
-def _weights_identity(o: VideoOptions) -> str:
+def choose_detector(o: VideoOptions) -> Detector | None:
+    """The detector that --detector names; None: there are labels. Raises UserError."""
     if o.labels:
-        return "none"
+        return None
+    missing = blazepose.why_missing()
+    name = o.detector
+    if name == "auto":
+        name = "rcnn" if missing or o.weights or o.device == "cuda" else "blazepose"
+        if missing:
+            print(
+                "joints are found with Keypoint R-CNN: 226 MB of weights, seconds per frame on a"
+                f" CPU; the faster BlazePose: {missing}"
+            )
+    if name == "blazepose":
+        if missing:
+            raise UserError(f"--detector blazepose: {missing}")
+        for option, given in (("--weights", o.weights), ("--device cuda", o.device == "cuda")):
+            if given:
+                raise UserError(
+                    f"{option} is for --detector rcnn; BlazePose has its own weights and"
+                    " runs on the CPU"
+                )
+        identity = f"blazepose {blazepose.VERSION}"
+        return Detector(name, identity, blazepose.VISIBLE, cache(blazepose.load_blazepose), 1)
+    device, identity = choose_device(o.device), _weights_identity(o)
+
+    @cache
+    def load() -> KeypointModel:
+        # Importing torchvision's detection models takes over a second.
+        from modules.datasets import keypoints
+
+        return keypoints.load_keypoint_model(o.weights, device, short_side=o.detect_size)
+
+    return Detector(name, identity, RCNN_THRESHOLD, load, o.batch_size)
+
+
+def _weights_identity(o: VideoOptions) -> str:
     if o.weights is None:
         return "torchvision"
     try:
@@ -257,21 +300,14 @@ def import_video(o: VideoOptions) -> None:
     labels: list[Labels | None] = [None] * len(clips)
     if o.labels:  # one for each clip; see options_from
         labels = [open_labels(path, clip) for path, clip in zip(o.labels, clips, strict=True)]
-    device = None if o.labels else choose_device(o.device)
-    weights = _weights_identity(o)
-    command = _command(o, clips, weights)
+    like = read_like(o.like) if o.like else None
+    detector = choose_detector(o)
+    command = _command(o, clips, detector, like)
     if _is_finished(o, command):
         print(f"{o.out}: this import is already finished")
         return
-
-    @cache
-    def load() -> "KeypointModel":
-        # Importing torchvision's detection models takes over a second.
-        from modules.datasets.keypoints import load_keypoint_model
-
-        assert device is not None
-        return load_keypoint_model(o.weights, device, short_side=o.detect_size)
-
+    if like:
+        o = dataclasses.replace(o, fps=like.fps, size=like.size)
     try:
         o.out.mkdir(parents=True, exist_ok=True)
         _mark(o, clips, command, finished=False)
@@ -283,26 +319,78 @@ def import_video(o: VideoOptions) -> None:
                 print(f"{clip.path}: {note}")
             if label:
                 print(f"{label.path}: {label.kind}; {label.matched}")
-            finder = None if label else JointFinder(o, clip, weights, load)
+            finder = None if detector is None else JointFinder(o, clip, detector)
             tracks.append(read_track(clip, o, label, finder))
             print(_describe_track(clip, tracks[-1], o))
-        _write_splits(clips, tracks, labels, o)
-        _mark(o, clips, command, finished=True)
+            for line in tracks[-1].quality.warnings():
+                print(f"warning: {clip.path}: {line}")
+        if not any(track.spans for track in tracks):
+            raise _nobody(tracks, clips, detector)
+        if like:
+            for clip in clips:
+                if (rate := data_rate(clip, o.fps)) < 0.9 * like.fps:
+                    print(
+                        f"warning: {clip.path}: {rate:.4g} frames/s, but {o.like} has"
+                        f" {like.fps:.4g}: its motion is made faster"
+                    )
+            write_driven(o.out / PARTIAL, clips, tracks, like)
+            (o.out / PARTIAL / "test").rename(o.out / "test")
+            (o.out / PARTIAL).rmdir()
+            about = {"frames_per_second": data_rate(clips[0], o.fps)}
+            _mark(o, clips, command, finished=True, about=about)
+            return
+        _warn_of_rates(clips, o)
+        boxes = _write_splits(clips, tracks, labels, o)
+        about = about_the_person(clips, tracks, boxes, o.fps)
+        _mark(o, clips, command, finished=True, about=about)
     except OSError as error:
         raise UserError(f"cannot write {o.out}: {error.strerror or error}") from error
+    except Nobody:
+        shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
+        _clear(o.out)
+        raise
+    except UserError:
+        _clear(o.out)
+        raise
+
+
+class Nobody(UserError):
+    """No person in any clip."""
+
+
+def _nobody(tracks: Sequence[Track], clips: Sequence[Clip], detector: Detector | None) -> Nobody:
+    total = sum(track.frames for track in tracks)
+    what = f"{clips[0].path}: no person in two neighbouring frames of {total}"
+    if detector and detector.name == "blazepose":
+        return Nobody(f"{what}; is somebody there, and large enough? --detector rcnn finds more")
+    return Nobody(f"{what}; is somebody there?")
+
+
+def _clear(root: Path) -> None:
+    """Remove what a refused import began; joints that were found stay, and the mark with them."""
+    shutil.rmtree(root / PARTIAL, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if {path.name for path in root.iterdir()} == {MARKER}:
+            (root / MARKER).unlink()
+            root.rmdir()
 
 
 def _write_splits(
     clips: Sequence[Clip], tracks: Sequence[Track], labels: Sequence[Labels | None], o: VideoOptions
-) -> None:
-    """Split the tracks by time and write all images, labels and train/clips.csv."""
+) -> dict[int, Box]:
+    """Split the tracks by time and write all images, labels and train/clips.csv.
+
+    Returns for each clip that is used the part of its picture that the frames show.
+    """
     pieces = [Piece(i, *span) for i, track in enumerate(tracks) for span in track.spans]
     split = split_by_time(pieces, val_frames=o.val_frames, test=o.test, pause=o.pause_frames())
     partial = o.out / PARTIAL
     every = zip(clips, tracks, labels, places_by_clip(split, len(clips)), strict=True)
-    for clip, track, label, places in every:
+    boxes = {}
+    for index, (clip, track, label, places) in enumerate(every):
         if places:
-            print(_describe_box(clip, write_clip(partial, clip, track, label, places, o), o))
+            boxes[index] = write_clip(partial, clip, track, label, places, o)
+            print(_describe_box(clip, boxes[index], o))
     ends = np.cumsum([0, *(piece.frames for piece in split.train)]).tolist()
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))
     write_atomically(partial / "train/clips.csv", f"start,stop\n{rows}".encode())
@@ -310,12 +398,22 @@ def _write_splits(
         if (partial / name).exists():
             (partial / name).rename(o.out / name)
     partial.rmdir()
+    return boxes
 
 
-def _mark(o: VideoOptions, clips: Sequence[Clip], command: dict[str, Any], finished: bool) -> None:
-    """Write ROOT/import.json: by which command the folder is made, and whether it is finished."""
+def _mark(
+    o: VideoOptions,
+    clips: Sequence[Clip],
+    command: dict[str, Any],
+    finished: bool,
+    about: dict[str, Any] | None = None,
+) -> None:
+    """Write ROOT/import.json: by which command the folder is made, and whether it is finished.
+
+    about: what else to keep of the data set
+    """
     names = [clip.path.name for clip in clips]
-    state = {"finished": finished, "names": names, "command": command}
+    state = {"finished": finished, "names": names, "command": command, **(about or {})}
     write_atomically(o.out / MARKER, f"{json.dumps(state, indent=2)}\n".encode())
 
 
@@ -326,7 +424,26 @@ def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
     fps = data_rate(clip, o.fps)
     text = f"{clip.path}: {track.source_frames} frames{rate} → {track.frames} at {fps:.4g};"
     text += f" a person in {kept} ({kept / track.frames:.1%}), {len(track.spans)} recording(s)"
-    return text + (f", {len(track.cuts)} cut(s)" if track.cuts else "")
+    text += f", {len(track.cuts)} cut(s)" if track.cuts else ""
+    quality = track.quality
+    text += f"\n{clip.path}: {track.frames / fps:.1f} s; longest time without the person"
+    text += f" {quality.longest_gap / fps:.1f} s"
+    if quality.jitter is not None and quality.height:
+        text += f"; joints jitter by {quality.jitter:.1f} pixels"
+        text += f" ({quality.jitter / quality.height:.1%} of the person's height)"
+    return text
+
+
+def _warn_of_rates(clips: Sequence[Clip], o: VideoOptions) -> None:
+    """One data set, one speed: a slower clip keeps its own rate, so it would seem faster."""
+    rates = [data_rate(clip, o.fps) for clip in clips]
+    if max(rates) > 1.1 * min(rates):
+        pairs = zip(clips, rates, strict=True)
+        several = ", ".join(f"{clip.path.name}: {rate:.4g}" for clip, rate in pairs)
+        print(
+            f"warning: the clips have different frames/s ({several}); with --fps {min(rates):.4g}"
+            " all have the same speed"
+        )
 
 
 def _describe_box(clip: Clip, box: Box, o: VideoOptions) -> str:

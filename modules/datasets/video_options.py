@@ -4,6 +4,7 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modules.runtime.arguments import path_argument
 from modules.runtime.errors import UserError
@@ -15,6 +16,8 @@ class VideoOptions:
 
     clips: list[Path]
     out: Path
+    labels_only: bool
+    like: Path | None
     fps: float
     source_fps: float | None
     size: tuple[int, int]  # width, height
@@ -25,6 +28,7 @@ class VideoOptions:
     labels: list[Path]
     max_gap: float  # s
     smooth: float  # frames
+    detector: str
     weights: Path | None
     detect_size: int
     device: str
@@ -44,22 +48,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     # fmt: off
     add("clips", type=path_argument, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
-    add("--out", type=path_argument, required=True, metavar="ROOT", help="folder of the new data set")
+    add("--out", type=path_argument, metavar="ROOT", help="folder of the new data set; it must be given (default: with --labels_only, ROOT_CLIP beside --like)")
+    add("--labels_only", action="store_true", help="make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
+    add("--like", type=path_argument, metavar="ROOT", help="with --labels_only: data set made by this command, of the person who is to make the motion; brings --size, --fps, limb lengths and floor line")
     add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
-    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images, or of a clip with unknown rate (default: that of --fps, so every frame is used)")
+    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images or of a clip with unknown rate; of another clip, frames/s that replace its time stamps (default: that of --fps, so every frame is used)")
     add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
     add("--fit", choices=("person", "stretch"), default="person", help="person: crop the same part of every frame, large enough for all places of the person, with the aspect ratio of --size; stretch: resize the whole frame (default person)")
     add("--val_frames", type=int, metavar="N", help="frames of the validation video (default: 630, but at most a fifth of all)")
     add("--test", type=int, nargs="+", metavar="N", help="length of each test sequence, frames; 0: none (default: one of 630, but at most a tenth of all frames)")
     add("--pause", type=float, default=1.0, metavar="S", help="seconds left out between two splits of one recording (default 1)")
-    add("--labels", type=path_argument, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of OpenPose's JSON files (one per frame of the clip), or a COCO keypoint file")
+    add("--labels", type=path_argument, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of JSON files (one per frame of the clip), or a JSON or CSV file of all frames (OpenPose, AlphaPose, COCO, Halpe, MMPose, MediaPipe, DeepLabCut, SLEAP)")
     add("--max_gap", type=float, default=0.5, metavar="S", help="longest gap in seconds over which a missing person or joint is interpolated; a longer one ends the recording (default 0.5)")
     add("--smooth", type=float, default=0.7, metavar="N", help="standard deviation of the Gaussian that smooths joints over time, frames; 0: no smoothing (default 0.7)")
-    add("--weights", type=path_argument, metavar="FILE", help="weights of torchvision's keypointrcnn_resnet50_fpn (default: downloaded by torchvision, 226 MB, once)")
-    add("--detect_size", type=int, default=800, metavar="N", help="shorter side, in pixels, at which joints are searched; smaller is faster and finds fewer (default 800)")
-    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="where joints are searched (default auto: CUDA if available)")
-    add("--batch_size", type=int, default=4, metavar="N", help="frames per batch of Keypoint R-CNN (default 4)")
+    add("--detector", choices=("auto", "blazepose", "rcnn"), default="auto", help="what finds joints: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU) (default auto: blazepose if it is installed)")
+    add("--weights", type=path_argument, metavar="FILE", help="rcnn: weights of torchvision's keypointrcnn_resnet50_fpn (default: downloaded by torchvision, 226 MB, once)")
+    add("--detect_size", type=int, default=800, metavar="N", help="rcnn: shorter side, in pixels, at which joints are searched; smaller is faster and finds fewer (default 800)")
+    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="rcnn: where joints are searched (default auto: CUDA if available)")
+    add("--batch_size", type=int, default=4, metavar="N", help="rcnn: frames per batch (default 4)")
     # fmt: on
+
+
+# Decided by the data set of --like, or without meaning for test sequences.
+WITHOUT_LABELS_ONLY = ("fps", "size", "fit", "val_frames", "test", "pause")
+
+
+def _with_out(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with --out filled in. Raises UserError."""
+    like = values["like"]
+    if values["labels_only"]:
+        if like is None:
+            raise UserError("--labels_only needs --like ROOT: the data set of the trained person")
+        default = argparse.ArgumentParser()
+        add_arguments(default)
+        usual = vars(default.parse_args(["clip"]))
+        for name in WITHOUT_LABELS_ONLY:
+            if values[name] != usual[name]:
+                raise UserError(f"--{name} has no effect with --labels_only; leave it out")
+        if values["out"] is None:
+            clip = values["clips"][0]
+            values["out"] = like.with_name(f"{like.resolve().name}_{clip.stem}")
+    elif like is not None:
+        raise UserError(f"--like {like} needs --labels_only")
+    elif values["out"] is None:
+        raise UserError("--out is missing: name the folder of the new data set")
+    return values
 
 
 def options_from(arguments: argparse.Namespace) -> VideoOptions:
@@ -71,7 +104,7 @@ def options_from(arguments: argparse.Namespace) -> VideoOptions:
         raise UserError(f"--size {values['size']}: must be WIDTHxHEIGHT, such as 64x32") from None
     if min(width, height) < 8:
         raise UserError(f"--size {values['size']} is too small; it must be at least 8x8")
-    o = VideoOptions(**{**values, "size": (width, height)})
+    o = VideoOptions(**{**_with_out(values), "size": (width, height)})
     positive = {"fps": o.fps, "source_fps": o.source_fps, "batch_size": o.batch_size}
     for name, value in positive.items():
         if value is not None and not (0 < value < math.inf):
@@ -90,6 +123,10 @@ def options_from(arguments: argparse.Namespace) -> VideoOptions:
             f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the same"
             " order"
         )
+    if o.like and o.out.resolve() == o.like.resolve():
+        raise UserError(f"--out {o.out} is the data set of --like; give another folder")
+    if o.labels and o.detector != "auto":
+        raise UserError("--labels and --detector are mutually exclusive: labels need no search")
     if o.labels and o.weights:
         raise UserError(
             "--labels and --weights are mutually exclusive: give joints or the weights to find them"

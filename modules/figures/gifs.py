@@ -5,6 +5,8 @@ They are for looking at: a palette costs quality, so scores come from tensors an
 Legend: T frames, H, W height and width in pixels; videos are (T, H, W, 3) uint8 RGB.
 """
 
+import importlib.util
+import tempfile
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -92,6 +94,53 @@ def write_gif(path: Path, frames: np.ndarray, *, fps: float = 15, scale: int = 4
         raise ValueError(f"scale {scale}: must be at least 1")
     palette = distinct(common_palette(frames, KEEP))
     return write_indexed_gif(path, enlarge(to_palette(frames, palette), scale), palette, fps)
+
+
+LEAST_SIDE = 256  # pixels of an MP4's shorter side: players show smaller ones as a stamp
+
+
+def write_mp4(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path | None:
+    """Write one sequence, (T, H, W, 3) uint8, as an MP4 that every player shows (H.264, 4:2:0).
+
+    Pixels are enlarged by a whole factor. None without the package imageio-ffmpeg. Raises
+    ValueError, and OSError when it cannot be written.
+    """
+    check_videos(frames=frames)
+    if not 0 < fps < 1e4:
+        raise ValueError(f"fps {fps}: must be above 0")
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        return None
+    scale = max(1, round(LEAST_SIDE / min(frames.shape[1:3])))
+    large = enlarge(frames, scale)
+    _, height, width, _ = large.shape
+    odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))  # 4:2:0 has a colour for 2 x 2 pixels
+    large = np.pad(large, odd, mode="edge")
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole.mp4"
+        # Bit-exact: no version numbers and dates, so that the same frames give the same file.
+        exact = [
+            "-fflags",
+            "+bitexact",
+            "-flags:v",
+            "+bitexact",
+            "-crf",
+            "16",
+            "-preset",
+            "veryfast",
+        ]
+        iio.imwrite(
+            whole,
+            large,
+            plugin="FFMPEG",
+            fps=fps,
+            codec="libx264",
+            quality=None,
+            macro_block_size=1,
+            output_params=[*exact, "-crf", "16", "-preset", "veryfast"],
+            ffmpeg_log_level="error",
+        )
+        write_atomically(path, whole.read_bytes())
+    return path
 
 
 def write_comparison_gif(

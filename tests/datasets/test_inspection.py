@@ -58,6 +58,20 @@ def test_movement_is_no_cut(speed: float) -> None:
     assert find_cuts(np.array([9.0])) == []
 
 
+def test_a_frame_that_is_held_makes_no_cut() -> None:
+    """As clips of 10 frames/s at 15, and as a screen recorder writes them."""
+    video = moving(60, speed=2)
+    for pattern in ((1, 2), (1, 1, 11), (1, 15)):
+        times = np.resize(pattern, 60)
+        assert find_cuts(differences(video.repeat(times, axis=0))) == [], pattern
+        shots = np.concatenate([video[:30], 255 - video[30:]])  # the control: a cut
+        starts = np.cumsum([0, *times])
+        assert find_cuts(differences(shots.repeat(times, axis=0))) == [starts[30]], pattern
+    stills = np.concatenate([moving(1, seed).repeat(20, axis=0) for seed in range(3)])
+    stills[20:40] = 255 - stills[20:40]  # pictures that are each shown for longer than that
+    assert find_cuts(differences(stills)) == [20, 40]
+
+
 def test_cuts_of_the_real_data_are_the_recordings(shared: Path) -> None:
     for name in ("mocap_dance", "real_motion"):
         folder = shared / name / "train"

@@ -4,6 +4,7 @@ A row of the table there names a row here by its id.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 from PIL import Image
 
 import dataloader
+from modules.datasets import blazepose
 from modules.datasets import ffmpeg as reader
 from modules.datasets.label_files import open_labels
-from modules.datasets.pose import COCO_JOINTS, JOINTS
+from modules.datasets.pose import COCO_JOINTS, JOINTS, Detections
 from modules.datasets.source import Clip, data_rate, open_clip, sampled
 from modules.runtime.errors import UserError
-from tests.support.clips import BODY_POINTS
+from tests.support.clips import BODY_POINTS, write_openpose
 from tests.support.data import make_dataset
 from tests.support.kinds import (
     HEIGHT,
@@ -31,6 +33,7 @@ from tests.support.kinds import (
     picture,
     time_of,
 )
+from tests.support.scripts import REPOSITORY, assert_refused, run_script
 
 EVEN = constant(30)
 PHONE = [i / 30 for i in range(30)] + [1 + i / 12 for i in range(12)]  # the light fails after 1 s
@@ -297,6 +300,49 @@ def test_clip_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as caught:
         open_clip(path, None)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    result = run_script("dataloader.py", "video", path, "--out", tmp_path / "out")
+    assert_refused(result, str(path))
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
+    """A label folder of another clip, one without anybody, images of mixed sizes."""
+    clip = folder_of(tmp_path / "clip", constant(15))
+    out = tmp_path / "out"
+
+    def refused(source: Path, labels: Path, words: str) -> None:
+        result = run_script("dataloader.py", "video", source, "--labels", labels, "--out", out)
+        assert_refused(result, words)
+        assert result.stderr.count("\n") == 1 and not out.exists()
+
+    longer = write_openpose(tmp_path / "longer", 31)
+    refused(clip, longer, "OpenPose JSON for 31 frames, but the clip has 30")
+    larger = write_openpose(tmp_path / "larger", 30, scale=9)
+    refused(clip, larger, "were they found in a video of another size?")
+    nobody = write_openpose(tmp_path / "nobody", 30, missing=range(30))
+    refused(clip, nobody, "no person in any frame")
+    scattered = write_openpose(tmp_path / "few", 30, missing=[t for t in range(30) if t % 11])
+    refused(clip, scattered, "no person in two neighbouring frames of 30")
+    sound = write_openpose(tmp_path / "sound", 30)
+    Image.new("RGB", (9, 9)).save(clip / "7.png")
+    refused(clip, sound, "7.png: is 9 x 9 pixels")
+    (clip / "7.png").write_bytes(b"\x89PNG")
+    refused(clip, sound, "7.png")
+    Image.fromarray(picture(7 / 15)).save(clip / "7.png")  # the control
+    options = ("--labels", sound, "--out", out, "--pause", 0)
+    assert run_script("dataloader.py", "video", clip, *map(str, options)).returncode == 0
+
+
+def test_nobody_found_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 17, 3)))
+    monkeypatch.setattr(blazepose, "why_missing", lambda: None)
+    monkeypatch.setattr(blazepose, "load_blazepose", lambda: lambda frames, near: [empty])
+    clip = folder_of(tmp_path / "clip", constant(15))
+    result = run_script("dataloader.py", "video", clip, "--out", tmp_path / "out")
+    assert_refused(result, "no person in two neighbouring frames of 30", "--detector rcnn")
+    assert not (tmp_path / "out").exists()
 
 
 FRAME_LINE = (
@@ -660,5 +706,11 @@ def test_unknown_tables_are_named(table: str, words: str, tmp_path: Path) -> Non
         open_labels(one_file(table, "a.csv")(tmp_path), clip)
 
 
-def test_the_table_is_as_long_as_promised() -> None:
-    assert len(CLIPS) + len(REFUSED) + len(LABELS) >= 70
+@pytest.mark.parametrize("page", ["docs/inputs.md", "docs/inputs.zh-TW.md"])
+def test_the_page_has_every_kind(page: str) -> None:
+    """Each of its rows names a test, and no kind that is tested is missing."""
+    rows = re.findall(r"^\| `([^`]+)` \|", (REPOSITORY / page).read_text("utf-8"), re.MULTILINE)
+    kinds = [*CLIPS, *REFUSED, *LABELS]
+    assert len(rows) == len(set(rows)) >= 40
+    assert [row for row in rows if not row.startswith("test_")] == kinds
+    assert all(row in globals() for row in rows if row.startswith("test_"))

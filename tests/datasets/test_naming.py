@@ -1,5 +1,7 @@
 """Names of files: which number is the frame's, and which label belongs to which frame."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,19 @@ def test_names_of_two_kinds_are_a_fault(tmp_path: Path) -> None:
     assert_refused(run_script("dataloader.py", "check", root), "not a frame number: img_1.png")
 
 
+def test_the_command_that_renames_is_shown_and_works(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "my data", train=12, val=6, tests=(3,))
+    for kind in ("img", "label"):
+        (root / f"val/val_{kind}/3.png").unlink()
+        (root / f"val/val_{kind}/0.png").unlink()
+        (root / f"val/val_{kind}/1.png").unlink()
+    result = run_script("dataloader.py", "check", root)
+    assert_refused(result, "numbering starts at 2", "missing: 3")
+    (command, *_) = re.findall(r"run: python (dataloader\.py renumber .*)", result.stderr)
+    assert run_script(*shlex.split(command)).returncode == 0
+    assert run_script("dataloader.py", "check", root).returncode == 0
+
+
 # ---------------------------------------------------------------- renumber
 
 
@@ -195,5 +210,5 @@ def test_renumber_refuses_what_would_mix_up(tmp_path: Path) -> None:
         renumber([odd])
     with pytest.raises(UserError, match="same frame number"):
         renumber([numbered(tmp_path / "t", ["1.png", "01.png"])])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="there is no such folder"):
         renumber([tmp_path / "none"])

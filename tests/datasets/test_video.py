@@ -11,8 +11,8 @@ from PIL import Image
 
 import dataloader
 from modules.datasets import keypoints
-from modules.datasets.keypoints import Detections
-from modules.datasets.pose import COCO_JOINTS, LIMB_COLOURS, LIMBS
+from modules.datasets.pose import COCO_JOINTS, LIMB_COLOURS, LIMBS, Detections
+from modules.datasets.tracks import measure_jitter
 from modules.datasets.video import crop_box
 from tests.support.clips import (
     BODY_POINTS,
@@ -181,7 +181,7 @@ class KnownJoints:
         self.batches: list[int] = []
         self.stop_after = stop_after
 
-    def __call__(self, frames: Sequence[np.ndarray]) -> list[Detections]:
+    def __call__(self, frames: Sequence[np.ndarray], near: object = None) -> list[Detections]:
         self.batches.append(len(frames))
         return [self.look(frame) for frame in frames]
 
@@ -211,7 +211,18 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., KnownJoints]:
     return install
 
 
-SMALL = ["--device", "cpu", "--val_frames", "8", "--pause", "0.2", "--smooth", "0"]
+SMALL = [
+    "--detector",
+    "rcnn",
+    "--device",
+    "cpu",
+    "--val_frames",
+    "8",
+    "--pause",
+    "0.2",
+    "--smooth",
+    "0",
+]
 
 
 def test_detected_joints_are_those_of_the_labels(
@@ -222,7 +233,7 @@ def test_detected_joints_are_those_of_the_labels(
     assert result.returncode == 0, result.stderr
     assert known.seen == list(range(FRAMES))
     assert known.batches == [7] * 8 + [4]
-    result = import_(clip, "--out", tmp_path / "given", *SMALL, "--labels", openpose)
+    result = import_(clip, "--out", tmp_path / "given", *SMALL[2:], "--labels", openpose)
     assert result.returncode == 0, result.stderr
     found, given = contents(tmp_path / "found"), contents(tmp_path / "given")
     images = [name for name in given if name.endswith(".png") and "sheet" not in name]
@@ -322,7 +333,7 @@ def test_another_command_into_the_same_folder_is_refused(
         import_(clip, "--out", root, *SMALL, "--test", 4, 5), "--test by default, not 4 5"
     )
     assert_refused(import_(clip, clip, "--out", root, *SMALL), "other clips")
-    assert_refused(import_(clip, "--out", root, *SMALL, "--labels", openpose), "other labels")
+    assert_refused(import_(clip, "--out", root, *SMALL[2:], "--labels", openpose), "other labels")
     assert contents(root) == before
     # A copy of what was found serves another size.
     shutil.copytree(root / "detections", tmp_path / "other/detections")
@@ -362,6 +373,7 @@ def test_corrupted_detections_are_named(
         (["--detect_size", "3"], "--detect_size 3 is too small"),
         (["--labels", "a", "b"], "2 for 1 clips"),
         (["--labels", "a", "--weights", "b"], "are mutually exclusive"),
+        (["--labels", "a", "--detector", "rcnn"], "are mutually exclusive"),
         (["--labels", "nowhere"], "--labels nowhere: there is no such"),
         (["--weights", "nowhere"], "--weights nowhere: cannot be read"),
         (["--framerate", "3"], "--framerate"),
@@ -416,3 +428,59 @@ def test_help_gives_units_and_defaults() -> None:
     text = " ".join(result.stdout.split())
     for words in ("frames/s", "pixels", "seconds", "default 64x32", "default 15", "--labels"):
         assert words in text
+
+
+# ----------------------------------------------------------------------------------------
+# What it says of a clip
+
+
+def test_several_people_jitter_and_gaps_are_said(
+    clip: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
+) -> None:
+    known = stub()
+    calm = import_(clip, "--out", tmp_path / "calm", *SMALL)
+    assert "warning" not in "".join(calm.stdout.split("sizes are")[:1])
+    assert "longest time without the person 0.0 s; joints jitter by" in calm.stdout
+    look = known.look
+    rng = np.random.default_rng(0)
+
+    def busy(frame: np.ndarray) -> Detections:
+        found = look(frame)
+        boxes, joints = found.boxes.copy(), found.joints.copy()
+        boxes[0], joints[0] = boxes[1] + [4, 0, 4, 0], joints[1] + [4, 0, 0]  # somebody beside
+        joints[1, :, :2] += rng.normal(0, 1.5, (17, 2))
+        return Detections(boxes, np.array([0.5, 0.9], np.float32), joints)
+
+    known.look = busy  # type: ignore[method-assign]
+    result = import_(clip, "--out", tmp_path / "busy", *SMALL)
+    assert "another person of similar size is in 60 frames and overlaps" in result.stdout
+    assert "a larger --smooth may help" in result.stdout
+
+
+def test_jitter_by_hand() -> None:
+    """Noise of a known size on a fast movement; the movement itself is none."""
+    t = np.arange(400.0)
+    path = np.stack([60 * np.sin(t / 8), 0.02 * (t - 200) ** 2], axis=1)[:, None] + np.zeros(
+        (1, 18, 1)
+    )
+    known = np.ones((400, 18), bool)
+    still = measure_jitter(path, known, [(0, 400)])
+    assert still is not None and still < 0.02
+    noise = np.random.default_rng(0).normal(0, 1.5, path.shape)
+    found = measure_jitter(path + noise, known, [(0, 400)])
+    assert found == pytest.approx(1.5 * np.sqrt(np.pi / 2), rel=0.03)  # mean of a Rayleigh
+    assert measure_jitter(path, known, [(0, 4)]) is None
+
+
+def test_clips_of_different_speed_are_said(clip: Path, openpose: Path, tmp_path: Path) -> None:
+    frames = [Image.fromarray(draw(t)) for t in range(30)]
+    slow = tmp_path / "slow.gif"
+    frames[0].save(slow, save_all=True, append_images=frames[1:], duration=100)
+    labels = write_openpose(tmp_path / "labels", 30)
+    options = ["--labels", openpose, labels, "--pause", 0]
+    result = import_(clip, slow, "--out", tmp_path / "data", *options)
+    assert result.returncode == 0, result.stderr
+    assert "warning: the clips have different frames/s" in result.stdout
+    assert "with --fps 10 all have the same speed" in result.stdout
+    both = import_(clip, slow, "--out", tmp_path / "ten", *options, "--fps", 10)
+    assert "different frames/s" not in both.stdout

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from modules.figures.frames import write_sheet
-from modules.figures.gifs import write_comparison_gif, write_gif
+from modules.figures.gifs import write_comparison_gif, write_gif, write_mp4
 from tests.support.drawn import video
 
 
@@ -100,4 +100,47 @@ def test_pictures_refuse_other_shapes_and_values(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError):
             write()
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- MP4
+
+
+def test_mp4_has_every_frame_at_its_rate(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
+    import imageio.v3 as iio
+
+    frames = moving_square(24)
+    path = write_mp4(tmp_path / "a.mp4", frames, fps=12.5)
+    assert path is not None
+    about, read = iio.immeta(path, plugin="FFMPEG"), iio.imread(path, plugin="FFMPEG")
+    assert about["fps"] == 12.5 and about["codec"] == "h264" and "yuv420p" in about["pix_fmt"]
+    assert len(read) == 24 and min(read.shape[1:3]) >= 224
+    scale = read.shape[1] // frames.shape[1]
+    small = read[:, scale // 2 :: scale, scale // 2 :: scale]
+    assert np.abs(small.astype(int) - frames).mean() < 6
+    assert np.abs(small[5].astype(int) - frames[20]).mean() > 6  # the control: another frame
+    first = path.read_bytes()
+    write_mp4(path, frames, fps=12.5)
+    assert path.read_bytes() == first
+    with pytest.raises(ValueError, match="fps 0"):
+        write_mp4(path, frames, fps=0)
+
+
+@pytest.mark.parametrize(("size", "stored"), [((301, 403), (302, 404)), ((300, 402), (300, 402))])
+def test_large_and_odd_mp4s_stay_their_size(
+    size: tuple[int, int], stored: tuple[int, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
+    import imageio.v3 as iio
+
+    path = write_mp4(tmp_path / "a.mp4", np.full((3, *size, 3), 90, np.uint8))
+    read = iio.imread(path, plugin="FFMPEG")
+    assert read.shape == (3, *stored, 3)  # 4:2:0 needs even sides
+    assert np.abs(read.astype(int) - 90).max() <= 3
+
+
+def test_no_mp4_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert write_mp4(tmp_path / "a.mp4", moving_square(3)) is None
     assert not list(tmp_path.iterdir())

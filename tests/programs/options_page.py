@@ -153,6 +153,8 @@ def video_section() -> list[str]:
         names = ", ".join(action.option_strings) or str(action.metavar)
         if action.choices:
             values = ", ".join(f"`{choice}`" for choice in action.choices)
+        elif action.nargs == 0:
+            default, values = "off", "flag"
         else:
             values = f"{action.metavar}{' …' if action.nargs == '+' else ''}"
         rows.append([f"`{names}`", default, values, text])

@@ -44,10 +44,12 @@ def make_folder(folder: Path, frames: int = FRAMES, picture: Callable = draw) ->
     return folder
 
 
-def write_openpose(folder: Path, frames: int = FRAMES, missing: Sequence[int] = ()) -> Path:
+def write_openpose(
+    folder: Path, frames: int = FRAMES, missing: Sequence[int] = (), scale: float = 1
+) -> Path:
     folder.mkdir()
     for t in range(frames):
-        rows = np.column_stack([BODY_POINTS + middle(t), np.full(18, 0.9)])
+        rows = np.column_stack([scale * (BODY_POINTS + middle(t)), np.full(18, 0.9)])
         people = [] if t in missing else [{"pose_keypoints_2d": rows.ravel().tolist()}]
         (folder / f"dance_{t}_keypoints.json").write_text(json.dumps({"people": people}))
     return folder

@@ -12,6 +12,7 @@ PAGES = (
     "docs/options.md",
     "docs/training.md",
     "docs/own_video.md",
+    "docs/inputs.md",
     "docs/results.md",
     "docs/gpu.md",
     "docs/reliability.md",

@@ -1,0 +1,170 @@
+"""Do labels and frames agree in time, and does the camera stand still?
+
+    offset = label_offset(frames, labels, starts)      # offset.frames is 0 where they agree
+    camera = camera_motion(frames, labels, starts)     # how far the background moves
+
+Both are measured in pixels alone, so they serve any data set in the layout. Legend: N frames,
+H, W height and width; frames and labels are (N, H, W, 3) uint8.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.sequences import INK
+
+Pixels = NDArray[np.uint8]
+Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+REACH = 4  # frames by which labels are tried to be early or late
+MOST = 4000  # frames that are looked at: the first ones
+# Another offset must fit better than none by this much, in correlation, and fit at all.
+BETTER, LEAST_FIT = 0.03, 0.15
+LEAST_MOVED = 30  # frames
+ROUNDS = 3  # of Gauss and Newton
+# Parts of the width. Of fixed cameras' frames, 64 pixels wide, at most 0.0004 and 0.014 came out; a
+# shake of 0.05 pixels gave 0.0009 and more.
+FIXED_STEP, FIXED_DRIFT = 0.0007, 0.03
+PLAIN = 0.5  # squared grey values per pixel: a background with less structure tells no movement
+
+
+class Offset(NamedTuple):
+    """How labels lie in time, by the correlation of what changes in them and in the frames."""
+
+    frames: int  # label t + frames fits frame t best: above 0 labels are late, below early
+    best: float  # correlation there, -1 to 1
+    at_zero: float  # correlation of label t with frame t
+
+    @property
+    def is_certain(self) -> bool:
+        return self.frames != 0 and self.best > max(self.at_zero + BETTER, LEAST_FIT)
+
+
+def _grey(images: Pixels) -> Floats:
+    """(N, H, W) float32, 0-255."""
+    return images.astype(np.float32).mean(axis=3)
+
+
+def _blurred(maps: Floats) -> Floats:
+    """Maps (N, H, W) averaged over 4 × 4 pixels: limbs and bodies differ in width."""
+    count, height, width = maps.shape
+    rows, columns = height // 4 * 4, width // 4 * 4
+    blocks = maps[:, :rows, :columns].reshape(count, rows // 4, 4, columns // 4, 4)
+    return blocks.mean(axis=(2, 4))
+
+
+def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int]) -> Offset | None:
+    """The offset in time at which changes of the labels fit changes of the frames best.
+
+    Where the person moves, frames and labels change in the same places at the same time. Steps
+    from one recording to the next do not count.
+
+    starts: indices at which recordings start
+
+    Returns None if there are too few frames to tell.
+    """
+    count = min(len(frames), MOST)
+    if count < LEAST_MOVED:
+        return None
+    changes = [
+        _blurred(np.abs(np.diff(_grey(images[:count]), axis=0))) for images in (frames, labels)
+    ]
+    within = np.ones(count - 1, bool)  # step t is from frame t to t + 1
+    within[[start - 1 for start in starts if 0 < start < count]] = False
+    recording = np.searchsorted(np.array(sorted(starts)), np.arange(count - 1), side="right")
+    for change in changes:
+        change -= change[within].mean(axis=0)  # what always changes there says nothing of when
+        np.minimum(change, 4 * change[within].std() + 1e-6, out=change)
+    fits: dict[int, float] = {}
+    for offset in range(-REACH, REACH + 1):
+        here = np.arange(max(0, -offset), min(count - 1, count - 1 - offset))
+        there = here + offset
+        good = within[here] & within[there] & (recording[here] == recording[there])
+        a, b = changes[0][here[good]].ravel(), changes[1][there[good]].ravel()
+        scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+        fits[offset] = float((a * b).sum()) / scale if scale > 0 else 0.0
+    best = max(fits, key=lambda offset: (fits[offset], -abs(offset)))
+    return Offset(best, fits[best], fits[0])
+
+
+class CameraMotion(NamedTuple):
+    """How the background moves, in parts of the picture's width."""
+
+    step: float  # from one frame to the next, median
+    drift: float  # between the two places that are furthest apart, in the worst recording
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether what was measured is no more than noise and flicker give."""
+        return self.step < FIXED_STEP and self.drift < FIXED_DRIFT
+
+
+def camera_motion(frames: Pixels, labels: Pixels, starts: Sequence[int]) -> CameraMotion | None:
+    """How far the background moves from frame to frame, and how far in all.
+
+    Each frame is registered to the one before by least squares (Lucas and Kanade 1981), with the
+    boxes around the labels left out and brightness free. None: too few frames.
+    """
+    steps, drifts = [], [0.0]
+    for start, stop in zip(starts, [*starts[1:], len(frames)], strict=True):
+        stop = min(stop, start + MOST)
+        if stop - start < 3:
+            continue
+        grey, seen = _grey(frames[start:stop]), _background(labels[start:stop])
+        found = _register(grey[1:], grey[:-1], seen[1:] & seen[:-1])
+        steps.append(np.hypot(*found.T))
+        path = np.cumsum(found, axis=0)
+        drifts.append(float(np.hypot(*np.ptp(path, axis=0))))
+    if not steps:
+        return None
+    width = frames.shape[2]
+    return CameraMotion(float(np.median(np.concatenate(steps))) / width, max(drifts) / width)
+
+
+def _background(labels: Pixels) -> NDArray[np.bool_]:
+    """(N, H, W): what is outside of the box around each label, with a margin of a quarter."""
+    ink = labels.max(axis=3) > INK
+    outside = np.ones(ink.shape, bool)
+    for t in range(len(ink)):
+        rows, columns = np.flatnonzero(ink[t].any(axis=1)), np.flatnonzero(ink[t].any(axis=0))
+        if len(rows):
+            margin = 2 + (rows[-1] - rows[0]) // 4
+            top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
+            outside[t, top : rows[-1] + margin + 1, left : columns[-1] + margin + 1] = False
+    return outside
+
+
+def _register(grey: Floats, reference: Floats, mask: NDArray[np.bool_]) -> Array:
+    """(N, 2) how far right and down each picture lies of its reference, pixels."""
+    count, height, width = grey.shape
+    down, right = np.gradient(reference, axis=(1, 2))
+    border = np.zeros((height, width), bool)
+    border[2:-2, 2:-2] = True
+    weight = (mask & border).astype(np.float32)  # (N, H, W)
+    basis = np.stack([right, down, np.ones_like(right)], axis=1)  # (N, 3, H, W)
+    normal = np.einsum("nhw,nahw,nbhw->nab", weight, basis, basis, optimize=True).astype(np.float64)
+    pixels = np.maximum(weight.sum(axis=(1, 2)), 1)
+    normal[:, (0, 1), (0, 1)] += PLAIN * pixels[:, None]
+    normal[:, 2, 2] += 1e-3
+    shift = np.zeros((count, 2))
+    for _ in range(ROUNDS):
+        moved = np.stack([_moved(grey[t], *shift[t]) for t in range(count)])
+        right_side = np.einsum("nhw,nahw,nhw->na", weight, basis, reference - moved, optimize=True)
+        shift += np.linalg.solve(normal, right_side[..., None])[:, :2, 0]
+        np.clip(shift, -width / 4, width / 4, out=shift)
+    return shift
+
+
+def _moved(picture: Floats, right: float, down: float) -> Array:
+    """The picture's values at places that lie so much further right and down, bilinear."""
+    height, width = picture.shape
+    x = np.clip(np.arange(width) + right, 0, width - 1.001)
+    y = np.clip(np.arange(height) + down, 0, height - 1.001)
+    left, top = x.astype(int), y.astype(int)
+    fx, fy = (x - left)[None], (y - top)[:, None]
+    above = picture[top][:, left] * (1 - fx) + picture[top][:, left + 1] * fx
+    below = picture[top + 1][:, left] * (1 - fx) + picture[top + 1][:, left + 1] * fx
+    return np.asarray(above * (1 - fy) + below * fy)

@@ -1,0 +1,166 @@
+"""The person of a data set that `video` made, and other people's motion made by that person.
+
+    like = read_like(Path("data/dance"))             # its build, frame size and frames/s
+    write_driven(folder, clips, tracks, like)        # test sequences for Tester.py
+
+The import keeps the person's build in ROOT/import.json (`about_the_person`).
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from modules.datasets.driving import Build, build_from, measure, nearest_label, retarget
+from modules.datasets.images import BLACK, IMAGE_SUFFIXES, list_files, read_image
+from modules.datasets.pose import draw_labels
+from modules.datasets.source import Clip, Pixels, data_rate
+from modules.datasets.splits import Place, file_of
+from modules.datasets.tracks import Track
+from modules.runtime.errors import UserError
+
+MARKER = "import.json"  # tells what made the folder, and whether it is finished
+MOST = 2000  # labels among which the nearest pose is looked for
+
+Array = NDArray[np.float64]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Like:
+    """What a data set says of its person, for `--labels_only --like`."""
+
+    root: Path
+    fps: float  # frames/s
+    size: tuple[int, int]  # width, height of its images
+    box: Box  # part of its clip that its images show
+    build: Build  # in pixels of its clip
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what a driven sequence depends on."""
+        values = [self.fps, self.size, self.box, self.build.as_json()]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def about_the_person(
+    clips: Sequence[Clip], tracks: Sequence[Track], boxes: dict[int, Box], fps: float
+) -> dict[str, Any]:
+    """What ROOT/import.json keeps: the frames/s, and the person of the longest clip.
+
+    boxes: for each clip that is used the part of its picture that the frames show; fps: of --fps
+
+    The person is missing where labels are images, or legs are never seen.
+    """
+    longest = max(boxes, key=lambda index: sum(b - a for a, b in tracks[index].spans))
+    rate, track = data_rate(clips[longest], fps), tracks[longest]
+    about: dict[str, Any] = {"frames_per_second": rate, "person": None}
+    if track.points is not None and track.known is not None:
+        with contextlib.suppress(UserError):
+            build = measure(*_seen(track), rate)
+            about["person"] = {"box": boxes[longest], "build": build.as_json()}
+    return about
+
+
+def _seen(track: Track) -> tuple[Array, NDArray[np.bool_]]:
+    """Joints of the frames in which the person is seen, one after another."""
+    assert track.points is not None and track.known is not None
+    times = [t for start, stop in track.spans for t in range(start, stop)]
+    return track.points[times], track.known[times]
+
+
+def frames_per_second(root: Path) -> float | None:
+    """The frames/s of a data set that `video` made; None: unknown."""
+    try:
+        state = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        rate = float(state["frames_per_second"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return rate if 0 < rate < 1e4 else None
+
+
+def read_like(root: Path) -> Like:
+    """The person of a data set. Raises UserError: it says nothing of one."""
+    try:
+        state = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        if not state["finished"]:
+            raise UserError(f"--like {root}: its import is not finished; run it again first")
+        person = state["person"]
+        width, height = map(int, state["command"]["size"].split("x"))
+        if person is None:
+            raise UserError(
+                f"--like {root}: its import saw no joints of legs and feet (or had images as"
+                " labels), so their lengths are unknown"
+            )
+        left, top, right, bottom = map(float, person["box"])
+        build, fps = build_from(person["build"]), float(state["frames_per_second"])
+    except OSError as error:
+        raise UserError(
+            f"--like {root}: is not a data set that `dataloader.py video` made (no {MARKER})"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--like {root}: {MARKER} says nothing of the person (an older version?); import the"
+            " video again"
+        ) from error
+    return Like(root, fps, (width, height), (left, top, right, bottom), build)
+
+
+def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], like: Like) -> None:
+    """Write test sequences below `root`: these people's motion, made by the person of `like`.
+
+    A sequence starts with the training frame whose pose is nearest to its first label's. Raises
+    UserError that names the clip: nobody in it, legs or feet never seen, skeleton images as labels.
+    """
+    width, height = like.size
+    left, top, right, bottom = like.box
+    folder = like.root / "train"
+    train = list_files(folder / "train_label", IMAGE_SUFFIXES)
+    train = train[:: max(1, len(train) // MOST)]
+    usual = [np.asarray(read_image(path, BLACK)) for path in train]
+    number = 0
+    for clip, track in zip(clips, tracks, strict=True):
+        if track.points is None or track.known is None:
+            raise UserError(
+                "--labels_only needs joints; skeleton images have none that could be moved"
+            )
+        fps = data_rate(clip, like.fps)
+        try:
+            own = measure(*_seen(track), fps)
+            for start, stop in track.spans:
+                part = slice(start, stop)
+                points, known = retarget(
+                    track.points[part], track.known[part], own, like.build, fps
+                )
+                scale = np.array([width / (right - left), height / (bottom - top)])
+                places = (points - np.array([left, top])) * scale
+                made = list(draw_labels(places, known, height=height, width=width))
+                nearest = train[nearest_label(made[0], usual)]
+                _write_sequence(root, number, made, folder / "train_img" / nearest.name)
+                print(
+                    f"{clip.path}: {stop - start} frames → test sequence {number}; its first frame"
+                    f" is training frame {nearest.stem}, whose pose is nearest"
+                )
+                number += 1
+        except UserError as error:
+            raise UserError(f"{clip.path}: {error}") from error
+    if not number:
+        raise UserError(f"{clips[0].path}: nobody was found in it, so there is no motion")
+
+
+def _write_sequence(root: Path, number: int, labels: Sequence[Pixels], first: Path) -> None:
+    """Write one test sequence: its first frame and all of its labels."""
+    for t, label in enumerate(labels):
+        path = file_of(root, Place("test", str(number), t), "label")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label).save(path)
+    path = file_of(root, Place("test", str(number), 0), "img")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    read_image(first).save(path)

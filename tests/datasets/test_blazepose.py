@@ -1,0 +1,172 @@
+"""BlazePose: where it looks, what it makes of landmarks, and the real model on a known figure."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modules.datasets import blazepose, motion, synthetic
+from modules.datasets.pose import BLAZEPOSE_JOINTS, COCO_JOINTS, JOINTS, person_from
+from modules.runtime.errors import UserError
+from tests.support.clips import make_folder
+from tests.support.scripts import assert_refused, run_script
+
+needs_model = pytest.mark.skipif(
+    blazepose.why_missing() is not None, reason=f"no BlazePose here: {blazepose.why_missing()}"
+)
+
+
+def marks(visibility: float = 0.9) -> np.ndarray:
+    """33 landmarks within a picture."""
+    x = np.linspace(0.3, 0.7, 33)
+    return np.column_stack([x, x[::-1] * 0.5 + 0.2, np.full(33, visibility)])
+
+
+# ---------------------------------------------------------------- where it looks
+
+
+def test_squares_by_hand() -> None:
+    assert blazepose.squares(512, 256, None) == [(128, 0, 256), (0, 0, 256), (256, 0, 256)]
+    assert blazepose.squares(100, 300, None) == [(0, 100, 100), (0, 0, 100), (0, 200, 100)]
+    assert blazepose.squares(200, 200, None) == [(0, 0, 200)]
+    # 1.8 times the larger side around the middle of the last box, within the picture.
+    near = np.array([100.0, 50, 140, 150])
+    assert blazepose.squares(512, 256, near)[0] == (30, 10, 180)
+    assert blazepose.squares(512, 256, np.array([0.0, 0, 10, 10]))[0] == (0, 0, 64)
+    assert blazepose.squares(512, 256, np.array([0.0, 0, 500, 250]))[0][2] == 256
+
+
+def test_the_whole_picture_comes_first_then_the_last_place_then_all_squares() -> None:
+    frame = np.zeros((256, 512, 3), np.uint8)
+    frame[..., 0] = np.arange(512) // 2  # so that a part tells where it is
+    seen: list[tuple[int, int]] = []
+
+    def finder(hit: int | None):  # type: ignore[no-untyped-def]
+        def find(part: np.ndarray) -> np.ndarray | None:
+            seen.append((int(part[0, 0, 0]) * 2, part.shape[1]))
+            return marks() if len(seen) - 1 == hit else None
+
+        return find
+
+    near = np.array([300.0, 50, 340, 150])
+    for hit, calls in ((0, 1), (1, 2), (2, 5), (None, 5)):
+        seen.clear()
+        found = blazepose.search(finder(hit), frame, near)
+        assert len(seen) == calls
+        assert len(found.boxes) == (hit is not None)
+    assert seen == [(0, 512), (230, 180), (128, 256), (0, 256), (256, 256)]
+
+
+def test_landmarks_of_a_part_lie_in_the_whole_picture() -> None:
+    frame = np.zeros((256, 512, 3), np.uint8)
+    calls = []
+
+    def find(part: np.ndarray) -> np.ndarray | None:
+        calls.append(part)
+        return marks() if len(calls) == 4 else None  # the right square
+
+    found = blazepose.search(find, frame, None)
+    row = blazepose.LANDMARKS[0]  # the nose
+    expected = marks()[row, :2] * 256 + [256, 0]
+    np.testing.assert_allclose(found.joints[0, 0, :2], expected)
+    assert found.scores[0] == pytest.approx(0.9)
+
+
+def test_joints_beyond_the_edge_do_not_count() -> None:
+    rows = marks()
+    rows[27, 1] = 1.2  # the left ankle is below the picture
+    found = blazepose.search(lambda _: rows, np.zeros((100, 100, 3), np.uint8), None)
+    person = person_from(found.joints[0], COCO_JOINTS, blazepose.VISIBLE)
+    assert person is not None
+    assert not person.known[JOINTS.index("left_ankle")]
+    assert person.known[JOINTS.index("right_ankle")]
+    # The neck is the middle of the shoulders.
+    shoulders = person.points[[JOINTS.index("left_shoulder"), JOINTS.index("right_shoulder")]]
+    np.testing.assert_allclose(person.points[1], shoulders.mean(axis=0))
+    np.testing.assert_allclose(found.boxes[0][3], 100 * rows[blazepose.LANDMARKS, 1].clip(0, 1)[:-2].max(), atol=30)  # fmt: skip # noqa: E501
+
+
+def test_the_layout_of_landmarks() -> None:
+    """MediaPipe's own enumeration, by number: left is odd from the shoulders on."""
+    by_name = {JOINTS[place]: i for i, place in enumerate(BLAZEPOSE_JOINTS) if place is not None}
+    assert by_name["nose"] == 0 and by_name["left_eye"] == 2 and by_name["right_ear"] == 8
+    pairs = {"shoulder": 11, "elbow": 13, "wrist": 15, "hip": 23, "knee": 25, "ankle": 27}
+    for joint, index in pairs.items():
+        assert by_name[f"left_{joint}"] == index and by_name[f"right_{joint}"] == index + 1
+
+
+# ---------------------------------------------------------------- where it is missing
+
+
+def test_what_to_do_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
+    assert "pip install -r requirements-video.txt" in str(blazepose.why_missing())
+    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
+    assert "exists for Python 3.10 to 3.12, and this is 3.13" in str(blazepose.why_missing())
+    newer = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: newer)
+    assert "no longer carries the model; run: pip install mediapipe==0.10.14" in str(
+        blazepose.why_missing()
+    )
+    with pytest.raises(UserError, match="--detector blazepose: "):
+        blazepose.load_blazepose()
+
+
+def test_options_of_the_other_detector_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_folder(tmp_path / "clip", 9)
+    command = ("dataloader.py", "video", clip, "--out", tmp_path / "o", "--detector", "blazepose")
+    monkeypatch.setattr(blazepose, "why_missing", lambda: None)
+    assert_refused(run_script(*command, "--device", "cuda"), "--device cuda is for --detector rcnn")
+    assert_refused(run_script(*command, "--weights", clip), "--weights is for --detector rcnn")
+    monkeypatch.setattr(blazepose, "why_missing", lambda: "it is missing; do this")
+    assert_refused(run_script(*command), "--detector blazepose: it is missing; do this")
+    assert not (tmp_path / "o").exists()
+
+
+# ---------------------------------------------------------------- the real model
+
+
+@needs_model
+def test_the_demo_s_figure_is_found_within_two_per_cent_of_its_height(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    height, width = 256, 512
+    scene = synthetic.make_scene(0, height, width)
+    pose = motion.perform(np.random.default_rng([0, 1, 0]), 240, scene.camera)
+    some = motion.Pose(pose.joints[::12], pose.axes[::12])
+    true = scene.camera.project(some.joints)[..., :2]
+    find = blazepose.load_blazepose()
+    errors, seen = [], 0
+    for frame, joints in zip(synthetic.render_frames(some, scene), true, strict=True):
+        (found,) = find([frame])
+        seen += len(found.boxes)
+        for row, place in zip(found.joints[0], COCO_JOINTS, strict=True):
+            errors.append(np.hypot(*(row[:2] - joints[synthetic.JOINTS[JOINTS[place]]])))
+    assert seen == 20
+    assert np.median(errors) <= 0.02 * scene.camera.scale
+    # The control: left and right exchanged would be far off.
+    assert np.quantile(errors, 0.9) < 0.06 * scene.camera.scale
+    assert capfd.readouterr().err == ""  # none of mediapipe's notices
+
+
+@needs_model
+def test_a_small_person_is_found_in_a_square_part() -> None:
+    scene = synthetic.make_scene(0, 256, 512)
+    pose = motion.perform(np.random.default_rng([0, 1, 0]), 2, scene.camera)
+    frame = next(synthetic.render_frames(pose, scene))
+    small = np.full((256, 512, 3), frame[:20].mean(axis=(0, 1)).astype(np.uint8), np.uint8)
+    small[-90:, :180] = np.asarray(Image.fromarray(frame).resize((180, 90)))
+    find = blazepose.load_blazepose()
+    (found,) = find([small])
+    assert len(found.boxes) == 1 and found.boxes[0][2] < 180
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blazepose, "squares", lambda *_: [])
+        assert len(find([small])[0].boxes) == 0  # the control: whole, it is too small
+    assert len(find([np.full((256, 512, 3), 90, np.uint8)])[0].boxes) == 0  # nobody is there

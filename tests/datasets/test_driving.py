@@ -1,0 +1,237 @@
+"""Another person's motion: proportions, place and floor line become the trained person's."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dataloader
+from modules.datasets.driving import Build, build_from, floor_line, measure, nearest_label, retarget
+from modules.datasets.pose import JOINTS, LIMBS
+from modules.runtime.errors import UserError
+from tests.support.clips import BODY_POINTS, draw, make_folder, middle, write_openpose
+from tests.support.scripts import TINY_RUN, assert_refused, run_script
+
+FPS = 15.0
+T = 90
+ANKLES = [JOINTS.index("right_ankle"), JOINTS.index("left_ankle")]
+
+
+def body(size: float, x: np.ndarray, floor: np.ndarray, arms: float = 1.0) -> np.ndarray:
+    """A person (T, 18, 2) of `size` times BODY_POINTS, its feet on `floor`, arms made longer."""
+    points = BODY_POINTS.copy()
+    for side in ("left", "right"):
+        shoulder = points[JOINTS.index(f"{side}_shoulder")].copy()
+        for joint in ("elbow", "wrist"):
+            index = JOINTS.index(f"{side}_{joint}")
+            points[index] = shoulder + arms * (points[index] - shoulder)
+    points = points - [0, BODY_POINTS[ANKLES, 1].max()]
+    return size * points[None] + np.stack([x, floor], axis=1)[:, None]
+
+
+def lengths(points: np.ndarray) -> np.ndarray:
+    a, b = np.array(LIMBS).T
+    return np.hypot(*np.moveaxis(points[:, b] - points[:, a], -1, 0))
+
+
+def still(value: float) -> np.ndarray:
+    return np.full(T, value)
+
+
+EVERY = np.ones((T, 18), bool)
+
+
+def test_the_target_s_body_makes_the_motion() -> None:
+    t = np.arange(T)
+    own = body(2.0, 300 + 40 * np.sin(t / 7), still(400))
+    other = body(5.0, 700 + 60 * np.sin(t / 9), still(900), arms=1.5)
+    source, target = measure(own, EVERY, FPS), measure(other, EVERY, FPS)
+    assert source.stature == pytest.approx(lengths(own)[0][[6, 7, 8]].sum())
+    made, known = retarget(own, EVERY, source, target, FPS)
+    assert known.all()
+    np.testing.assert_allclose(lengths(made), lengths(other), rtol=1e-6)  # arms too
+    np.testing.assert_allclose(made[:, ANKLES, 1].max(axis=1), 900, atol=1e-6)  # on its floor line
+    neck = made[:, 1, 0]
+    assert neck.min() >= target.left - 1e-6 and neck.max() <= target.right + 1e-6
+    assert np.corrcoef(neck, own[:, 1, 0])[0, 1] > 0.98  # it walks as the source does
+    # The control: the source's own proportions are others.
+    assert np.abs(lengths(made) / 2.5 - lengths(own)).max() > 1
+
+
+def test_a_jump_stays_a_jump() -> None:
+    jump = np.zeros(T)
+    jump[40:46] = [10, 18, 22, 22, 18, 10]
+    own = body(2.0, still(300), 400 - jump)
+    target = measure(body(4.0, still(500), still(800)), EVERY, FPS)
+    source = measure(body(2.0, still(300), still(400)), EVERY, FPS)
+    made, _ = retarget(own, EVERY, source, target, FPS)
+    lifted = 800 - made[:, ANKLES, 1].max(axis=1)
+    np.testing.assert_allclose(lifted, 2 * jump, atol=1.0)
+    np.testing.assert_allclose(floor_line(own, EVERY, FPS), 400, atol=1.0)
+
+
+def test_nearer_is_larger_in_the_target_s_range() -> None:
+    """Far to near is mapped from the source's range of floor lines to the target's (Chan et al.)"""
+    near, slow = np.linspace(0, 1, T), 3.0  # half a minute for the walk
+    own = np.stack([body(1 + n, still(300), still(300 + 100 * n))[0] for n in near])
+    other = np.stack([body(3 + n, still(500), still(600 + 40 * n))[0] for n in near])
+    source, target = measure(own, EVERY, slow), measure(other, EVERY, slow)
+    made, _ = retarget(own, EVERY, source, target, slow)
+    ground = made[:, ANKLES, 1].max(axis=1)
+    assert ground[:9].mean() == pytest.approx(602, abs=6)
+    assert ground[-9:].mean() == pytest.approx(638, abs=6)
+    size = lengths(made)[:, 6:9].sum(axis=1)
+    grown = size[-1] / size[0]
+    assert grown == pytest.approx(4 / 3, rel=0.2)  # the source itself doubles
+
+
+def test_unknown_joints_stay_unknown() -> None:
+    own = body(2.0, still(300), still(400))
+    known = EVERY.copy()
+    known[10:20, JOINTS.index("left_elbow")] = False
+    target = measure(body(4.0, still(500), still(800)), EVERY, FPS)
+    made, have = retarget(own, known, measure(own, known, FPS), target, FPS)
+    gone = [JOINTS.index("left_elbow"), JOINTS.index("left_wrist")]  # and what hangs on it
+    assert not have[10:20, gone].any() and (made[10:20, gone] == 0).all()
+    assert have.sum() == known.sum() - 10
+    no_feet = EVERY.copy()
+    no_feet[:, ANKLES] = False
+    with pytest.raises(UserError, match="legs are never seen"):
+        measure(own, no_feet, FPS)
+
+
+def test_a_build_survives_its_file() -> None:
+    build = measure(body(2.0, still(300), still(400)), EVERY, FPS)
+    assert build_from(json.loads(json.dumps(build.as_json()))) == build
+    for wrong in ({}, {**build.as_json(), "limbs": [1.0]}, {**build.as_json(), "far": "x"}):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            build_from(wrong)
+    assert isinstance(build, Build) and dataclasses.is_dataclass(build)
+
+
+def test_nearest_label() -> None:
+    labels = [np.full((4, 4, 3), v, np.uint8) for v in (0, 90, 200)]
+    assert nearest_label(np.full((4, 4, 3), 120, np.uint8), labels) == 1
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of a small clip; not to be changed."""
+    folder = tmp_path_factory.mktemp("like")
+    clip, labels = make_folder(folder / "dance"), write_openpose(folder / "openpose")
+    command = ("dataloader.py", "video", clip, "--labels", labels, "--out", folder / "data")
+    result = run_script(*command, "--pause", "0", "--smooth", "0")
+    assert result.returncode == 0, result.stderr
+    train = "train: python Trainer.py --preset video --DR "
+    assert result.stdout.splitlines()[-1].startswith(train)
+    return folder / "data"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> tuple[Path, Path]:
+    """A clip of somebody twice as large in a picture twice as large, and its labels."""
+
+    def picture(t: int) -> np.ndarray:
+        return draw(t).repeat(2, axis=0).repeat(2, axis=1)
+
+    clip, labels = make_folder(tmp_path / "other", 30, picture), tmp_path / "labels"
+    labels.mkdir()
+    for t in range(30):
+        rows = np.column_stack([2 * (BODY_POINTS + middle(t)), np.full(18, 0.9)])
+        person = {"pose_keypoints_2d": rows.ravel().tolist()}
+        (labels / f"{t}.json").write_text(json.dumps({"people": [person]}))
+    return clip, labels
+
+
+def test_another_clip_drives_the_trained_person(
+    trained_on: Path, other: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clip, labels = other
+    out = tmp_path / "driven"
+    options = ["--labels_only", "--like", trained_on, "--labels", labels, "--smooth", "0"]
+    result = run_script("dataloader.py", "video", clip, "--out", out, *options)
+    assert result.returncode == 0, result.stderr
+    assert "30 frames → test sequence 0" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith(
+        "render: python Tester.py --ckpt_path runs/data"
+    )
+    (sequence,) = dataloader.load_test(out, height=32, width=64)
+    assert len(sequence.labels) == 30
+    # The same motion by a body of the same proportions: the labels of the trained person itself.
+    train, _ = dataloader.load_train_val(
+        trained_on, height=32, width=64, train_vi_len=4, val_vi_len=9
+    )
+    assert train is not None
+    apart = [
+        (sequence.labels[t].int() - train.labels[t].int()).abs().float().mean() for t in (0, 9, 20)
+    ]
+    assert max(apart) < 4
+    wrong = (sequence.labels[0].int() - train.labels[20].int()).abs().float().mean()
+    assert wrong > 3 * max(apart)  # the control
+    assert (sequence.first_frame == train.frames[0]).all()  # of the nearest pose
+    assert dataloader.frames_per_second(out) == dataloader.frames_per_second(trained_on) == 15
+    again = run_script("dataloader.py", "video", clip, "--out", out, *options)
+    assert "already finished" in again.stdout
+
+    run = tmp_path / "run"
+    made = run_script("Trainer.py", "--DR", trained_on, "--save_root", run, *TINY_RUN, "--num_epoch", "1")  # fmt: skip # noqa: E501
+    assert made.returncode == 0, made.stderr
+    tested = run_script(
+        "Tester.py", "--ckpt_path", run / "last.ckpt", "--DR", out, "--save_root", tmp_path / "t"
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert len(list((tmp_path / "t/frames/0").iterdir())) == 30
+
+
+def test_where_it_goes_by_default(trained_on: Path, other: tuple[Path, Path]) -> None:
+    clip, labels = other
+    command = ["dataloader.py", "video", clip, "--labels_only", "--like", trained_on]
+    assert run_script(*command, "--labels", labels).returncode == 0
+    assert (trained_on.parent / "data_other/test/test_label/0/29.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--labels_only"], "--labels_only needs --like ROOT"),
+        (["--like", "LIKE", "--out", "o"], "needs --labels_only"),
+        ([], "--out is missing"),
+        (["--labels_only", "--like", "nowhere"], "no import.json"),
+        (["--labels_only", "--like", "LIKE", "--size", "32x32"], "--size has no effect with"),
+        (["--labels_only", "--like", "LIKE", "--fps", "9"], "--fps has no effect with"),
+        (["--labels_only", "--like", "LIKE", "--out", "LIKE"], "is the data set of --like"),
+    ],
+)
+def test_mistakes(
+    trained_on: Path, other: tuple[Path, Path], options: list[str], words: str, tmp_path: Path
+) -> None:
+    clip, labels = other
+    typed = [str(trained_on) if word == "LIKE" else word for word in options]
+    result = run_script("dataloader.py", "video", clip, "--labels", labels, *typed, cwd=tmp_path)
+    assert_refused(result, words)
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("o"))
+
+
+def test_without_joints_there_is_no_build(other: tuple[Path, Path], tmp_path: Path) -> None:
+    clip, joints = other
+    labels = make_folder(tmp_path / "skeletons", 30, lambda t: draw(t).repeat(2, 0).repeat(2, 1))
+    data = tmp_path / "data"
+    options = ["--pause", 0, "--out", data]
+    assert run_script("dataloader.py", "video", clip, "--labels", labels, *options).returncode == 0
+    command = ["dataloader.py", "video", clip, "--labels_only", "--like", data]
+    assert_refused(run_script(*command, "--labels", joints), "saw no joints of legs and feet")
+    state = json.loads((data / "import.json").read_text())
+    del state["person"]
+    (data / "import.json").write_text(json.dumps(state))
+    assert_refused(run_script(*command, "--labels", joints), "import the video again")
+    state["finished"] = False
+    (data / "import.json").write_text(json.dumps(state))
+    assert_refused(run_script(*command, "--labels", joints), "is not finished")
+    assert Image.open(data / "train/train_img/0.png").size == (64, 32)

@@ -1,0 +1,132 @@
+"""How far found joints lie from those that the renderer of the demo's figure knows.
+
+    python tests/programs/joint_error.py clip OUT.mp4                  # one minute, 512 x 256
+    python tests/programs/joint_error.py clip OUT.mp4 --seconds 20 --frame_W 1920 --frame_H 960
+    python tests/programs/joint_error.py figure OUT.mp4 ROOT           # after `video OUT.mp4`
+    python tests/programs/joint_error.py sizes CLIP 64x32 128x64 256x128 512x256
+
+`clip` writes a clip of the figure and, beside it, OUT.npy with its joints. `figure` compares them
+with what the import found, as found and as smoothed. `sizes` resizes any clip's frames and counts
+in how many of them a person is found.
+"""
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from modules.datasets import blazepose, motion, synthetic, video, video_options
+from modules.datasets.pose import COCO_JOINTS, JOINTS, joints_over_time, person_from
+from modules.datasets.source import open_clip, read_frames, sampled_indices
+from modules.datasets.tracks import JointFinder, read_track
+from modules.runtime.arguments import ArgumentParser, path_argument
+from modules.runtime.errors import UserError
+from modules.runtime.scripts import run_as_script
+
+FPS = 30
+
+
+def write_clip(out: Path, seconds: float, seed: int, height: int, width: int) -> None:
+    """Write the clip, and OUT.npy: (T, 18, 2) joints in pixels, in the order of JOINTS."""
+    scene = synthetic.make_scene(seed, height, width)
+    pose = motion.perform(np.random.default_rng([seed, 1, 0]), round(seconds * FPS), scene.camera)
+    places = scene.camera.project(pose.joints)[..., :2]
+    np.save(out.with_suffix(".npy"), places[:, [synthetic.JOINTS[name] for name in JOINTS]])
+    with imageio.get_writer(out, format="FFMPEG", fps=FPS, macro_block_size=2) as file:
+        for frame in synthetic.render_frames(pose, scene):
+            file.append_data(frame)
+
+
+def compare(clip_path: Path, root: Path) -> None:
+    """Print the distances, in parts of the figure's height."""
+    arguments = argparse.ArgumentParser()
+    video_options.add_arguments(arguments)
+    o = video_options.options_from(arguments.parse_args([str(clip_path), "--out", str(root)]))
+    clip = open_clip(clip_path, None)
+    true = np.load(clip_path.with_suffix(".npy"))[sampled_indices(clip, o.fps)]
+    height = synthetic.make_scene(0, clip.size[1], clip.size[0]).camera.scale
+    detector = video.choose_detector(o)
+    assert detector is not None
+    finder = JointFinder(o, clip, detector)
+    if not finder.known:
+        raise UserError(f"{root}: holds no joints of {clip_path}; import it first")
+    track = read_track(clip, o, None, finder)
+    assert track.points is not None and track.known is not None
+    first = [people[0] if people else None for people in finder.people]
+    found, known = joints_over_time(first)
+    print(f"a person in {sum(p is not None for p in first)} of {len(first)} frames")
+    for name, points, mask in (("found", found, known), ("smoothed", track.points, track.known)):
+        errors = np.hypot(*np.moveaxis(points - true, -1, 0))[mask] / height
+        middle, most = np.quantile(errors, [0.5, 0.9])
+        print(f"{name:<9} median {middle:.2%} of the height, 90 % below {most:.2%}")
+
+
+def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
+    """Print in how many frames a person is found at each size (width, height), and how well.
+
+    How well is known only of a clip that `clip` wrote.
+    """
+    clip = open_clip(path, None)
+    beside = path.with_suffix(".npy")
+    true = np.load(beside)[::every] if beside.exists() else None
+    find = blazepose.load_blazepose()
+    frames = [Image.fromarray(frame) for frame in islice(read_frames(clip), 0, None, every)]
+    for width, height in sizes:
+        stature = synthetic.make_scene(0, height, width).camera.scale
+        seen, errors = 0, []
+        for t, frame in enumerate(frames):
+            (found,) = find([np.asarray(frame.resize((width, height)))])
+            seen += len(found.boxes) > 0
+            people = [
+                person_from(joints, COCO_JOINTS, blazepose.VISIBLE) for joints in found.joints
+            ]
+            if true is not None and people and (person := people[0]):
+                places = true[t] * [width / frame.width, height / frame.height]
+                distances = np.hypot(*(person.points - places).T) / stature
+                errors += distances[person.known].tolist()
+        line = f"{width} x {height}: a person in {seen} of {len(frames)} frames"
+        if errors:
+            line += f", {stature:.0f} pixels high; median {np.median(errors):.2%} of the height"
+        print(line)
+
+
+def size(text: str) -> tuple[int, int]:
+    width, height = map(int, text.split("x"))
+    return width, height
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    clip = commands.add_parser("clip")
+    clip.add_argument("out", type=path_argument, metavar="OUT.mp4")
+    clip.add_argument("--seconds", type=float, default=60)
+    clip.add_argument("--seed", type=int, default=0)
+    clip.add_argument("--frame_H", type=int, default=256)
+    clip.add_argument("--frame_W", type=int, default=512)
+    figure = commands.add_parser("figure")
+    figure.add_argument("clip", type=path_argument, metavar="OUT.mp4")
+    figure.add_argument("root", type=path_argument, metavar="ROOT")
+    sizes = commands.add_parser("sizes")
+    sizes.add_argument("clip", type=path_argument, metavar="CLIP")
+    sizes.add_argument("sizes", type=size, nargs="+", metavar="WxH")
+    sizes.add_argument("--every", type=int, default=1, help="look at each n-th frame (1)")
+    given = parser.parse_args()
+    if given.command == "clip":
+        write_clip(given.out, given.seconds, given.seed, given.frame_H, given.frame_W)
+    elif given.command == "figure":
+        compare(given.clip, given.root)
+    else:
+        by_size(given.clip, given.sizes, given.every)
+
+
+if __name__ == "__main__":
+    run_as_script(main)
