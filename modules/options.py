@@ -239,10 +239,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": {**RECIPE, "auto_size": True, "auto_save": True, "store_visualization": True},
     # Real footage. From single steps of true frames the model learns that the person is almost
     # where it is to be, and never to remove anybody: jumps teach that, and half of the other steps
-    # start from stored frames of the model's own. The background comes from the first frame,
-    # clean, so it does not have to survive the model's own frames; and with less noise the previous
-    # frame shows which of several places it is. Shifts and changes of light stand
-    # in for footage that is not there.
+    # start from stored frames of the model's own, those of several epochs side by side. The
+    # background comes from the first frame, clean, so it does not have to survive the model's own
+    # frames; and with less noise the previous frame shows which of several places it is. Shifts and
+    # changes of light stand in for footage that is not there.
     "video": {
         **RECIPE,
         "reference": "first",
@@ -251,6 +251,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tfr": 0.5,
         "tf_draw": "step",
         "rollout_every": 1,
+        "rollout_share": 0.5,
         "augment": ("shift", "colour"),
         "auto_size": True,
         "auto_save": True,
