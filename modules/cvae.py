@@ -6,6 +6,7 @@ F, L, N, D are the channel counts F_dim, L_dim, N_dim, D_out_dim.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from modules.networks import (
     Reference_Fusion,
     RGB_Encoder,
 )
+from modules.over_time import SharedWeights
 from modules.runtime.errors import UserError
 from modules.runtime.graphs import Graphed
 from modules.seeds import STREAM_ROLLOUT, derived_seed
@@ -39,6 +41,9 @@ OPTIONAL_PARTS = ("Prior_Predictor", "Reference_Fusion", "Background_Mask")
 OUTPUTS = ("linear", "clamp", "sigmoid")
 # Frames, of all clips together, whose activations are recomputed at once with teacher forcing.
 RECOMPUTE_FRAMES = 8
+# Frames, of all clips together, that a layer's weight gradient is taken of at once in free running:
+# the more, the fewer kernels and the more memory. A CPU loses in gathering what it gains.
+WEIGHT_FRAMES = {"cuda": 80}
 
 
 @dataclass(frozen=True)
@@ -338,11 +343,12 @@ class CVAE(nn.Module):
         frame = previous.first()
         features: list[Tensor] = []
         made: list[Tensor] = []
-        for t in range(steps):
-            features.append(self.frame_transformation(frame))  # (B, F, H, W)
-            made.append(self.decode(features[t], label_t[t], z_t[t], reference))  # (B, 3, H, W)
-            if t + 1 < steps:
-                frame = previous.after(made[t], t + 1)  # (B, 3, H, W)
+        with shared_weights(frame):
+            for t in range(steps):
+                features.append(self.frame_transformation(frame))  # (B, F, H, W)
+                made.append(self.decode(features[t], label_t[t], z_t[t], reference))
+                if t + 1 < steps:
+                    frame = previous.after(made[t], t + 1)  # (B, 3, H, W)
         return torch.cat(features), torch.stack(made).flatten(0, 1)
 
     def _forward_in_parts(
@@ -378,6 +384,8 @@ class CVAE(nn.Module):
         hidden = hidden[: steps * batch].unflatten(0, (steps, batch))
         at_once = 1 if sequential else max(1, RECOMPUTE_FRAMES // batch)
         given = previous.first()[None] if sequential else previous.all()
+        # One part at a time: more would be kept.
+        part_of = partial(self._part, shared_weights(given, recompute=True))
         parts: list[ClipOutput] = []
         for first in range(0, steps, at_once):
             part = slice(first, min(first + at_once, steps))
@@ -388,28 +396,37 @@ class CVAE(nn.Module):
                 seen = torch.cat((start, frames[part.start + 1 : part.stop + 1]))
             inputs = seen, hidden[part], epsilon[part], *referred
             # Nothing random happens inside: no random state needs to be kept.
-            out = checkpoint(self._part, *inputs, use_reentrant=False, preserve_rng_state=False)
+            out = checkpoint(part_of, *inputs, use_reentrant=False, preserve_rng_state=False)
             parts.append(out)
             if sequential and part.stop < steps:
                 made = (out.prediction.detach() if detach else out.prediction)[0]
                 given = previous.after(made, part.stop)[None]
         return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _part(self, seen: Tensor, hidden: Tensor, epsilon: Tensor, *referred: Tensor) -> ClipOutput:
+    def _part(
+        self,
+        weights: "SharedWeights | nullcontext[None]",
+        seen: Tensor,
+        hidden: Tensor,
+        epsilon: Tensor,
+        *referred: Tensor,
+    ) -> ClipOutput:
         """Some steps t of _forward_in_parts.
 
-        hidden, epsilon: (t, B, …); seen: the frames that the steps start from, then those of the
-        true frames that are not among them, (…, B, 3, H, W); referred: a Reference, or nothing.
+        weights: of shared_weights(); hidden, epsilon: (t, B, …); seen: the frames that the steps
+        start from, then those of the true frames that are not among them, (…, B, 3, H, W);
+        referred: a Reference, or nothing.
         """
         count, batch = hidden.shape[:2]
         rest = nn.Sequential(*list(self.label_transformation)[3:])
-        label_features = rest(hidden.flatten(0, 1))  # (t·B, L, H, W)
-        features = self.frame_transformation(seen.flatten(0, 1))
-        start, target = features[: count * batch], features[-count * batch :]
-        posterior = self._posterior(target, label_features, epsilon)
-        behind = Reference(*referred).repeated(count) if referred else None
-        made = self.decode(start, label_features, posterior.z, behind)
-        kl = self.kl(posterior.mu, posterior.logvar, start, label_features)
+        with weights:
+            label_features = rest(hidden.flatten(0, 1))  # (t·B, L, H, W)
+            features = self.frame_transformation(seen.flatten(0, 1))
+            start, target = features[: count * batch], features[-count * batch :]
+            posterior = self._posterior(target, label_features, epsilon)
+            behind = Reference(*referred).repeated(count) if referred else None
+            made = self.decode(start, label_features, posterior.z, behind)
+            kl = self.kl(posterior.mu, posterior.logvar, start, label_features)
         made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, posterior.mu))
         return ClipOutput(made, frame_mse(made, seen[-count:]), kl, mu)
 
@@ -471,6 +488,17 @@ class CVAE(nn.Module):
             mu, logvar = self.Prior_Predictor.moments(feature, label_feature)
             z = self.Prior_Predictor.reparameterize(mu, logvar, epsilon)
         return self.decode(feature, label_feature, z, reference).clamp(0.0, 1.0)  # (B, 3, H, W)
+
+
+def shared_weights(first: Tensor, recompute: bool = False) -> "SharedWeights | nullcontext[None]":
+    """The context in which steps run one by one from frames like the first, (…, B, 3, H, W).
+
+    recompute: weights are cast once for all steps, but each step's gradient is taken by itself.
+    """
+    frames = WEIGHT_FRAMES.get(first.device.type, 0)
+    if not frames:
+        return nullcontext()
+    return SharedWeights(1 if recompute else max(1, frames // first.shape[-4]))
 
 
 def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:

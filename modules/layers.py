@@ -3,6 +3,8 @@
 Shapes: B batch (or batch x time), C channels, H, W. Every block keeps H and W.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +67,38 @@ class DepthConv(nn.Module):
         return out + (x if self.adaptor is None else self.adaptor(x))  # (B, out, H, W)
 
 
+class _Gate(torch.autograd.Function):
+    """gated(), keeping for the backward pass only what the convolution gave."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        a, b = x.chunk(2, dim=1)
+        return F.leaky_relu(b, 0.1).mul_(a)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (x,) = context.saved_tensors
+        a, b = x.chunk(2, dim=1)
+        both = torch.empty_like(x)
+        of_a, of_b = both.chunk(2, dim=1)
+        torch.ops.aten.leaky_relu.out(b, 0.1, out=of_a).mul_(gradient)
+        torch.mul(gradient, a, out=of_b)
+        torch.ops.aten.leaky_relu_backward.grad_input(of_b, b, 0.1, False, grad_input=of_b)
+        return both
+
+
+def gated(x: Tensor) -> Tensor:
+    """a·LeakyReLU₀.₁(b) of the halves a, b of x: (B, 4C, H, W) → (B, 2C, H, W).
+
+    On a GPU a seventh less is kept for the backward pass. On a CPU that would take a little longer.
+    """
+    if x.is_cuda:
+        return _Gate.apply(x)
+    a, b = x.chunk(2, dim=1)
+    return a * F.leaky_relu(b, 0.1)
+
+
 class ConvFFN(nn.Module):
     """Gated feed-forward: 1×1 to 4C in halves a, b; a·LeakyReLU₀.₁(b); 1×1 to C; plus identity."""
 
@@ -74,8 +108,7 @@ class ConvFFN(nn.Module):
         self.conv_out = nn.Conv2d(2 * chans, chans, 1)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        a, b = self.conv(x).chunk(2, dim=1)  # 2 × (B, 2C, H, W)
-        return x + self.conv_out(a * F.leaky_relu(b, 0.1))  # (B, C, H, W)
+        return x + self.conv_out(gated(self.conv(x)))  # (B, C, H, W)
 
 
 class DepthConvBlock(nn.Module):
