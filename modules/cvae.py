@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from modules.layers import bounded
 from modules.losses import frame_mse, kl_between, kl_to_standard_normal
 from modules.networks import (
     Background_Mask,
@@ -84,7 +85,7 @@ class ModelConfig:
 class ClipOutput(NamedTuple):
     """What a training pass over clips gives, for the T-1 predicted frames."""
 
-    prediction: Tensor  # (T-1, B, 3, H, W), unbounded unless the model's output is bounded
+    prediction: Tensor  # (T-1, B, 3, H, W), unbounded without output bounds or a reference
     mse: Tensor  # (T-1, B) mean-square error per pixel
     kl: Tensor  # (T-1, B) nats, summed over the latent's dimensions
     mu: Tensor  # (T-1, B, N, H, W) mean of the posterior
@@ -192,9 +193,9 @@ class CVAE(nn.Module):
         """Frame t from the features of frame t-1 and label t and the latent; (B, 3, H, W) float32.
 
         (B, F, H, W), (B, L, H, W), (B, N, H, W) → unbounded, unless config.output bounds it;
-        callers clamp what they show or feed. With a reference the frame is composited over it, as
-        in Lee et al. 2018, "Stochastic Adversarial Video Prediction", section 3.3, and Wang et al.
-        2018, "Video-to-Video Synthesis", section 3.2.
+        callers clamp what they show or feed. With a reference the frame, bounded, is composited
+        over it, as in Lee et al. 2018, "Stochastic Adversarial Video Prediction", section 3.3, and
+        Wang et al. 2018, "Video-to-Video Synthesis", section 3.2.
         """
         if reference is None:
             made = self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
@@ -202,7 +203,9 @@ class CVAE(nn.Module):
         assert self.Background_Mask is not None
         fused = self.Decoder_Fusion(frame_feature + reference.added, label_feature, z)
         last = self.Generator.last_features(fused)  # (B, D/8, H, W)
-        made = self._bounded(self.Generator[-1](last).float())  # (B, 3, H, W)
+        # No error holds back what the reference covers: unbounded it grows until, uncovered for one
+        # step, it ruins all weights.
+        made = bounded(self._bounded(self.Generator[-1](last).float()))  # (B, 3, H, W)
         share = self.Background_Mask(
             last, made, reference.frame, label_feature, reference.label_feature
         )  # (B, 1, H, W)

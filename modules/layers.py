@@ -7,6 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def bounded(x: Tensor) -> Tensor:
+    """x clamped to [0, 1], yet with the gradient of x everywhere, of any shape.
+
+    A straight-through estimator (Bengio et al. 2013, "Estimating or Propagating Gradients Through
+    Stochastic Neurons"): what went out of bounds can come back.
+    """
+    return x.clamp(0.0, 1.0).detach() + (x - x.detach())  # in this order exact for huge x too
+
+
 class Residual(nn.Module):
     """conv3 → LeakyReLU → conv3 → LeakyReLU, plus identity (or a 1×1 convolution when i ≠ o)."""
 

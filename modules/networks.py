@@ -10,7 +10,7 @@ that. They keep their place in the sequence, since the tensors are named by posi
 import torch
 from torch import Tensor, nn
 
-from modules.layers import DepthConvBlock, Residual
+from modules.layers import DepthConvBlock, Residual, bounded
 
 # exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
 # and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
@@ -172,6 +172,4 @@ class Background_Mask(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:  # each (B, …, H, W)
         joined = torch.cat([x.to(inputs[0].dtype) for x in inputs], dim=1)
-        share = self.share(self.features(joined)).float()  # (B, 1, H, W)
-        # Bounded, yet with a gradient everywhere: a share that went below 0 could not come back.
-        return share + (share.clamp(0.0, 1.0) - share).detach()
+        return bounded(self.share(self.features(joined)).float())  # (B, 1, H, W)

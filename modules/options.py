@@ -53,6 +53,7 @@ OWN_FREE = Need(
     "without free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)",
     lambda o: _runs_freely(o) and not o.rollout_every,
 )
+ROLLOUTS = Need("without --rollout_every", lambda o: o.rollout_every)
 DETECTOR = Need("without --detector_patience", lambda o: o.detector_patience)
 CYCLES = Need("without --kl_anneal_type Cyclical", lambda o: o.kl_anneal_type == "Cyclical")
 ANNEALING = Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None")
@@ -136,6 +137,7 @@ class TrainerOptions:
     frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
     jump: float = option(0.0, TEACHER_FORCING, "share of training steps that start from a random frame of the same recording in place of frame t-1, so that the model learns to remove what no longer belongs there; 0-1", at_least=0, at_most=1)
     rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames; what is not teacher-forced then starts from those, all steps at once; 0 = off", at_least=0, needs=FREE)
+    rollout_share: float = option(1.0, TEACHER_FORCING, "share of the stored frames that is made again each time; the others stay as earlier weights made them, so that no epoch trains on the errors of one model alone; the first time all are made", above=0, at_most=1, needs=ROLLOUTS)
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when validation has plateaued for this many epochs (2 or more); 0 = never", at_least=0)
     detector_threshold: float = option(0.1, TEACHER_FORCING, "plateaued: both loss and PSNR (dB) differ by less than this", above=0, needs=DETECTOR)
 

@@ -3,10 +3,13 @@
 Every few epochs the model runs freely over the training recordings, without a gradient and with
 latents from the prior, as at validation. Until the next time its frames stand in for the previous
 frame wherever an epoch (or a step) is not teacher-forced. So training meets the model's own errors
-and is still one batch over all steps. Ross et al. 2011, "A Reduction of Imitation Learning and
-Structured Prediction to No-Regret Online Learning" (DAgger); Venkatraman et al. 2015, "Improving
-Multi-step Prediction of Learned Time Series Models" (data as demonstrator).
+and is still one batch over all steps. Where only a share is made again, frames of several models
+are stored side by side. Ross et al. 2011, "A Reduction of Imitation Learning and Structured
+Prediction to No-Regret Online Learning" (DAgger, which gathers those of all models); Venkatraman
+et al. 2015, "Improving Multi-step Prediction of Learned Time Series Models" (data as demonstrator).
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -33,18 +36,29 @@ class StoredRollouts:
         self.frames = data.frames.clone()  # true ones until the first rollout
 
     def refresh(
-        self, model: CVAE, *, seed: int, epoch: int, precision: torch.dtype, watch: Watch
+        self,
+        model: CVAE,
+        *,
+        seed: int,
+        epoch: int,
+        precision: torch.dtype,
+        watch: Watch,
+        share: float = 1.0,
     ) -> None:
         """Make them again with the current model; a function of its weights and (seed, epoch).
 
         Stretches start at a fresh offset each time, from a true frame. A frame that is not finite
         stays the true one. Raises Stopped, with the frames as they were, if the watch says so.
+        share: of the stretches, drawn at random; the other frames stay as they are
         """
         stream = derived_seed(seed, epoch, STREAM_STORED)
         stretches = self._stretches(stream % STRETCH)
+        generator = torch.Generator().manual_seed(stream)
+        order = torch.randperm(len(stretches), generator=generator).tolist()
+        chosen = sorted(order[: math.ceil(share * len(stretches))])
         world = distributed.world_size()
-        rounds = -(-len(stretches) // (world * AT_ONCE))  # equally many on all ranks
-        own = range(distributed.rank(), len(stretches), world)
+        rounds = -(-len(chosen) // (world * AT_ONCE))  # equally many on all ranks
+        own = chosen[distributed.rank() :: world]
         made = torch.zeros_like(self.frames)
         was_training = model.training
         model.eval()
@@ -58,9 +72,8 @@ class StoredRollouts:
         finally:
             model.train(was_training)
         distributed.add_up(made)
-        for recording in self.data.recordings:
-            inner = slice(recording.start + 1, recording.stop)
-            self.frames[inner] = made[inner]
+        for first, stop in (stretches[n] for n in chosen):
+            self.frames[first + 1 : stop] = made[first + 1 : stop]
 
     def _stretches(self, offset: int) -> list[tuple[int, int]]:
         """(first, stop) of what is made in one go, the first frame being given.

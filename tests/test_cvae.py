@@ -465,9 +465,10 @@ def test_a_reference_changes_nothing_at_first(model: CVAE, mode: dict[str, bool]
     silent, active = referring(model, active=False), referring(model, active=True)
     reference = given_reference()
     out = silent(frames, labels, noise, previous, **dict(rest), reference=reference)
-    torch.testing.assert_close(out.prediction, plain.prediction, rtol=1e-5, atol=1e-6)
+    as_shown = plain.prediction.clamp(0, 1)
+    torch.testing.assert_close(out.prediction, as_shown, rtol=1e-5, atol=1e-6)
     out = active(frames, labels, noise, previous, **dict(rest), reference=reference)  # the control
-    assert not torch.allclose(out.prediction, plain.prediction, atol=1e-2)
+    assert not torch.allclose(out.prediction, as_shown, atol=1e-2)
     torch.testing.assert_close(out.kl, plain.kl, rtol=1e-4, atol=1e-3)
 
 
@@ -493,12 +494,27 @@ def test_composite_by_hand(model: CVAE, mode: dict[str, bool]) -> None:
         last = active.Decoder_Fusion(feature, label, z)
         for layer in list(active.Generator)[:-1]:
             last = layer(last)
-        generated = active.Generator[-1](last)
+        generated = active.Generator[-1](last).clamp(0, 1)
         m = active.Background_Mask(last, generated, frame, label, label_r)
         assert m.min() >= 0 and m.max() <= 1 and m.std() > 0.01
         made = (1 - m) * generated + m * frame
         torch.testing.assert_close(out.prediction[t - 1], made, rtol=1e-4, atol=1e-5)
         start = frames[t] if forced[1] else made.clamp(0, 1)
+
+
+def test_what_the_reference_covers_cannot_ruin_a_step(model: CVAE) -> None:
+    """Where it is covered nothing holds the generator back: 1e12 must stay harmless."""
+    active = referring(model, active=True)
+    frames, labels, noise = clips()
+    last = active.Generator[-1]
+    assert isinstance(last, torch.nn.Conv2d) and last.bias is not None
+    with torch.no_grad():
+        last.bias.fill_(1e12)
+    previous = Previous.of(frames, teacher_forcing=True)
+    out = active(frames, labels, noise, previous, sequential=False, reference=given_reference())
+    assert out.prediction.min() >= 0 and out.prediction.max() <= 1
+    out.mse.sum().backward()
+    assert last.bias.grad is not None and (last.bias.grad > 0).all()  # so it comes back
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -58,6 +58,20 @@ def test_frames_are_free_running_ones() -> None:
         assert torch.equal(stored.frames[first], video.frames[first])
 
 
+def test_a_share_is_made_again_and_the_rest_stays() -> None:
+    """What is made again has the very frames that it has where all are made again."""
+    stored, whole = refreshed(), refreshed(epoch=2)
+    before = stored.frames.clone()
+    stored.refresh(model(), seed=0, epoch=2, precision=torch.float32, watch=Watch(), share=0.5)
+    again = (stored.frames != before).flatten(1).any(dim=1)
+    assert (stored.frames[~again] == before[~again]).all()
+    near = (stored.frames[again].int() - whole.frames[again].int()).abs()
+    assert near.max() <= 1  # a batch may round differently
+    stretches = stored._stretches(derived_seed(0, 2, STREAM_STORED) % STRETCH)
+    count = sum(bool(again[a + 1 : b].any()) for a, b in stretches)
+    assert count == -(-len(stretches) // 2) < len(stretches)
+
+
 def test_a_function_of_weights_seed_and_epoch() -> None:
     assert torch.equal(refreshed().frames, refreshed().frames)
     assert not torch.equal(refreshed().frames, refreshed(epoch=2).frames)
