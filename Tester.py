@@ -295,7 +295,7 @@ def main() -> None:
             report_st_lpips(root, perceptual, videos[0], made[0])
         if o.n_samples > 1:
             report_samples(root, sample_futures(model, videos[0], o, made[0]))
-    print(f"frames, GIFs and submission.csv are in {root}")
+    print(f"frames, videos and submission.csv are in {root}")
 
 
 if __name__ == "__main__":

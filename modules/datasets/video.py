@@ -384,6 +384,12 @@ def _write_splits(
     """
     pieces = [Piece(i, *span) for i, track in enumerate(tracks) for span in track.spans]
     split = split_by_time(pieces, val_frames=o.val_frames, test=o.test, pause=o.pause_frames())
+    total, kept = (sum(piece.frames for piece in some) for some in (pieces, split.train))
+    if kept < total / 2:
+        print(
+            f"warning: only {kept} of {total} frames are left for training; a longer clip, a"
+            " smaller --pause or --test 0 leaves more"
+        )
     partial = o.out / PARTIAL
     every = zip(clips, tracks, labels, places_by_clip(split, len(clips)), strict=True)
     boxes = {}

@@ -95,6 +95,7 @@ def test_openpose_joints_to_labels(clip: Path, openpose: Path, tmp_path: Path) -
     assert result.stderr == ""  # no bar where nobody watches
     assert (contents(clip), contents(openpose)) == before
     assert "person in 60 (100.0%), 1 recording" in result.stdout
+    assert "warning: only 29 of 60 frames are left for training" in result.stdout
     assert (root / "contact_sheet.png").stat().st_size > 5000
     assert (root / "train/clips.csv").read_text() == "start,stop\n0,29\n"
 
@@ -136,7 +137,7 @@ def test_dropped_frames_cuts_and_clips_break_recordings(clip: Path, tmp_path: Pa
     rows = [line.split(",") for line in (root / "train/clips.csv").read_text().split()[1:]]
     lengths = [int(stop) - int(start) for start, stop in rows]
     assert lengths == [20, 29, 30, 30]  # the validation video is the end of the longest
-    assert "jumps" not in result.stdout
+    assert "jumps" not in result.stdout and "left for training" not in result.stdout
     assert "blank labels: 0 of 109" in result.stdout
     assert not (root / "test").exists()
     trained = run_script(
