@@ -90,7 +90,7 @@ def try_folder(folder: Path) -> None:
     """Do there what writing a run's files takes. Raises OSError, with the folder as it was."""
     # As long as any name that a run writes.
     trial = folder / f".last.prev.ckpt.trial.{os.getpid()}"
-    temporary = temporary_name(trial)
+    temporary, before = temporary_name(trial), folder.stat()
     try:
         patiently(partial(write_synced, temporary, b"trial"))
         rename(temporary, trial)
@@ -98,6 +98,8 @@ def try_folder(folder: Path) -> None:
         for path in (temporary, trial):
             with contextlib.suppress(OSError):
                 path.unlink()
+        with contextlib.suppress(OSError):
+            os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def remove_leftovers(folder: Path) -> None:
