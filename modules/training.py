@@ -265,7 +265,12 @@ def train_epoch(step: TrainingStep, state: RunState, watch: Watch) -> EpochAvera
     started = time.perf_counter() - state.position.seconds
     if state.stored is not None and done == 0 and epoch > 0 and epoch % o.rollout_every == 0:
         state.stored.refresh(
-            state.eval_model(), seed=o.seed, epoch=epoch, precision=step.precision, watch=watch
+            state.eval_model(),
+            seed=o.seed,
+            epoch=epoch,
+            precision=step.precision,
+            watch=watch,
+            graph=step.why_eager is None,
         )
     bar = tqdm(
         range(done, len(batches)),

@@ -103,6 +103,13 @@ def test_a_frame_of_a_validation_is_one_launch(counted: dict[str, Any]) -> None:
     assert frozen["kernels"] > 350  # the control: weights that autocast does not keep
 
 
+def test_stored_rollouts_are_a_launch_for_each_frame_of_a_group(counted: dict[str, Any]) -> None:
+    """And a few kernels around it; the eager ones are the control."""
+    eager, graph = counted["refresh"]["eager"], counted["refresh"]["graph"]
+    assert graph["violations"] == 0
+    assert 64 < graph["launches"] < 0.2 * eager["launches"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("item", "capturing"), ("copy", "pin"), ("failure", "on purpose")]
 )
