@@ -136,11 +136,12 @@ def test_both_modes_and_a_smaller_batch_share_one_memory(library: Path) -> None:
 
 
 def test_a_training_that_does_not_fit_says_what_would(library: Path) -> None:
-    """6 GiB, where 12 are needed; PyTorch's own warnings go before it."""
+    """6 GiB, where 10 are needed; PyTorch's own warnings go before it."""
     done = run_program(library, "--both", NULLCUDA_MEM="6144")
     assert "note: training without CUDA graphs (CUDA out of memory" in done.stdout
     line = done.stderr.splitlines()[-1]
-    assert "UserError: --batch_size 16 with --train_vi_len 16: a step takes about 1" in line
+    start = "UserError: --batch_size 16 with --train_vi_len 16: a step takes about "
+    assert 8 < float(line.split(start)[1].split()[0]) < 13
     assert "--recompute takes about 0." in line
     size = int(line.split("GPU memory; --batch_size ")[1].split()[0])
     assert 4 <= size <= 10
