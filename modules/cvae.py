@@ -437,7 +437,7 @@ class CVAE(nn.Module):
         labels: Tensor,
         latents: Iterator[Tensor],
         *,
-        graph: bool = False,
+        graph: bool | Graphed = False,
     ) -> Iterator[Tensor]:
         """Free-running frames 1 … T-1 from the decoder path alone: no true frame but the first.
 
@@ -445,17 +445,18 @@ class CVAE(nn.Module):
         latents: ε, one (B, N, H, W) for each step, from N(0, I) times the latent's scale: a learned
         prior makes z of it, μ + σ·ε. Yields (B, 3, H, W) in [0, 1] per step: predictions
         are clamped both as fed back and as returned. The network must be in evaluation mode.
-        graph: run the step as a CUDA graph; RuntimeError where that cannot be.
+        graph: run the step as a CUDA graph; RuntimeError where that cannot be. In place of True,
+        rollout_graph() for several rollouts of one batch size, within one autocast context.
         """
         if self.training:
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
-        reference = None
+        referred: tuple[Tensor, ...] = ()
         if self.Reference_Fusion is not None:
             label = to_unit(labels[0]) if labels.dtype == torch.uint8 else labels[0]
-            reference = self._referred(first_frame, self.label_transformation(label))
-        step: Callable[..., Tensor] = partial(self._rollout_step, reference)
+            referred = self._referred(first_frame, self.label_transformation(label))
+        step: Callable[..., Tensor] = self._rollout_step
         if graph:
-            step = Graphed(step)
+            step = self.rollout_graph() if graph is True else graph
         frame = first_frame
         for start in range(1, labels.shape[0], LABEL_CHUNK):
             chunk = labels[start : start + LABEL_CHUNK]  # (≤ 32, B, 3, H, W)
@@ -471,22 +472,23 @@ class CVAE(nn.Module):
             # meanwhile (PyTorch's issue 189690).
             zs = zs.to(frame.device, non_blocking=frame.is_cuda)
             for label_feature, z in zip(features, zs, strict=True):  # (B, L, H, W), (B, N, H, W)
-                frame = step(frame, label_feature, z)  # (B, 3, H, W)
+                frame = step(frame, label_feature, z, *referred)  # (B, 3, H, W)
                 yield frame
 
+    def rollout_graph(self) -> Graphed:
+        """The step of rollouts as a CUDA graph, captured when it is first used."""
+        return Graphed(self._rollout_step)
+
     def _rollout_step(
-        self,
-        reference: Reference | None,
-        frame: Tensor,
-        label_feature: Tensor,
-        epsilon: Tensor,
+        self, frame: Tensor, label_feature: Tensor, epsilon: Tensor, *referred: Tensor
     ) -> Tensor:
-        """Frame t in [0, 1] from frame t-1, the feature of label t and ε_t."""
+        """Frame t in [0, 1] from frame t-1, the feature of label t, ε_t and a Reference, if any."""
         feature = self.frame_transformation(frame)  # (B, F, H, W)
         z = epsilon
         if self.Prior_Predictor is not None:
             mu, logvar = self.Prior_Predictor.moments(feature, label_feature)
             z = self.Prior_Predictor.reparameterize(mu, logvar, epsilon)
+        reference = Reference(*referred) if referred else None
         return self.decode(feature, label_feature, z, reference).clamp(0.0, 1.0)  # (B, 3, H, W)
 
 

@@ -10,6 +10,7 @@ et al. 2015, "Improving Multi-step Prediction of Learned Time Series Models" (da
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from modules.cvae import CVAE, prior_latents
 from modules.runtime import distributed
 from modules.runtime.device import autocast
 from modules.runtime.errors import Stopped
+from modules.runtime.graphs import Graphed, reason
 from modules.runtime.stopping import Watch
 from modules.seeds import STREAM_STORED, derived_seed
 from modules.sequences import VideoData, to_unit
@@ -26,6 +28,20 @@ from modules.sequences import VideoData, to_unit
 # After some ten frames its errors have reached their usual size; more would only make the first
 # ones, which start from a true frame, rarer.
 STRETCH, AT_ONCE = 64, 16
+
+
+class CannotCapture(Exception):
+    """A step of a rollout cannot be a CUDA graph; says why."""
+
+
+def _captured(rollout: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The rollout; CannotCapture if its first frame, with which the graph is captured, fails."""
+    try:
+        frame = next(rollout)
+    except RuntimeError as error:
+        raise CannotCapture(reason(error)) from None
+    yield frame
+    yield from rollout
 
 
 class StoredRollouts:
@@ -44,12 +60,14 @@ class StoredRollouts:
         precision: torch.dtype,
         watch: Watch,
         share: float = 1.0,
+        graph: bool = False,
     ) -> None:
         """Make them again with the current model; a function of its weights and (seed, epoch).
 
         Stretches start at a fresh offset each time, from a true frame. A frame that is not finite
         stays the true one. Raises Stopped, with the frames as they were, if the watch says so.
         share: of the stretches, drawn at random; the other frames stay as they are
+        graph: run the steps as CUDA graphs, where that can be
         """
         stream = derived_seed(seed, epoch, STREAM_STORED)
         stretches = self._stretches(stream % STRETCH)
@@ -62,13 +80,23 @@ class StoredRollouts:
         made = torch.zeros_like(self.frames)
         was_training = model.training
         model.eval()
+        graphs: dict[int, Graphed] | None = {} if graph else None
         try:
-            for first in range(0, rounds * AT_ONCE, AT_ONCE):
-                if numbers := list(own[first : first + AT_ONCE]):
-                    group = [stretches[n] for n in numbers]
-                    self._roll(model, group, numbers, stream, precision, watch, made)
-                if stop := watch.after_step()[0]:
-                    raise Stopped(stop)
+            # One context for all: the graphs read the weights that autocast cast.
+            with torch.no_grad(), autocast(self.data.frames.device, precision):
+                for first in range(0, rounds * AT_ONCE, AT_ONCE):
+                    if numbers := list(own[first : first + AT_ONCE]):
+                        group = [stretches[n] for n in numbers]
+                        try:
+                            self._roll(model, group, numbers, stream, watch, made, graphs)
+                        except CannotCapture as error:
+                            print(
+                                f"note: stored rollouts without CUDA graphs ({error})", flush=True
+                            )
+                            graphs = None
+                            self._roll(model, group, numbers, stream, watch, made, graphs)
+                    if stop := watch.after_step()[0]:
+                        raise Stopped(stop)
         finally:
             model.train(was_training)
         distributed.add_up(made)
@@ -95,11 +123,14 @@ class StoredRollouts:
         group: list[tuple[int, int]],
         numbers: list[int],
         seed: int,
-        precision: torch.dtype,
         watch: Watch,
         made: Tensor,
+        graphs: dict[int, Graphed] | None,
     ) -> None:
-        """Make a group of stretches side by side and put their frames into `made`."""
+        """Make a group of stretches side by side and put their frames into `made`.
+
+        graphs: of a step, by the number of stretches; None: without. Raises CannotCapture.
+        """
         frames, labels = self.data.frames, self.data.labels
         # The longest first, so that those that are not done yet are always the first ones.
         order = sorted(range(len(group)), key=lambda i: group[i][0] - group[i][1])
@@ -109,18 +140,22 @@ class StoredRollouts:
         index = torch.tensor(rows, device=frames.device)  # (T, B) frame numbers
         first = to_unit(frames[index[0]]).permute(0, 3, 1, 2)
         latents = prior_latents(model.config, seed, numbers)
-        with torch.no_grad(), autocast(frames.device, precision):
-            rollout = model.rollout(first, labels[index].permute(0, 1, 4, 2, 3), latents)
-            for t, frame in enumerate(rollout, 1):
-                count = sum(a + t < b for a, b in group)
-                at, frame = index[t, :count], frame[:count]
-                sound = torch.isfinite(frame).all(dim=(1, 2, 3), keepdim=True)
-                pixels = torch.where(sound, frame * 255.0, 0.0).round().to(torch.uint8)
-                made[at] = torch.where(sound, pixels, frames[at].permute(0, 3, 1, 2)).permute(
-                    0, 2, 3, 1
-                )
-                if distributed.world_size() == 1:
-                    watch.raise_if_asked()
+        step: Graphed | bool = False
+        if graphs is not None:
+            step = graphs.setdefault(len(group), model.rollout_graph())
+        rollout = model.rollout(first, labels[index].permute(0, 1, 4, 2, 3), latents, graph=step)
+        if graphs is not None:
+            rollout = _captured(rollout)
+        for t, frame in enumerate(rollout, 1):
+            count = sum(a + t < b for a, b in group)
+            at, frame = index[t, :count], frame[:count]
+            sound = torch.isfinite(frame).all(dim=(1, 2, 3), keepdim=True)
+            pixels = torch.where(sound, frame * 255.0, 0.0).round().to(torch.uint8)
+            made[at] = torch.where(sound, pixels, frames[at].permute(0, 3, 1, 2)).permute(
+                0, 2, 3, 1
+            )
+            if distributed.world_size() == 1:
+                watch.raise_if_asked()
 
     def clips(self, starts: Tensor, length: int) -> Tensor:
         """What the frames of clips are made from: (T-1, B, 3, H, W) in [0, 1]."""

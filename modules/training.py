@@ -282,6 +282,7 @@ def train_epoch(step: TrainingStep, state: RunState, watch: Watch) -> EpochAvera
             precision=step.precision,
             watch=watch,
             share=1.0 if epoch == o.rollout_every else o.rollout_share,
+            graph=step.why_eager is None,
         )
     bar = tqdm(
         range(done, len(batches)),

@@ -1,5 +1,7 @@
 """Stored rollouts: each frame is made from the one before, from labels and prior latents alone."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -26,9 +28,12 @@ def model() -> CVAE:
     return CVAE(CONFIG).train()
 
 
-def refreshed(epoch: int = 1, video: VideoData | None = None) -> StoredRollouts:
+def refreshed(
+    epoch: int = 1, video: VideoData | None = None, graph: bool = False
+) -> StoredRollouts:
     stored = StoredRollouts(video or data())
-    stored.refresh(model(), seed=0, epoch=epoch, precision=torch.float32, watch=Watch())
+    kind = {"precision": torch.float32, "watch": Watch(), "graph": graph}
+    stored.refresh(model(), seed=0, epoch=epoch, **kind)
     return stored
 
 
@@ -116,3 +121,39 @@ def test_stopping_leaves_the_frames_as_they_were(monkeypatch: pytest.MonkeyPatch
         stored.refresh(network, seed=0, epoch=1, precision=torch.float32, watch=watch)
     assert torch.equal(stored.frames, data().frames)
     assert network.training
+
+
+def test_graphs_are_shared_by_groups_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "AT_ONCE", 1)
+    made = []
+
+    class Recorded:
+        def __init__(self, compute: Callable[..., torch.Tensor]) -> None:
+            self.compute, self.calls = compute, 0
+            made.append(self)
+
+        def __call__(self, *values: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.compute(*values)
+
+    monkeypatch.setattr(CVAE, "rollout_graph", lambda model: Recorded(model._rollout_step))
+    expected = refreshed().frames
+    assert not made
+    assert torch.equal(refreshed(graph=True).frames, expected)
+    used = [graph for graph in made if graph.calls]
+    assert len(used) == 1  # all groups are of one stretch
+    assert used[0].calls == 160 - len(RECORDINGS)
+
+
+def test_what_cannot_be_captured_is_made_without_graphs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_values: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(CVAE, "rollout_graph", lambda model: failing)
+    expected = refreshed().frames
+    capsys.readouterr()
+    assert torch.equal(refreshed(graph=True).frames, expected)
+    printed = capsys.readouterr().out
+    assert printed.count("note: stored rollouts without CUDA graphs (operation not permitted") == 1

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -186,6 +187,35 @@ def rollout_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     return counts
 
 
+def refresh_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
+    """Stored rollouts of 23,410 frames (or 500 small ones), with and without graphs: launches."""
+    import torch
+
+    from modules.runtime.stopping import Watch
+    from modules.sequences import Recording, VideoData
+
+    step = new_step({"rollout_every": 1}, size, 2, 2)
+    count = 23410 if size["F_dim"] == FULL["F_dim"] else 500
+    frames = torch.zeros(
+        (count, size["frame_H"], size["frame_W"], 3), dtype=torch.uint8, device=step.device
+    )
+    from modules.rollouts import StoredRollouts
+
+    stored = StoredRollouts(VideoData(frames, frames, (Recording(0, count),)))
+    found: dict[str, Any] = {"frames": count}
+    for name, graph in (("eager", False), ("graph", True)):
+        counter.reset()
+        began = time.process_time()
+        kind = {"precision": torch.bfloat16, "watch": Watch(), "graph": graph}
+        stored.refresh(step.model, seed=0, epoch=1, **kind)
+        found[name] = {
+            "launches": counter.total + counter.graph_launches,
+            "violations": counter.violations,
+            "seconds": round(time.process_time() - began, 1),
+        }
+    return found
+
+
 def both_modes(size: dict[str, int], clips: int, length: int, counter: Counter) -> dict[str, Any]:
     """Both modes, with a last batch that is smaller: two graphs in one memory."""
     import torch
@@ -297,6 +327,7 @@ def run(tiny: bool, both: bool) -> dict[str, Any]:
         "both_modes": both_modes(size, clips, length, counter),
         "optimiser": optimiser_kernels(full, counter),
         "rollout": rollout_kernels(size, counter),
+        "refresh": refresh_kernels(size, counter),
     }
     if tiny:
         result["controls"] = controls(size, counter)
@@ -317,6 +348,11 @@ def table(result: dict[str, Any]) -> str:
     rollout = result["rollout"]["averaged"]
     launches = rollout["launches"] / 64
     lines.append(f"| a frame of a validation | {rollout['kernels']:,} | {launches:.0f} | |")
+    refresh = result["refresh"]
+    for name, words in (("eager", "without graphs"), ("graph", "with")):
+        row = refresh[name]
+        what = f"stored rollouts, {refresh['frames']:,} frames, {words}"
+        lines.append(f"| {what}: {row['seconds']} s of host | | {row['launches']:,} | |")
     lines.append(f"| Muon's part of a step | {result['optimiser']:,} | | |")
     return "\n".join(lines)
 
