@@ -374,10 +374,14 @@ class GuardedUpdate:
         loss: this rank's part, scalar; total: its sum over the ranks; before: buffers_before()
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = loss * distributed.averaged_over(self.parameters)  # the gradients' sum is wanted
+        by_hand = distributed.adds_gradients(self.enabled.device)
+        if not by_hand:
+            # DistributedDataParallel averages gradients over the ranks; their sum is wanted.
+            loss = loss * distributed.world_size()
         scale = None if self.scale is None else self.scale.value
         (loss if scale is None else loss * scale).backward()
-        distributed.add_up_gradients(self.parameters)
+        if by_hand:
+            distributed.add_up_gradients(self.parameters)
         norm = clip_gradient(self.parameters, self.max_norm, scale)
         overflowed = None
         with torch.no_grad():

@@ -188,6 +188,47 @@ def test_out_of_memory_in_a_capture_is_tried_once_more_without_the_other_graphs(
     assert sorted(step.graphs) == [[False, True], [False], []][times]
 
 
+def test_all_ranks_replay_graphs_or_none_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(graphs, "capture", recorded)
+    monkeypatch.setattr(training, "GraphMemory", object)
+    monkeypatch.setattr(training, "free_memory", lambda: 0)
+    for others_failed in (0, 1):
+        asked: list[int] = []
+
+        def maximum(own: int, asked: list[int] = asked, others: int = others_failed) -> list[int]:
+            asked.append(own)
+            return [max(own, others)]
+
+        state, step = new_run()
+        step.prepare_graphs()
+        monkeypatch.setattr(training.distributed, "maximum", maximum)
+        for number in range(3):
+            step.dispatch(shard_of(step, [0, 5], number), teacher_forcing=True)
+        assert asked == [0]  # when a graph is captured, and not at every step
+        assert len(step.graphs) == 1 - others_failed
+        note = "note: training without CUDA graphs (another process could not capture its step)"
+        assert (note in capsys.readouterr().out) == bool(others_failed)
+        assert state.sums.read().trained == 6  # either way
+
+
+def test_a_rank_whose_memory_runs_out_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait for it in their warm-up: it must not go on by itself."""
+
+    def full(compute: Callable[[], None], memory: object = None) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    _, step = new_run()
+    step.prepare_graphs()
+    monkeypatch.setattr(graphs, "capture", full)
+    monkeypatch.setattr(training, "GraphMemory", object)
+    part = shard_of(step, [0, 5])
+    monkeypatch.setattr(training.distributed, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="does not fit into a GPU's memory"):
+        step.dispatch(part, teacher_forcing=True)
+
+
 def test_a_step_that_does_not_fit_is_a_user_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _, step = new_run()
     peaks = iter((2**30, 2**31))

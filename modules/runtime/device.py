@@ -49,7 +49,8 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
     if use_cuda and number >= count:
         raise UserError(f"process {number} of this machine has no GPU: there are {count} here")
     if use_cuda:
-        trouble = next(filter(None, map(why_unusable, range(number, number + gpus))), "")
+        cards = range(number, max(number + 1, gpus))
+        trouble = next(filter(None, map(why_unusable, cards)), "")
         if not trouble:
             return torch.device("cuda", number)
         if name == "cuda" or gpus > 1:

@@ -123,6 +123,11 @@ class WholeBatchNorm(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
+def adds_gradients(device: torch.device) -> bool:
+    """Whether each step adds up the ranks' gradients itself, by add_up_gradients()."""
+    return world_size() > 1 and device.type == "cuda"
+
+
 def parallel(model: nn.Module) -> nn.Module:
     """The model as it is trained: over all ranks' clips where there are several ranks.
 
@@ -132,7 +137,7 @@ def parallel(model: nn.Module) -> nn.Module:
     if world_size() == 1:
         return model
     normalise_by_weight(model)
-    if next(model.parameters()).is_cuda:
+    if adds_gradients(next(model.parameters()).device):
         # As DistributedDataParallel does at its start: the ranks' weights are the same, whatever
         # each of them loaded or drew.
         for tensor in (*model.parameters(), *model.buffers()):
@@ -142,20 +147,12 @@ def parallel(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def averaged_over(parameters: list[nn.Parameter]) -> int:
-    """Of how many ranks the backward pass gives the average: DistributedDataParallel's, on CPUs."""
-    return 1 if parameters[0].is_cuda else world_size()
-
-
 def add_up_gradients(parameters: list[nn.Parameter]) -> None:
-    """Make each gradient the sum of all ranks', by one call over all of them; they stay views of
-    one tensor. For GPUs: on CPUs DistributedDataParallel did it in the backward pass.
+    """Make each gradient the sum of all ranks', by one call; they become views of one tensor.
 
-    Of a gradient that one rank has, all have one, laid out as its parameter.
+    A gradient that one rank has all have, laid out in memory as its parameter.
     """
     held = [p for p in parameters if p.grad is not None]
-    if world_size() == 1 or not held or not held[0].is_cuda:
-        return
     gradients = [p.grad for p in held if p.grad is not None]
     together = add_up(torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients]))
     first = 0

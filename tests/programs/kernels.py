@@ -241,7 +241,7 @@ PARALLEL = ("teacher forcing", "free running", "--precision float16", "as --pres
 
 
 def parallel_steps(size: dict[str, int], clips: int, length: int, counter: Counter) -> Any:
-    """Of this rank, with the weights that it ends up with: rows as of measured()."""
+    """Of this rank: rows as of measured()."""
     from modules.runtime import launch
 
     launch.connect()

@@ -140,6 +140,20 @@ def test_both_modes_and_a_smaller_batch_share_one_memory(library: Path) -> None:
     assert both < 14.0 * 1024
 
 
+def test_a_step_of_two_processes_is_one_launch_too(library: Path, counted: dict[str, Any]) -> None:
+    done = run_program(library, "--tiny", "--ranks", "2")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout.splitlines()[-1])
+    assert len(rows) >= 4
+    for name, row in rows.items():
+        assert row["eager"] is None
+        assert row["violations"] == 0
+        assert row["launches"] == row["steps"]
+        # Sums of the batch norm, the loss and the gradients, and what goes with them.
+        alone = counted["configurations"][name]["kernels"]
+        assert alone < row["kernels"] < alone + 100
+
+
 def test_a_training_that_does_not_fit_says_what_would(library: Path) -> None:
     """6 GiB, where 10 are needed; PyTorch's own warnings go before it."""
     done = run_program(library, "--both", NULLCUDA_MEM="6144")
@@ -334,6 +348,27 @@ def test_a_run_moves_from_cpu_to_cuda_and_back(library: Path, tmp_path: Path) ->
     made = finished(script(library, "Tester.py", "--ckpt_path", run / "last.ckpt"))
     assert "Null GPU" in made
     assert "without CUDA graphs" not in made
+
+
+@pytest.mark.slow
+def test_a_run_on_two_gpus_is_resumed_on_one(library: Path, tmp_path: Path) -> None:
+    data, run = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
+    tiny = ("Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, "--device", "cuda")
+    modes = ("--tfr", "0.5", "--tfr_sde", "1", "--ema", "0.9", "--optim", "Muon")
+    two = {"NULLCUDA_COUNT": "2"}
+    whole = ("--batch_size", "2", "--num_epoch", "2", *modes)
+    out = finished(script(library, *tiny, *whole, "--gpu", "2", **two))
+    assert "on Null GPU" in out
+    assert "without CUDA graphs" not in out
+    assert "Traceback" not in out
+    out = finished(
+        script(
+            library, "Trainer.py", "--save_root", run, "--resume", "--num_epoch", "3", "--gpu", "1"
+        )
+    )
+    assert "resuming in epoch 2" in out
+    out = finished(script(library, *tiny, "--batch_size", "3", "--gpu", "2", **two), 2)
+    assert "--batch_size 3: must be a multiple of the 2 processes" in out
 
 
 @pytest.mark.slow

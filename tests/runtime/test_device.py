@@ -53,7 +53,7 @@ def test_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("auto", 3)
     # As torchrun starts the second and the third process of a machine.
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_device("auto") == torch.device("cuda", 1)
+    assert choose_device("auto") == choose_device("auto", 2) == torch.device("cuda", 1)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(UserError, match="process 2 of this machine has no GPU"):
         choose_device("auto")

@@ -103,6 +103,26 @@ def test_two_processes_train_what_one_does(data: Path, alone: Path, tmp_path: Pa
         assert_same_run(alone, tmp_path / "other")
 
 
+def test_gradients_added_up_in_one_call_give_the_same(
+    data: Path, alone: Path, tmp_path: Path
+) -> None:
+    """As on GPUs, where it is part of a graph, in place of DistributedDataParallel."""
+    script = hooked(tmp_path / "by_hand.py", "pass")
+    text = script.read_text()
+    for name, line in (
+        ("by_hand", "distributed.adds_gradients = lambda device: True\n"),
+        ("not_at_all", "distributed.add_up_gradients = lambda parameters: None\n"),
+    ):
+        text = text.replace("whole_step, calls", f"{line}whole_step, calls")
+        script.write_text(text)
+        run = tmp_path / name
+        result = torchrun(script, "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
+        assert result.returncode == 0, result.stderr
+    assert_same_run(alone, tmp_path / "by_hand")
+    with pytest.raises(AssertionError):  # the control: each rank by itself
+        assert_same_run(alone, tmp_path / "not_at_all")
+
+
 def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_one_process_goes_on(
     data: Path, alone: Path, tmp_path: Path
 ) -> None:
