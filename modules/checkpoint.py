@@ -58,6 +58,15 @@ class Checkpoint:
         epoch = f", epoch {self.last_epoch}" if self.last_epoch >= 0 else ""
         return f"weights: {self.path}{epoch}: {self.taken}"
 
+    def check_finite(self) -> None:
+        """Raise UserError if weights are NaN or infinite: nothing can be made of them."""
+        wrong = [n for n, v in self.state_dict.items() if not torch.isfinite(v).all()]
+        if wrong:
+            raise UserError(
+                f"{self.path}: weights that are not finite ({named(wrong)}); take a checkpoint "
+                "from before the training diverged"
+            )
+
     def build_model(self) -> CVAE:
         """The model with these weights, on the CPU.
 

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 import torch
 
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, named
 from modules.runtime.files import verify_archive
 from modules.safetensors import is_safetensors, read_safetensors
 
@@ -122,12 +122,26 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such checkpoint") from error
+        raise UserError(f"{path}: no such checkpoint{_hint(path)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not head:
         _corrupted(path, "the file is empty (0 bytes)")
     return head
+
+
+def _hint(path: Path) -> str:
+    """What may have been meant by a path where there is nothing."""
+    if re.match(r"\w{2,}:/", str(path)):  # Path has made one slash of two
+        return "; it is an address: download the file, and give its path"
+    if path.parts[:1] == ("~",):
+        return "; the shell did not put your home folder in place of ~: write it out"
+    try:
+        near = sorted(p.name for p in path.parent.iterdir() if p.name.endswith(WEIGHT_SUFFIXES))
+    except OSError:
+        return ""
+    near = [name for name in near if not name.startswith(".")]
+    return f"; in its folder there are: {named(near)}" if near else ""
 
 
 def _refuse_folder(path: Path) -> NoReturn:
