@@ -259,10 +259,7 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         *(["without " + ", ".join(f"{name}." for name in found.removed)] if found.removed else []),
         *([f"{kind} taken as float32"] if kind else []),
         *remarks,
-        *(
-            [f"left out, since only training needs it: {named(found.left_out)}"]
-            * bool(found.left_out)
-        ),
+        *([f"left out: {named(found.left_out)}"] * bool(found.left_out)),
         *(f"not taken: {name} (--weights {name} takes it)" for name in found.copies if name),
     ]
     return Checkpoint(
