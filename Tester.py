@@ -59,6 +59,7 @@ def all_options() -> tuple[TesterOptions, frozenset[str], Checkpoint]:
     path = Path(o.ckpt_path)
     checkpoint = load_checkpoint(path, o.weights)
     print(checkpoint.says(), flush=True)
+    checkpoint.check_finite()
     checkpoint = with_frame_size(checkpoint, o.frame_H, o.frame_W)
     if o.export is not None:
         return o, typed, checkpoint

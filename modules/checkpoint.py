@@ -59,6 +59,15 @@ class Checkpoint:
         epoch = f", epoch {self.last_epoch}" if self.last_epoch >= 0 else ""
         return f"weights: {self.path}{epoch}: {self.taken}"
 
+    def check_finite(self) -> None:
+        """Raise UserError if weights are NaN or infinite: nothing can be made of them."""
+        wrong = [n for n, v in self.state_dict.items() if not torch.isfinite(v).all()]
+        if wrong:
+            raise UserError(
+                f"{self.path}: weights that are not finite ({named(wrong)}); take a checkpoint "
+                "from before the training diverged"
+            )
+
     def build_model(self) -> CVAE:
         """The model with these weights, on the CPU.
 
@@ -264,10 +273,7 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         *(["without " + ", ".join(f"{name}." for name in found.removed)] if found.removed else []),
         *([f"{kind} taken as float32"] if kind else []),
         *remarks,
-        *(
-            [f"left out, since only training needs it: {named(found.left_out)}"]
-            * bool(found.left_out)
-        ),
+        *([f"left out: {named(found.left_out)}"] * bool(found.left_out)),
         *(f"not taken: {name} (--weights {name} takes it)" for name in found.copies if name),
     ]
     return Checkpoint(

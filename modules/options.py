@@ -5,6 +5,7 @@ parser is made from the fields, so an option cannot exist in one place and be mi
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 # Of every whole number: what seeds and sizes in PyTorch can hold.
 LARGEST = 2**63 - 1
+
+PATHS = ("DR", "save_root", "ckpt_path", "export")  # options that name files or folders
 
 DATA, MODEL, OPTIMISATION = "data", "model", "optimisation"
 TEACHER_FORCING, KL_ANNEALING, SAVING, RUN = "teacher forcing", "KL annealing", "saving", "run"
@@ -313,6 +316,10 @@ def parse(
     for name, value in typed.items():
         if isinstance(value, list):
             typed[name] = tuple(value)
+        elif name in PATHS and value.startswith("~"):
+            # As in --save_root=~/runs, or on Windows: shells expand it at the start of a word only.
+            with contextlib.suppress(RuntimeError):  # no such user
+                typed[name] = str(Path(value).expanduser())
     preset = PRESETS[typed["preset"]] if typed.get("preset") else {}
     options = options_class(**{**preset, **typed})
     check_ranges(options)

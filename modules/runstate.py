@@ -44,6 +44,10 @@ def take_from_checkpoint(
         return o, None
     checkpoint = load_checkpoint(Path(o.ckpt_path), o.weights)
     print(checkpoint.says(), flush=True)
+    checkpoint.check_finite()
+    if not checkpoint.has_frame_size and "output" in explicit:  # which no tensor tells
+        config = dataclasses.replace(checkpoint.config, output=o.output)
+        checkpoint = dataclasses.replace(checkpoint, config=config)
     height, width = (getattr(o, n) if n in explicit else None for n in ("frame_H", "frame_W"))
     checkpoint = with_frame_size(checkpoint, height, width)
     if not o.test:  # fine-tuning may add parts

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 import torch
 
-from modules.runtime.errors import UserError, why
+from modules.runtime.errors import UserError, named, why
 from modules.runtime.files import verify_archive
 from modules.runtime.patience import patiently, read_bytes
 from modules.safetensors import is_safetensors, read_safetensors
@@ -121,12 +121,26 @@ def _bytes(path: Path) -> bytes:
             raise UserError(f"{path}: not a checkpoint file")
         data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such checkpoint") from error
+        raise UserError(f"{path}: no such checkpoint{_hint(path)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({why(error, path)})") from error
     if not data:
         _corrupted(path, "the file is empty (0 bytes)")
     return data
+
+
+def _hint(path: Path) -> str:
+    """What may have been meant by a path where there is nothing."""
+    if re.match(r"\w{2,}:/", str(path)):  # Path has made one slash of two
+        return "; it is an address: download the file, and give its path"
+    if path.parts[:1] == ("~",):
+        return "; the shell did not put your home folder in place of ~: write it out"
+    try:
+        near = sorted(p.name for p in path.parent.iterdir() if p.name.endswith(WEIGHT_SUFFIXES))
+    except OSError:
+        return ""
+    near = [name for name in near if not name.startswith(".")]
+    return f"; in its folder there are: {named(near)}" if near else ""
 
 
 def _refuse_folder(path: Path) -> NoReturn:

@@ -47,7 +47,7 @@ class Found(NamedTuple):
     where: str  # the path of what they were in, e.g. "state_dict"; "" for the file itself
     removed: list[str]  # names of wrappers that were removed, e.g. "_orig_mod"
     others: list[str]  # networks beside the five in the same place
-    left_out: list[str]  # what beside them only training needs
+    left_out: list[str]  # what beside them is of other models, or only for training
     copies: list[str]  # paths of other copies of the networks
 
 
@@ -107,7 +107,7 @@ class _Copy(NamedTuple):
 
     state: dict[str, Tensor]
     removed: dict[str, None]  # names of wrappers, in order
-    beside: dict[str, int]  # name → number of tensors
+    beside: dict[str, bool]  # name → whether it may be a part of the same model
 
 
 def find_networks(content: Any, wanted: str | None = None) -> Found:
@@ -121,11 +121,13 @@ def find_networks(content: Any, wanted: str | None = None) -> Found:
     for bag in _bags(content, (), set()):
         prefixes: set[tuple[str, ...]] = set()
         apart: list[tuple[str, ...]] = []
+        keys: dict[tuple[str, ...], str] = {}
         for key, tensor in bag.tensors.items():
             segments = (*bag.path, *key.split("."))
             at = max((i for i, part in enumerate(segments) if part in PARTS), default=None)
             if at is None:
                 apart.append(segments)
+                keys[segments] = key
                 continue
             prefix = tuple(part for part in segments[:at] if part not in WRAPPERS)
             rest = [part for part in segments[at:] if part not in WRAPPERS]
@@ -134,12 +136,16 @@ def find_networks(content: Any, wanted: str | None = None) -> Found:
             copy.removed.update(dict.fromkeys(part for part in segments if part in WRAPPERS))
             prefixes.add(prefix)
         strangers += [".".join(segments) for segments in apart]
-        for prefix in prefixes:  # what stands in the same dictionary, with the same prefix
+        for prefix in prefixes:  # what stands in the same dictionary
             for segments in apart:
-                plain = tuple(part for part in segments if part not in WRAPPERS)
-                if plain[: len(prefix)] == prefix and len(plain) > len(prefix):
-                    beside = copies[prefix].beside
-                    beside[plain[len(prefix)]] = beside.get(plain[len(prefix)], 0) + 1
+                plain = [part for part in segments if part not in WRAPPERS]
+                inside = tuple(plain[: len(prefix)]) == prefix and len(plain) > len(prefix)
+                outer = sum(part not in WRAPPERS for part in bag.path)
+                place = len(prefix) if inside else min(outer, len(plain) - 1)
+                # A number of its own (of steps, a metric) is no network.
+                number = len(plain) == place + 1 and bag.tensors[keys[segments]].numel() == 1
+                beside = copies[prefix].beside
+                beside[plain[place]] = beside.get(plain[place], False) or (inside and not number)
     if not copies:
         raise NoNetworks(f"its tensors: {named(strangers)}" if strangers else "it has no tensors")
     if wanted is not None:
@@ -179,7 +185,11 @@ def _choose(copies: dict[tuple[str, ...], _Copy]) -> Found:
         whole = [prefix for prefix, copy in copies.items() if count(copy.state) == most]
     best = min(whole, key=lambda prefix: (kind(prefix), len(prefix)))
     beside = copies[best].beside
-    training = [name for name in beside if any(word in name.lower() for word in ONLY_TRAINING)]
+    training = [
+        name
+        for name, part in beside.items()
+        if not part or any(word in name.lower() for word in ONLY_TRAINING)
+    ]
     return Found(
         state=copies[best].state,
         where=".".join(best),

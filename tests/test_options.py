@@ -267,3 +267,13 @@ def test_a_validation_alone_goes_next_to_its_checkpoint() -> None:
     for more in ((), ("--DR", "data/dance"), ("--preset", "demo")):
         assert run_folder(parse_trainer("", [*line, *more])[0]) == Path("runs/a/validation")
     assert run_folder(parse_trainer("", [*line, "--save_root", "here"])[0]) == Path("here")
+
+
+def test_a_home_folder_is_found_where_the_shell_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("USERPROFILE", "/home/someone")
+    options, _ = parse_trainer("", ["--DR=~/data", "--save_root=~/runs/a"])
+    assert Path(options.DR or "") == Path("/home/someone/data")
+    assert Path(options.save_root or "") == Path("/home/someone/runs/a")
+    options, _ = parse_trainer("", ["--DR=a/~b", "--save_root=~nobody-of-this-name/x"])
+    assert (options.DR, options.save_root) == ("a/~b", "~nobody-of-this-name/x")

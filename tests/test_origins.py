@@ -104,6 +104,20 @@ class TestOtherOrigins:
         )
         assert_refused(result, "--N_dim 12: the weights of", "are for --N_dim 4; give that")
 
+    def test_what_no_tensor_tells_may_be_typed(self, dataset: Path, tmp_path: Path) -> None:
+        weights = CVAE(ModelConfig(8, 4, 4, 8)).state_dict()
+        torch.save(weights, tmp_path / "bare.pt")
+        torch.save(
+            {"state_dict": weights, "config": ModelConfig(8, 4, 4, 8).to_dict()},
+            tmp_path / "x.ckpt",
+        )
+        typed = ["--DR", dataset, "--output", "sigmoid", "--test", "--device", "cpu"]
+        result = run_script("Trainer.py", "--ckpt_path", tmp_path / "bare.pt", *typed)
+        assert result.returncode == 0, result.stderr
+        assert "output=sigmoid" in result.stdout
+        result = run_script("Trainer.py", "--ckpt_path", tmp_path / "x.ckpt", *typed)
+        assert_refused(result, "are for --output linear; give that")
+
     def test_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         options = TrainerOptions(device="cuda")
         error = UserError("--device cuda: there is no CUDA device here; use --device cpu")

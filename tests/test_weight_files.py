@@ -290,3 +290,26 @@ class TestSafetensors:
             path.write_bytes(whole[:length])
             with pytest.raises(UserError):
                 read_weight_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x", "no such checkpoint; in its folder there are: x.ckpt"),
+        ("none/x.ckpt", "no such checkpoint"),
+        ("x.ckpt/y", "no such checkpoint"),
+    ],
+)
+def test_what_may_have_been_meant(name: str, words: str, path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_weight_file(path.parent / name)
+    assert str(caught.value) == f"{path.parent / name}: {words}"
+
+
+def test_addresses_and_home_folders() -> None:
+    for text, words in (
+        ("https://example.org/best.ckpt", "it is an address: download the file"),
+        ("~/runs/best.ckpt", "the shell did not put your home folder in place of ~"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_weight_file(Path(text))

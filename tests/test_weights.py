@@ -64,7 +64,9 @@ def test_the_run_says_what_it_took(model: CVAE, tmp_path: Path) -> None:
         ("older dictionary", "x.ckpt, epoch 7: state_dict"),
         ("module._orig_mod.", "state_dict; without module., _orig_mod."),
         ("Lightning", "state_dict.model; Python objects left out (argparse.Namespace)"),
-        ("with a discriminator", "left out, since only training needs it: discriminator"),
+        ("Lightning", "(argparse.Namespace); left out: lpips, val_psnr"),
+        ("AveragedModel", "left out: n_averaged"),
+        ("with a discriminator", "the networks; left out: discriminator"),
         ("bfloat16", "state_dict; bfloat16 taken as float32"),
         ("safetensors", "the networks; safetensors"),
         ("gzip", "unpacked (gzip)"),
@@ -73,6 +75,11 @@ def test_the_run_says_what_it_took(model: CVAE, tmp_path: Path) -> None:
         WRAPPINGS[name](model, path)
         said = load_checkpoint(path).says()
         assert words in said and "\n" not in said
+
+
+def test_a_number_beside_the_networks_is_no_network(model: CVAE, tmp_path: Path) -> None:
+    torch.save({**state_of(model), "lr": torch.tensor(0.1)}, tmp_path / "x.pt")
+    assert "left out: lr" in load_checkpoint(tmp_path / "x.pt").says()
 
 
 def test_one_of_several_copies_can_be_named(model: CVAE, tmp_path: Path) -> None:
@@ -148,6 +155,7 @@ class TestWhatDoesNotFit:
                 "networks are missing: Gaussian_Predictor, Generator",
             ),
             (lambda s: s.update({"Refiner.0.bias": torch.ones(1)}), "this model lacks: Refiner"),
+            (lambda s: s.update({"mean": torch.ones(3)}), "this model lacks: mean"),
             (
                 lambda s: prefixed("model.")({**s, "Refiner.0.bias": torch.ones(1)}),
                 "this model lacks: Refiner",

@@ -54,7 +54,8 @@ def test_no_epoch_is_best_without_numbers(tmp_path: Path) -> None:
         ("epoch,val_psnr\n0,20\n", "lacks the columns train_loss, "),
         (HEADER, "has no rows"),
         (HEADER + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a valid CSV file"),
-        (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "\n", "without an epoch number"),
+        (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "1\n", "without an epoch number"),
+        (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "\n", "has no rows"),  # a spreadsheet's
         (HEADER + "0.5" + ",1" * (len(METRIC_COLUMNS) - 1) + "\n", "not an integer from 0 on"),
         (HEADER + "-1" + ",1" * (len(METRIC_COLUMNS) - 1) + "\n", "not an integer from 0 on"),
         (b"\xff\xfe\x00binary", ""),

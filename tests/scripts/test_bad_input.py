@@ -364,6 +364,7 @@ ROWS = [
     # weights that give no picture
     Row(VALIDATE, ("best.ckpt", "not finite"), checkpoint(not_finite)),
     Row(TEST, ("best.ckpt", "not finite"), checkpoint(not_finite)),
+    Row(TUNE, ("best.ckpt", "not finite (Generator.7.bias)"), checkpoint(not_finite)),
     Row(f"{TEST} --latent_scale 3e38", ("--latent_scale", "not finite")),
     # the Tester's own options
     Row("Tester.py", ("no checkpoint: name it with --ckpt_path",)),
