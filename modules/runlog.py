@@ -53,7 +53,7 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
     line = ",".join(_cell(row[name]) for name in METRIC_COLUMNS) + "\n"
     header = "" if path.exists() and path.stat().st_size else ",".join(METRIC_COLUMNS) + "\n"
     try:
-        with path.open("a", newline="") as file:
+        with path.open("a", encoding="utf-8", newline="") as file:
             file.write(header + line)
             file.flush()
             os.fsync(file.fileno())
@@ -80,7 +80,7 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
 
     A last line that was cut short (the program was killed while writing) is left out.
     """
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     rows = [row for row in rows if len(row) == len(header)]
     return {
@@ -98,7 +98,7 @@ def truncate_metrics(path: Path, last_epoch: int) -> None:
     if not path.exists():
         return
     try:
-        header, *lines = path.read_text().split("\n")
+        header, *lines = path.read_text(encoding="utf-8").split("\n")
         columns = tuple(header.split(",")) if header else METRIC_COLUMNS
         if columns != METRIC_COLUMNS[: max(len(columns), len(BASIC_COLUMNS))]:
             raise ValueError("its first line is not the header of this table")
