@@ -383,7 +383,7 @@ def test_one_signal_stops_all_ranks_saved(
         "def step(self, *arguments, **options):\n"
         "    if (next(calls), distributed.rank()) == (1, 1):\n"
         f"        os.kill({receiver}, {int(number)})\n"
-        "        time.sleep(0.3)\n"
+        "        time.sleep(1.0)\n"
         "    whole_step(self, *arguments, **options)\n"
         "def slowly(paths, content):\n"
         "    time.sleep(2.0)\n"
