@@ -18,6 +18,7 @@ T labels of a test sequence, H, W height and width in pixels.
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import re
@@ -544,6 +545,14 @@ def refuse_inside(root: Path, results: Path) -> None:
             raise UserError(
                 f"--save_root {results}: is inside the data set's {inside[0]}/; give another folder"
             )
+    # By another name: one mount of several, or one written in other case on macOS and Windows.
+    above = [place for place in (folder, *folder.parents) if os.path.lexists(place)]
+    for split in ("train", "val", "test"):
+        with contextlib.suppress(OSError):
+            if any((top / split).samefile(place) for place in above):
+                raise UserError(
+                    f"--save_root {results}: is inside the data set's {split}/; give another folder"
+                )
 
 
 # ----------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ def packages(requirements: Path) -> set[str]:
     """The names that a requirements file installs, as imports write them."""
     names = {
         re.split(r"[<>=~!; ]", line)[0]
-        for line in requirements.read_text().split("\n")
+        for line in requirements.read_text(encoding="utf-8").split("\n")
         if line and not line.startswith("#")
     }
     return {{"pillow": "PIL"}.get(name, name).replace("-", "_") for name in names}

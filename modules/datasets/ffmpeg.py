@@ -120,7 +120,11 @@ def _log(path: Path) -> Log:
     log = Log()
     command = _command(path, ("showinfo=checksum=0",), ["-f", "null", "-"])
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, errors="replace"
+        command,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        encoding="utf-8",
+        errors="replace",
     ) as process:
         assert process.stderr is not None
         try:
@@ -218,7 +222,8 @@ def _timing(frames: list[re.Match[str]], rate: float) -> Timing:
 
 def _filters() -> str:
     command = [executable(), "-hide_banner", "-filters"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    run = subprocess.run(command, capture_output=True, check=False)
+    return run.stdout.decode(errors="replace")
 
 
 def decode(path: Path, about: About) -> Iterator[Pixels]:

@@ -27,6 +27,7 @@ from PIL import Image
 from modules.datasets.canvas import TILT, Camera, Canvas, shrink, to_bytes
 from modules.datasets.motion import JOINTS, SIDES, SOLE, Pose, Vector, perform
 from modules.runtime.errors import UserError
+from modules.runtime.patience import patiently
 
 FORMAT_VERSION = 1  # raise it when the same arguments give other images
 MARKER = "demo.json"  # tells which arguments made the folder
@@ -274,10 +275,10 @@ def make_demo(
             for index in range(test):
                 _write_video(partial, scene, "test", test_length, [seed, 3, index], str(index))
             text = json.dumps({"format": FORMAT_VERSION, "arguments": arguments}, indent=2)
-            (partial / MARKER).write_text(text + "\n")
+            (partial / MARKER).write_text(text + "\n", encoding="utf-8")
             if target.exists():
                 target.rmdir()
-            partial.rename(target)
+            patiently(lambda: partial.rename(target), renaming=True)
         except BaseException:  # Ctrl-C too: nothing half-written stays
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -294,7 +295,7 @@ def demo_matches(root: Path, **arguments: int) -> bool:
     call.apply_defaults()
     wanted = {name: value for name, value in call.arguments.items() if name != "root"}
     try:
-        found = json.loads((root / MARKER).read_text())
+        found = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(found == {"format": FORMAT_VERSION, "arguments": wanted})

@@ -4,7 +4,7 @@ import contextlib
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,7 +114,9 @@ def parent_of(run: Run) -> tuple[Run, int] | None:
     named, epoch = parent.get("run"), parent.get("epoch")
     if not isinstance(named, str) or not isinstance(epoch, int) or epoch < 0:
         return None  # before epoch 0 has ended there is nothing to draw
-    for folder in (Path(named), run.folder.resolve().parent / Path(named).name):
+    beside = run.folder.resolve().parent
+    # The name of a path of Windows too.
+    for folder in (Path(named), beside / Path(named).name, beside / PureWindowsPath(named).name):
         with contextlib.suppress(UserError):
             return load_run(folder), epoch
     return None

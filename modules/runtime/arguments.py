@@ -1,6 +1,7 @@
 """Argument parsing in which a mistake is one line."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,10 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
+        if found := re.fullmatch(
+            r"argument (--\w+).*: expected (?:one|at least one) argument", message
+        ):
+            message += f"; one that starts with a dash is given as {found[1]}=-value"
         raise UserError(f"{message} (--help lists what there is)")
 
 

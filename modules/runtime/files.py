@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -88,6 +89,9 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def try_folder(folder: Path) -> None:
     """Do there what writing a run's files takes. Raises OSError, with the folder as it was."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
+        return  # a file without a name: not even the folder's time changes
+    # Some mounts have no such files, nor let go of one that is open; the rest says what is wrong.
     # As long as any name that a run writes.
     trial = folder / f".last.prev.ckpt.trial.{os.getpid()}"
     temporary, before = temporary_name(trial), folder.stat()

@@ -4,12 +4,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import torch
 import torch.distributed as dist
@@ -145,6 +145,15 @@ def _worker(number: int, count: int, port: int, main: Callable[[], object]) -> N
     main()
 
 
+def tell(processes: Iterable[Any], number: int) -> None:
+    """Send a signal to those of the processes that live."""
+    if platforms.WINDOWS:
+        return  # the console has told all its processes; os.kill would end them, unsaved
+    for process in processes:
+        if process.pid is not None and process.is_alive():
+            os.kill(process.pid, number)
+
+
 def launch(main: Callable[[], object], count: int) -> int:
     """Run `main` in `count` processes on this machine; returns the exit status of the run.
 
@@ -162,12 +171,7 @@ def launch(main: Callable[[], object], count: int) -> int:
     assert context is not None
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        if platforms.WINDOWS:
-            # The console has told all its processes; os.kill would end them, unsaved.
-            return
-        for process in context.processes:
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, number)
+        tell(context.processes, number)
 
     for number in signals.heeded():
         signal.signal(number, pass_on)

@@ -420,7 +420,7 @@ class Campaign:
             seconds_before = result.notes["second signals"]
             sent, saved = self._attend(child, run, log, counter, rng, kill, real, result)
             twice = result.notes["second signals"] > seconds_before
-            out, err = (Path(f"{log}.{end}").read_text() for end in ("out", "err"))
+            out, err = (Path(f"{log}.{end}").read_text(encoding="utf-8") for end in ("out", "err"))
             judge(result, child.status, out, err, sent, saved, log)
             refused = disk.read_bytes() if disk.exists() else b""
             result.notes["folder syncs refused"] += refused.count(awkward.FOLDER)
@@ -619,7 +619,7 @@ def work_on(campaign: Campaign, numbers: Iterator[int], kills: int, target: Path
             print("".join(f"    {kind}: {fault}\n" for fault in faults), end="", flush=True)
         if result.survived:
             shutil.rmtree(campaign.work / f"run{number}")
-    target.write_text(json.dumps(results))
+    target.write_text(json.dumps(results), encoding="utf-8")
 
 
 def campaign(kills: int, seed: int, workers: int, flips: int, cuts: int, work: Path) -> bool:
@@ -695,7 +695,7 @@ def sample() -> dict[str, float]:
 
     gc.collect()
     objects = gc.get_objects()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return {
         "MB": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
         "open files": len(list(Path("/proc/self/fd").iterdir())),
@@ -718,7 +718,7 @@ def sample_epochs(target: Path, every: int, draw_every: int = 1) -> None:
         nonlocal epochs
         faults = draw(self, *jobs) if epochs % draw_every == 0 else {}
         if epochs % every == 0:
-            with target.open("a") as file:
+            with target.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"epoch": epochs, **sample()}) + "\n")
         epochs += 1
         return faults

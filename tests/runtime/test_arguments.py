@@ -23,3 +23,14 @@ def test_an_empty_path_is_refused() -> None:
     with pytest.raises(UserError, match="ROOT: is empty"):
         parser.parse_args([""])
     assert Path() == Path()  # the control: what it would have been taken for
+
+
+def test_a_value_that_starts_with_a_dash() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--DR")
+    with pytest.raises(UserError, match=r"expected one argument; .* --DR=-value"):
+        parser.parse_args(["--DR", "-data"])
+    assert parser.parse_args(["--DR=-data"]).DR == "-data"
+    with pytest.raises(UserError) as other:  # the control
+        parser.parse_args(["--DT", "x"])
+    assert "=-value" not in str(other.value)

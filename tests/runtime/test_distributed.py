@@ -63,7 +63,8 @@ def hooked(path: Path, body: str) -> Path:
         "    at_step(next(calls), distributed.rank())\n"
         "    whole_step(self, *arguments, **options)\n"
         "TrainingStep.dispatch = step\n"
-        "if __name__ == '__main__':\n    Trainer.start()\n"
+        "if __name__ == '__main__':\n    Trainer.start()\n",
+        encoding="utf-8",
     )
     return path
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import pytest
 
 from modules.runtime import patience
 from modules.runtime.errors import UserError
-from modules.runtime.files import remove_leftovers, sync_folder, verify_archive, write_atomically
+from modules.runtime.files import (
+    remove_leftovers,
+    sync_folder,
+    try_folder,
+    verify_archive,
+    write_atomically,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +137,18 @@ def test_a_record_that_became_a_folder_is_refused(tmp_path: Path) -> None:
         assert file.testzip() is None  # the control
     with pytest.raises(zipfile.BadZipFile, match="folder"):
         verify_archive(path)
+
+
+def test_a_folder_is_tried_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    try_folder(tmp_path)
+    assert (names(tmp_path), tmp_path.stat().st_mtime_ns) == ([], before)
+
+    def refuse(**_: object) -> None:  # as of mounts that do not remove a file that is open
+        raise OSError(errno.ETXTBSY, os.strerror(errno.ETXTBSY))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    try_folder(tmp_path)
+    assert names(tmp_path) == []
+    with pytest.raises(FileNotFoundError):  # the control
+        try_folder(tmp_path / "none")

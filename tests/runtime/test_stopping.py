@@ -58,9 +58,16 @@ def uninterrupted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    ("number", "status", "step"),
+    [
+        (signal.SIGTERM, 143, 0),
+        (signal.SIGTERM, 143, 4),
+        (signal.SIGINT, 130, 0),
+        (signal.SIGINT, 130, 4),
+        (signal.SIGHUP, 129, 4),
+        (signal.SIGUSR1, 128 + signal.SIGUSR1, 0),
+    ],
 )
-@pytest.mark.parametrize("step", [0, 4], ids=["first-step", "mid-epoch"])
 def test_a_signal_saves_and_the_resumed_run_is_the_same(
     dataset: Path,
     tmp_path: Path,

@@ -400,3 +400,20 @@ def test_results_in_a_split_that_is_written_in_other_case(dataset: Path, tmp_pat
     (data / "TRAIN").symlink_to(data / "train")  # as if the two were one
     result = run_script("Trainer.py", "--DR", data, "--save_root", data / "TRAIN/run", *TINY_RUN)
     assert_refused(result, "inside the data set's")
+
+
+def test_results_in_a_split_by_another_name(dataset: Path, tmp_path: Path) -> None:
+    """The same folder under two names, neither of them a link: what macOS makes of two cases."""
+    data = Path(shutil.copytree(dataset, tmp_path / "data"))
+    other = tmp_path / "TRAIN"
+    other.mkdir()
+    bind = ["mount", "--bind", str(data / "train"), str(other)]
+    if not shutil.which("mount") or subprocess.run(bind, capture_output=True).returncode:
+        pytest.skip("no folder may be mounted here")
+    try:
+        result = run_script("Trainer.py", "--DR", data, "--save_root", other / "run", *TINY_RUN)
+        assert_refused(result, "inside the data set's train/")
+        assert not (other / "run").exists()
+    finally:
+        subprocess.run(["umount", str(other)], check=True)
+    train(data, other / "run", "--num_epoch", "1")  # the control: now it is another folder

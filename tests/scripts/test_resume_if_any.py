@@ -53,7 +53,7 @@ def test_a_damaged_run_is_refused_as_ever(dataset: Path, tmp_path: Path) -> None
     for path in (last, previous):
         path.write_bytes(b"")
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    assert_refused(job(dataset, run), "last.ckpt: corrupted")
+    assert_refused(job(dataset, run), "ckpt: corrupted")
     previous.unlink()
     assert_refused(job(dataset, run), "last.ckpt: corrupted")
     last.unlink()

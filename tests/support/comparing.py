@@ -39,7 +39,7 @@ def comparable(path: Path) -> dict[str, Any]:
 
 def metrics_without_time(path: Path) -> list[list[str]]:
     """The cells of metrics.csv as text, without the two columns of time."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     keep = [i for i, name in enumerate(rows[0]) if name not in TIME_COLUMNS]
     return [[row[i] if i < len(row) else "(missing)" for i in keep] for row in rows]
