@@ -56,11 +56,11 @@ def path(tmp_path: Path) -> Path:
 def test_the_numbers_are_read_and_the_file_restored(
     form: str, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = path.read_text()
+    plain = path.read_text(encoding="utf-8")
     before = runlog.read_metrics(path)
     saved = SAVED[form](plain)
     path.write_bytes(saved)
-    assert path.read_text(errors="replace") != plain or form in ("CR", "CR LF")
+    assert path.read_text(encoding="utf-8", errors="replace") != plain or form in ("CR", "CR LF")
     found = runlog.read_metrics(path)
     assert list(found) == list(before)
     for name, values in before.items():
@@ -103,20 +103,20 @@ def test_numbers_of_either_form(tmp_path: Path) -> None:
 
 
 def test_what_a_spreadsheet_destroyed_is_named_by_line_and_column(path: Path) -> None:
-    text = path.read_text().replace("22.25", "22. Feb")
-    path.write_text(text)
+    text = path.read_text(encoding="utf-8").replace("22.25", "22. Feb")
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"line 4, val_psnr: '22. Feb' is not a number"):
         runlog.read_metrics(path)
 
 
 def test_another_table_is_left_alone(path: Path) -> None:
-    path.write_text("mine;not yours\n1;2\n")
-    before = path.read_text()
+    path.write_text("mine;not yours\n1;2\n", encoding="utf-8")
+    before = path.read_text(encoding="utf-8")
     with pytest.raises(UserError, match="not a table of this run's epochs"):
         runlog.truncate_metrics(path, 3)
-    assert path.read_text() == before
+    assert path.read_text(encoding="utf-8") == before
     runlog.append_metrics(path, row(0))
-    assert path.read_text().startswith(before)
+    assert path.read_text(encoding="utf-8").startswith(before)
 
 
 def test_config_with_a_byte_order_mark(tmp_path: Path) -> None:

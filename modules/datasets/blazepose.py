@@ -68,7 +68,7 @@ def _quiet() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with Path(os.devnull).open("w") as nowhere, warnings.catch_warnings():
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, warnings.catch_warnings():
             # Its own call of protobuf's deprecated GetPrototype; a user can do nothing about it.
             warnings.simplefilter("ignore", UserWarning)
             os.dup2(nowhere.fileno(), 2)

@@ -225,7 +225,7 @@ time.sleep(600)
 
 def alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
+    return status.exists() and "State:\tZ" not in status.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc of Linux")

@@ -75,7 +75,7 @@ def test_streams_come_back() -> None:
 def test_a_log_on_a_full_disk() -> None:
     found = []
     for mode in ("on", "off"):
-        with Path("/dev/full").open("w") as log:
+        with Path("/dev/full").open("w", encoding="utf-8") as log:
             command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), mode]
             done = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, text=True)
         found.append((done.returncode, done.stderr))
@@ -89,7 +89,7 @@ def test_a_log_on_a_full_disk() -> None:
 @full
 def test_a_log_and_errors_on_a_full_disk() -> None:
     command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), "on"]
-    with Path("/dev/full").open("w") as log:
+    with Path("/dev/full").open("w", encoding="utf-8") as log:
         assert subprocess.run(command, stdout=log, stderr=log).returncode == 7
 
 
