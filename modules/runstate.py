@@ -27,10 +27,9 @@ from modules.options import TrainerOptions, run_folder, saved_options
 from modules.plan import Plan, epoch_plan
 from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
-from modules.runtime.attempts import retried
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, why
-from modules.runtime.files import remove_leftovers, try_folder
+from modules.runtime.files import NO_ROOM, remove_leftovers, try_folder
 from modules.sequences import VideoData
 
 
@@ -152,7 +151,7 @@ class RunState:
         self.last_epoch = -1  # the last one that was finished
         # Rows of metrics.csv that could not be written, see metrics_table.py.
         self.unwritten: list[dict[str, Any]] = []
-        # Called when a checkpoint was refused, before it is tried again.
+        # Called when there was no room for a checkpoint, before it is tried again.
         self.make_room: Callable[[], object] = lambda: None
         self.plan: Plan
         self.begin_epoch()
@@ -221,8 +220,14 @@ class RunState:
         self._write([self.root / LAST], content)
 
     def _write(self, paths: list[Path], content: dict[str, Any]) -> None:
-        """Save checkpoints; what the disk refuses for a moment is tried again. UserError."""
-        retried(lambda: save_checkpoints(paths, content), between=self.make_room)
+        """Save checkpoints; once more where there was no room. UserError."""
+        try:
+            save_checkpoints(paths, content)
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) not in NO_ROOM:
+                raise
+            self.make_room()
+            save_checkpoints(paths, content)
 
     def save_at(self, position: Position) -> None:
         """Write last.ckpt in mid-epoch. Every rank must ask."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from modules.runlog import write_psnr_per_frame
 from modules.runtime.attempts import reason_of
+from modules.runtime.patience import impatient
 
 Pictures = Mapping[str, Callable[[], object]]  # by file name, how each is drawn
 
@@ -145,7 +146,8 @@ class Artist:
         for name, picture in list(self.owed.items()):
             try:
                 leave_room(self.root, name)
-                picture()
+                with impatient():
+                    picture()
             except Exception as error:  # whatever it is, the training is worth more
                 faults[name] = reason_of(error)
             else:

@@ -5,27 +5,28 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from modules.runtime.errors import UserError, in_one_line
+from modules.runtime.patience import impatient
 
 T = TypeVar("T")
 
 WAITS = (0.1, 0.3, 0.6, 1.0)  # seconds between one attempt and the next: two in all
 
 
-def retried(action: Callable[[], T], between: Callable[[], object] = lambda: None) -> T:
+def retried(action: Callable[[], T]) -> T:
     """What the action returns, tried up to five times in two seconds.
 
     Files alone are worth it: OSError, and UserError where it stands for one. Raises what the last
-    attempt raised. between: called before each further attempt.
+    attempt raised. For what a run can do without; what it cannot is waited for longer (patience).
     """
-    for wait in WAITS:
-        try:
-            return action()
-        except (OSError, UserError) as error:
-            if isinstance(error, UserError) and not isinstance(error.__cause__, OSError):
-                raise
-        between()
-        time.sleep(wait)
-    return action()
+    with impatient():
+        for wait in WAITS:
+            try:
+                return action()
+            except (OSError, UserError) as error:
+                if isinstance(error, UserError) and not isinstance(error.__cause__, OSError):
+                    raise
+            time.sleep(wait)
+        return action()
 
 
 def reason_of(error: BaseException) -> str:

@@ -7,7 +7,9 @@ server of a network mount is away for a while. What lasts is an error after abou
 import errno
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +39,7 @@ HELD = _numbers("EBUSY", "ETXTBSY", "EDEADLK")
 HELD_ON_WINDOWS = frozenset({5, 32, 33, 1224})
 NO_PERMISSION = _numbers("EACCES", "EPERM")
 
+_impatient = ContextVar("impatient", default=False)
 _gave_up_at = -WEARY_SECONDS  # when read_bytes() last waited in vain
 
 
@@ -57,6 +60,16 @@ def held(error: OSError) -> bool:
     return error.errno in HELD or error.errno in NO_PERMISSION or code in HELD_ON_WINDOWS
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    """While inside, nothing is waited for here: the caller tries again by itself."""
+    token = _impatient.set(True)
+    try:
+        yield
+    finally:
+        _impatient.reset(token)
+
+
 def patiently(
     call: Callable[[], T], *, renaming: bool = False, delays: Sequence[float] | None = None
 ) -> T:
@@ -64,7 +77,9 @@ def patiently(
 
     delays: seconds between the attempts; None: DELAYS
     """
-    for delay in DELAYS if delays is None else delays:
+    if delays is None:
+        delays = () if _impatient.get() else DELAYS
+    for delay in delays:
         try:
             return call()
         except OSError as error:

@@ -5,6 +5,7 @@ import pytest
 from modules.runtime import attempts
 from modules.runtime.attempts import reason_of, retried
 from modules.runtime.errors import UserError
+from modules.runtime.patience import patiently
 
 
 def disk_refuses() -> UserError:
@@ -36,10 +37,20 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), disk_refuses()])
 def test_what_a_disk_refuses_is_tried_again(error: Exception, slept: list[float]) -> None:
-    between: list[int] = []
     action = Action(error, 4)
-    assert retried(action, lambda: between.append(1)) == 7
-    assert (action.calls, len(between), sum(slept)) == (5, 4, 2.0)
+    assert retried(action) == 7
+    assert (action.calls, sum(slept)) == (5, 2.0)
+
+
+def test_waits_do_not_multiply(slept: list[float]) -> None:
+    """What is tried again here does not wait further inside."""
+    action = Action(PermissionError(13, "Permission denied"), 99)
+    with pytest.raises(PermissionError):
+        retried(lambda: patiently(action, renaming=True))
+    assert (action.calls, sum(slept)) == (5, 2.0)
+    with pytest.raises(PermissionError):
+        patiently(action, renaming=True)  # the control
+    assert sum(slept) > 14.0
 
 
 def test_there_is_a_limit() -> None:

@@ -12,7 +12,7 @@ import pytest
 from modules import runlog
 from modules.checkpoint import load_checkpoint
 from modules.figures import beside, curves, drawing, frames
-from modules.runtime import attempts
+from modules.runtime import attempts, patience
 from modules.runtime.errors import UserError
 from tests.support.refusing import held
 from tests.support.scripts import TINY_RUN, assert_refused, resume, run_script, train
@@ -24,6 +24,7 @@ FIGURES = ("curves.png", "latent.png", "psnr_per_frame.csv", "psnr_per_frame.png
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(drawing, "WAITS", (0.0,))
+    monkeypatch.setattr(patience, "DELAYS", (0.0, 0.0))
 
 
 def warnings(text: str) -> list[str]:
@@ -116,7 +117,7 @@ def test_config_that_is_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
         assert_refused(run_script("Trainer.py", *arguments), "config.json")  # of a new run
     train(dataset, tmp_path / "again", "--num_epoch", "1")
     run = tmp_path / "again"
-    with held("config.json", times=3):
+    with held("config.json", times=5):
         result = resume(run, "--num_epoch", "2")
     assert result.returncode == 0, result.stderr
     assert len(warnings(result.stdout)) == 1
