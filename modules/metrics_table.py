@@ -13,6 +13,7 @@ from modules.runlog import METRIC_COLUMNS, append_metrics, metrics_line, rows_un
 from modules.runtime.attempts import reason_of, retried
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
+from modules.runtime.patience import impatient
 
 Row = dict[str, Any]
 
@@ -81,7 +82,11 @@ class MetricsTable:
         if not self.unwritten and self.earlier is None:
             return True
         try:
-            retried(self._write) if insist or not self.refused else self._write()
+            if insist or not self.refused:
+                retried(self._write)
+            else:
+                with impatient():
+                    self._write()
         except (OSError, UserError) as error:
             if not self.refused:
                 print(
