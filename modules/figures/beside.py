@@ -47,9 +47,8 @@ def worth_a_process(epochs: int, frames: int, *, visualize: bool, gpu: bool) -> 
 
 def usable_cpus() -> int:
     """The number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # Windows and macOS have none
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Died(Exception):
@@ -261,8 +260,8 @@ def main() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):  # they are for the run to heed
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(os, "nice"):
-        os.nice(PRIORITY)
+    if nice := getattr(os, "nice", None):  # Windows has none
+        nice(PRIORITY)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nothing that is printed may get among them
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()

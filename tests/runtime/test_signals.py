@@ -326,8 +326,8 @@ def test_gpus_without_nccl_use_gloo(
     ("given", "words"),
     [
         ({"WORLD_SIZE": "2"}, "not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
-        ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many"),
-        ({**TORCHRUN, "RANK": "a"}, "RANK=a"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE='many'"),
+        ({**TORCHRUN, "RANK": "a"}, "RANK='a'"),
     ],
 )
 def test_an_environment_that_says_it_by_halves(
