@@ -710,8 +710,9 @@ def sample_epochs(target: Path, every: int, draw_every: int = 1) -> None:
 
     draw_every: figures are drawn in every so many epochs only
     """
-    from modules.figures import drawing
+    from modules.figures import drawing, records
 
+    records.worth_a_process = lambda *_, **__: False  # drawn here, where it is counted
     draw, epochs = drawing.Artist.draw, 0
 
     def wrapper(self: drawing.Artist, *jobs: Any) -> dict[str, str]:
