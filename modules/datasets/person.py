@@ -116,8 +116,8 @@ def read_like(root: Path) -> Like:
 def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], like: Like) -> None:
     """Write test sequences below `root`: these people's motion, made by the person of `like`.
 
-    A sequence starts with the training frame whose pose is nearest to its first label's. Raises
-    UserError that names the clip: nobody in it, legs or feet never seen, skeleton images as labels.
+    A sequence starts with the training frame whose pose is nearest to the first one made, and with
+    that frame's own label: another one would leave there what it does not cover. Raises UserError that names the clip: nobody in it, legs or feet never seen, skeleton images as labels.
     """
     width, height = like.size
     left, top, right, bottom = like.box
@@ -142,7 +142,8 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
                 scale = np.array([width / (right - left), height / (bottom - top)])
                 places = (points - np.array([left, top])) * scale
                 made = list(draw_labels(places, known, height=height, width=width))
-                nearest = train[nearest_label(made[0], usual)]
+                best = nearest_label(made[0], usual)
+                nearest, made[0] = train[best], usual[best]
                 _write_sequence(root, number, made, folder / "train_img" / nearest.name)
                 print(
                     f"{clip.path}: {stop - start} frames → test sequence {number}; its first frame"

@@ -175,6 +175,8 @@ def test_another_clip_drives_the_trained_person(
     wrong = (sequence.labels[0].int() - train.labels[20].int()).abs().float().mean()
     assert wrong > 3 * max(apart)  # the control
     assert (sequence.first_frame == train.frames[0]).all()  # of the nearest pose
+    assert (sequence.labels[0] == train.labels[0]).all()  # its own label, to the pixel
+    assert not (sequence.labels[9] == train.labels[9]).all()  # the control: others are made
     assert dataloader.frames_per_second(out) == dataloader.frames_per_second(trained_on) == 15
     again = run_script("dataloader.py", "video", clip, "--out", out, *options)
     assert "already finished" in again.stdout
