@@ -117,7 +117,8 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
     """Write test sequences below `root`: these people's motion, made by the person of `like`.
 
     A sequence starts with the training frame whose pose is nearest to the first one made, and with
-    that frame's own label: another one would leave there what it does not cover. Raises UserError that names the clip: nobody in it, legs or feet never seen, skeleton images as labels.
+    that frame's own label: another one would leave there what it does not cover. Raises UserError
+    that names the clip: nobody in it, legs or feet never seen, skeleton images as labels.
     """
     width, height = like.size
     left, top, right, bottom = like.box

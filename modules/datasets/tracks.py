@@ -52,6 +52,7 @@ from modules.runtime.errors import UserError
 DETECTIONS = "detections"  # folder of ROOT
 PARABOLA = (-3, 12, 17, 12, -3)  # weights of five frames, times 35
 JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
+FEW_JOINTS = 0.6  # a part: labels with fewer than this show no whole person
 SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
 
@@ -81,6 +82,7 @@ class Quality:
     height: float  # of the person, pixels of the clip, median
     others: int  # frames with another person of at least half the size
     crossing: int  # frames of them in which the two overlap
+    joints: tuple[int, int] | None = None  # found in the median frame, and in all
 
     def warnings(self) -> list[str]:
         """What hurts the result, a line each."""
@@ -89,6 +91,12 @@ class Quality:
             lines.append(
                 f"another person of similar size is in {self.others} frames and overlaps the"
                 f" followed one in {self.crossing}; look whether it is always the same person"
+            )
+        if self.joints is not None and self.joints[0] < self.joints[1] * FEW_JOINTS:
+            found, most = self.joints
+            lines.append(
+                f"half of the frames have no more than {found} of {most} joints; the person is too"
+                " small, too blurred or cut off: look at the contact sheet whether labels fit"
             )
         if self.jitter is not None and self.jitter > JITTER * self.height:
             lines.append(
@@ -286,7 +294,10 @@ def _quality(
         others += bool(rest)
         crossing += any(overlap(p.box, person.box) > 0 for p in rest)
     height = float(np.median(heights)) if heights else 0.0
-    return Quality(_longest_gap([p is not None for p in main]), jitter, height, others, crossing)
+    counts = [known[t].sum() for t, person in enumerate(main) if person is not None]
+    joints = (int(np.median(counts)), known.shape[1]) if counts else None
+    gap = _longest_gap([p is not None for p in main])
+    return Quality(gap, jitter, height, others, crossing, joints)
 
 
 def measure_jitter(points: Array, known: NDArray[np.bool_], spans: Sequence[Span]) -> float | None:

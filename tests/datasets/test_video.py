@@ -456,6 +456,17 @@ def test_several_people_jitter_and_gaps_are_said(
     result = import_(clip, "--out", tmp_path / "busy", *SMALL)
     assert "another person of similar size is in 60 frames and overlaps" in result.stdout
     assert "a larger --smooth may help" in result.stdout
+    assert "of 18 joints" not in result.stdout
+
+    def blurred(frame: np.ndarray) -> Detections:
+        found = look(frame)
+        joints = found.joints.copy()
+        joints[:, [*range(5), *range(9, 17)], 2] = -9.0  # arms alone are seen, and so the neck
+        return found._replace(joints=joints)
+
+    known.look = blurred  # type: ignore[method-assign]
+    result = import_(clip, "--out", tmp_path / "blurred", *SMALL)
+    assert "half of the frames have no more than 5 of 18 joints" in result.stdout
 
 
 def test_jitter_by_hand() -> None:
