@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from modules.runtime.errors import UserError
-from modules.runtime.files import write_atomically
+from modules.runtime.files import sync_file, write_atomically
 from modules.tables import read_table
 
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
@@ -68,7 +68,7 @@ def append_metrics(path: Path, *rows: Mapping[str, Any], cut: bool = False) -> N
             try:
                 file.write(text.encode())
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(file.fileno(), size)
