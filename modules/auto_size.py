@@ -1,7 +1,8 @@
-"""Size of the model and length of the run by data set and machine, for those who type neither.
+"""Size of the model, length of the run and Muon's rate, for those who type none of them.
 
 A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
 of training frames, the kind of device and its threads alone, so the same machine chooses the same.
+The rate follows from the size, a typed one too.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from modules.options import TrainerOptions
+from modules.options import RECIPE, TrainerOptions
 from modules.sequences import VideoData
 
 
@@ -33,6 +34,12 @@ MEDIUM_THREADS = 8
 EPOCHS, FRAMES, POWER = 30, 250, 0.7
 FEWEST, MOST = 3, 60
 
+# The presets' rate was found on the small model. A step of Muon's changes a matrix by a spectral
+# norm of rate · √(its larger side), so that the same rate is a larger step for a wider model: at
+# full size training diverged in its second epoch. Divided by √width the step stays the same (Yang
+# et al. 2023, "A Spectral Condition for Feature Learning").
+RATE_POWER = 0.5
+
 
 def size_for(device: torch.device, threads: int) -> Size:
     """The model that a device trains in minutes (a CPU), or at all but full size (a GPU)."""
@@ -44,6 +51,11 @@ def size_for(device: torch.device, threads: int) -> Size:
 def epochs_for(frames: int) -> int:
     """Epochs for a data set of so many training frames: 30·(250 / frames)^0.7, within 3 … 60."""
     return min(MOST, max(FEWEST, round(EPOCHS * (FRAMES / max(frames, 1)) ** POWER)))
+
+
+def rate_for(D_out_dim: int, rate: float) -> float:
+    """Muon's rate for a model of this width: `rate`, of the small model, for that and narrower."""
+    return rate * min(1.0, SMALL.D_out_dim / D_out_dim) ** RATE_POWER
 
 
 def auto_sized(
@@ -66,6 +78,9 @@ def auto_sized(
     chosen: dict[str, Any] = {} if given_weights else size_for(device, threads)._asdict()
     chosen["num_epoch"] = epochs_for(len(train.frames))
     chosen = {name: value for name, value in chosen.items() if name not in explicit}
+    if o.optim == "Muon" and o.lr == RECIPE["lr"] and "lr" not in explicit:
+        rate = float(f"{rate_for(chosen.get('D_out_dim', o.D_out_dim), o.lr):.2g}")
+        chosen |= {"lr": rate} if rate != o.lr else {}
     if not chosen:
         return o, []
     shown = "  ".join(f"{name}={value}" for name, value in chosen.items())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modules.auto_size import FULL, MEDIUM, SMALL, auto_sized, epochs_for, size_for
+from modules.auto_size import FULL, MEDIUM, SMALL, auto_sized, epochs_for, rate_for, size_for
 from modules.options import TrainerOptions, parse_trainer
 from modules.sequences import Recording, VideoData
 
@@ -58,19 +58,26 @@ def test_what_is_typed_stays() -> None:
     assert (options.F_dim, options.num_epoch) == (40, 2)
     assert options.L_dim != TrainerOptions().L_dim
     assert "F_dim=" not in line and "num_epoch" not in line
-    sizes = (
-        "--F_dim",
-        "40",
-        "--L_dim",
-        "8",
-        "--N_dim",
-        "4",
-        "--D_out_dim",
-        "40",
-        "--num_epoch",
-        "2",
-    )
-    assert fit("--preset", "video", *sizes)[1] == []
+    sizes = "--F_dim 40 --L_dim 8 --N_dim 4 --D_out_dim 40 --num_epoch 2"
+    assert fit("--preset", "video", *sizes.split())[1] == []
+
+
+def test_a_step_of_muon_stays_as_large_when_the_model_is_wider() -> None:
+    """The spectral norm of its change: of twice 48 channels, by rate · √channels."""
+    assert rate_for(96, 0.003) * 96**0.5 == pytest.approx(0.003 * 48**0.5)
+    assert rate_for(192, 0.003) == pytest.approx(0.0015)
+    assert rate_for(32, 0.003) == 0.003
+
+
+def test_the_rate_of_a_preset_follows_the_width() -> None:
+    options, (line,) = fit("--preset", "best", device=CUDA)
+    assert options.lr == 0.0015
+    assert "lr=0.0015" in line
+    assert fit("--preset", "best", "--D_out_dim", "96")[0].lr == 0.0021
+    assert fit("--preset", "best", "--D_out_dim", "48")[0].lr == 0.003
+    assert fit("--preset", "best", "--lr", "0.003", device=CUDA)[0].lr == 0.003
+    assert fit("--preset", "best", "--optim", "Adam", device=CUDA)[0].lr == 0.003
+    assert fit("--auto_size", "--optim", "Muon", device=CUDA)[0].lr == TrainerOptions().lr
 
 
 def test_without_auto_size_nothing_is_chosen() -> None:

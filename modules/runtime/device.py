@@ -109,8 +109,10 @@ def set_up(device: torch.device, precision: str, deterministic: bool = False) ->
     if device.type == "cpu":
         keep_freed_memory()
     set_float32(device, precision)
-    # Shapes repeat for hours: timing the kernels once pays. Which one wins differs between runs.
-    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic
+    # No trials of cuDNN's kernels: a model has over a hundred kinds of layers and passes, and cuDNN
+    # builds every candidate of each, also where few are timed. On an H200 a first step then took
+    # more than a minute in place of 15 s (docs/gpu.md).
+    torch.backends.cudnn.benchmark = False
     if deterministic:
         # Read by cuBLAS when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

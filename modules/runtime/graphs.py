@@ -1,6 +1,8 @@
 """CUDA graphs: a computation recorded once and replayed in one launch."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -23,6 +25,23 @@ class GraphMemory:
         self.stream = torch.cuda.Stream()
 
 
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Python's collector of cycles runs before, and not while inside.
+
+    It may find an earlier graph or its memory. PyTorch ends the process, with an internal error of
+    its allocator, where memory of a graph is given back while another graph is captured.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def capture(compute: Callable[[], None], memory: GraphMemory | None = None) -> Callable[[], None]:
     """A CUDA graph of compute(), which reads and writes the same tensors each time; returns replay.
 
@@ -39,7 +58,7 @@ def capture(compute: Callable[[], None], memory: GraphMemory | None = None) -> C
     # The runs before take the memory that the graph will have: otherwise they would need as much
     # again. For that the backward pass must run in this thread, in the capture too, since what
     # cuDNN chose is known to the thread in which it chose.
-    with torch.autograd.set_multithreading_enabled(False):
+    with nothing_collected(), torch.autograd.set_multithreading_enabled(False):
         with torch.cuda.stream(memory.stream), torch.cuda.use_mem_pool(memory.pool):
             for _ in range(WARM_UP):
                 compute()

@@ -266,8 +266,13 @@ def kept_per_frame(case: Case) -> float:
             storages[storage.data_ptr()] = storage
         return tensor
 
-    # Eagerly: the replay of a graph calls no hooks.
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    # Eagerly: the replay of a graph calls no hooks. In this thread: the one that PyTorch starts for
+    # a GPU may let go of the hooks later than backward() returns, while the process ends, and a
+    # thread that then asks for Python's lock is ended with all of the process (status -6).
+    with (
+        torch.autograd.set_multithreading_enabled(False),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         case.eager()
     return sum(s.nbytes() for s in storages.values()) / 2**20 / case.frames_per_step
 

@@ -220,6 +220,45 @@ def test_the_benchmark_measures_the_memory_of_a_graph(library: Path, tmp_path: P
     assert found["75"][-1] == "float32"
 
 
+GARBAGE = """
+import contextlib, gc, sys, weakref
+import torch
+from modules.runtime import graphs
+
+if sys.argv[1] == "control":
+    graphs.nothing_collected = contextlib.nullcontext
+x, calls, kept = torch.zeros(4, device="cuda"), [], []
+
+class Ring:
+    def __init__(self):
+        self.graph, self.itself = graphs.capture(lambda: x.add_(1), graphs.GraphMemory()), self
+        weakref.finalize(self, lambda: print(torch.cuda.is_current_stream_capturing()))
+
+def compute():
+    calls.append(1)
+    if len(calls) > graphs.WARM_UP:  # in the capture
+        gc.set_threshold(1)
+        kept.extend([] for _ in range(1000))
+    x.add_(1)
+
+gc.set_threshold(10**9)
+Ring()
+graphs.capture(compute)
+print("captured", gc.isenabled())
+"""
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_no_earlier_graph_is_collected_in_a_capture(control: bool, library: Path) -> None:
+    """Up to PyTorch 2.11 that ends the process with an internal error of the allocator."""
+    process = script(library, "-c", GARBAGE, "control" if control else "")
+    out, _ = process.communicate(timeout=300)
+    if control:
+        assert out.startswith("True")
+    else:
+        assert out.splitlines() == ["False", "captured True"], out
+
+
 # ---------------------------------------------------------------- errors that users meet
 
 

@@ -1,0 +1,321 @@
+"""What only a real GPU can tell: agreement of graphs and precisions, first steps, whole epochs.
+
+    python tests/programs/gpu.py                        # everything, full size
+    python tests/programs/gpu.py agreement epoch        # some parts
+    python tests/programs/gpu.py --tiny                 # small, to see if it works
+
+    agreement   weights after some steps: graph against --no_graph, half precision against float32
+    capture     the first step of a process, with and without cuDNN's trials of its kernels
+    speed       frames/s beside the usual loop, batch 1; benchmark.py compares more
+    validation  630 frames
+    epoch       23,410 frames, and a refresh of their stored rollouts
+    profile     kernels of a step by their time on the GPU
+
+Pixels are random; times are of the clock, with the device waited for.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from modules.batches import epoch_batches
+from modules.cvae import CVAE
+from modules.datasets.synthetic import make_demo
+from modules.evaluation import validate
+from modules.layout import place
+from modules.options import TrainerOptions, model_config
+from modules.plan import Plan
+from modules.runstate import Position, RunState
+from modules.runtime.device import choose_precision, describe, set_up
+from modules.runtime.stopping import Watch
+from modules.sequences import Recording, VideoData
+from modules.training import TrainingStep, train_epoch
+from tests.programs.benchmark import Case, validation_speed
+
+FULL = {"F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192}
+TINY = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
+RECIPE = {"frame_noise": 1.0, "optim": "Muon", "ema": 0.99, "lr": 0.0015}
+DEVICE = torch.device("cuda", 0)
+PARTS = ("agreement", "capture", "speed", "validation", "epoch", "profile")
+
+
+def video(frames: int, seed: int = 0) -> VideoData:
+    """Random smooth pictures: a step on zeros would be faster, and less exact, than on pictures."""
+    g = torch.Generator().manual_seed(seed)
+    small = torch.rand(2, min(frames, 512), 3, 4, 8, generator=g)
+    stacks = []
+    for coarse in small:
+        fine = torch.nn.functional.interpolate(coarse, size=(32, 64), mode="bilinear")
+        pixels = (255 * fine).round().to(torch.uint8).permute(0, 2, 3, 1)
+        stacks.append(pixels.repeat(-(-frames // len(pixels)), 1, 1, 1)[:frames].contiguous())
+    return VideoData(*stacks, (Recording(0, frames),)).to(DEVICE)
+
+
+def new_step(
+    data: VideoData, dims: dict[str, int], **options: Any
+) -> tuple[TrainingStep, RunState]:
+    o = TrainerOptions(DR="unused", **{**dims, **options})
+    set_up(DEVICE, o.precision, o.deterministic)
+    torch.manual_seed(0)
+    model = place(CVAE(model_config(o)), DEVICE, choose_precision(o.precision, DEVICE)).train()
+    state = RunState(o, Path("unused"), model, data, data_root="", data_fingerprint="")
+    return TrainingStep(state, data), state
+
+
+def take(step: TrainingStep, forced: bool, steps: int, first: int = 0) -> None:
+    batches = epoch_batches(step.o, step.data, 0)
+    for number in range(first, first + steps):
+        plan = Plan(0.001, step.o.tfr, forced, step.o.lr)
+        step(batches[number], plan, epoch=0, number=number)
+
+
+def timed(work: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def agreement(dims: dict[str, int]) -> None:
+    """Weights and mean loss after 6 steps, relative to how far the weights have moved."""
+    data = video(400)
+    clips = {"train_vi_len": 8, "batch_size": 4}
+
+    def trained(**options: Any) -> tuple[torch.Tensor, torch.Tensor, float]:
+        step, state = new_step(data, dims, **{**clips, **options})
+        start = torch.cat([p.detach().flatten().clone() for p in step.model.parameters()])
+        take(step, True, 3)
+        take(step, False, 3, first=3)
+        if step.why_eager is not None and not step.o.no_graph:
+            print(f"  {options}: NOT captured: {step.why_eager}")
+        end = torch.cat([p.detach().flatten() for p in step.model.parameters()])
+        sums = state.sums.averages(steps=clips["train_vi_len"] - 1)
+        return start, end, sums.loss
+
+    print("\nagreement after 3 steps with teacher forcing and 3 free running, T 8, B 4")
+    print(f"{'of':<58}{'weights differ by':>18}{'loss':>12}{'loss':>12}")
+    exact = {"precision": "float32", "deterministic": True}
+    pairs: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("bfloat16, float32", {}, {"precision": "float32"}),
+        ("float16, float32", {"precision": "float16"}, {"precision": "float32"}),
+        ("graph, --no_graph: bfloat16", {}, {"no_graph": True}),
+        ("graph twice: bfloat16", {}, {}),
+        ("graph twice: bfloat16 --deterministic", {"deterministic": True}, {"deterministic": True}),
+    ]
+    for name, options in (
+        ("graph, --no_graph: float32 --deterministic", {}),
+        ("the same, Muon and the recipe", RECIPE),
+        ("the same, --detach", {"detach": True}),
+        ("the same, --recompute", {"recompute": True}),
+    ):
+        one = {**exact, **options}
+        pairs.append((name, one, {**one, "no_graph": True}))
+    for name, one, other in pairs:
+        try:
+            (start, a, loss_a), (_, b, loss_b) = trained(**one), trained(**other)
+        except Exception as error:  # the others are still worth knowing
+            print(f"{name:<58}{type(error).__name__}: {str(error).splitlines()[0][:90]}")
+            continue
+        apart = ((a - b).norm() / (b - start).norm()).item()
+        print(f"{name:<58}{apart:>18.2e}{loss_a:>12.6f}{loss_b:>12.6f}", flush=True)
+
+
+def first_capture(dims: dict[str, int], size: tuple[int, int], limit: int) -> None:
+    """Prints one JSON object. limit: kernels that cuDNN tries for each layer; 0: none."""
+    data = video(1000)
+    step, _ = new_step(data, dims, train_vi_len=size[0], batch_size=size[1])
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = limit > 0, limit
+    torch.ones(8, 8, device=DEVICE) @ torch.ones(8, 8, device=DEVICE)
+    row: dict[str, Any] = {}
+    for mode, forced in (("forced", True), ("free", False)):
+        row[mode] = timed(lambda f=forced: take(step, f, 1))
+        replays = [timed(lambda i=i, f=forced: take(step, f, 1, first=i)) for i in range(3)]
+        row[mode + " replay"] = statistics.median(replays)
+    row["eager"] = step.why_eager
+    print(json.dumps(row))
+
+
+def captures(size: tuple[int, int], tiny: bool) -> None:
+    print(f"\nfirst step of a process, and a replay, T {size[0]}, B {size[1]}, seconds")
+    print(
+        f"{'cuDNN tries':<14}{'teacher forcing':>18}{'replay':>9}{'free running':>14}{'replay':>9}"
+    )
+    for limit in (0, 2, 4, 10):
+        command = [sys.executable, __file__, "--first", str(limit), *["--tiny"] * tiny]
+        out = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            row = json.loads(out.stdout.splitlines()[-1])
+        except (IndexError, json.JSONDecodeError):
+            print((out.stdout + out.stderr)[-600:])
+            continue
+        figures = f"{row['forced']:>18.2f}{row['forced replay']:>9.4f}"
+        figures += f"{row['free']:>14.2f}{row['free replay']:>9.4f}"
+        note = f"  eager: {row['eager']}" if row["eager"] else ""
+        print(f"{limit or 'nothing':<14}{figures}{note}", flush=True)
+
+
+def speed(dims: dict[str, int], rounds: int) -> None:
+    """The usual loop and ours, taking turns; as benchmark.py, batch 1 alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        make_demo(root, train=400, val=64, test=1, seed=0, height=32, width=64)
+        print("\ntraining, frames/s             usual    ours   ratio")
+        for name, mode in (
+            ("teacher forcing", {"teacher_forcing": True}),
+            ("free running", {"teacher_forcing": False}),
+            ("free running, --detach", {"teacher_forcing": False, "detach": True}),
+        ):
+            case = Case(root, DEVICE, dims, length=16, batch=1, **mode)
+            usual, ours = case.compare(rounds)
+            print(
+                f"T 16 B  1  {name:<22} {usual:>6.1f} {ours:>7.1f} {ours / usual:>6.2f}×",
+                flush=True,
+            )
+        usual, ours = validation_speed(case, 64, rounds)
+        print(f"validation rollout               {usual:>6.1f} {ours:>7.1f} {ours / usual:>6.2f}×")
+
+
+def refresh(state: RunState, precision: torch.dtype) -> None:
+    assert state.stored is not None
+    run: dict[str, Any] = {"seed": 0, "epoch": 1, "watch": Watch(), "graph": True}
+    state.stored.refresh(state.eval_model(), precision=precision, **run)
+
+
+def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
+    """A whole epoch of each kind, after one whose steps capture the graphs."""
+    data = video(frames)
+    clips = {"train_vi_len": size[0], "batch_size": size[1]}
+    video_recipe = {
+        **{"train_vi_len": 2, "batch_size": 8, **RECIPE, "frame_noise": 0.3},
+        **{"reference": "first", "jump": 0.3, "rollout_every": 1, "rollout_share": 0.5},
+        **{"tfr": 0.5, "tf_draw": "step", "augment": ("shift", "colour")},
+    }
+    cases: list[tuple[str, dict[str, Any], bool]] = [
+        ("free running", clips, False),
+        ("as --preset video", video_recipe, True),
+        ("teacher forcing", clips, True),
+    ]
+    print(f"\nan epoch of {frames} frames, seconds")
+    print(f"{'':<28}{'T':>4}{'B':>4}{'steps':>7}{'epoch':>9}{'frames/s':>10}{'GiB':>7}")
+    for name, options, forced in cases:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        step, state = new_step(data, dims, **options)
+        take(step, forced, 4)
+        steps = len(epoch_batches(step.o, data, 0))
+        state.position, state.plan = Position(0), Plan(0.001, step.o.tfr, forced, step.o.lr)
+        state.sums.start_epoch()
+        seconds = timed(lambda a=step, b=state: train_epoch(a, b, Watch()))
+        length, batch = step.o.train_vi_len, step.o.batch_size
+        made = steps * (length - 1) * batch
+        peak = torch.cuda.max_memory_reserved() / 2**30
+        note = f"  eager: {step.why_eager}" if step.why_eager else ""
+        print(
+            f"{name:<28}{length:>4}{batch:>4}{steps:>7}{seconds:>9.2f}{made / seconds:>10.0f}"
+            f"{peak:>7.1f}{note}",
+            flush=True,
+        )
+        if state.stored is not None:
+            for again in ("first", "again"):
+                seconds = timed(lambda s=state, p=step.precision: refresh(s, p))
+                print(
+                    f"{'  stored rollouts, ' + again:<43}{seconds:>9.2f}{frames / seconds:>10.0f}"
+                )
+        del step, state
+
+
+def validation(dims: dict[str, int], frames: int) -> None:
+    """A validation video, with its scores."""
+    step, _ = new_step(video(400), dims, train_vi_len=16, batch_size=1)
+    data = VideoData(*(x.cpu() for x in (lambda v: (v.frames, v.labels))(video(frames))), ())
+    kind = {"seed": 0, "device": DEVICE, "precision": step.precision}
+    print(f"\nvalidation of {frames} frames, seconds")
+    for graph in (True, False):
+        times = [timed(lambda g=graph: validate(step.model, data, graph=g, **kind)) for _ in "123"]
+        name = "graph" if graph else "without a graph"
+        print(f"{name:<28}first {times[0]:.2f}, then {min(times[1:]):.2f}", flush=True)
+
+
+def profile(dims: dict[str, int], size: tuple[int, int], rows: int) -> None:
+    """Which kernels a step's time goes into."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    data = video(1000)
+    for name, forced, options in (
+        ("free running", False, {"train_vi_len": size[0], "batch_size": size[1]}),
+        ("free running, batch 1", False, {"train_vi_len": size[0], "batch_size": 1}),
+        ("teacher forcing", True, {"train_vi_len": size[0], "batch_size": size[1]}),
+        ("as --preset best", True, {"train_vi_len": 2, "batch_size": 8, **RECIPE}),
+    ):
+        torch.cuda.empty_cache()
+        step, _ = new_step(data, dims, **options)
+        take(step, forced, 2)
+        seconds = timed(lambda s=step, f=forced: take(s, f, 1, first=2))
+        with profiler(activities=[ProfilerActivity.CUDA]) as found:
+            take(step, forced, 1, first=1)
+            torch.cuda.synchronize()
+        events = [e for e in found.key_averages() if e.self_device_time_total > 0]
+        events.sort(key=lambda e: -e.self_device_time_total)
+        total = sum(e.self_device_time_total for e in events) / 1000
+        count = sum(e.count for e in events)
+        print(
+            f"\n{name}: {1000 * seconds:.2f} ms a step, {total:.2f} ms in {count} kernels; "
+            "ms, kernels, name"
+        )
+        for e in events[:rows]:
+            print(f"{e.self_device_time_total / 1000:>9.3f}{e.count:>7}  {e.key[:110]}")
+        sys.stdout.flush()
+        del step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of those above (all)")
+    parser.add_argument("--tiny", action="store_true", help="small dimensions and few frames")
+    parser.add_argument("--rounds", type=int, default=3, help="steps timed of each side (3)")
+    parser.add_argument("--rows", type=int, default=16, help="kernels shown of each profile (16)")
+    parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if set(a.parts) - set(PARTS):
+        parser.error(f"the parts are {', '.join(PARTS)}")
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device")
+    dims, size = (TINY, (4, 2)) if a.tiny else (FULL, (16, 16))
+    if a.first is not None:
+        first_capture(dims, size, a.first)
+        return
+    print(f"{describe(DEVICE, choose_precision('auto', DEVICE))}, PyTorch {torch.__version__}")
+    work: dict[str, Callable[[], None]] = {
+        "agreement": lambda: agreement(dims),
+        "capture": lambda: captures(size, a.tiny),
+        "speed": lambda: speed(dims, a.rounds),
+        "epoch": lambda: epochs(dims, 400 if a.tiny else 23410, size),
+        "validation": lambda: validation(dims, 40 if a.tiny else 630),
+        "profile": lambda: profile(dims, size, a.rows),
+    }
+    for part in a.parts or PARTS:
+        try:
+            work[part]()
+        except Exception as error:  # the other parts are still worth knowing
+            print(f"{part}: {type(error).__name__}: {error}")
+            if a.tiny:
+                raise
+
+
+if __name__ == "__main__":
+    main()
