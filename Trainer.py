@@ -316,7 +316,7 @@ def main() -> int:
         if o.gpu > 1 and not (o.test or o.dry_run or launch.launched()):
             return launch.launch(start, o.gpu)
         root = run_folder(o) if o.dry_run else prepare_save_root(o)
-        set_up(device, o.precision, o.deterministic)
+        set_up(device, o.precision, o.deterministic, o.autotune)
 
         # -------------------------------------------------------- data
         train, video = load_data(o, explicit)

@@ -64,6 +64,7 @@ DETECTOR = Need("without --detector_patience", lambda o: o.detector_patience)
 CYCLES = Need("without --kl_anneal_type Cyclical", lambda o: o.kl_anneal_type == "Cyclical")
 ANNEALING = Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None")
 TRAINING = Need("with --test", lambda o: o.gpu == 1 or not o.test)
+ANY_BITS = Need("with --deterministic", lambda o: not o.deterministic)
 NO_AUTO_SAVE = Need("with --auto_save", lambda o: not o.auto_save)
 
 
@@ -168,6 +169,7 @@ class TrainerOptions:
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it, float16 on CUDA cards that are fast with that alone (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
+    autotune: bool = option(False, RUN, "CUDA: let cuDNN try its kernels for every layer before the first step; a step is then up to 1.4 times as fast, but a run starts a minute or two later", bookkeeping=True, needs=ANY_BITS)
     no_graph: bool = option(False, RUN, "disable CUDA graphs (for debugging); slower", bookkeeping=True)
     recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, one step at a time (8 frames with teacher forcing); less memory, slower", bookkeeping=True)
     test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path", bookkeeping=True)

@@ -255,6 +255,9 @@ print(os.environ["CUBLAS_WORKSPACE_CONFIG"])
 set_up(cuda, "float32"), shown()
 set_up(cuda, "auto", deterministic=True), shown()
 set_up(cuda, "bfloat16"), shown()
+set_up(cuda, "bfloat16", autotune=True), shown()
+set_up(cuda, "bfloat16", deterministic=True, autotune=True), shown()
+set_up(cpu, "bfloat16", autotune=True), shown()
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
@@ -263,9 +266,12 @@ set_up(cuda, "bfloat16"), shown()
         "False False False True",  # PyTorch's own
         "True False False True",  # TF32 is left alone on the CPU
         ":4096:8",
-        "False True False False",  # exact float32 only where it was asked for
+        "False False False False",  # exact float32 only where it was asked for
         "True False True True",
+        "False False True True",
         "False True True True",
+        "True False True True",
+        "False False True True",
     ], done.stderr
 
 
