@@ -10,12 +10,15 @@ et al. 2015, "Improving Multi-step Prediction of Learned Time Series Models" (da
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from modules.cvae import CVAE, prior_latents
+from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.runtime import distributed
 from modules.runtime.device import autocast
 from modules.runtime.errors import Stopped
@@ -42,6 +45,30 @@ def _captured(rollout: Iterator[Tensor]) -> Iterator[Tensor]:
         raise CannotCapture(reason(error)) from None
     yield frame
     yield from rollout
+
+
+def latents_of_groups(
+    config: ModelConfig, seed: int, groups: list[list[int]], *, steps: int, ahead: bool
+) -> Generator[Callable[[], Iterator[Tensor]], None, None]:
+    """For each group of stretches what gives prior_latents() of their numbers, from the first on.
+
+    steps: of the longest stretch at most
+    ahead: those of the next group are drawn while a GPU makes this group's frames
+    """
+
+    def all_of(numbers: list[int]) -> list[Tensor]:
+        return list(islice(prior_latents(config, seed, numbers), steps if numbers else 0))
+
+    if not ahead:
+        for numbers in groups:
+            yield lambda n=numbers: prior_latents(config, seed, n)  # type: ignore[misc]
+        return
+    with ThreadPoolExecutor(1, "latents") as pool:
+        coming = [pool.submit(all_of, numbers) for numbers in groups[:1]]
+        for following in (*groups[1:], [])[: len(groups)]:
+            coming.append(pool.submit(all_of, following))
+            latents = coming.pop(0).result()
+            yield lambda x=latents: iter(x)  # type: ignore[misc]
 
 
 class StoredRollouts:
@@ -81,20 +108,33 @@ class StoredRollouts:
         was_training = model.training
         model.eval()
         graphs: dict[int, Graphed] | None = {} if graph else None
+        # The longest first, so that those that are not done yet are always the first ones.
+        groups = [
+            sorted(own[first : first + AT_ONCE], key=lambda n: stretches[n][0] - stretches[n][1])
+            for first in range(0, rounds * AT_ONCE, AT_ONCE)
+        ]
+        drawn = latents_of_groups(
+            *(model.config, stream, groups),
+            steps=STRETCH,
+            ahead=self.data.frames.is_cuda and graph,
+        )
         try:
             # One context for all: the graphs read the weights that autocast cast.
-            with torch.no_grad(), autocast(self.data.frames.device, precision):
-                for first in range(0, rounds * AT_ONCE, AT_ONCE):
-                    if numbers := list(own[first : first + AT_ONCE]):
-                        group = [stretches[n] for n in numbers]
+            with (
+                torch.no_grad(),
+                autocast(self.data.frames.device, precision),
+                closing(drawn),
+            ):
+                for numbers, latents in zip(groups, drawn, strict=True):
+                    if group := [stretches[n] for n in numbers]:
                         try:
-                            self._roll(model, group, numbers, stream, watch, made, graphs)
+                            self._roll(model, group, latents(), watch, made, graphs)
                         except CannotCapture as error:
                             print(
                                 f"note: stored rollouts without CUDA graphs ({error})", flush=True
                             )
                             graphs = None
-                            self._roll(model, group, numbers, stream, watch, made, graphs)
+                            self._roll(model, group, latents(), watch, made, graphs)
                     if stop := watch.after_step()[0]:
                         raise Stopped(stop)
         finally:
@@ -121,25 +161,20 @@ class StoredRollouts:
         self,
         model: CVAE,
         group: list[tuple[int, int]],
-        numbers: list[int],
-        seed: int,
+        latents: Iterator[Tensor],
         watch: Watch,
         made: Tensor,
         graphs: dict[int, Graphed] | None,
     ) -> None:
-        """Make a group of stretches side by side and put their frames into `made`.
+        """Make a group of stretches, the longest first, side by side; their frames go to `made`.
 
         graphs: of a step, by the number of stretches; None: without. Raises CannotCapture.
         """
         frames, labels = self.data.frames, self.data.labels
-        # The longest first, so that those that are not done yet are always the first ones.
-        order = sorted(range(len(group)), key=lambda i: group[i][0] - group[i][1])
-        group, numbers = [group[i] for i in order], [numbers[i] for i in order]
         longest = group[0][1] - group[0][0]
         rows = [[min(a + t, b - 1) for a, b in group] for t in range(longest)]
         index = torch.tensor(rows, device=frames.device)  # (T, B) frame numbers
         first = to_unit(frames[index[0]]).permute(0, 3, 1, 2)
-        latents = prior_latents(model.config, seed, numbers)
         step: Graphed | bool = False
         if graphs is not None:
             step = graphs.setdefault(len(group), model.rollout_graph())

@@ -1,5 +1,6 @@
 """Stored rollouts: each frame is made from the one before, from labels and prior latents alone."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from modules import rollouts
 from modules.cvae import CVAE, ModelConfig, prior_latents
-from modules.rollouts import STRETCH, StoredRollouts
+from modules.rollouts import STRETCH, StoredRollouts, latents_of_groups
 from modules.runtime.errors import Stopped
 from modules.runtime.stopping import Watch
 from modules.seeds import STREAM_STORED, derived_seed
@@ -44,6 +45,22 @@ def test_every_frame_but_a_recording_s_first_is_made_once() -> None:
         for a, b in StoredRollouts(data())._stretches(offset):
             assert b - a <= STRETCH + 1
             assert any(r.start <= a < b <= r.stop for r in RECORDINGS)
+
+
+@pytest.mark.parametrize("groups", [[], [[3, 1]], [[3, 1], [2], []]])
+def test_latents_drawn_ahead_are_the_same(groups: list[list[int]]) -> None:
+    def first(ahead: bool) -> list[list[torch.Tensor]]:
+        drawn = latents_of_groups(CONFIG, 5, groups, steps=4, ahead=ahead)
+        return [
+            [z for _, z in zip(range(4), latents(), strict=False)] if numbers else []
+            for numbers, latents in zip(groups, drawn, strict=True)
+        ]
+
+    plain, ahead = first(ahead=False), first(ahead=True)
+    assert len(ahead) == len(groups)
+    for a, b in zip(plain, ahead, strict=True):
+        assert [torch.equal(x, y) for x, y in zip(a, b, strict=True)] == [True] * len(a)
+    assert not any(thread.name.startswith("latents") for thread in threading.enumerate())
 
 
 def test_frames_are_free_running_ones() -> None:
