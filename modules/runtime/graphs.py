@@ -27,12 +27,11 @@ class GraphMemory:
 
 @contextmanager
 def nothing_collected() -> Iterator[None]:
-    """Python's collector of cycles runs before, and not while inside.
+    """Python's collector of cycles does not run while inside.
 
     It may find an earlier graph or its memory. PyTorch ends the process, with an internal error of
     its allocator, where memory of a graph is given back while another graph is captured.
     """
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
