@@ -220,6 +220,20 @@ def test_the_benchmark_measures_the_memory_of_a_graph(library: Path, tmp_path: P
     assert found["75"][-1] == "float32"
 
 
+@pytest.mark.slow
+def test_the_program_for_a_real_gpu_runs(library: Path) -> None:
+    """Its numbers mean nothing here."""
+    program = REPOSITORY / "tests" / "programs" / "gpu.py"
+    out = finished(script(library, program, "--tiny"))
+    for words in ("agreement after", "first step", "frames/s", "an epoch of", "validation of"):
+        assert words in out
+    assert out.count(" ms a step, ") == 4
+    assert "Error" not in out
+    assert "eager:" not in out
+    words = "error: the parts are agreement, capture"
+    assert words in finished(script(library, program, "agreements"), 2)
+
+
 GARBAGE = """
 import contextlib, gc, sys, weakref
 import torch
