@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 # Networks this small are faster on one thread, and threads of several runs at once get in each
@@ -11,6 +12,18 @@ import pytest
 
 from tests.support.data import make_dataset
 from tests.support.scripts import SHARED
+
+
+def pytest_configure() -> None:
+    """Signals as at a terminal.
+
+    Under nohup, or behind an `&`, the tests are told to ignore some, and so would be all that they
+    start, as a run of a user's then rightly does.
+    """
+    for name, usual in (("SIGHUP", signal.SIG_DFL), ("SIGINT", signal.default_int_handler)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ NOT_RUN = {
     "python tests/programs/benchmark.py ": "minutes",
     "python tests/programs/joint_error.py ": "test_joint_error.py",
     "python tests/programs/kernels.py": "test_cuda_path.py",
+    "python tests/programs/gpu.py": "test_cuda_path.py",
     "python tests/programs/campaign.py --kills": "test_campaign.py",
     "python tests/programs/campaign.py --epochs": "test_campaign.py",
 }
@@ -41,6 +42,7 @@ RUN = {
     "docs/training.md": (16, {"samples.csv", "schedules.png", "summary.md", "latent.png"}),
     "docs/own_video.md": (15, {"contact_sheet.png", "dance.png", "submission.csv"}),
     "docs/results.md": (4, {"metrics.csv"}),
+    "docs/gpu.md": (2, {"best_psnr.ckpt"}),
     "docs/reliability.md": (2, {"last.prev.ckpt"}),
     "docs/report.md": (9, {"summary.md", "overview.png", "psnr_per_frame_curve.png"}),
 }
