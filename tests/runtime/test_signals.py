@@ -85,7 +85,8 @@ def test_ranks_whose_launcher_died_stop(monkeypatch: pytest.MonkeyPatch) -> None
             patch.setattr("modules.runtime.distributed.world_size", lambda ranks=ranks: ranks)
             watch = Watch()
             assert watch.after_step()[0] == 0
-            patch.setattr(os, "getppid", lambda before=os.getppid(): before + 1)
+            other = os.getppid() + 1
+            patch.setattr(os, "getppid", lambda other=other: other)
             assert watch.after_step()[0] == asked
 
 
