@@ -321,7 +321,7 @@ def main() -> int:
         # -------------------------------------------------------- data
         train, video = load_data(o, explicit)
         o, choice = auto_sized(o, explicit, train, device, given_weights=checkpoint is not None)
-        notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
+        notes = [*without_effect(o, explicit, device.type), *idle_annealing(o), *choice]
         print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
     # ------------------------------------------------------------ model

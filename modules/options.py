@@ -484,9 +484,15 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if counts(name)}
 
 
-def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[str]:
-    """A line for each typed option that another one makes meaningless, so that none is silent."""
-    return [
+def without_effect(
+    options: TrainerOptions, explicit: frozenset[str], device: str = "cuda"
+) -> list[str]:
+    """A line for each typed option that another one, or the device, makes meaningless.
+
+    So that none is silent. device: the kind that was chosen, as "cpu"
+    """
+    for_cuda = {"autotune", "no_graph"} & explicit if device != "cuda" else set()
+    return [f"note: --{name} has no effect without CUDA" for name in sorted(for_cuda)] + [
         f"note: --{entry.name} has no effect {need.idle}"
         for entry in dataclasses.fields(options)
         if entry.name in explicit and (need := entry.metadata["needs"]) and not need.met(options)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import islice
 
 import torch
@@ -59,16 +60,15 @@ def latents_of_groups(
     def all_of(numbers: list[int]) -> list[Tensor]:
         return list(islice(prior_latents(config, seed, numbers), steps if numbers else 0))
 
-    if not ahead:
+    if not (ahead and groups):
         for numbers in groups:
-            yield lambda n=numbers: prior_latents(config, seed, n)  # type: ignore[misc]
+            yield partial(prior_latents, config, seed, numbers)
         return
     with ThreadPoolExecutor(1, "latents") as pool:
-        coming = [pool.submit(all_of, numbers) for numbers in groups[:1]]
-        for following in (*groups[1:], [])[: len(groups)]:
-            coming.append(pool.submit(all_of, following))
-            latents = coming.pop(0).result()
-            yield lambda x=latents: iter(x)  # type: ignore[misc]
+        coming = pool.submit(all_of, groups[0])
+        for following in (*groups[1:], []):
+            latents, coming = coming, pool.submit(all_of, following)
+            yield partial(iter, latents.result())
 
 
 class StoredRollouts:

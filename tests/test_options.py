@@ -224,6 +224,21 @@ def test_options_without_effect_are_noted() -> None:
     assert "--kl_anneal_cycle" in notes("--kl_anneal_cycle", "4", "--kl_anneal_type", "Monotonic")
 
 
+@pytest.mark.parametrize("name", ["autotune", "no_graph"])
+def test_options_for_cuda_say_so_elsewhere(name: str) -> None:
+    options, explicit = parse_trainer("", ["--DR", "data", f"--{name}"])
+    for device in ("cpu", "mps"):
+        (note,) = without_effect(options, explicit, device)
+        assert note == f"note: --{name} has no effect without CUDA"
+    assert without_effect(options, explicit, "cuda") == []
+
+
+def test_autotune_and_deterministic_exclude_each_other() -> None:
+    options, explicit = parse_trainer("", ["--DR", "data", "--autotune", "--deterministic"])
+    (note,) = without_effect(options, explicit)
+    assert note == "note: --autotune has no effect with --deterministic"
+
+
 def test_tester_options() -> None:
     options, _ = parse(TesterOptions, "", ["--ckpt_path", "a.ckpt"])
     assert (options.split, options.latent_scale, options.seed) == ("test", 1.0, 0)

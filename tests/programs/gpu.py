@@ -20,8 +20,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from modules.auto_size import rate_for
 from modules.batches import epoch_batches
 from modules.cvae import CVAE
 from modules.datasets.synthetic import make_demo
@@ -41,11 +42,11 @@ from modules.runtime.device import choose_precision, describe, set_up
 from modules.runtime.stopping import Watch
 from modules.sequences import Recording, VideoData
 from modules.training import TrainingStep, train_epoch
-from tests.programs.benchmark import Case, validation_speed
+from tests.programs import benchmark
+from tests.programs.benchmark import FULL, Case, validation_speed
+from tests.programs.kernels import BEST, TINY
 
-FULL = {"F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192}
-TINY = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
-RECIPE = {"frame_noise": 1.0, "optim": "Muon", "ema": 0.99, "lr": 0.0015}
+RECIPE = {**BEST, "lr": rate_for(FULL["D_out_dim"], BEST["lr"])}
 DEVICE = torch.device("cuda", 0)
 PARTS = ("agreement", "capture", "speed", "validation", "epoch", "profile")
 
@@ -80,12 +81,7 @@ def take(step: TrainingStep, forced: bool, steps: int, first: int = 0) -> None:
         step(batches[number], plan, epoch=0, number=number)
 
 
-def timed(work: Callable[[], object]) -> float:
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
+timed = partial(benchmark.timed, DEVICE)  # seconds that a piece of work takes
 
 
 def agreement(dims: dict[str, int]) -> None:
@@ -194,7 +190,7 @@ def refresh(state: RunState, precision: torch.dtype) -> None:
 
 
 def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
-    """A whole epoch of each kind, after one whose steps capture the graphs."""
+    """A whole epoch of each kind, after four steps, in which the graph is captured."""
     data = video(frames)
     clips = {"train_vi_len": size[0], "batch_size": size[1]}
     video_recipe = {
@@ -239,7 +235,7 @@ def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
 def validation(dims: dict[str, int], frames: int) -> None:
     """A validation video, with its scores."""
     step, _ = new_step(video(400), dims, train_vi_len=16, batch_size=1)
-    data = VideoData(*(x.cpu() for x in (lambda v: (v.frames, v.labels))(video(frames))), ())
+    data = video(frames).to(torch.device("cpu"))
     kind = {"seed": 0, "device": DEVICE, "precision": step.precision}
     print(f"\nvalidation of {frames} frames, seconds")
     for graph in (True, False):
