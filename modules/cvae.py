@@ -222,9 +222,10 @@ class CVAE(nn.Module):
             return made.sigmoid()
         return made.clamp(0.0, 1.0) if self.config.output == "clamp" else made
 
-    def _referred(self, frame: Tensor, label_feature: Tensor) -> Reference:
-        """frame: (B, 3, H, W) in [0, 1]; label_feature: of its label, (B, L, H, W)."""
+    def _referred(self, frame: Tensor, label: Tensor) -> Reference:
+        """frame, and its label: (B, 3, H, W) in [0, 1] twice."""
         assert self.Reference_Fusion is not None
+        label_feature = self.label_transformation(label)  # (B, L, H, W)
         added = self.Reference_Fusion(self.frame_transformation(frame), label_feature)
         return Reference(frame, added, label_feature)
 
@@ -274,7 +275,8 @@ class CVAE(nn.Module):
         encode_once = not sequential and previous.true and previous.noise is None
         seen = frames if encode_once else frames[1:]
         features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or S, F, H, W)
-        label_features, referred = self._labels(labels[1:].flatten(0, 1), reference)  # (S, L, H, W)
+        label_features = self.label_transformation(labels[1:].flatten(0, 1))  # (S, L, H, W)
+        referred = None if reference is None else self._referred(*reference)
         posterior = self._posterior(features[-steps * batch :], label_features, epsilon)
         if encode_once:
             start = features[: steps * batch]  # (S, F, H, W)
@@ -289,16 +291,6 @@ class CVAE(nn.Module):
         kl = self.kl(posterior.mu, posterior.logvar, start, label_features)  # (S,)
         made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, posterior.mu))
         return ClipOutput(made, frame_mse(made, frames[1:]), kl, mu)
-
-    def _labels(
-        self, labels: Tensor, reference: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Reference | None]:
-        """Features of labels (S, 3, H, W), and the reference's: batch-norm sees them together."""
-        if reference is None:
-            return self.label_transformation(labels), None
-        features = self.label_transformation(torch.cat((labels, reference[1])))
-        own, others = features[: len(labels)], features[len(labels) :]
-        return own, self._referred(reference[0], others)
 
     def _posterior(
         self, frame_features: Tensor, label_features: Tensor, epsilon: Tensor
@@ -367,21 +359,11 @@ class CVAE(nn.Module):
         The backward pass recomputes each part's activations (Chen et al. 2016, "Training Deep Nets
         with Sublinear Memory Cost"), so that memory holds those of one part at a time: of one step
         where steps are sequential, else of as many as make an efficient batch. What grows with T is
-        the images, the latents and the first layers of the label encoder, whose batch-norm
-        statistics are the whole clip's.
+        the images and the latents.
         """
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         encode_once = not sequential and previous.true and previous.noise is None
-        pad, convolution, norm, *rest = self.label_transformation
-        shown = labels[1:].flatten(0, 1)
-        if reference is not None:
-            shown = torch.cat((shown, reference[1]))
-        hidden = norm(convolution(pad(shown)))
-        referred: tuple[Tensor, ...] = ()
-        if reference is not None:
-            label_feature = nn.Sequential(*rest)(hidden[steps * batch :])
-            referred = self._referred(reference[0], label_feature)
-        hidden = hidden[: steps * batch].unflatten(0, (steps, batch))
+        referred: tuple[Tensor, ...] = () if reference is None else self._referred(*reference)
         at_once = 1 if sequential else max(1, RECOMPUTE_FRAMES // batch)
         given = previous.first()[None] if sequential else previous.all()
         # One part at a time: more would be kept.
@@ -394,7 +376,7 @@ class CVAE(nn.Module):
             else:
                 start = given if sequential else given[part]
                 seen = torch.cat((start, frames[part.start + 1 : part.stop + 1]))
-            inputs = seen, hidden[part], epsilon[part], *referred
+            inputs = seen, labels[1:][part], epsilon[part], *referred
             # Nothing random happens inside: no random state needs to be kept.
             out = checkpoint(part_of, *inputs, use_reentrant=False, preserve_rng_state=False)
             parts.append(out)
@@ -407,20 +389,19 @@ class CVAE(nn.Module):
         self,
         weights: "SharedWeights | nullcontext[None]",
         seen: Tensor,
-        hidden: Tensor,
+        labels: Tensor,
         epsilon: Tensor,
         *referred: Tensor,
     ) -> ClipOutput:
         """Some steps t of _forward_in_parts.
 
-        weights: of shared_weights(); hidden, epsilon: (t, B, …); seen: the frames that the steps
+        weights: of shared_weights(); labels, epsilon: (t, B, …); seen: the frames that the steps
         start from, then those of the true frames that are not among them, (…, B, 3, H, W);
         referred: a Reference, or nothing.
         """
-        count, batch = hidden.shape[:2]
-        rest = nn.Sequential(*list(self.label_transformation)[3:])
+        count, batch = labels.shape[:2]
         with weights:
-            label_features = rest(hidden.flatten(0, 1))  # (t·B, L, H, W)
+            label_features = self.label_transformation(labels.flatten(0, 1))  # (t·B, L, H, W)
             features = self.frame_transformation(seen.flatten(0, 1))
             start, target = features[: count * batch], features[-count * batch :]
             posterior = self._posterior(target, label_features, epsilon)
@@ -453,7 +434,7 @@ class CVAE(nn.Module):
         referred: tuple[Tensor, ...] = ()
         if self.Reference_Fusion is not None:
             label = to_unit(labels[0]) if labels.dtype == torch.uint8 else labels[0]
-            referred = self._referred(first_frame, self.label_transformation(label))
+            referred = self._referred(first_frame, label)
         step: Callable[..., Tensor] = self._rollout_step
         if graph:
             step = self.rollout_graph() if graph is True else graph

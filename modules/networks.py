@@ -9,12 +9,15 @@ that. They keep their place in the sequence, since the tensors are named by posi
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from modules.layers import DepthConvBlock, Residual, bounded
 
 # exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
 # and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
+# Labels whose windows are taken at once: memory of some 40 MB at 64 × 32 pixels.
+MEASURED_AT_ONCE = 32
 
 
 class RGB_Encoder(nn.Sequential):
@@ -34,7 +37,15 @@ class RGB_Encoder(nn.Sequential):
 
 
 class Label_Encoder(nn.Sequential):
-    """Skeleton image → label feature: (B, 3, H, W) in [0, 1] → (B, L, H, W). L ≥ 2; H, W ≥ 4."""
+    """Skeleton image → label feature: (B, 3, H, W) in [0, 1] → (B, L, H, W). L ≥ 2; H, W ≥ 4.
+
+    What is normalised is linear in the label, so its mean and variance over all training labels
+    follow from those of the numbers under a 7 × 7 window: with μ and Σ their mean and covariance,
+    a row w of the weights and its bias b, the mean is w·μ + b and the variance w·Σ·wᵀ. measure()
+    takes μ and Σ once; from then on training normalises with these exact statistics of its current
+    weights, with a gradient, and settle() makes evaluation do the same. Without measure() the layer
+    is an ordinary BatchNorm2d. docs/theory.md says what goes wrong with running averages.
+    """
 
     def __init__(self, in_chans: int, out_chans: int) -> None:
         half = out_chans // 2
@@ -45,6 +56,80 @@ class Label_Encoder(nn.Sequential):
             nn.Identity(),
             Residual(half, out_chans),
         )
+        # μ, (147,), and Σ, (147, 147): of the data, not of the model, so no checkpoint has them.
+        self.window_mean: Tensor | None
+        self.window_covariance: Tensor | None
+        self.register_buffer("window_mean", None, persistent=False)
+        self.register_buffer("window_covariance", None, persistent=False)
+
+    @property
+    def linear(self) -> tuple[Tensor, Tensor]:
+        """Weight, (L/2, 3, 7, 7), and bias, (L/2,), of the layer before the normalisation."""
+        assert isinstance(self[1], nn.Conv2d)
+        assert self[1].bias is not None
+        return self[1].weight, self[1].bias
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The normalisation."""
+        assert isinstance(self[2], nn.BatchNorm2d)
+        return self[2]
+
+    @torch.no_grad()
+    def measure(self, labels: Tensor) -> None:
+        """Take μ and Σ over all windows of the training labels, (N, H, W, 3) uint8."""
+        size = labels.shape[-1] * 7 * 7
+        # Around the first pixel, nearly always the background: a window without anything else adds
+        # nothing, and squares do not cancel.
+        centre = labels[0, 0, 0].float() / 255.0  # (3,)
+        total = torch.zeros(size, dtype=torch.float64)
+        square = torch.zeros(size, size, dtype=torch.float64)
+        for some in labels.split(MEASURED_AT_ONCE):
+            padded = self[0]((some.float() / 255.0 - centre).permute(0, 3, 1, 2))
+            windows = F.unfold(padded, 7).mT.flatten(0, 1)  # (n·H·W, 147)
+            windows = windows[windows.any(dim=1)]
+            total += windows.sum(dim=0).cpu()
+            square += (windows.mT @ windows).cpu()
+        count = labels.shape[:3].numel()
+        mean = total / count
+        covariance = square / count - mean.outer(mean)
+        mean += centre.cpu().repeat_interleave(7 * 7)
+        weight, _ = self.linear
+        self.window_mean = mean.to(weight)
+        self.window_covariance = covariance.to(weight)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of what is normalised, (L/2,) twice, over all training labels."""
+        assert self.window_mean is not None
+        assert self.window_covariance is not None
+        weight, bias = self.linear
+        rows = weight.flatten(1)  # (L/2, 147)
+        mean = rows @ self.window_mean + bias
+        return mean, ((rows @ self.window_covariance) * rows).sum(dim=1)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write the statistics of the current weights to where evaluation takes them from."""
+        self.norm.running_mean, self.norm.running_var = self.statistics()
+
+    def forward(self, label: Tensor) -> Tensor:
+        if self.training and self.window_mean is None:
+            return super().forward(label)
+        # One convolution, in float32: on white the layer's outputs may have a mean of sixty
+        # standard deviations, of which bfloat16 keeps the mean alone.
+        with torch.autocast(label.device.type, enabled=False):
+            norm, (weight, bias) = self.norm, self.linear
+            if self.training:
+                mean, variance = self.statistics()
+            else:
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                mean, variance = norm.running_mean, norm.running_var
+            scale = norm.weight * torch.rsqrt(variance + norm.eps)  # (L/2,)
+            weight = weight * scale[:, None, None, None]
+            bias = norm.bias + scale * (bias - mean)
+            features = F.conv2d(self[0](label.float()), weight, bias)  # (B, L/2, H, W)
+        return self[4](features)  # (B, L, H, W)
 
 
 class Gaussian_Predictor(nn.Sequential):

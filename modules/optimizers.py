@@ -316,12 +316,6 @@ class WeightAverage:
         torch._foreach_mul_(differences, part)
         torch._foreach_add_(averages, differences)
 
-    def averaged(self) -> CVAE:
-        """The model with the averaged weights, and the batch-norm statistics as they are."""
-        for ours, theirs in zip(self.model.buffers(), self.source.buffers(), strict=True):
-            ours.copy_(theirs)
-        return self.model
-
 
 class Outcome(NamedTuple):
     """Of an update: booleans on the device."""
@@ -333,8 +327,8 @@ class Outcome(NamedTuple):
 class GuardedUpdate:
     """Backward pass, clipping and one step of the optimiser, unless it would do harm.
 
-    A step whose loss or gradient is not finite changes nothing: no weight, no average, no
-    batch-norm statistic. That is decided on the device, where its optimisers can.
+    A step whose loss or gradient is not finite changes nothing: no weight, no average. That is
+    decided on the device, where its optimisers can.
     """
 
     def __init__(
@@ -347,7 +341,7 @@ class GuardedUpdate:
     ) -> None:
         """max_norm: of the gradient; 0 = no clipping. scale: of the loss, with float16."""
         self.optimizer, self.average, self.scale = optimizer, average, scale
-        self.parameters, self.buffers = list(model.parameters()), list(model.buffers())
+        self.parameters = list(model.parameters())
         # Without clipping the norm is still wanted: one NaN in a gradient shows in it.
         self.max_norm = max_norm or math.inf
         device = self.parameters[0].device
@@ -364,14 +358,10 @@ class GuardedUpdate:
         finally:
             self.enabled.fill_(True)
 
-    def buffers_before(self) -> list[Tensor]:
-        """The batch-norm statistics, to be taken before the forward pass changes them."""
-        return [buffer.clone() for buffer in self.buffers]
-
-    def __call__(self, loss: Tensor, total: Tensor, before: list[Tensor]) -> Outcome:
+    def __call__(self, loss: Tensor, total: Tensor) -> Outcome:
         """Update the weights; returns what became of it.
 
-        loss: this rank's part, scalar; total: its sum over the ranks; before: buffers_before()
+        loss: this rank's part, scalar; total: its sum over the ranks
         """
         self.optimizer.zero_grad(set_to_none=True)
         by_hand = distributed.adds_gradients(self.enabled.device)
@@ -399,6 +389,4 @@ class GuardedUpdate:
                 self.optimizer.step()
             if self.average is not None:
                 self.average.update(applied)
-            for buffer, kept in zip(self.buffers, before, strict=True):
-                buffer.copy_(torch.where(applied, buffer, kept))
         return Outcome(finite, overflowed)

@@ -138,6 +138,7 @@ class RunState:
     ) -> None:
         self.o, self.root, self.model = o, root, model
         self.data_root, self.data_fingerprint = data_root, data_fingerprint
+        model.label_transformation.measure(train.labels)
         self.optimizer = make_optimizer(model, o)
         self.average = WeightAverage(model, o.ema) if o.ema > 0 else None
         self.stored = StoredRollouts(train) if o.rollout_every > 0 else None
@@ -172,8 +173,13 @@ class RunState:
         return earned
 
     def eval_model(self) -> CVAE:
-        """The model that is validated and saved: with averaged weights if --ema says so."""
-        return self.model if self.average is None else self.average.averaged()
+        """The model that is validated and saved: with averaged weights if --ema says so.
+
+        Its batch-norm statistics are those of its own weights.
+        """
+        model = self.model if self.average is None else self.average.model
+        model.label_transformation.settle()
+        return model
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
         """Continue a run where its checkpoint left it. Raises UserError if the data changed."""

@@ -112,10 +112,7 @@ class TrainingStep:
         """From here on steps are captured as CUDA graphs, so all are of one size."""
         self.why_eager = None
         epochs = (epoch_batches(self.o, self.data, e) for e in (0, self.o.num_epoch - 1))
-        sizes = {len(batches[i]) for batches in epochs for i in (0, -1)}
-        self.clips = max(sizes)
-        if len(sizes) > 1:
-            distributed.normalise_by_weight(self.model)
+        self.clips = max(len(batches[0]) for batches in epochs)
 
     def __call__(self, starts: Tensor, plan: Plan, *, epoch: int, number: int) -> None:
         """Step `number` of an epoch. starts: (B,) int64 frame numbers, of all ranks' clips."""
@@ -213,7 +210,6 @@ class TrainingStep:
         recompute: in place of --recompute
         """
         o = self.o
-        distributed.set_weights(self.model, part.weights)
         clips = load_clips(
             self.data,
             self.stored,
@@ -224,7 +220,6 @@ class TrainingStep:
             augmentations=o.augment,
             jump=o.jump,
         )
-        before = self.update.buffers_before()
         with autocast(self.device, self.precision):
             out = self.parallel(
                 clips.frames,
@@ -249,7 +244,7 @@ class TrainingStep:
         )
         # Of all ranks.
         totals = distributed.add_up(torch.stack(terms).detach().to(self.sums.sums.dtype))
-        outcome = self.update(terms.loss, totals[0], before)
+        outcome = self.update(terms.loss, totals[0])
         # (T-1, B, N, H, W)
         mu = part.weights[:, None, None, None] * out.mu.detach().to(totals.dtype)
         self.sums.add(

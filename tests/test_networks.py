@@ -112,6 +112,88 @@ def test_reparameterize() -> None:
     assert drawn.std().item() == pytest.approx(2.718281828**0.6, abs=0.05)
 
 
+def white_labels(count: int) -> torch.Tensor:
+    """Thin pale lines on white, and some labels with nothing, (N, 12, 16, 3) uint8."""
+    labels = torch.full((count, 12, 16, 3), 255, dtype=torch.uint8)
+    g = torch.Generator().manual_seed(0)
+    for label in labels[: count // 2]:
+        row, colour = int(torch.randint(12, (), generator=g)), torch.tensor([255, 150, 200])
+        label[row, 3:9] = colour.to(torch.uint8)
+    return labels
+
+
+def plain(encoder: Label_Encoder, label: torch.Tensor) -> torch.Tensor:
+    """As anybody's code computes it: layer by layer."""
+    return nn.Sequential.forward(encoder, label)
+
+
+def test_statistics_are_those_of_all_training_labels() -> None:
+    """Against the convolution of all of them in float64; for whatever weights."""
+    torch.manual_seed(0)
+    labels = white_labels(70)  # more than are taken at once
+    encoder = Label_Encoder(3, 8).train()
+    encoder.measure(labels)
+    for _ in range(2):
+        with torch.no_grad():
+            encoder[1].weight.mul_(3).add_(torch.randn_like(encoder[1].weight))
+        pixels = labels.permute(0, 3, 1, 2).double() / 255
+        first = nn.Sequential(encoder[0], encoder[1]).double()(pixels)
+        encoder.float()
+        mean, variance = encoder.statistics()
+        torch.testing.assert_close(mean.double(), first.mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-5)
+        exact = first.var(dim=(0, 2, 3), correction=0)
+        torch.testing.assert_close(variance.double(), exact, rtol=1e-4, atol=1e-7)
+    assert mean.requires_grad
+    assert variance.requires_grad
+
+
+def test_evaluation_computes_what_training_does() -> None:
+    """Also layer by layer, as other code has it; the control are running averages, as they were."""
+    torch.manual_seed(0)
+    labels = white_labels(64)
+    clip = labels[30:34].permute(0, 3, 1, 2) / 255
+    for measured in (True, False):
+        encoder, average = Label_Encoder(3, 8).train(), Label_Encoder(3, 8).train()
+        if measured:
+            encoder.measure(labels)
+            average.measure(labels)
+        for batch in labels.split(4):  # training
+            with torch.no_grad():
+                encoder[1].weight.add_(0.02 * torch.randn_like(encoder[1].weight))
+            encoder(batch.permute(0, 3, 1, 2) / 255)
+        with torch.no_grad():  # the average of the first and the last weights
+            average[1].weight.add_(encoder[1].weight).mul_(0.5)
+        if measured:
+            average.settle()
+        else:
+            average[2].running_mean.copy_(encoder[2].running_mean)
+            average[2].running_var.copy_(encoder[2].running_var)
+        trained = average(clip)
+        average.eval()
+        close = torch.allclose(average(clip), trained, rtol=1e-3, atol=1e-4)
+        assert close == measured
+        torch.testing.assert_close(plain(average, clip), average(clip), rtol=1e-3, atol=1e-4)
+
+
+def test_white_labels_keep_their_lines_in_bfloat16() -> None:
+    """The control is the plain way, whose first outputs are rounded with their mean."""
+    torch.manual_seed(0)
+    labels = white_labels(64)
+    encoder = Label_Encoder(3, 8)
+    with torch.no_grad():  # lines are weak, as thin pale ones are
+        encoder[1].weight.abs_()
+    encoder.measure(labels)
+    encoder.settle()
+    encoder.eval()
+    clip = labels[:4].permute(0, 3, 1, 2) / 255
+    exact = encoder(clip)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, rounded = encoder(clip).float(), plain(encoder, clip).float()
+    error, control = ((x - exact).square().mean().sqrt() for x in (ours, rounded))
+    assert error < 0.01 * exact.std()
+    assert control > 5 * error
+
+
 def test_batch_norm_uses_running_statistics_outside_training() -> None:
     model = CVAE(SMALL).eval()
     label = torch.rand(2, 3, 8, 12)

@@ -177,7 +177,7 @@ def rollout_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     step = new_step({"ema": 0.99}, size, 2, 2)
     video = [x.cpu().expand(65, -1, -1, -1) for x in (step.data.frames[:1], step.data.labels[:1])]
     sequence = TestSequence("0", video[0][0], video[1])
-    averaged, counts = step.update.average.averaged(), {}
+    averaged, counts = step.update.average.model, {}
     for name, model in (("averaged", averaged), ("frozen", averaged)):
         model.requires_grad_(name == "averaged")
         counter.reset()
