@@ -1,7 +1,8 @@
 """Size of the model, length of the run and Muon's rate, for those who type none of them.
 
 A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
-of training frames, the kind of device and its threads alone, so the same machine chooses the same.
+of training frames and their size, the kind of device and its threads alone, so the same machine
+chooses the same.
 The rate follows from the size, a typed one too.
 """
 
@@ -28,11 +29,15 @@ class Size(NamedTuple):
 SMALL, MEDIUM, FULL = Size(32, 16, 48), Size(64, 24, 96), Size(128, 32, 192)
 MEDIUM_THREADS = 8
 
-# Enough on real and on rendered footage: 30 epochs of 250 frames, 5 or 6 of 2,400, 4 or 5 of 4,486.
-# Between them the epochs fall more slowly than the length rises, so that a longer data set still
-# is visited longer.
-EPOCHS, FRAMES, POWER = 30, 250, 0.7
-FEWEST, MOST = 3, 60
+# What a user waits for, in minutes, and predicted frames of 64 × 32 pixels per second, validations
+# and stored rollouts included: `--preset video` on two CPU cores with bfloat16, on an H200. Data
+# sets of a few hundred frames have learnt what they can learn after MOST epochs; the longest ones
+# need FEWEST.
+MINUTES = {"cpu": 10, "gpu": 20}
+SPEED = {"cpu": 40, "gpu": 300}
+FEWEST, MOST = 3, {"cpu": 30, "gpu": 60}
+PIXELS = 64 * 32
+COST_POWER = 1.75  # of the width: the arithmetic of the three sizes
 
 # The presets' rate was found on the small model. A step of Muon's changes a matrix by a spectral
 # norm of rate · √(its larger side), so that the same rate is a larger step for a wider model: at
@@ -48,9 +53,16 @@ def size_for(device: torch.device, threads: int) -> Size:
     return MEDIUM if threads >= MEDIUM_THREADS else SMALL
 
 
-def epochs_for(frames: int) -> int:
-    """Epochs for a data set of so many training frames: 30·(250 / frames)^0.7, within 3 … 60."""
-    return min(MOST, max(FEWEST, round(EPOCHS * (FRAMES / max(frames, 1)) ** POWER)))
+def epochs_for(device: torch.device, frames: float) -> tuple[int, float]:
+    """Epochs of so many predicted frames, and the minutes that they are expected to take.
+
+    As many as a user waits for, within FEWEST … MOST. frames: in units of 64 × 32 pixels by a
+    model of the device's own size.
+    """
+    kind = "cpu" if device.type == "cpu" else "gpu"
+    minutes = frames / SPEED[kind] / 60  # of an epoch
+    epochs = min(MOST[kind], max(FEWEST, round(MINUTES[kind] / max(minutes, 1e-9))))
+    return epochs, epochs * minutes
 
 
 def rate_for(D_out_dim: int, rate: float) -> float:
@@ -75,8 +87,12 @@ def auto_sized(
     if not o.auto_size or o.resume or train is None:
         return o, []
     threads = torch.get_num_threads()
-    chosen: dict[str, Any] = {} if given_weights else size_for(device, threads)._asdict()
-    chosen["num_epoch"] = epochs_for(len(train.frames))
+    usual = size_for(device, threads)
+    chosen: dict[str, Any] = {} if given_weights else usual._asdict()
+    width = o.D_out_dim if given_weights or "D_out_dim" in explicit else usual.D_out_dim
+    predicted = len(train.frames) * (1 - 1 / o.train_vi_len)
+    times = o.frame_H * o.frame_W / PIXELS * max(1.0, width / usual.D_out_dim) ** COST_POWER
+    chosen["num_epoch"], minutes = epochs_for(device, predicted * times)
     chosen = {name: value for name, value in chosen.items() if name not in explicit}
     if o.optim == "Muon" and o.lr == RECIPE["lr"] and "lr" not in explicit:
         rate = float(f"{rate_for(chosen.get('D_out_dim', o.D_out_dim), o.lr):.2g}")
@@ -86,4 +102,6 @@ def auto_sized(
     shown = "  ".join(f"{name}={value}" for name, value in chosen.items())
     where = f"{threads} CPU thread{'s' * (threads > 1)}" if device.type == "cpu" else "a GPU"
     line = f"note: --auto_size chose {shown} for {len(train.frames):,} training frames on {where}"
+    if "num_epoch" in chosen:
+        line += f": {max(1, round(minutes))} minutes or so"
     return dataclasses.replace(o, **chosen), [line]

@@ -80,12 +80,12 @@ class Label_Encoder(nn.Sequential):
         """Take μ and Σ over all windows of the training labels, (N, H, W, 3) uint8."""
         size = labels.shape[-1] * 7 * 7
         # Around the first pixel, nearly always the background: a window without anything else adds
-        # nothing, and squares do not cancel.
-        centre = labels[0, 0, 0].float() / 255.0  # (3,)
+        # nothing, and squares do not cancel. In whole numbers, which TF32 keeps as they are.
+        centre = labels[0, 0, 0].float()  # (3,)
         total = torch.zeros(size, dtype=torch.float64)
         square = torch.zeros(size, size, dtype=torch.float64)
         for some in labels.split(MEASURED_AT_ONCE):
-            padded = self[0]((some.float() / 255.0 - centre).permute(0, 3, 1, 2))
+            padded = self[0]((some.float() - centre).permute(0, 3, 1, 2))
             windows = F.unfold(padded, 7).mT.flatten(0, 1)  # (n·H·W, 147)
             windows = windows[windows.any(dim=1)]
             total += windows.sum(dim=0).cpu()
@@ -95,8 +95,8 @@ class Label_Encoder(nn.Sequential):
         covariance = square / count - mean.outer(mean)
         mean += centre.cpu().repeat_interleave(7 * 7)
         weight, _ = self.linear
-        self.window_mean = mean.to(weight)
-        self.window_covariance = covariance.to(weight)
+        self.window_mean = (mean / 255).to(weight)
+        self.window_covariance = (covariance / 255**2).to(weight)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of what is normalised, (L/2,) twice, over all training labels."""

@@ -21,17 +21,29 @@ def fit(*typed: str, frames: int = 1000, device: torch.device = CPU, given_weigh
 
 
 @pytest.mark.parametrize(
-    ("frames", "epochs"),
-    # 30·(250/frames)^0.7 by hand: 30, 30/2^1.4 = 11.37, 30/2^2.8 = 4.31; then the two bounds.
-    [(250, 30), (1000, 11), (4000, 4), (1, 60), (10**7, 3)],
+    ("device", "frames", "epochs", "minutes"),
+    # By hand: ten minutes of a CPU are 24,000 predicted frames, twenty of a GPU 360,000.
+    [
+        (CPU, 2000, 12, 10),
+        (CPU, 100, 30, 30 * 100 / 2400),
+        (CPU, 12_000, 3, 15),
+        (CUDA, 12_000, 30, 20),
+        (CUDA, 2000, 60, 60 * 2000 / 18_000),
+        (CUDA, 1, 60, 60 / 18_000),
+    ],
 )
-def test_epochs_fall_more_slowly_than_the_length_rises(frames: int, epochs: int) -> None:
-    assert epochs_for(frames) == epochs
+def test_a_run_takes_what_a_user_waits_for(
+    device: torch.device, frames: int, epochs: int, minutes: float
+) -> None:
+    assert epochs_for(device, frames) == (epochs, pytest.approx(minutes))
 
 
-def test_longer_data_is_never_visited_less() -> None:
-    visits = [frames * epochs_for(frames) for frames in (100, 300, 1000, 3000, 10_000, 30_000)]
-    assert visits == sorted(visits)
+def test_larger_frames_and_wider_models_get_fewer_epochs() -> None:
+    many = fit("--preset", "best", frames=4000)[0].num_epoch
+    assert many == 12
+    assert fit("--preset", "best", "--frame_W", "128", frames=4000)[0].num_epoch == 6
+    # A full-size checkpoint on a CPU: 4^1.75 = 11.3 times the arithmetic.
+    assert fit("--preset", "best", frames=4000, given_weights=True)[0].num_epoch == 3
 
 
 def test_the_device_decides_the_size() -> None:
@@ -47,17 +59,18 @@ def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
     options, lines = fit("--preset", preset)
     size = size_for(CPU, torch.get_num_threads())
     assert size._asdict() == {name: getattr(options, name) for name in size._fields}
-    assert options.num_epoch == 11
+    assert options.num_epoch == 30  # of 500 predicted frames of 64 x 32
     (line,) = lines
-    assert "num_epoch=11" in line
+    assert "num_epoch=30" in line
     assert "1,000 training frames" in line
+    assert line.endswith("6 minutes or so")
 
 
 def test_what_is_typed_stays() -> None:
     options, (line,) = fit("--preset", "video", "--F_dim", "40", "--num_epoch", "2")
     assert (options.F_dim, options.num_epoch) == (40, 2)
     assert options.L_dim != TrainerOptions().L_dim
-    assert "F_dim=" not in line and "num_epoch" not in line
+    assert "F_dim=" not in line and "num_epoch" not in line and "minutes" not in line
     sizes = "--F_dim 40 --L_dim 8 --N_dim 4 --D_out_dim 40 --num_epoch 2"
     assert fit("--preset", "video", *sizes.split())[1] == []
 
@@ -88,7 +101,7 @@ def test_without_auto_size_nothing_is_chosen() -> None:
 def test_a_checkpoint_decides_the_size() -> None:
     options, (line,) = fit("--preset", "best", given_weights=True)
     assert options.F_dim == TrainerOptions().F_dim
-    assert "F_dim" not in line and "num_epoch=11" in line
+    assert "F_dim" not in line and "num_epoch=4" in line
 
 
 def test_a_resumed_run_keeps_what_was_chosen() -> None:

@@ -1,0 +1,154 @@
+"""What running averages of batch-norm statistics do to a validation, and what exact ones do.
+
+    python tests/programs/batch_norm.py ROOT/mocap_course ROOT/mocap_dance --out norm.png
+
+Trains the usual recipe (Adam, one rate, teacher forcing in turn with free running, an ordinary
+BatchNorm2d) in float32 and validates after every epoch in four ways: the trained and the averaged
+weights, each with the running averages of training and with the exact statistics of its own first
+layer over all training labels. Prints a line for each epoch and draws a panel for each data set.
+"""
+
+import argparse
+import copy
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import dataloader
+from modules.cvae import CVAE
+from modules.evaluation import validate
+from modules.figures.style import (
+    DASHED,
+    ORANGE,
+    VERMILLION,
+    Panel,
+    add_line,
+    arrange,
+    new_figure,
+    new_panel,
+    number_axis,
+    save,
+    whole_number_axis,
+)
+from modules.networks import Label_Encoder
+from modules.options import model_config, parse_trainer
+from modules.runstate import Position, RunState
+from modules.runtime.arguments import ArgumentParser, path_argument
+from modules.runtime.device import set_up
+from modules.runtime.scripts import run_as_script
+from modules.runtime.stopping import Watch
+from modules.sequences import VideoData
+from modules.training import TrainingStep, train_epoch
+
+USUAL = (
+    "--F_dim 32 --L_dim 16 --D_out_dim 48 --train_vi_len 8 --batch_size 2 --tfr 0.5 --detach "
+    "--kl_anneal_type None --kl_beta 0.001 --ema 0.99 --precision float32"
+)
+WAYS = ("trained, running", "trained, exact", "averaged, running", "averaged, exact")
+LOOKS = {
+    "trained, running": {"color": VERMILLION, "marker": "o"},
+    "averaged, running": {"color": ORANGE, "marker": "s"},
+    "trained, exact": {"color": VERMILLION, "marker": "^", "ls": DASHED},
+    "averaged, exact": {"color": ORANGE, "marker": "v", "ls": DASHED},
+}
+
+
+def settled(model: CVAE, source: CVAE, *, exact: bool) -> CVAE:
+    """A copy of the model that evaluates with its exact statistics, or with the source's averages.
+
+    source: the model that was trained, whose running averages were kept
+    """
+    model, averages = copy.deepcopy(model), source.label_transformation.norm
+    if exact:
+        model.label_transformation.settle()
+    else:
+        model.label_transformation.norm.load_state_dict(
+            {**model.label_transformation.norm.state_dict(), **running(averages)}
+        )
+    return model
+
+
+def running(norm: nn.BatchNorm2d) -> dict[str, torch.Tensor]:
+    """Its running averages, as the state dict has them."""
+    return {name: value for name, value in norm.state_dict().items() if "running" in name}
+
+
+def psnr_by_epoch(root: Path, epochs: int, seed: int) -> np.ndarray:
+    """Validation PSNR of a run on a data set, (epochs, 4), in the order of WAYS."""
+    o, _ = parse_trainer("", [*USUAL.split(), "--DR", str(root), "--seed", str(seed)])
+    o.num_epoch = epochs
+    train, video = dataloader.load_train_val(
+        root, height=o.frame_H, width=o.frame_W, train_vi_len=o.train_vi_len, val_vi_len=630
+    )
+    assert isinstance(train, VideoData)
+    torch.manual_seed(seed)
+    model, device = CVAE(model_config(o)).to(memory_format=torch.channels_last), torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        state = RunState(o, Path(folder), model, train, data_root="", data_fingerprint="")
+        step, rows = TrainingStep(state, train), []
+        for epoch in range(epochs):
+            state.position = Position(epoch)
+            state.begin_epoch()
+            with mock.patch.object(Label_Encoder, "forward", nn.Sequential.forward):
+                train_epoch(step, state, Watch())
+            assert state.average is not None
+            row = []
+            for weights in (model, state.average.model):
+                for exact in (False, True):
+                    judged = settled(weights, model, exact=exact)
+                    settings = {"seed": seed, "device": device, "precision": torch.float32}
+                    row.append(validate(judged, video, **settings)[0].mean_psnr)
+            state.finish_epoch(loss=0.0, psnr=row[0])
+            rows.append(row)
+            values = "  ".join(f"{way} {value:.2f}" for way, value in zip(WAYS, row, strict=True))
+            print(f"{root.name} epoch {epoch}: {values}", flush=True)
+    return np.array(rows)
+
+
+def draw(results: dict[str, np.ndarray], path: Path) -> None:
+    """A panel for each data set."""
+    figure = new_figure()
+    panels: list[Panel] = []
+    for name, values in results.items():
+        last = name == list(results)[-1]
+        panel = new_panel(
+            *(figure, "validation PSNR (dB)"),
+            share=panels[0] if panels else None,
+            heading=name,
+            xlabel="epoch" if last else None,
+        )
+        for way, column in zip(WAYS, values.T, strict=True):
+            label = f"{way} statistics"
+            add_line(panel, np.arange(len(values)), column, way, label, **LOOKS[way])
+        number_axis(panel.axes)
+        panels.append(panel)
+    whole_number_axis(panels[0].axes, 0, max(map(len, results.values())) - 1)
+    handles = panels[0].handles
+    for panel in panels:
+        panel.handles = []
+    arrange(figure, panels, title="The same weights, two kinds of statistics", handles=handles)
+    save(figure, path)
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("roots", nargs="+", type=path_argument, metavar="ROOT", help="data sets")
+    parser.add_argument("--epochs", type=int, default=8, help="of each run (8)")
+    parser.add_argument("--seed", type=int, default=0, help="of each run (0)")
+    parser.add_argument("--out", type=path_argument, default=Path("norm.png"), help="the figure")
+    given = parser.parse_args()
+    set_up(torch.device("cpu"), "float32")
+    draw({r.name: psnr_by_epoch(r, given.epochs, given.seed) for r in given.roots}, given.out)
+
+
+if __name__ == "__main__":
+    run_as_script(main)
