@@ -20,13 +20,14 @@ class Size(NamedTuple):
 
     F_dim: int
     L_dim: int
+    N_dim: int
     D_out_dim: int
 
 
 # A trained frame of 64 × 32 pixels takes 1.9, 6.2 and 21.7 GFLOP, a sixth more with
 # a reference frame. The second has 3.3 times the arithmetic of the first, for four times as many
-# threads as the two that the first was measured on.
-SMALL, MEDIUM, FULL = Size(32, 16, 48), Size(64, 24, 96), Size(128, 32, 192)
+# threads as the two that the first was measured on. The full one is the course's.
+SMALL, MEDIUM, FULL = Size(32, 16, 4, 48), Size(64, 24, 12, 96), Size(128, 32, 12, 192)
 MEDIUM_THREADS = 8
 
 # What a user waits for, in minutes, and predicted frames of 64 × 32 pixels per second, validations

@@ -204,23 +204,35 @@ class TesterOptions:
     # fmt: on
 
 
-# What gives the highest validation PSNR at equal time; README has the comparison.
+# What gives the highest validation PSNR at equal time, from the first epoch on; docs/results.md has
+# the comparison.
 RECIPE: dict[str, Any] = {
-    # Single steps of noisy true frames, from all over the data set: what the model learns to correct
-    # in the frame before is what free running does to it, and nothing has to be made in sequence.
-    # With less noise the model leans on the frame before, and its validation falls later on.
+    # Single steps, from all over the data set: what the model learns to correct in the frame before
+    # is what free running does to it, and nothing has to be made in sequence.
     "train_vi_len": 2,
     "batch_size": 8,
+    # From single steps of true frames a model learns that the person is almost where it is to be,
+    # and never to remove anybody: jumps teach that. Half of the other steps start from stored
+    # frames of the model's own, those of several epochs side by side, and all from noisy ones.
+    "jump": 0.3,
+    "frame_noise": 0.3,
+    "tfr": 0.5,
     "tfr_d_step": 0.0,
-    "frame_noise": 1.0,
+    "tf_draw": "step",
+    "rollout_every": 1,
+    "rollout_share": 0.5,
     "init": "copy",
     "optim": "Muon",
     "lr": 0.003,
     "lr_scheduler": "cosine",
     "lr_warmup": 20,
+    # So low that all steps' gradients have one norm. Muon's steps have one size whatever the
+    # gradient, so a single step that goes astray, whose gradient is a hundred times as large as the
+    # others', would be followed for twenty. With 1 a rate of 0.005 diverged.
+    "grad_clip": 0.01,
     "ema": 0.99,
     # Too weak a KL term lets training read the answer off the posterior's latent, which validation
-    # does not have. From 0.001 to 1 it makes no difference (tests/ablation.py, row beta_1).
+    # does not have. From 0.001 to 1 it makes no difference (tests/programs/ablation.py, row beta_1).
     "kl_anneal_type": "None",
     "kl_beta": 0.001,
 }
@@ -241,26 +253,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "default",  # too narrow for copying
         "num_epoch": 10,
     },
+    # The five networks as they are.
     "best": {**RECIPE, "auto_size": True, "auto_save": True, "store_visualization": True},
-    # Real footage. From single steps of true frames the model learns that the person is almost
-    # where it is to be, and never to remove anybody: jumps teach that, and half of the other steps
-    # start from stored frames of the model's own, those of several epochs side by side. The
-    # background comes from the first frame, clean, so it does not have to survive the model's own
-    # frames; and with less noise the previous frame shows which of several places it is. Shifts and
-    # changes of light stand in for footage that is not there.
+    # Cameras that move, several rooms. The background comes from the first frame, clean, so it does
+    # not have to survive the model's own frames. Shifts and changes of light stand in for footage
+    # that is not there.
     "video": {
         **RECIPE,
         "reference": "first",
-        "jump": 0.3,
-        # So low that all steps' gradients have one norm. Muon's steps have one size whatever the
-        # gradient, so a single step that goes astray, whose gradient is a hundred times as large as
-        # the others', would be followed for twenty. With 1 a rate of 0.005 diverged.
-        "grad_clip": 0.01,
-        "frame_noise": 0.3,
-        "tfr": 0.5,
-        "tf_draw": "step",
-        "rollout_every": 1,
-        "rollout_share": 0.5,
         "augment": ("shift", "colour"),
         "auto_size": True,
         "auto_save": True,

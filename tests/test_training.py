@@ -341,6 +341,27 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: tuple[str, ...]) -
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
+def test_what_is_validated_and_saved_has_statistics_of_its_own_weights() -> None:
+    """Of the averaged weights, over all training labels; those of training are the control."""
+    state, step = new_run()
+    run_epochs(state, step, 2)
+    labels = step.data.labels.permute(0, 3, 1, 2).double() / 255
+    saved = state._content(None)
+    for weights, own in ((saved["state_dict"], True), (saved["training"]["weights"], False)):
+        model = CVAE(step.model.config).double()
+        model.load_state_dict(weights)
+        encoder = model.label_transformation
+        first = torch.nn.Sequential(encoder[0], encoder[1])(labels)
+        expected = first.mean(dim=(0, 2, 3)), first.var(dim=(0, 2, 3), correction=0)
+        running = (
+            saved["state_dict"][f"label_transformation.2.running_{n}"] for n in ("mean", "var")
+        )
+        same = all(
+            torch.allclose(a.double(), b, rtol=1e-4) for a, b in zip(running, expected, strict=True)
+        )
+        assert same == own
+
+
 @pytest.mark.parametrize(("recon", "scale"), [("mse", 1.0), ("sigma", 1 / (3 * 8 * 8))])
 def test_loss_by_the_terms_that_were_summed(recon: str, scale: float) -> None:
     state, step = new_run("--recon", recon, "--frame_noise", "0")
