@@ -26,6 +26,7 @@ from modules.averages import EpochAverages
 from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE, ModelConfig
 from modules.datasets.demo import demo_data
+from modules.diagnosis import BASELINES
 from modules.evaluation import Score, validate
 from modules.figures.records import Records
 from modules.figures.tensorboard import check_tensorboard
@@ -295,10 +296,10 @@ def run_training(
                 stop(asked)
 
     if records:
+        compared = (f"{name} {without_model[key]:.2f} dB" for key, name in BASELINES.items())
         print(
             f"best validation PSNR {state.best.psnr:.2f} dB (epoch {state.best.epoch}); baselines: "
-            f"copy-first-frame {without_model['first_frame']:.2f} dB, mean-frame "
-            f"{without_model['mean_train_frame']:.2f} dB\nresults in {root}"
+            f"{', '.join(compared)}\nresults in {root}"
         )
         records.warn()
 

@@ -17,7 +17,13 @@ FALLEN = 0.5  # dB below the best from which validation has fallen, not just var
 BEHIND = 0.3  # dB below the best that a run's last epoch should not be
 FEWEST = 3  # epochs that a trend takes
 
-BASELINES = {"first_frame": "copy-first-frame", "mean_train_frame": "mean-frame"}
+# Predictions that need no model, by their names in config.json: see modules/sequences.py. Runs of
+# earlier versions lack the last one.
+BASELINES = {
+    "first_frame": "copy-first-frame",
+    "mean_train_frame": "mean-frame",
+    "nearest_pose": "nearest-pose",
+}
 # Options that make the model correct its own errors: set in a run → what to type where it is not.
 # The strongest first.
 REMEDIES = {

@@ -60,6 +60,8 @@ def test_a_run_below_the_baselines() -> None:
     assert "epoch 2, 19.00 dB, is below the copy-first-frame baseline (19.60 dB)" in last
     assert "mean-frame" not in last and "fewer epochs" in last
     assert "mean-frame baseline (18.00 dB)" in said(25.2, 20.0, 17.9)
+    with_pose = said(25.2, 21.0, baselines={**BASELINES, "nearest_pose": 24.4})  # of newer runs
+    assert "epoch 1, 21.00 dB, is below the nearest-pose baseline (24.40 dB); try" in with_pose
     best = said(19.0, 19.5, 17.0)
     assert "even the best epoch (1), 19.50 dB, is below the copy-first-frame" in best
     assert "check" in best

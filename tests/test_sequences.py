@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from modules.sequences import (
     Recording,
     VideoData,
     baselines,
+    blurred,
     describe_data,
     epoch_clips,
     fingerprint,
     gather_clips,
+    nearest_rows,
     to_uint8,
     to_unit,
 )
@@ -156,3 +159,62 @@ def test_baselines_by_hand() -> None:
     assert result["mean_train_frame"] == pytest.approx(
         (100 - 20 * np.log10(36 / 255)) / 2, abs=1e-4
     )
+    # Labels are the frames: 20 is nearest to both. Errors 5/255 and 31/255.
+    nearest = (-20 * np.log10(5 / 255) - 20 * np.log10(31 / 255)) / 2
+    assert result["nearest_pose"] == pytest.approx(nearest, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 40), (32, 64), (33, 80), (64, 64), (300, 100)])
+@pytest.mark.parametrize(("ground", "line"), [(0, 140), (128, 90), (255, 145)])
+def test_the_nearest_pose_of_an_upright_line(size: tuple[int, int], ground: int, line: int) -> None:
+    """A thin line that moves: its places in val are a few pixels beside those of train."""
+    height, width = size
+    step = width // 8
+
+    def moving(poses: list[int], beside: int, lighter: int) -> VideoData:
+        """Pose 0: nobody is there. Each pose has a frame of its own brightness."""
+        labels = torch.full((len(poses), height, width, 3), ground, dtype=torch.uint8)
+        for label, pose in zip(labels, poses, strict=True):
+            if pose:
+                label[height // 4 :, step * pose + beside, :2] = line
+        return VideoData(
+            (10 * torch.tensor(poses)[:, None, None, None] + lighter).expand_as(labels).byte(),
+            labels,
+            (Recording(0, len(poses)),),
+        )
+
+    train = moving([0, *range(1, 8), 0], 0, 0)
+    poses = [5, 7, 2, 0, 4, 1, 6, 0, 3]
+    val = moving(poses, step // 6, 5)
+    _, place = nearest_rows(blurred(val.labels), blurred(train.labels))
+    assert place.tolist() == poses  # of those without anybody the first
+    assert blurred(val.labels).shape[1] < 1000
+    nearest = baselines(train, val)["nearest_pose"]
+    assert nearest == pytest.approx(-20 * np.log10(5 / 255), abs=1e-4)
+
+
+def test_the_nearest_pose_does_not_depend_on_the_background() -> None:
+    labels = torch.zeros(60, 32, 64, 3, dtype=torch.uint8)
+    for label, (row, column, colour) in zip(
+        labels, np.random.default_rng(0).integers(0, (20, 50, 3), (60, 3)), strict=True
+    ):
+        label[row : row + 12, column : column + 2, colour] = 100
+
+    def nearest(labels: Tensor) -> list[int]:
+        return nearest_rows(blurred(labels[:20]), blurred(labels[20:]))[1].tolist()
+
+    on_black = nearest(labels)
+    assert len(set(on_black)) > 10
+    assert nearest(labels + 155) == on_black  # on grey
+    assert nearest(255 - labels) == on_black  # on white
+
+
+def test_nearest_rows_by_blocks() -> None:
+    rng = np.random.default_rng(1)
+    here, there = (rng.normal(size=(n, 7)).astype(np.float32) + 50 for n in (5, 23))
+    there[17] = there[4] = here[2]
+    distance = ((here[:, None] - there[None]) ** 2).mean(axis=2)
+    for block in (1, 4, 2048):
+        value, place = nearest_rows(here, there, block)
+        assert place.tolist() == distance.argmin(axis=1).tolist() and place[2] == 4
+        assert value == pytest.approx(distance.min(axis=1), abs=1e-4)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from modules.datasets.agreement import CameraMotion, Offset, camera_motion, label_offset
 from modules.datasets.label_images import drawn_on
 from modules.runtime.errors import named
-from modules.sequences import INK
+from modules.sequences import INK, nearest_rows
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -114,7 +114,7 @@ def find_copies(frames: Pixels, others: Pixels) -> Copies:
     if len(frames) > 1 and len(others):
         here, there = _flat(frames), _flat(others)
         usual = float(np.median(((here[1:] - here[:-1]) ** 2).mean(axis=1)))  # squared
-        nearest, place = _nearest(here, there)
+        nearest, place = nearest_rows(here, there)
         near = [
             (index, int(place[index]))
             for index in np.flatnonzero(nearest < NEAR**2 * usual).tolist()
@@ -132,26 +132,6 @@ def _flat(frames: Pixels) -> NDArray[np.float32]:
             half += frames[:, row:height:2, column:width:2]
     half /= 4
     return half.reshape(len(frames), -1)
-
-
-def _nearest(
-    here: NDArray[np.float32], there: NDArray[np.float32], block: int = 2048
-) -> tuple[Array, NDArray[np.intp]]:
-    """For each row of `here`, mean squared difference to the nearest row of `there`, and which."""
-    # |a - b|² = |a|² + |b|² - 2ab turns it into a matrix product; the mean is subtracted first,
-    # since a small difference of large numbers would lose its digits.
-    mean = there.mean(axis=0)
-    here, there = here - mean, there - mean
-    best, place = np.full(len(here), np.inf), np.zeros(len(here), np.intp)
-    squares = (here.astype(np.float64) ** 2).sum(axis=1)
-    for start in range(0, len(there), block):
-        part = there[start : start + block]
-        distance = (part.astype(np.float64) ** 2).sum(axis=1)[None] - 2.0 * (here @ part.T)
-        index = distance.argmin(axis=1)
-        value = distance[np.arange(len(here)), index] + squares
-        better = value < best
-        best[better], place[better] = value[better], start + index[better]
-    return np.maximum(best, 0) / here.shape[1], place
 
 
 # ----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from modules.diagnosis import BASELINES
 from modules.figures.runs import Run, frames_of, load_run
 from modules.figures.style import (
     BLACK,
@@ -220,19 +221,18 @@ def summary_notes(runs: Sequence[Run]) -> list[str]:
     elif "val_vi_len" in differing:
         notes.append("The validation videos differ in length, which by itself changes the average.")
     if baselines := common_baselines(runs):
-        known = {"first_frame": "copy-first-frame", "mean_train_frame": "mean-frame"}
-        values = [f"{text} {baselines[key]:.2f} dB" for key, text in known.items()]
+        values = [f"{BASELINES[key]} {value:.2f} dB" for key, value in baselines.items()]
         notes.append(f"Baselines: {', '.join(values)}.")
     return notes
 
 
 def common_baselines(runs: Sequence[Run]) -> dict[str, float]:
-    """The runs' baselines if all have the same two, else none."""
-    first, *others = (run.config.get("baselines") for run in runs)
-    if not isinstance(first, dict) or any(other != first for other in others):
-        return {}
-    names = ("first_frame", "mean_train_frame")
-    return {name: first[name] for name in names} if first.keys() >= set(names) else {}
+    """The baselines that all runs have, if their values are the same, else none."""
+    known = [run.config.get("baselines") for run in runs]
+    tables = [table if isinstance(table, dict) else {} for table in known]
+    names = [name for name in BASELINES if all(name in table for table in tables)]
+    first, *others = ({name: table[name] for name in names} for table in tables)
+    return first if all(other == first for other in others) else {}
 
 
 def summary_csv(rows: Sequence[dict[str, Any]]) -> str:

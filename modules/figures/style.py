@@ -366,10 +366,11 @@ def add_teacher_forcing(
 
 
 def add_baselines(panel: Panel, baselines: Any) -> None:
-    """Thin dotted lines at the PSNR of the copy-first-frame and mean-frame baselines."""
+    """Thin dotted lines at the PSNR of the baselines that are known."""
     for key, name, style in (
         ("first_frame", "first frame", DOTTED),
         ("mean_train_frame", "mean training frame", (0, (1, 3))),
+        ("nearest_pose", "nearest pose", (0, (1, 1, 1, 3))),
     ):
         value = baselines.get(key) if isinstance(baselines, dict) else None
         if isinstance(value, int | float) and math.isfinite(value):

@@ -11,14 +11,16 @@ from modules.figures.compare import (
     COMPARISONS,
     RUN_STYLES,
     VIEWS,
+    common_baselines,
     compare,
     comparison_figure,
     run_labels,
+    summary_notes,
 )
 from modules.figures.runs import load_run
 from modules.figures.style import PAGE
 from modules.runtime.errors import UserError
-from tests.support.drawn import check_layout, colours, make_run, set_parent
+from tests.support.drawn import BASELINES, check_layout, colours, make_run, set_parent
 
 
 def labels_of(*folders: Path) -> list[str]:
@@ -158,6 +160,29 @@ def test_overlaid_figures(three: list[Path]) -> None:
     assert len(figure.axes) == len(VIEWS) == 9
     figure = comparison_figure("psnr_per_frame", runs)
     assert [each.get_xdata().tolist() for each in figure.axes[0].lines] == [list(range(1, 41))] * 3
+
+
+def test_baselines_that_the_runs_share(tmp_path: Path) -> None:
+    earlier = {name: value for name, value in BASELINES.items() if name != "nearest_pose"}
+    other_data = {**BASELINES, "first_frame": 9.0}
+    new, old, other = (
+        load_run(make_run(tmp_path / name, baselines=values))
+        for name, values in (
+            ("n", BASELINES),
+            ("o", earlier),
+            ("x", other_data),
+        )
+    )
+    assert common_baselines([new, new]) == BASELINES
+    assert "mean-frame 22.73 dB, nearest-pose 23.50 dB." in summary_notes([new, new])[-1]
+    assert common_baselines([new, old]) == common_baselines([old, new]) == earlier
+    assert "mean-frame 22.73 dB." in summary_notes([old, new])[-1]
+    for runs in ([new], [old, new]):
+        drawn = {each.get_gid() for each in comparison_figure("psnr", runs).axes[0].lines}
+        assert drawn & BASELINES.keys() == common_baselines(runs).keys()
+    # Other data, or a run without any.
+    assert common_baselines([new, other]) == common_baselines([old, other]) == {}
+    assert common_baselines([new, load_run(make_run(tmp_path / "y", baselines=None))]) == {}
 
 
 def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,10 +130,11 @@ def test_epochs_are_whole_numbers(last: int) -> None:
 
 def test_baselines_are_drawn_where_they_are_known() -> None:
     panel = a_panel()
-    add_baselines(panel, {"first_frame": 20.264, "mean_train_frame": math.nan})
+    some = {"first_frame": 20.264, "mean_train_frame": math.nan, "nearest_pose": 24.4}
+    add_baselines(panel, some)
     add_baselines(panel, None)
-    (line,) = panel.axes.lines
-    assert (line.get_gid(), list(line.get_ydata())) == ("first_frame", [20.264, 20.264])
+    assert [line.get_gid() for line in panel.axes.lines] == ["first_frame", "nearest_pose"]
+    assert [list(line.get_ydata()) for line in panel.axes.lines] == [[20.264] * 2, [24.4] * 2]
     assert "20.26 dB" in panel.handles[0].get_label()
 
 

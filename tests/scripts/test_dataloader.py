@@ -398,6 +398,7 @@ def test_mocap_dance_and_its_baselines(shared: Path) -> None:
     result = baselines(train, val)  # its README: 20.26 and 22.73
     assert result["first_frame"] == pytest.approx(20.26, abs=0.005)
     assert result["mean_train_frame"] == pytest.approx(22.73, abs=0.005)
+    assert result["nearest_pose"] == pytest.approx(24.80, abs=0.05)
 
 
 # ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from PIL import Image
 
 from modules import runlog, sequences
 from modules.cvae import CVAE, ModelConfig
+from modules.diagnosis import BASELINES
 from modules.training import TrainingStep
 from tests.support.comparing import same
 from tests.support.data import make_dataset
@@ -61,8 +62,11 @@ class TestTrainer:
         assert metrics["train_mse"][-1] < 0.5 * metrics["train_mse"][0]
         assert metrics["tf_active"].sum() == 0
         assert (metrics["beta"] == 0).all()
-        assert "copy-first-frame" in text
-        assert "mean-frame" in text
+        known = runlog.read_config(tmp_path / "a")["baselines"]
+        assert (
+            f"; baselines: copy-first-frame {known['first_frame']:.2f} dB, mean-frame "
+            f"{known['mean_train_frame']:.2f} dB, nearest-pose {known['nearest_pose']:.2f} dB\n"
+        ) in text
 
     @pytest.mark.slow
     def test_real_footage(self, shared: Path, tmp_path: Path) -> None:
@@ -178,7 +182,7 @@ class TestTrainer:
         assert [lines[at[0] - 1][:11], lines[at[1] - 1][:10]] == ["epoch   2/4", "results in"]
         assert len(at) == 2 and at[1] == len(lines) - 1  # once when it is found, and at the end
         assert "copy-first-frame baseline" in lines[-1] and "`--jump 0.3`" in lines[-1]
-        nothing = {"first_frame": 0.0, "mean_train_frame": 0.0}
+        nothing = dict.fromkeys(BASELINES, 0.0)
         with mock.patch.object(sequences, "baselines", lambda *_: nothing):  # the control
             assert "warning" not in train(dataset, tmp_path / "b", *still)
 
