@@ -30,12 +30,10 @@ from typing import NamedTuple
 PROJECT = Path(__file__).resolve().parents[2]
 
 # An eighth of the full networks' arithmetic and less, so that a run takes minutes on one core.
-DIMENSIONS = "--F_dim 32 --L_dim 16 --D_out_dim 48"
+DIMENSIONS = "--F_dim 32 --L_dim 16 --N_dim 4 --D_out_dim 48"
 USUAL = f"{DIMENSIONS} --output sigmoid --num_epoch 3 --auto_save"
 BEST = f"{DIMENSIONS} --preset best --num_epoch 5"
-LESS_NOISE = f"{BEST} --frame_noise 0.3"
-PLAIN = f"{LESS_NOISE} --reference first --jump 0.3"
-OWN = "--tfr 0.5 --tf_draw step --rollout_every 1"
+FORCED = "--tfr 1 --rollout_every 0 --jump 0"
 
 
 class Row(NamedTuple):
@@ -48,15 +46,27 @@ class Row(NamedTuple):
 ROWS = {
     "best": Row("`--preset best`", BEST),
     "video": Row("`--preset video`", f"{DIMENSIONS} --preset video --num_epoch 5"),
-    "plain": Row("reference frame, jumps, noise up to 0.3", PLAIN),
-    "own": Row("the same with stored own frames", f"{PLAIN} {OWN}"),
-    "augmented": Row(
-        "the same with own frames, shifts and light", f"{PLAIN} {OWN} --augment shift colour"
+    "adam": Row("Adam (rate 0.003) in place of Muon", f"{BEST} --optim Adam --lr 0.003"),
+    "no_jump": Row("no jumps", f"{BEST} --jump 0"),
+    "no_own": Row("no stored own frames", f"{BEST} --tfr 1 --rollout_every 0"),
+    "no_noise": Row("no noise", f"{BEST} --frame_noise 0"),
+    "noise_1": Row("noise up to 1 in place of 0.3", f"{BEST} --frame_noise 1"),
+    "noise_alone": Row(
+        "true frames with noise up to 1, neither jumps nor own frames",
+        f"{BEST} {FORCED} --frame_noise 1",
     ),
-    "jump": Row("jumps in three steps of ten, noise up to 0.3", f"{LESS_NOISE} --jump 0.3"),
-    "reference": Row(
-        "reference frame, jumps in three steps of ten", f"{BEST} --reference first --jump 0.3"
+    "true_frames": Row(
+        "true frames alone: no noise, jumps or own frames", f"{BEST} {FORCED} --frame_noise 0"
     ),
+    "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
+    "init": Row("PyTorch's initial weights", f"{BEST} --init default"),
+    "no_warmup": Row("no warm-up", f"{BEST} --lr_warmup 0"),
+    "clips": Row(
+        "clips of 16 frames in place of 2",
+        f"{BEST} --train_vi_len 16 --batch_size 1 --num_epoch 3",
+    ),
+    "beta_1": Row("β = 1 in place of 0.001", f"{BEST} --kl_beta 1"),
+    "latent_12": Row("a latent of 12 channels in place of 4", f"{BEST} --N_dim 12"),
     "usual_free": Row(
         "usual: free running, summed KL rising to β = 1, Adam, cosine, sigmoid",
         f"{USUAL} --tfr 0 --kl_anneal_type Monotonic --lr_scheduler cosine",
@@ -70,24 +80,6 @@ ROWS = {
     "usual_no_kl": Row(
         "usual: free running, no KL term, Adam, cosine, sigmoid",
         f"{USUAL} --tfr 0 --kl_anneal_type None --kl_beta 0 --lr_scheduler cosine",
-    ),
-    "adam": Row("Adam (rate 0.001) in place of Muon", f"{BEST} --optim Adam --lr 0.001"),
-    "clips": Row(
-        "clips of 16 frames in place of 2",
-        f"{BEST} --train_vi_len 16 --batch_size 1 --num_epoch 3",
-    ),
-    "no_noise": Row("no noise on the forced frame", f"{BEST} --frame_noise 0"),
-    "beta_1": Row("β = 1 in place of 0.001", f"{BEST} --kl_beta 1"),
-    "init": Row("PyTorch's initial weights", f"{BEST} --init default"),
-    "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
-    "less_noise": Row("noise up to 0.3 in place of 1", LESS_NOISE),
-    "own_frames": Row(
-        "stored own frames in half of the steps, no noise",
-        f"{BEST} --frame_noise 0 --rollout_every 1 --tfr 0.5 --tf_draw step",
-    ),
-    "free": Row(
-        "free running, detached, clips of 16 frames, no noise",
-        f"{BEST} --tfr 0 --detach --frame_noise 0 --train_vi_len 16 --batch_size 1 --num_epoch 3",
     ),
 }
 
