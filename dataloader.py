@@ -387,9 +387,9 @@ def _find_ink(folders: Sequence[ImageFolder], faults: Faults) -> Ink | None:
     if faults.count:
         return None
     first, ink = folders[0], find_ink(folders[0].pixels)
-    for folder in folders[1:] if ink.is_plain(first.pixels) else ():
+    for folder in folders[1:] if ink.is_certain(first.pixels) else ():
         other = find_ink(folder.pixels)
-        if not ink.shares_background(other) and other.is_plain(folder.pixels):
+        if not ink.shares_background(other) and other.is_certain(folder.pixels):
             faults.add(
                 folder.where,
                 f"labels are drawn on {other.colour}, those of {first.where} on {ink.colour};"

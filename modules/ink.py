@@ -73,9 +73,9 @@ class Ink(NamedTuple):
         """How much of each pixel a line covers, 0-1: (…, H, W, 3) → (…, H, W)."""
         return np.minimum(self.apart(labels).max(axis=-1) / self.contrast, 1)
 
-    def is_plain(self, labels: Pixels) -> bool:
-        """Whether most pixels of the labels are background, so that its colour is certain."""
-        return float(np.mean([self.drawn(label).mean() for label in _some(labels)])) < 0.5
+    def is_certain(self, labels: Pixels) -> bool:
+        """Whether these labels tell it: something is drawn, and on less than half of all pixels."""
+        return 0 < float(np.mean([self.drawn(label).mean() for label in _some(labels)])) < 0.5
 
 
 def find_ink(labels: Pixels | Sequence[Pixels]) -> Ink:

@@ -82,6 +82,15 @@ def test_which_backgrounds_are_one() -> None:
     assert same(BLACK, (24, 0, 24)) and not same(BLACK, (25, 0, 0))
     assert Ink((250, 255, 255), 99).colour == "white (250, 255, 255)"
     assert Ink(GREY, 99).colour == "(128, 128, 128)"
-    assert find_ink(labels_on(BLACK, RED)).is_plain(labels_on(BLACK, RED))
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8)
-    assert not find_ink(pixels).is_plain(pixels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "certain"),
+    [
+        (labels_on(WHITE, RED, blank=19), True),
+        (labels_on(WHITE, RED, blank=20), False),
+        (np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8), False),
+    ],
+)
+def test_labels_tell_their_background_by_lines_on_it(labels: np.ndarray, certain: bool) -> None:
+    assert find_ink(labels).is_certain(labels) == certain
