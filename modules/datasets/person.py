@@ -122,7 +122,7 @@ def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> Style:
     ink = find_ink(labels)
     lines = np.concatenate([label[ink.cover(label) > WHOLE] for label in labels])
     if not len(lines):
-        return STANDARD  # nothing is drawn
+        return STANDARD._replace(background=ink.background)  # nothing is drawn
     ratio = _thickness(labels, ink) / _thickness(standard, find_ink(standard))
     return Style(
         ink.background,

@@ -227,7 +227,8 @@ def test_the_style_of_labels(thickness: float) -> None:
     found = style_of(drawn(style), standard)
     assert found[:3] == style[:3]
     assert found.thickness == (pytest.approx(2, rel=0.1) if thickness == 2 else 1)
-    assert style_of([np.zeros((8, 8, 3), np.uint8)], standard) == STANDARD
+    blank = np.full((8, 8, 3), 200, np.uint8)
+    assert style_of([blank], standard) == STANDARD._replace(background=(200, 200, 200))
 
 
 def test_where_it_goes_by_default(trained_on: Path, other: tuple[Path, Path]) -> None:
