@@ -9,6 +9,7 @@ The import keeps the person's build in ROOT/import.json (`about_the_person`).
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,10 +134,10 @@ def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> Style:
 
 
 def _thickness(labels: Sequence[Pixels], ink: Ink) -> float:
-    """A measure proportional to the thickness of lines in any pose: their area by their outline."""
+    """Proportional to the thickness of lines in any pose: area by outline; NaN without a line."""
     covers = [ink.cover(label) for label in labels]
     outline = sum(np.abs(np.diff(c, axis=axis)).sum() for c in covers for axis in (0, 1))
-    return float(sum(c.sum() for c in covers) / outline)
+    return float(sum(c.sum() for c in covers) / outline) if outline else math.nan
 
 
 def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], like: Like) -> None:

@@ -228,6 +228,7 @@ def test_the_style_of_labels(thickness: float) -> None:
     assert found[:3] == style[:3]
     assert found.thickness == (pytest.approx(2, rel=0.1) if thickness == 2 else 1)
     blank = np.full((8, 8, 3), 200, np.uint8)
+    assert style_of(drawn(style), [blank]) == style._replace(thickness=1)  # nothing to compare
     assert style_of([blank], standard) == STANDARD._replace(background=(200, 200, 200))
 
 
