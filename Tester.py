@@ -26,6 +26,7 @@ from modules import runlog
 from modules.checkpoint import Checkpoint, export, load_checkpoint, with_frame_size
 from modules.cvae import CVAE
 from modules.evaluation import Score, generate, score
+from modules.ink import Ink, find_ink
 from modules.layout import place
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
@@ -84,6 +85,7 @@ class Video:
 
     sequence: TestSequence
     truth: torch.Tensor | None  # (T, H, W, 3) uint8
+    ink: Ink  # of the labels
 
     @property
     def name(self) -> str:
@@ -91,15 +93,23 @@ class Video:
         return self.sequence.name
 
 
-def load_videos(o: TesterOptions) -> list[Video]:
-    """The sequences of the split, in numeric order. Raises UserError on faults of the data."""
+def load_videos(o: TesterOptions, checkpoint: Checkpoint) -> list[Video]:
+    """The sequences of the split, in numeric order.
+
+    Raises UserError on faults of the data, and where its labels are not drawn as those that the
+    checkpoint was trained on.
+    """
     assert o.DR is not None and o.frame_H is not None and o.frame_W is not None
     size = {"height": o.frame_H, "width": o.frame_W, "workers": o.num_workers}
     if o.split == "val":
         # Longer than any video: the whole one is wanted.
         video = dataloader.load_val(Path(o.DR), val_vi_len=2**31, **size)
-        return [Video(TestSequence("0", video.frames[0], video.labels), video.frames)]
-    return [Video(sequence, None) for sequence in dataloader.load_test(Path(o.DR), **size)]
+        ink = checkpoint.ink_for(video.ink, o.DR)
+        return [Video(TestSequence("0", video.frames[0], video.labels), video.frames, ink)]
+    return [
+        Video(s, None, checkpoint.ink_for(find_ink(s.labels.numpy()), o.DR))
+        for s in dataloader.load_test(Path(o.DR), **size)
+    ]
 
 
 # ---------------------------------------------------------------- run: output
@@ -151,7 +161,7 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
     from modules.figures import frames
 
     assert video.truth is not None
-    result = score(made, video.truth, video.sequence.labels)
+    result = score(made, video.truth, video.sequence.labels, video.ink)
     of_frames = result.psnr, result.inside, result.outside
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", *of_frames)
     frames.draw_psnr_per_frame(
@@ -213,7 +223,7 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
     assert video.truth is not None
     device = next(model.parameters()).device
     labels = video.sequence.labels
-    scores = [score(made, video.truth, labels)]
+    scores = [score(made, video.truth, labels, video.ink)]
     steps = len(video.sequence.labels) - 1
     with tqdm(total=(o.n_samples - 1) * steps, desc="samples", leave=False, disable=None) as bar:
         for first in range(1, o.n_samples, o.batch_size):
@@ -230,7 +240,7 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
                 graph=True,
                 advance=bar.update,
             )
-            scores += [score(future, video.truth, labels) for future in futures]
+            scores += [score(future, video.truth, labels, video.ink) for future in futures]
     return scores
 
 
@@ -279,7 +289,7 @@ def main() -> None:
         print("\n".join(as_lines(o)), flush=True)
 
         # -------------------------------------------------------- data
-        videos = load_videos(o)
+        videos = load_videos(o, checkpoint)
     total = sum(len(video.sequence.labels) - 1 for video in videos)
 
     # ------------------------------------------------------------ model

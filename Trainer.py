@@ -321,6 +321,10 @@ def main() -> int:
 
         # -------------------------------------------------------- data
         train, video = load_data(o, explicit)
+        if checkpoint and o.test:
+            video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))
+        elif checkpoint and (other := checkpoint.other_background(video.ink, o.DR)):
+            print(f"note: {other}; the model has to learn that first", flush=True)
         o, choice = auto_sized(o, explicit, train, device, given_weights=checkpoint is not None)
         notes = [*without_effect(o, explicit, device.type), *idle_annealing(o), *choice]
         print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)

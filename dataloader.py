@@ -54,6 +54,7 @@ from modules.datasets.naming import PLAIN, frame_numbers, renumber
 from modules.datasets.person import frames_per_second
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
+from modules.ink import Ink, find_ink
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import MAX_NAMED, UserError, named
 from modules.runtime.patience import patiently
@@ -371,11 +372,30 @@ class SplitFiles:
     recordings: tuple[Recording, ...] = ()  # as indices into the files
     name: str = ""
 
-    def video(self) -> VideoData:
-        return VideoData(self.images.tensor(), self.labels.tensor(), self.recordings)
+    def video(self, ink: Ink | None) -> VideoData:
+        return VideoData(self.images.tensor(), self.labels.tensor(), self.recordings, ink)
 
     def sequence(self) -> TestSequence:
         return TestSequence(self.name, self.images.tensor()[0], self.labels.tensor())
+
+
+def _find_ink(folders: Sequence[ImageFolder], faults: Faults) -> Ink | None:
+    """What the first folder's labels are drawn on; another background elsewhere is a fault.
+
+    folders: of labels that were read. None if there are other faults: labels may be missing.
+    """
+    if faults.count:
+        return None
+    first, ink = folders[0], find_ink(folders[0].pixels)
+    for folder in folders[1:] if ink.is_certain(first.pixels) else ():
+        other = find_ink(folder.pixels)
+        if not ink.shares_background(other) and other.is_certain(folder.pixels):
+            faults.add(
+                folder.where,
+                f"labels are drawn on {other.colour}, those of {first.where} on {ink.colour};"
+                " draw all on one background",
+            )
+    return ink
 
 
 def _folders(splits: Iterable[SplitFiles]) -> list[ImageFolder]:
@@ -505,10 +525,11 @@ def load_train_val(
             what = f"is longer than every recording (longest: {longest} frames{cut})"
             faults.add("train", f"--train_vi_len {train_vi_len} {what}")
     val = _check_video(root, "val", faults, limit=val_vi_len)
-    folders = _folders(split for split in (train, val) if split is not None)
-    _read_images(folders, (width, height), workers, faults, progress)
+    splits = [split for split in (train, val) if split is not None]
+    _read_images(_folders(splits), (width, height), workers, faults, progress)
+    ink = _find_ink([split.labels for split in splits], faults)
     faults.raise_if_any()
-    return (train.video() if train is not None else None), val.video()
+    return (train.video(ink) if train is not None else None), val.video(ink)
 
 
 def load_val(
@@ -520,7 +541,7 @@ def load_val(
     val = _check_video(root, "val", faults, limit=val_vi_len)
     _read_images(_folders([val]), (width, height), workers, faults)
     faults.raise_if_any()
-    return val.video()
+    return val.video(None)
 
 
 def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[TestSequence]:
@@ -529,6 +550,7 @@ def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[
     faults = _open_root(root)
     sequences = _check_tests(root, faults)
     _read_images(_folders(sequences), (width, height), workers, faults)
+    _find_ink([files.labels for files in sequences], faults)
     faults.raise_if_any()
     return [files.sequence() for files in sequences]
 
@@ -574,7 +596,9 @@ def _print_split(
     print(f"{'':<6} {'; '.join(sizes)}")
 
 
-def _inspect(videos: dict[str, SplitFiles], tests: Sequence[SplitFiles]) -> inspection.Findings:
+def _inspect(
+    videos: dict[str, SplitFiles], tests: Sequence[SplitFiles], ink: Ink
+) -> inspection.Findings:
     """The findings on pixels that were read."""
     train, val = (
         inspection.SplitPixels(
@@ -583,6 +607,7 @@ def _inspect(videos: dict[str, SplitFiles], tests: Sequence[SplitFiles]) -> insp
             files.labels.pixels,
             names=[path.stem for path in files.images.files],
             starts=[recording.start for recording in files.recordings],
+            ink=ink,
         )
         for name, files in videos.items()
     )
@@ -617,7 +642,7 @@ def _draw(path: Path, title: str, findings: inspection.Findings) -> Path:
         for test in findings.tests
     ]
     train, val = shown(findings.train, ()), shown(findings.val, copies)
-    return write_contact_sheet(path, title, train, val, tests)
+    return write_contact_sheet(path, title, train, val, tests, findings.train.ink)
 
 
 def check(root: Path, workers: int, picture: Path | None = None) -> None:
@@ -647,10 +672,13 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
         _print_split("test", f"{len(tests)} sequence(s)", lengths, tests)
     else:
         print("test   absent (optional)")
+    ink = _find_ink([split.labels for split in (*videos.values(), *tests)], faults)
     faults.raise_if_any()
+    assert ink is not None
+    print(f"labels are drawn on {ink.colour}")
     if clear := [folder.where for folder in folders if folder.clear]:
         print(f"transparent pixels are taken as white in frames, black in labels: {named(clear)}")
-    findings = _inspect(videos, tests)
+    findings = _inspect(videos, tests, ink)
     for pixels in (findings.train, findings.val):
         print(f"{pixels.name:<6} {pixels.summary()}")
     for line in findings.warnings():

@@ -2,8 +2,9 @@
 
 A checkpoint of the older code is `{state_dict, optimizer, lr, tfr, last_epoch}`, where `optimizer`
 holds weights again. Ours has the same keys with the same meaning (but a real optimiser's state)
-and more: `config` (the model's settings), `options`, `data_root` and `training` (what a resumed
-run needs). Dimensions of a checkpoint without `config` are read off its tensor shapes.
+and more: `config` (the model's settings), `labels` (what they are drawn on), `options`, `data_root`
+and `training` (what a resumed run needs). Dimensions of a checkpoint without `config` are read off
+its tensor shapes.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from modules.cvae import CVAE, OPTIONAL_PARTS, PRIORS, REFERENCES, ModelConfig
+from modules.ink import Ink
 from modules.runtime.errors import UserError, named, why
 from modules.runtime.files import NO_ROOM, write_atomically, write_synced
 from modules.runtime.patience import patiently, read_bytes, remove, rename
@@ -44,6 +46,7 @@ class Checkpoint:
     path: Path
     state_dict: dict[str, Tensor]
     config: ModelConfig
+    ink: Ink | None  # of the labels that it was trained on; None in older ones
     has_frame_size: bool  # older checkpoints do not carry one; config then has the default
     last_epoch: int
     options: dict[str, Any]  # of the run that wrote it; empty in older ones
@@ -67,6 +70,30 @@ class Checkpoint:
                 f"{self.path}: weights that are not finite ({named(wrong)}); take a checkpoint "
                 "from before the training diverged"
             )
+
+    def other_background(self, ink: Ink, where: str | None) -> str:
+        """That labels lie on another background than those it was trained on; "" if they do not.
+
+        where: the data set
+        """
+        if self.ink is None or self.ink.shares_background(ink):
+            return ""
+        return (
+            f"{where}: labels are drawn on {ink.colour}, but {self.path} was trained on labels on"
+            f" {self.ink.colour}"
+        )
+
+    def ink_for(self, ink: Ink, where: str | None) -> Ink:
+        """Of labels that frames are made from: as in training, `ink` where that is not known.
+
+        Raises UserError if they lie on another background, which the model has never seen.
+        """
+        if fault := self.other_background(ink, where):
+            raise UserError(
+                f"{fault}; draw them as those, or train on these first (Trainer.py --ckpt_path)",
+                about="DR",
+            )
+        return self.ink or ink
 
     def build_model(self) -> CVAE:
         """The model with these weights, on the CPU.
@@ -280,6 +307,7 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         path=path,
         state_dict=state,
         config=config,
+        ink=_ink(own("labels")),
         has_frame_size=ours,
         last_epoch=last_epoch if type(last_epoch) is int else -1,
         options=own("options"),
@@ -290,6 +318,14 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         tfr=_number(plain.get("tfr"), 1.0),
         taken="; ".join(taken),
     )
+
+
+def _ink(saved: dict[str, Any]) -> Ink | None:
+    """As saved; None where there is none."""
+    if saved.keys() != set(Ink._fields):
+        return None
+    red, green, blue = saved["background"]
+    return Ink((red, green, blue), saved["contrast"])
 
 
 def _number(value: Any, otherwise: float) -> float:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from modules.cvae import CVAE, prior_latents
+from modules.ink import Ink
 from modules.losses import frame_mse, psnr_of_mse, ssim
 from modules.runtime.device import autocast, exact_convolutions
 from modules.runtime.errors import UserError
@@ -103,14 +104,15 @@ def psnr_drift(psnr: np.ndarray) -> float:
     return float(100.0 * (time * psnr).sum() / (time**2).sum())
 
 
-def score(prediction: Tensor, truth: Tensor, labels: Tensor) -> Score:
+def score(prediction: Tensor, truth: Tensor, labels: Tensor, ink: Ink) -> Score:
     """Score frames 1 … T-1 where the prediction is, and bring all scores over at once.
 
-    prediction: (T, 3, H, W) in [0, 1]; truth, labels: (T, H, W, 3) uint8, on any device
+    prediction: (T, 3, H, W) in [0, 1]; truth, labels: (T, H, W, 3) uint8, on any device; ink: of
+    the data set's labels
     """
     device = prediction.device
     target = to_unit(truth.to(device)).permute(0, 3, 1, 2)
-    near = surroundings(labels.to(device))
+    near = surroundings(labels.to(device), ink)
     x_hat, x = prediction[1:], target[1:]
     mse = frame_mse(x_hat, x)
     # The step from the given frame to the first predicted one is a change of sharpness.
@@ -151,7 +153,8 @@ def validate(
 
         kind: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
         made = generate(model, [sequence], **kind, graph=graph, advance=advance, keep=True)
-    return where_it_fits(lambda x: score(x, video.frames, video.labels), made[0]), made[0]
+    scored = where_it_fits(lambda x: score(x, video.frames, video.labels, video.ink), made[0])
+    return scored, made[0]
 
 
 def where_it_fits(function: Callable[[Tensor], T], video: Tensor) -> T:

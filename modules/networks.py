@@ -87,7 +87,8 @@ class Label_Encoder(nn.Sequential):
         for some in labels.split(MEASURED_AT_ONCE):
             padded = self[0]((some.float() - centre).permute(0, 3, 1, 2))
             windows = F.unfold(padded, 7).mT.flatten(0, 1)  # (n·H·W, 147)
-            windows = windows[windows.any(dim=1)]
+            if windows.device.type == "cpu":  # a GPU would wait for their number
+                windows = windows[windows.any(dim=1)]
             total += windows.sum(dim=0).cpu()
             square += (windows.mT @ windows).cpu()
         count = labels.shape[:3].numel()

@@ -138,6 +138,7 @@ class RunState:
     ) -> None:
         self.o, self.root, self.model = o, root, model
         self.data_root, self.data_fingerprint = data_root, data_fingerprint
+        self.ink = train.ink
         model.label_transformation.measure(train.labels)
         self.optimizer = make_optimizer(model, o)
         self.average = WeightAverage(model, o.ema) if o.ema > 0 else None
@@ -268,6 +269,7 @@ class RunState:
             "tfr": self.plan.tfr,
             "last_epoch": self.last_epoch,
             "config": self.model.config.to_dict(),
+            "labels": {"background": list(self.ink.background), "contrast": self.ink.contrast},
             "options": dataclasses.asdict(self.o),
             "data_root": self.data_root,
             "training": training,

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modules.ink import Ink, find_ink
 from modules.losses import psnr
 from modules.seeds import STREAM_CLIPS
-
-INK = 24  # of 255: a label's pixel that is brighter in some channel is drawn on
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,12 @@ class VideoData:
     frames: Tensor  # (N, H, W, 3) uint8
     labels: Tensor  # (N, H, W, 3) uint8
     recordings: tuple[Recording, ...]
+    train_ink: Ink | None = None  # of the data set's training labels; None: as in these labels
+
+    @cached_property
+    def ink(self) -> Ink:
+        """What the labels are drawn on."""
+        return self.train_ink or find_ink(self.labels.cpu().numpy())
 
     @cached_property
     def bounds(self) -> Tensor:
@@ -52,7 +57,8 @@ class VideoData:
 
     def to(self, device: torch.device) -> "VideoData":
         """The same on a device."""
-        return VideoData(self.frames.to(device), self.labels.to(device), self.recordings)
+        frames, labels = self.frames.to(device), self.labels.to(device)
+        return VideoData(frames, labels, self.recordings, self.train_ink)
 
 
 @dataclass(frozen=True, eq=False)

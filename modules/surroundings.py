@@ -7,25 +7,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.ink import Ink
 from modules.losses import frame_mse
-from modules.sequences import INK
 
 NEAR = 3  # pixels, in a row, a column or both (Chebyshev distance): a square of 7 × 7
 
 
-def near_skeleton(labels: Tensor) -> Tensor:
+def near_skeleton(labels: Tensor, ink: Ink) -> Tensor:
     """Which pixels lie within 3 pixels of a drawn one: (T, H, W, 3) uint8 → (T, H, W) bool."""
-    drawn = (labels.amax(dim=-1) > INK).float()
+    drawn = ink.drawn(labels).float()
     return F.max_pool2d(drawn[:, None], 2 * NEAR + 1, stride=1, padding=NEAR)[:, 0] > 0
 
 
-def surroundings(labels: Tensor) -> Tensor:
+def surroundings(labels: Tensor, ink: Ink) -> Tensor:
     """Where frame t may show the person: (T, H, W, 3) uint8 → (T, H, W) bool.
 
     Within 3 pixels of the skeleton of frame t, where the person is to be, or of frame 0, where the
     person is in the given frame and has to be taken away.
     """
-    near = near_skeleton(labels)
+    near = near_skeleton(labels, ink)
     return near | near[:1]
 
 

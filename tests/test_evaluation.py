@@ -11,12 +11,14 @@ from torch.overrides import TorchFunctionMode
 from modules import evaluation
 from modules.cvae import CVAE, ModelConfig
 from modules.evaluation import generate, psnr_drift, score, validate, where_it_fits
+from modules.ink import Ink
 from modules.runtime.errors import Stopped
 from modules.runtime.stopping import Watch
 from modules.sequences import Recording, TestSequence, VideoData, to_uint8, to_unit
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 CPU = torch.device("cpu")
+ON_BLACK = Ink((0, 0, 0), 255)
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_score_is_the_mean_over_frames_1_to_the_end() -> None:
     prediction[0] += 0.5  # frame 0 never counts
     prediction[1] += 0.1
     prediction[2] += 0.01
-    result = score(prediction, truth, torch.zeros_like(truth))
+    result = score(prediction, truth, torch.zeros_like(truth), ON_BLACK)
     assert result.psnr.tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
     assert result.mean_psnr == pytest.approx(30.0, abs=1e-3)
     assert result.loss == pytest.approx((0.01 + 0.0001) / 2, rel=1e-3)
@@ -96,7 +98,7 @@ def test_validation_is_the_scored_generation_of_sequence_0(model: CVAE) -> None:
     result, made = validate(model, video, **kind)
     expected = generate(model, [sequence], **kind)[0]
     assert torch.equal(made, expected)
-    assert result.psnr.tolist() == score(expected, truth, sequence.labels).psnr.tolist()
+    assert result.psnr.tolist() == score(expected, truth, sequence.labels, video.ink).psnr.tolist()
     other = VideoData(truth.flip(0).contiguous(), sequence.labels, (Recording(0, 6),))
     other.frames[0] = sequence.first_frame
     again, same = validate(model, other, **kind)
@@ -136,7 +138,7 @@ def test_ssim_is_scored_on_the_same_frames() -> None:
     prediction = to_unit(truth).permute(0, 3, 1, 2).clone()
     prediction[0] = 0.0  # frame 0 never counts
     prediction[2] = 0.5
-    result = score(prediction, truth, torch.zeros_like(truth))
+    result = score(prediction, truth, torch.zeros_like(truth), ON_BLACK)
     assert result.ssim[[0, 2]].tolist() == pytest.approx([1.0, 1.0])
     assert result.ssim[1] < 0.2
     assert result.mean_ssim == pytest.approx(result.ssim.mean())
@@ -155,7 +157,7 @@ def test_the_error_is_told_apart_by_place() -> None:
     prediction, truth, labels = scene()
     prediction[1, :, :4, :4] += 0.1  # all that is near the skeleton
     prediction[2, :, 4:] += 0.01  # elsewhere, but for 4 rows of 12 columns
-    result = score(prediction, truth, labels)
+    result = score(prediction, truth, labels, ON_BLACK)
     assert result.inside.tolist() == pytest.approx([20.0, 100.0, 100.0], abs=1e-3)
     part = 8 * 16 / (12 * 16 - 16)
     expected = [100.0, 40 - 10 * math.log10(part), 100.0]
@@ -163,7 +165,7 @@ def test_the_error_is_told_apart_by_place() -> None:
     assert result.mean_inside == pytest.approx(220 / 3, abs=1e-3)
     assert result.mean_outside == pytest.approx(sum(expected) / 3, abs=1e-3)
     # The control: with the skeleton in the other corner it is the other way round.
-    swapped = score(prediction, truth, labels.flip((1, 2)))
+    swapped = score(prediction, truth, labels.flip((1, 2)), ON_BLACK)
     assert swapped.inside[0] == pytest.approx(100.0) and swapped.outside[0] < 31
 
 
@@ -172,17 +174,17 @@ def test_frames_without_a_skeleton_are_left_out() -> None:
     labels[:] = 0
     labels[2, 0, 0] = 255
     prediction[2, :, 0, 0] += 0.1
-    result = score(prediction, truth, labels)
+    result = score(prediction, truth, labels, ON_BLACK)
     assert np.isnan(result.inside).tolist() == [True, False, True]
     assert result.mean_inside == pytest.approx(result.inside[1])
     assert not np.isnan(result.outside).any()
-    nothing = score(prediction, truth, torch.zeros_like(labels))
+    nothing = score(prediction, truth, torch.zeros_like(labels), ON_BLACK)
     assert math.isnan(nothing.mean_inside) and math.isfinite(nothing.mean_outside)
-    everything = score(prediction, truth, torch.full_like(labels, 255))
+    everything = score(prediction, truth, torch.full_like(labels, 255), ON_BLACK)
     assert math.isnan(everything.mean_outside) and math.isnan(everything.mean_flicker)
     # A prediction that is not finite must not pass for a frame without a skeleton.
     prediction[3] = math.nan
-    assert math.isnan(score(prediction, truth, labels).mean_inside)
+    assert math.isnan(score(prediction, truth, labels, ON_BLACK).mean_inside)
 
 
 def test_flicker_counts_from_the_first_predicted_frame() -> None:
@@ -190,11 +192,11 @@ def test_flicker_counts_from_the_first_predicted_frame() -> None:
     truth[:] = truth[0]
     prediction[:] = prediction[0]
     prediction[1:] += 0.1  # a step from the given frame, and none after it
-    result = score(prediction, truth, labels)
+    result = score(prediction, truth, labels, ON_BLACK)
     assert math.isnan(result.flicker[0]) and result.flicker[1:].tolist() == [0, 0]
     prediction[2] += 2 / 255
-    assert score(prediction, truth, labels).mean_flicker == pytest.approx(2.0, abs=1e-3)
-    two = score(prediction[:2], truth[:2], labels[:2])
+    assert score(prediction, truth, labels, ON_BLACK).mean_flicker == pytest.approx(2.0, abs=1e-3)
+    two = score(prediction[:2], truth[:2], labels[:2], ON_BLACK)
     assert math.isnan(two.mean_flicker) and math.isfinite(two.mean_psnr)
 
 
@@ -209,7 +211,7 @@ def test_drift_is_the_slope_over_the_frames() -> None:
     assert math.isnan(psnr_drift(np.array([*np.ones(20), math.nan])))
     prediction, truth, labels = scene(12)
     prediction[1:] += 0.1 * 10 ** (torch.arange(11) / 20)[:, None, None, None]  # a dB a frame
-    result = score(prediction, truth, labels)
+    result = score(prediction, truth, labels, ON_BLACK)
     assert result.drift == pytest.approx(-100, abs=0.1)
     assert "drift -100.0" in result.details()
 
@@ -231,7 +233,7 @@ def test_all_scores_come_over_at_once(frames: int) -> None:
     prediction = torch.rand(frames, 3, 16, 16)
     truth = torch.randint(0, 256, (frames, 16, 16, 3), dtype=torch.uint8)
     with Transfers() as transfers:
-        result = score(prediction, truth, truth)
+        result = score(prediction, truth, truth, ON_BLACK)
     assert transfers.count == 1
     assert len(result.psnr) == frames - 1
     with Transfers() as transfers:  # the control

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from modules.sequences import INK
+from modules.ink import Ink
 from modules.surroundings import background_flicker, near_skeleton, region_mse, surroundings
+
+ON_BLACK = Ink((0, 0, 0), 255)
 
 
 def labels_with(*pixels: tuple[int, int] | None, value: int = 255) -> torch.Tensor:
@@ -26,21 +28,21 @@ def square(row: int, column: int) -> torch.Tensor:
 
 
 def test_near_is_three_pixels_in_any_direction() -> None:
-    near = near_skeleton(labels_with((4, 5), (0, 11), None))
+    near = near_skeleton(labels_with((4, 5), (0, 11), None), ON_BLACK)
     assert torch.equal(near[0], square(4, 5)) and near[0].sum() == 49
     assert torch.equal(near[1], square(0, 11)) and near[1].sum() == 16  # a corner
     assert not near[2].any()
     # A pixel counts as drawn above the threshold only.
-    assert near_skeleton(labels_with((4, 5), value=INK + 1)).sum() == 49
-    assert not near_skeleton(labels_with((4, 5), value=INK)).any()
+    assert near_skeleton(labels_with((4, 5), value=25), ON_BLACK).sum() == 49
+    assert not near_skeleton(labels_with((4, 5), value=24), ON_BLACK).any()
 
 
 def test_surroundings_are_those_of_frame_0_and_of_frame_t() -> None:
-    region = surroundings(labels_with((0, 0), (4, 8), None))
+    region = surroundings(labels_with((0, 0), (4, 8), None), ON_BLACK)
     assert torch.equal(region[0], square(0, 0))
     assert torch.equal(region[1], square(0, 0) | square(4, 8))
     assert torch.equal(region[2], square(0, 0))  # without a skeleton of its own
-    assert not surroundings(labels_with(None, None)).any()
+    assert not surroundings(labels_with(None, None), ON_BLACK).any()
 
 
 def test_error_of_a_region() -> None:
@@ -72,7 +74,7 @@ def test_a_bad_pixel_elsewhere_does_not_count() -> None:
 
 def test_flicker_is_change_beyond_the_truth_s() -> None:
     truth = torch.full((3, 3, 9, 12), 0.5)
-    region = surroundings(labels_with((0, 0), (0, 0), (4, 8)))
+    region = surroundings(labels_with((0, 0), (0, 0), (4, 8)), ON_BLACK)
     assert background_flicker(truth, truth, region).tolist() == [0, 0]
     shaking = truth.clone()
     shaking[1] += 10 / 255
@@ -89,7 +91,7 @@ def test_flicker_is_change_beyond_the_truth_s() -> None:
 
 def test_flicker_is_that_of_the_background() -> None:
     truth = torch.zeros(3, 3, 9, 12)
-    region = surroundings(labels_with((0, 0), (0, 0), (4, 8)))
+    region = surroundings(labels_with((0, 0), (0, 0), (4, 8)), ON_BLACK)
     prediction = truth.clone()
     prediction[2, :, 4, 8] = 1.0  # near the skeleton of frame 2
     assert background_flicker(prediction, truth, region).tolist() == [0, 0]

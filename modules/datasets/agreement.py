@@ -1,7 +1,7 @@
 """Do labels and frames agree in time, and does the camera stand still?
 
-    offset = label_offset(frames, labels, starts)      # offset.frames is 0 where they agree
-    camera = camera_motion(frames, labels, starts)     # how far the background moves
+    offset = label_offset(frames, labels, starts, ink)   # offset.frames is 0 where they agree
+    camera = camera_motion(frames, labels, starts, ink)  # how far the background moves
 
 Both are measured in pixels alone, so they serve any data set in the layout. Legend: N frames,
 H, W height and width; frames and labels are (N, H, W, 3) uint8.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.sequences import INK
+from modules.ink import Ink
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -56,13 +56,13 @@ def _blurred(maps: Floats) -> Floats:
     return blocks.mean(axis=(2, 4))
 
 
-def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int]) -> Offset | None:
+def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink) -> Offset | None:
     """The offset in time at which changes of the labels fit changes of the frames best.
 
     Where the person moves, frames and labels change in the same places at the same time. Steps
     from one recording to the next do not count.
 
-    starts: indices at which recordings start
+    starts: indices at which recordings start; ink: of the labels
 
     Returns None if there are too few frames to tell.
     """
@@ -70,7 +70,8 @@ def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int]) -> Offse
     if count < LEAST_MOVED:
         return None
     changes = [
-        _blurred(np.abs(np.diff(_grey(images[:count]), axis=0))) for images in (frames, labels)
+        _blurred(np.abs(np.diff(_grey(images), axis=0)))
+        for images in (frames[:count], ink.apart(labels[:count]))
     ]
     within = np.ones(count - 1, bool)  # step t is from frame t to t + 1
     within[[start - 1 for start in starts if 0 < start < count]] = False
@@ -102,7 +103,9 @@ class CameraMotion(NamedTuple):
         return self.step < FIXED_STEP and self.drift < FIXED_DRIFT
 
 
-def camera_motion(frames: Pixels, labels: Pixels, starts: Sequence[int]) -> CameraMotion | None:
+def camera_motion(
+    frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink
+) -> CameraMotion | None:
     """How far the background moves from frame to frame, and how far in all.
 
     Each frame is registered to the one before by least squares (Lucas and Kanade 1981), with the
@@ -113,7 +116,7 @@ def camera_motion(frames: Pixels, labels: Pixels, starts: Sequence[int]) -> Came
         stop = min(stop, start + MOST)
         if stop - start < 3:
             continue
-        grey, seen = _grey(frames[start:stop]), _background(labels[start:stop])
+        grey, seen = _grey(frames[start:stop]), _background(labels[start:stop], ink)
         found = _register(grey[1:], grey[:-1], seen[1:] & seen[:-1])
         steps.append(np.hypot(*found.T))
         path = np.cumsum(found, axis=0)
@@ -124,12 +127,12 @@ def camera_motion(frames: Pixels, labels: Pixels, starts: Sequence[int]) -> Came
     return CameraMotion(float(np.median(np.concatenate(steps))) / width, max(drifts) / width)
 
 
-def _background(labels: Pixels) -> NDArray[np.bool_]:
+def _background(labels: Pixels, ink: Ink) -> NDArray[np.bool_]:
     """(N, H, W): what is outside of the box around each label, with a margin of a quarter."""
-    ink = labels.max(axis=3) > INK
-    outside = np.ones(ink.shape, bool)
-    for t in range(len(ink)):
-        rows, columns = np.flatnonzero(ink[t].any(axis=1)), np.flatnonzero(ink[t].any(axis=0))
+    drawn = ink.drawn(labels)
+    outside = np.ones(drawn.shape, bool)
+    for t in range(len(drawn)):
+        rows, columns = np.flatnonzero(drawn[t].any(axis=1)), np.flatnonzero(drawn[t].any(axis=0))
         if len(rows):
             margin = 2 + (rows[-1] - rows[0]) // 4
             top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)

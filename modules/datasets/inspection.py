@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.datasets.agreement import CameraMotion, Offset, camera_motion, label_offset
-from modules.datasets.label_images import drawn_on
+from modules.ink import Ink
 from modules.runtime.errors import named
-from modules.sequences import INK, nearest_rows
+from modules.sequences import nearest_rows
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -34,7 +34,8 @@ AROUND = 15  # frames on either side that tell what is usual
 NEAR = 0.5  # near-identical: closer than this part of the usual step between neighbouring frames
 UNRELATED = 0.1  # correlation of labels' and frames' changes; of data sets that fit, 0.6 and more
 LEAST_MOVE = 0.3  # of 255: median change of a frame, below which labels cannot be told unrelated
-FULL = 0.5  # a label of which more is drawn on is hardly a skeleton on black
+MOSTLY = 0.5  # a part of a split's labels; where more are blank, something is wrong
+FULL = 0.5  # a label of which more is drawn on is hardly a skeleton on a plain background
 
 
 def differences(frames: Pixels) -> Array:
@@ -80,14 +81,9 @@ def _held(steps: Array) -> NDArray[np.bool_]:
     return held
 
 
-def blank_labels(labels: Pixels) -> NDArray[np.bool_]:
-    """Which labels are blank, (N,): no pixel is brighter than 24 of 255."""
-    return np.asarray(labels.reshape(len(labels), -1).max(axis=1, initial=0) <= INK)
-
-
-def drawn_part(labels: Pixels) -> Array:
-    """Part of each label's pixels that is drawn on, (N,), 0-1."""
-    return np.array([drawn_on(label).mean() for label in labels])
+def drawn_part(labels: Pixels, ink: Ink) -> Array:
+    """Part of each label's pixels that is drawn on, (N,), 0-1; a blank label has none."""
+    return np.array([ink.drawn(label).mean() for label in labels])
 
 
 class Copies(NamedTuple):
@@ -147,6 +143,7 @@ class SplitPixels:
     labels: Pixels  # (N, H, W, 3)
     names: Sequence[str]  # (N,) of the frames: their files' names without suffix
     starts: Sequence[int]  # indices at which recordings start, 0 among them
+    ink: Ink  # of the training labels
 
     @cached_property
     def steps(self) -> Array:
@@ -158,21 +155,22 @@ class SplitPixels:
         return [cut for cut in find_cuts(self.steps) if cut not in set(self.starts)]
 
     @cached_property
-    def blank(self) -> NDArray[np.bool_]:
-        return blank_labels(self.labels)
-
-    @cached_property
     def drawn(self) -> Array:
-        return drawn_part(self.labels)
+        return drawn_part(self.labels, self.ink)
+
+    @property
+    def blank(self) -> NDArray[np.bool_]:
+        """Which labels are blank, (N,)."""
+        return self.drawn == 0
 
     @cached_property
     def offset(self) -> Offset | None:
         """How labels lie in time against frames."""
-        return label_offset(self.frames, self.labels, self.starts)
+        return label_offset(self.frames, self.labels, self.starts, self.ink)
 
     @cached_property
     def camera(self) -> CameraMotion | None:
-        return camera_motion(self.frames, self.labels, self.starts)
+        return camera_motion(self.frames, self.labels, self.starts, self.ink)
 
     def summary(self) -> str:
         """Labels and movement in one line."""
@@ -211,7 +209,7 @@ class Findings:
         """What a user should look at, a line each; empty if there is nothing."""
         lines = []
         for split in (self.train, self.val):
-            lines += _label_warnings(split.name, split.blank, split.names, split.drawn)
+            lines += _label_warnings(split.name, split.names, split.drawn)
             if split.cuts:
                 where = named(split.names[cut] for cut in split.cuts)
                 advice = (
@@ -223,10 +221,8 @@ class Findings:
             lines += _time_warnings(split)
         for test in self.tests:
             names = [str(t) for t in range(len(test.labels))]
-            where = f"test {test.name}"
-            lines += _label_warnings(
-                where, blank_labels(test.labels), names, drawn_part(test.labels)
-            )
+            drawn = drawn_part(test.labels, self.train.ink)
+            lines += _label_warnings(f"test {test.name}", names, drawn)
         for kind, why, pairs in (
             ("identical", "the splits share frames", self.copies.identical),
             ("nearly identical", "copies, or a movement that repeats itself", self.copies.near),
@@ -272,18 +268,15 @@ def _time_warnings(split: SplitPixels) -> list[str]:
     return lines
 
 
-def _label_warnings(
-    where: str, blank: NDArray[np.bool_], names: Sequence[str], drawn: Array
-) -> list[str]:
-    lines = []
-    if blank.any():
+def _label_warnings(where: str, names: Sequence[str], drawn: Array) -> list[str]:
+    lines, blank = [], drawn == 0
+    if blank.mean() > MOSTLY:
         which = named(names[index] for index in np.flatnonzero(blank).tolist())
         share = f"{blank.sum()} of {len(blank)} labels ({blank.mean():.1%})"
         lines.append(f"{where}: {share} are blank: {which}")
-    if len(drawn) and np.median(drawn) > FULL:
-        lines.append(
-            f"{where}: {np.median(drawn):.0%} of a label is drawn on; skeletons are drawn on black"
-        )
+    if len(drawn) and (usual := float(np.median(drawn))) > FULL:
+        plain = "skeletons are drawn on a plain background"
+        lines.append(f"{where}: {usual:.0%} of a label is drawn on; {plain}")
     return lines
 
 

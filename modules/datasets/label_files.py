@@ -15,13 +15,14 @@ frames are not evenly spaced, labels may also count frames as a player shows the
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modules.datasets import label_tables
-from modules.datasets.images import IMAGE_SUFFIXES, list_files, natural_order
+from modules.datasets.images import BLACK, IMAGE_SUFFIXES, list_files, natural_order, read_image
 from modules.datasets.label_formats import KNOWN, Found, entries_of, people_of
 from modules.datasets.naming import (
     bare,
@@ -32,8 +33,10 @@ from modules.datasets.naming import (
 )
 from modules.datasets.pose import Person
 from modules.datasets.source import Clip
+from modules.ink import Ink, find_ink
 from modules.runtime.errors import UserError, named
 
+SEVERAL = 64  # images that tell what all of a clip are drawn on
 SHOWN_SLACK = 2  # frames by which a count of shown frames may differ: tools round at the ends
 
 
@@ -46,6 +49,12 @@ class Labels:
     images: list[Path] = field(default_factory=list)  # one per stored frame
     people: dict[int, list[Person]] = field(default_factory=dict)  # by stored frame
     matched: str = ""  # by what they were matched to the frames
+
+    @cached_property
+    def ink(self) -> Ink:
+        """What the images are drawn on. Raises UserError."""
+        some = self.images[:: -(-len(self.images) // SEVERAL)]
+        return find_ink([np.asarray(read_image(path, BLACK)) for path in some])
 
 
 def open_labels(path: Path, clip: Clip) -> Labels:

@@ -9,8 +9,10 @@ The import keeps the person's build in ROOT/import.json (`about_the_person`).
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,17 @@ from PIL import Image
 
 from modules.datasets.driving import Build, build_from, measure, nearest_label, retarget
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, list_files, read_image
-from modules.datasets.pose import draw_labels
+from modules.datasets.pose import STANDARD, Style, draw_labels
 from modules.datasets.source import Clip, Pixels, data_rate
 from modules.datasets.splits import Place, file_of
 from modules.datasets.tracks import Track
+from modules.ink import Ink, find_ink
 from modules.runtime.errors import UserError
 
 MARKER = "import.json"  # tells what made the folder, and whether it is finished
 MOST = 2000  # labels among which the nearest pose is looked for
+WHOLE = 0.97  # of the contrast: a line covers the pixel whole
+THICKER = 4 / 3  # lines of one thickness in other poses differ by less
 
 Array = NDArray[np.float64]
 Box = tuple[float, float, float, float]
@@ -113,20 +118,44 @@ def read_like(root: Path) -> Like:
     return Like(root, fps, (width, height), (left, top, right, bottom), build)
 
 
+def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> Style:
+    """How labels (H, W, 3) are drawn, seen beside others of such a body in the standard style."""
+    ink = find_ink(labels)
+    lines = np.concatenate([label[ink.cover(label) > WHOLE] for label in labels])
+    if not len(lines):
+        return STANDARD._replace(background=ink.background)  # nothing is drawn
+    ratio = _thickness(labels, ink) / _thickness(standard, find_ink(standard))
+    return Style(
+        ink.background,
+        low=float(np.median(lines.min(axis=1))),
+        high=float(np.median(lines.max(axis=1))),
+        thickness=ratio if max(ratio, 1 / ratio) > THICKER else 1.0,
+    )
+
+
+def _thickness(labels: Sequence[Pixels], ink: Ink) -> float:
+    """Proportional to the thickness of lines in any pose: area by outline; NaN without a line."""
+    covers = [ink.cover(label) for label in labels]
+    outline = sum(np.abs(np.diff(c, axis=axis)).sum() for c in covers for axis in (0, 1))
+    return float(sum(c.sum() for c in covers) / outline) if outline else math.nan
+
+
 def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], like: Like) -> None:
     """Write test sequences below `root`: these people's motion, made by the person of `like`.
 
     A sequence starts with the training frame whose pose is nearest to the first one made, and with
-    that frame's own label: another one would leave there what it does not cover. Raises UserError
-    that names the clip: nobody in it, legs or feet never seen, skeleton images as labels.
+    that frame's own label: another one would leave there what it does not cover. All are drawn as
+    the training labels are. Raises UserError that names the clip: nobody in it, legs or feet never
+    seen, skeleton images as labels.
     """
     width, height = like.size
+    draw = partial(draw_labels, height=height, width=width)
     left, top, right, bottom = like.box
     folder = like.root / "train"
     train = list_files(folder / "train_label", IMAGE_SUFFIXES)
     train = train[:: max(1, len(train) // MOST)]
     usual = [np.asarray(read_image(path, BLACK)) for path in train]
-    number = 0
+    number, style = 0, None
     for clip, track in zip(clips, tracks, strict=True):
         if track.points is None or track.known is None:
             raise UserError(
@@ -142,7 +171,9 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
                 )
                 scale = np.array([width / (right - left), height / (bottom - top)])
                 places = (points - np.array([left, top])) * scale
-                made = list(draw_labels(places, known, height=height, width=width))
+                if style is None:
+                    style = style_of(usual, list(draw(places, known)))
+                made = list(draw(places, known, style=style))
                 best = nearest_label(made[0], usual)
                 nearest, made[0] = train[best], usual[best]
                 _write_sequence(root, number, made, folder / "train_img" / nearest.name)

@@ -263,26 +263,39 @@ def fill_and_smooth(
 # Labels
 
 
+class Style(NamedTuple):
+    """How labels are drawn; by default in full colours on black."""
+
+    background: tuple[int, int, int] = (0, 0, 0)
+    low: float = 0  # of 255: the value for channels at 0 of the limb's full colour
+    high: float = 255  # and for those at 255
+    thickness: float = 1  # against `line_radius`
+
+
+STANDARD = Style()
+
+
 def line_radius(height: int, width: int) -> float:
     """Half a limb's thickness in pixels.
 
     At least 0.9, since a thinner line covers no pixel completely and its colour is blended with the
-    black around it.
+    background.
     """
     return max(0.9, 0.022 * min(height, width))
 
 
 def draw_labels(
-    points: Array, known: Mask, *, height: int, width: int
+    points: Array, known: Mask, *, height: int, width: int, style: Style = STANDARD
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's own pixels.
 
     Limbs are painted at their final size with several samples per pixel, on the same canvas as the
     demo's labels; a limb is left out if one of its ends is unknown.
     """
-    camera, radius = Camera(height, width), line_radius(height, width)
+    camera, radius = Camera(height, width), style.thickness * line_radius(height, width)
+    colours = style.low / 255 + (style.high - style.low) / 255 * LIMB_COLOURS
     for joints, limbs in zip(points, limbs_known(known), strict=True):
-        picture = np.zeros((height, width, 3))
+        picture = np.tile(np.array(style.background) / 255, (height, width, 1))
         drawn = np.flatnonzero(limbs)
         if len(drawn):
             ends = joints[np.array(LIMBS)[drawn]]  # (limbs, 2, 2)
@@ -292,5 +305,5 @@ def draw_labels(
                 near = index * radius
                 thickness = radius * (0.75 if index in FACE else 1)
                 canvas.rod(np.append(a, near), np.append(b, near), thickness, thickness, index)
-            canvas.lay_over(picture, LIMB_COLOURS, lit=False)
+            canvas.lay_over(picture, colours, lit=False)
         yield to_bytes(picture)

@@ -26,7 +26,6 @@ from tqdm import tqdm
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.inspection import differences, find_cuts
 from modules.datasets.label_files import Labels
-from modules.datasets.label_images import drawn_on
 from modules.datasets.pose import (
     COCO_JOINTS,
     KeypointModel,
@@ -47,6 +46,7 @@ from modules.datasets.source import (
     sampled_indices,
 )
 from modules.datasets.video_options import VideoOptions
+from modules.ink import Ink
 from modules.runtime.errors import UserError
 
 DETECTIONS = "detections"  # folder of ROOT
@@ -249,7 +249,7 @@ def read_track(
     cuts = find_cuts(differences(np.stack(small)))
     if labels and labels.images:
         images = [labels.images[index] for index in indices]
-        return _track_of_images(images, clip.frames, cuts, f"{clip.path.name}: labels")
+        return _track_of_images(images, labels.ink, clip.frames, cuts, f"{clip.path.name}: labels")
     found = finder.people[: len(indices)] if finder else []
     if labels:
         found = [labels.people.get(index, []) for index in indices]
@@ -333,22 +333,24 @@ def _longest_gap(seen: Sequence[bool]) -> int:
 
 
 def _track_of_images(
-    images: Sequence[Path], source_frames: int, cuts: list[int], what: str
+    images: Sequence[Path], ink: Ink, source_frames: int, cuts: list[int], what: str
 ) -> Track:
     extents = np.full((len(images), 4), np.nan)
     bar = progress_bar(what, len(images))
     for t, path in enumerate(images):
-        ink = drawn_on(np.asarray(read_image(path, BLACK)))
-        rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+        drawn = ink.drawn(np.asarray(read_image(path, BLACK)))
+        rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
         if len(rows):
             box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-            extents[t] = box / np.array([*ink.shape[::-1], *ink.shape[::-1]])
+            extents[t] = box / np.array([*drawn.shape[::-1], *drawn.shape[::-1]])
         bar.update()
     bar.close()
     seen = np.isfinite(extents[:, 0])
     edges = [0, *cuts, len(images)]
     spans = [run for start, stop in pairwise(edges) for run in _runs(seen, start, stop)]
-    boxes = extents[seen] * np.array([1, ink.shape[0], 1, ink.shape[0]]) if len(images) else extents
+    boxes = (
+        extents[seen] * np.array([1, drawn.shape[0], 1, drawn.shape[0]]) if len(images) else extents
+    )
     height = float(np.median(boxes[:, 3] - boxes[:, 1])) if seen.any() else 0.0
     quality = Quality(_longest_gap(seen.tolist()), None, height, 0, 0)
     return Track(source_frames, len(images), cuts, spans, extents, None, None, quality)

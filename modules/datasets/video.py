@@ -150,9 +150,9 @@ def _labels(
         files = [labels.images[indices[t]] for t in frames]
         part = np.array(box) / np.array([*clip.size, *clip.size])
         some = [read_image(path, BLACK) for path in files[:: max(1, len(files) // 16)]]
-        gain = stroke_gain(some, part, o.size)
+        gain = stroke_gain(some, part, o.size, labels.ink)
         for path in files:
-            yield shrink_label(read_image(path, BLACK), part, o.size, gain)
+            yield shrink_label(read_image(path, BLACK), part, o.size, gain, labels.ink)
 
 
 # ----------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The contact sheet of a data set: labels over frames, and the change from frame to frame.
 
-    write_contact_sheet(Path("data.png"), "data/demo", train, val, tests)
+    write_contact_sheet(Path("data.png"), "data/demo", train, val, tests, ink)
 
 It draws what it is given: cuts, blank labels and copies are found elsewhere.
 
@@ -29,6 +29,7 @@ from modules.figures.style import (
     VERMILLION,
     new_figure,
 )
+from modules.ink import Ink
 
 Pixels = NDArray[np.uint8]
 
@@ -58,10 +59,11 @@ class SheetSequence(NamedTuple):
     length: int  # labels
 
 
-def overlay(frames: Pixels, labels: Pixels) -> Pixels:
-    """Labels laid over their frames, both (N, H, W, 3) uint8; black is transparent."""
-    cover = labels.max(axis=-1, keepdims=True) / 255
-    return np.rint(frames * (1 - cover) + labels).clip(0, 255).astype(np.uint8)
+def overlay(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
+    """Labels laid over their frames, both (N, H, W, 3) uint8; their background is transparent."""
+    seen = 1 - ink.cover(labels)[..., None]  # part of the frame, and before of the background
+    laid = frames * seen + labels - seen * np.array(ink.background)
+    return np.rint(laid).clip(0, 255).astype(np.uint8)
 
 
 def _strip(
@@ -85,7 +87,7 @@ def _strip(
     return sheet
 
 
-def _split_strip(split: SheetSplit, rows: int, heading: str) -> Image.Image:
+def _split_strip(split: SheetSplit, rows: int, heading: str, ink: Ink) -> Image.Image:
     """Evenly spaced frames under their labels; the first jumps and blank labels too."""
     shown = np.linspace(0, len(split.frames) - 1, min(rows * COLUMNS, len(split.frames)))
     chosen = set(shown.round().astype(int).tolist())
@@ -97,17 +99,18 @@ def _split_strip(split: SheetSplit, rows: int, heading: str) -> Image.Image:
         for t in order
     ]
     colours = [VERMILLION if t in split.cuts or split.blank[t] else "black" for t in order]
-    return _strip(overlay(split.frames[order], split.labels[order]), captions, heading, colours)
+    pictures = overlay(split.frames[order], split.labels[order], ink)
+    return _strip(pictures, captions, heading, colours)
 
 
-def _test_strip(tests: Sequence[SheetSequence]) -> Image.Image:
+def _test_strip(tests: Sequence[SheetSequence], ink: Ink) -> Image.Image:
     """The first frames of the first six test sequences under their labels."""
     some = tests[:COLUMNS]
     frames = np.stack([test.frame for test in some])
     labels = np.stack([test.label for test in some])
     captions = [f"{test.name}: {test.length} labels" for test in some]
     heading = f"test, {len(tests)} sequence(s), first frames"
-    return _strip(overlay(frames, labels), captions, heading, ["black"] * len(some))
+    return _strip(overlay(frames, labels, ink), captions, heading, ["black"] * len(some))
 
 
 def _steps_chart(splits: Sequence[SheetSplit], width: int) -> Image.Image:
@@ -156,16 +159,24 @@ def _plot_steps(axes: Axes, split: SheetSplit) -> None:
 
 
 def write_contact_sheet(
-    path: Path, title: str, train: SheetSplit, val: SheetSplit, tests: Sequence[SheetSequence]
+    path: Path,
+    title: str,
+    train: SheetSplit,
+    val: SheetSplit,
+    tests: Sequence[SheetSequence],
+    ink: Ink,
 ) -> Path:
-    """Write the contact sheet as PNG; returns its path. Raises UserError if the disk refuses."""
+    """Write the contact sheet as PNG; returns its path. Raises UserError if the disk refuses.
+
+    ink: of the data set's labels
+    """
     recordings = f" in {len(train.starts)} recording(s)"
     strips = [
-        _split_strip(train, 2, f"{title}: train, {len(train.frames)} frames{recordings}"),
-        _split_strip(val, 1, f"val, {len(val.frames)} frames"),
+        _split_strip(train, 2, f"{title}: train, {len(train.frames)} frames{recordings}", ink),
+        _split_strip(val, 1, f"val, {len(val.frames)} frames", ink),
     ]
     if tests:
-        strips.append(_test_strip(tests))
+        strips.append(_test_strip(tests, ink))
     strips.append(_steps_chart([train, val], strips[0].width))
     size = (max(strip.width for strip in strips), sum(strip.height for strip in strips))
     sheet = Image.new("RGB", size, "white")

@@ -9,7 +9,10 @@ import pytest
 import dataloader
 from modules.datasets.agreement import camera_motion, label_offset
 from modules.datasets.synthetic import make_demo
+from modules.ink import Ink
 from tests.support.scripts import run_script
+
+ON_BLACK = Ink((0, 0, 0), 255)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def test_the_offset_of_labels(train: tuple[np.ndarray, np.ndarray], shift: int) 
     frames, labels = train
     moved = np.roll(labels, shift, axis=0)  # label t shows frame t - shift
     inside = slice(4, -4)
-    offset = label_offset(frames[inside], moved[inside], [0])
+    offset = label_offset(frames[inside], moved[inside], [0], ON_BLACK)
     assert offset is not None
     assert offset.frames == shift
     assert offset.is_certain == (shift != 0)
@@ -42,19 +45,19 @@ def test_steps_between_recordings_do_not_count(train: tuple[np.ndarray, np.ndarr
     frames, labels = train
     parts = [(f[30 * i : 30 * i + 30], f) for f in (frames, labels) for i in range(4)]
     joined = [np.concatenate([part[0] for part in parts[k : k + 4][::-1]]) for k in (0, 4)]
-    offset = label_offset(joined[0], joined[1], [0, 30, 60, 90])
+    offset = label_offset(joined[0], joined[1], [0, 30, 60, 90], ON_BLACK)
     assert offset is not None and offset.frames == 0
 
 
 def test_too_little_says_nothing(train: tuple[np.ndarray, np.ndarray]) -> None:
     frames, labels = train
-    assert label_offset(frames[:20], labels[:20], [0]) is None
+    assert label_offset(frames[:20], labels[:20], [0], ON_BLACK) is None
     still = np.repeat(frames[:1], 60, axis=0)
-    offset = label_offset(still, labels[:60], [0])
+    offset = label_offset(still, labels[:60], [0], ON_BLACK)
     assert offset is not None and not offset.is_certain
-    assert camera_motion(frames[:2], labels[:2], [0]) is None
+    assert camera_motion(frames[:2], labels[:2], [0], ON_BLACK) is None
     # Labels of quite another movement fit nowhere.
-    other = label_offset(frames[:60], labels[60:120][::-1], [0])
+    other = label_offset(frames[:60], labels[60:120][::-1], [0], ON_BLACK)
     assert other is not None and other.best < 0.7
 
 
@@ -74,14 +77,16 @@ def moved(frames: np.ndarray, path: np.ndarray) -> np.ndarray:
 
 def test_a_fixed_camera_and_moving_ones(train: tuple[np.ndarray, np.ndarray]) -> None:
     frames, labels = train
-    still = camera_motion(frames, labels, [0])
+    still = camera_motion(frames, labels, [0], ON_BLACK)
     assert still is not None and still.is_fixed
     count = np.arange(len(frames))
-    pan = camera_motion(moved(frames, np.stack([0.1 * count - 6, 0 * count], 1)), labels, [0])
+    pan = camera_motion(
+        moved(frames, np.stack([0.1 * count - 6, 0 * count], 1)), labels, [0], ON_BLACK
+    )
     assert pan is not None and not pan.is_fixed
     assert pan.drift * 64 == pytest.approx(0.1 * 119, rel=0.25)
     shake = np.random.default_rng(0).normal(0, 0.3, (len(frames), 2))
-    held = camera_motion(moved(frames, shake), labels, [0])
+    held = camera_motion(moved(frames, shake), labels, [0], ON_BLACK)
     assert held is not None and not held.is_fixed
     # The median distance of two such places: 0.3 · √2 · 1.177.
     assert held.step * 64 == pytest.approx(0.3 * np.sqrt(2) * 1.177, rel=0.3)
@@ -91,7 +96,7 @@ def test_brighter_and_darker_frames_are_no_movement(train: tuple[np.ndarray, np.
     frames, labels = train
     light = np.random.default_rng(0).normal(0, 4, (len(frames), 1, 1, 1))
     flicker = np.clip(frames + light, 0, 255).astype(np.uint8)
-    found = camera_motion(flicker, labels, [0])
+    found = camera_motion(flicker, labels, [0], ON_BLACK)
     assert found is not None and found.is_fixed
 
 
@@ -101,7 +106,10 @@ def test_real_data_sets_are_sound(shared: Path) -> None:
             shared / name, height=32, width=64, train_vi_len=4, val_vi_len=630, need_train=False
         )
         frames, labels = data.frames.numpy(), data.labels.numpy()
-        offset, camera = label_offset(frames, labels, [0]), camera_motion(frames, labels, [0])
+        offset, camera = (
+            label_offset(frames, labels, [0], ON_BLACK),
+            camera_motion(frames, labels, [0], ON_BLACK),
+        )
         assert offset is not None and offset.frames == 0 and offset.at_zero > 0.5
         assert camera is not None and camera.is_fixed
 

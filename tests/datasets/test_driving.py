@@ -10,9 +10,11 @@ from PIL import Image
 
 import dataloader
 from modules.datasets.driving import Build, build_from, floor_line, measure, nearest_label, retarget
-from modules.datasets.pose import JOINTS, LIMBS
+from modules.datasets.person import style_of
+from modules.datasets.pose import JOINTS, LIMBS, STANDARD, Style, draw_labels
 from modules.runtime.errors import UserError
 from tests.support.clips import BODY_POINTS, draw, make_folder, middle, write_openpose
+from tests.support.redrawn import redraw
 from tests.support.scripts import TINY_RUN, assert_refused, run_script
 
 FPS = 15.0
@@ -189,6 +191,45 @@ def test_another_clip_drives_the_trained_person(
     )
     assert tested.returncode == 0, tested.stderr
     assert len(list((tmp_path / "t/frames/0").iterdir())) == 30
+
+
+def test_driven_labels_are_drawn_as_the_training_labels_are(
+    trained_on: Path, other: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clip, labels = other
+    made = []
+    for like in (trained_on, redraw(trained_on, tmp_path / "white")):
+        out = tmp_path / f"driven_{like.name}"
+        options = ["--labels_only", "--like", like, "--labels", labels, "--smooth", "0"]
+        result = run_script("dataloader.py", "video", clip, "--out", out, *options)
+        assert result.returncode == 0, result.stderr
+        (sequence,) = dataloader.load_test(out, height=32, width=64)
+        made.append((out, sequence.labels.numpy()))
+    (plain, on_black), (_, on_white) = made
+    # The same as another drawing of the same data set, but for the rounding of its black pixels.
+    expected = dataloader.load_test(redraw(plain, tmp_path / "expected"), height=32, width=64)
+    difference = np.abs(on_white.astype(int) - expected[0].labels.numpy())
+    whole = on_black.max(axis=-1) == 255  # a mixture of two limbs covers a pixel whole as well
+    assert difference[whole].max() <= 2 and difference.mean() < 0.3
+    assert np.abs(on_white.astype(int) - on_black).mean() > 100  # the control
+
+
+@pytest.mark.parametrize("thickness", [1, 1.2, 2])
+def test_the_style_of_labels(thickness: float) -> None:
+    def drawn(style: Style, size: float = 1.0) -> list[np.ndarray]:
+        places = np.stack([size * BODY_POINTS + middle(t) for t in range(20)])
+        known = np.ones(places.shape[:2], bool)
+        return list(draw_labels(places, known, height=48, width=96, style=style))
+
+    standard = drawn(STANDARD, size=0.8)
+    assert style_of(drawn(STANDARD), standard) == STANDARD
+    style = Style((255, 250, 245), 100, 230, thickness)
+    found = style_of(drawn(style), standard)
+    assert found[:3] == style[:3]
+    assert found.thickness == (pytest.approx(2, rel=0.1) if thickness == 2 else 1)
+    blank = np.full((8, 8, 3), 200, np.uint8)
+    assert style_of(drawn(style), [blank]) == style._replace(thickness=1)  # nothing to compare
+    assert style_of([blank], standard) == STANDARD._replace(background=(200, 200, 200))
 
 
 def test_where_it_goes_by_default(trained_on: Path, other: tuple[Path, Path]) -> None:

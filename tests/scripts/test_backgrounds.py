@@ -1,0 +1,128 @@
+"""Labels on black, grey and white: the same data set gives the same numbers and warnings."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dataloader
+from modules.evaluation import score
+from modules.figures.contact_sheet import overlay
+from modules.ink import Ink
+from tests.support.data import make_dataset
+from tests.support.redrawn import redraw
+from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
+
+GROUNDS = {"white": (255, 0.5625), "grey": (128, 0.9), "black": (0, 0.6)}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo whose training labels come two frames late; not to be changed."""
+    root = tmp_path_factory.mktemp("demo") / "demo"
+    made = run_script("dataloader.py", "demo", root, "--train", "60", "--val", "30", "--test", "1")
+    assert made.returncode == 0
+    for t in reversed(range(58)):
+        shutil.copy(root / f"train/train_label/{t}.png", root / f"train/train_label/{t + 2}.png")
+    return root
+
+
+def findings(root: Path, ink: Ink | None = None) -> tuple[list[float], list[str], np.ndarray]:
+    """Scores of a prediction, words of `check`, and the validation video under its labels.
+
+    ink: what is taken for the labels' (None: what they are drawn with)
+    """
+    size = {"height": 32, "width": 64, "train_vi_len": 4, "val_vi_len": 630}
+    train, val = dataloader.load_train_val(root, **size)  # type: ignore[arg-type]
+    assert train is not None and val.ink == train.ink
+    ink = ink or val.ink
+    noise = torch.rand(val.frames.shape, generator=torch.Generator().manual_seed(0))
+    ramp = torch.linspace(0.05, 0.2, len(noise))[:, None, None, None]
+    made = (val.frames / 255 + ramp * (noise - 0.5)).clamp(0, 1).permute(0, 3, 1, 2)
+    made[:, :, :, :32] *= 0.9  # so that it matters where the person is
+    result = score(made, val.frames, val.labels, ink)
+    scores = [result.mean_inside, result.mean_outside, result.drift, result.mean_flicker]
+    checked = run_script("dataloader.py", "check", root)
+    assert checked.returncode == 0, checked.stderr
+    lines = [line for line in checked.stdout.splitlines() if line.startswith("warning: ")]
+    laid = overlay(val.frames.numpy(), val.labels.numpy(), ink)
+    return scores, [re.sub(r"[-0-9.]+", "#", line) for line in lines], laid
+
+
+@pytest.mark.parametrize("name", GROUNDS)
+def test_the_background_changes_neither_numbers_nor_warnings(
+    demo: Path, tmp_path: Path, name: str
+) -> None:
+    ground, opacity = GROUNDS[name]
+    expected, warned, laid = findings(demo)
+    root = redraw(demo, tmp_path / name, ground, opacity)
+    found, also_warned, also_laid = findings(root)
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert also_warned == warned and any("labels are # frame(s) late" in line for line in warned)
+    with_lines = np.abs(laid.astype(int) - also_laid).max(axis=-1) > 0
+    # The frame is seen in the same places: all but those with lines, which are paler or darker.
+    assert 0.01 < with_lines.mean() < 0.1
+    if ground:  # the control: black taken for granted
+        wrong, _, covered = findings(root, Ink((0, 0, 0), 255))
+        assert not np.allclose(wrong, expected, rtol=1e-3, equal_nan=False)
+        assert (np.abs(laid.astype(int) - covered).max(axis=-1) > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_splits_on_different_backgrounds_are_a_fault(tmp_path: Path, split: str) -> None:
+    root = make_dataset(tmp_path / "data")
+    white = redraw(root, tmp_path / "white")
+    assert run_script("dataloader.py", "check", white).returncode == 0
+    shutil.rmtree(root / split)
+    shutil.copytree(white / split, root / split)
+    words = (
+        *(f"{split}/{split}_label", "on white (255, 255, 255)"),
+        *("train/train_label", "on black (0, 0, 0)"),
+    )
+    assert_refused(run_script("dataloader.py", "check", root), *words)
+    if split == "val":
+        assert_refused(run_script("Trainer.py", "--DR", root, "--dry_run", *TINY_RUN), *words)
+
+
+def test_a_checkpoint_refuses_another_background(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data")
+    white = redraw(root, tmp_path / "white")
+    train(white, tmp_path / "run", "--num_epoch", "1")
+    path = tmp_path / "run/last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["labels"] == {"background": [255, 255, 255], "contrast": 143}
+    given = ("--ckpt_path", path, "--save_root", tmp_path / "out")
+    words = ("data: labels are drawn on black (0, 0, 0)", "labels on white (255, 255, 255)")
+    commands = (
+        ("Tester.py", "--split", "test"),
+        ("Tester.py", "--split", "val"),
+        ("Trainer.py", "--test"),
+    )
+    for command in commands:
+        assert run_script(*command, *given, "--DR", white).returncode == 0
+        refused = run_script(*command, *given, "--DR", root)
+        assert_refused(refused, *words, "train on these first")
+        assert refused.stderr.count("\n") == 1
+    tuned = run_script("Trainer.py", *given[:2], "--DR", root, "--dry_run", "--train_vi_len", "4")
+    assert tuned.returncode == 0 and f"note: {root}: labels are drawn on black" in tuned.stdout
+    # An older checkpoint does not say.
+    del saved["labels"]
+    torch.save(saved, path)
+    assert run_script("Tester.py", *given, "--DR", root).returncode == 0
+
+
+def test_tester_scores_as_the_trainer_did(tmp_path: Path) -> None:
+    """By the ink of the training labels, also where the validation labels alone look paler."""
+    root = make_dataset(tmp_path / "data")
+    white = redraw(root, tmp_path / "white")
+    shutil.rmtree(white / "val")
+    shutil.copytree(redraw(root, tmp_path / "pale", opacity=0.2) / "val", white / "val")
+    train(white, tmp_path / "run", "--num_epoch", "1")
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    row = dict(zip(*(line.split(",") for line in rows), strict=True))
+    said = f"near the skeleton {float(row['val_psnr_inside']):.2f} dB"
+    tested = run_script("Tester.py", "--ckpt_path", tmp_path / "run/last.ckpt", "--split", "val")
+    assert said in tested.stdout
