@@ -48,8 +48,8 @@ from modules.sequences import VideoData
 from modules.training import TrainingStep, train_epoch
 
 USUAL = (
-    "--F_dim 32 --L_dim 16 --D_out_dim 48 --train_vi_len 8 --batch_size 2 --tfr 0.5 --detach "
-    "--kl_anneal_type None --kl_beta 0.001 --ema 0.99 --precision float32"
+    "--F_dim 16 --L_dim 16 --N_dim 4 --D_out_dim 32 --train_vi_len 8 --batch_size 2 --tfr 0.5 "
+    "--detach --kl_anneal_type None --kl_beta 0.001 --ema 0.99 --precision float32 --partial 0.5"
 )
 WAYS = ("trained, running", "trained, exact", "averaged, running", "averaged, exact")
 LOOKS = {
@@ -85,7 +85,12 @@ def psnr_by_epoch(root: Path, epochs: int, seed: int) -> np.ndarray:
     o, _ = parse_trainer("", [*USUAL.split(), "--DR", str(root), "--seed", str(seed)])
     o.num_epoch = epochs
     train, video = dataloader.load_train_val(
-        root, height=o.frame_H, width=o.frame_W, train_vi_len=o.train_vi_len, val_vi_len=630
+        root,
+        height=o.frame_H,
+        width=o.frame_W,
+        train_vi_len=o.train_vi_len,
+        val_vi_len=o.val_vi_len,
+        partial=o.partial,
     )
     assert isinstance(train, VideoData)
     torch.manual_seed(seed)
