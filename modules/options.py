@@ -120,7 +120,7 @@ class TrainerOptions:
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
-    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, D_out_dim, num_epoch and a preset's rate of Muon, where they are not typed, by the number of training frames, the machine and the width; the run prints what it chose", bookkeeping=True)
+    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim, num_epoch and a preset's rate of Muon, where they are not typed, by the machine, the number of training frames and the width: some ten minutes on a CPU, twenty on a GPU; the run prints what it chose and expects", bookkeeping=True)
     init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
     output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, clamped to [0, 1], or by a sigmoid", choices=OUTPUTS)
 

@@ -31,8 +31,11 @@ from tests.support import nullcuda
 FULL = {"F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192}
 TINY = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
 FLIP = {"augment": ("flip", "shift", "colour")}
-# Of --preset best, but for the size of the model.
-BEST = {"frame_noise": 1.0, "optim": "Muon", "ema": 0.99, "lr": 0.003}
+# Of --preset best, but for the sizes of the model and of its clips.
+BEST = {
+    **{"optim": "Muon", "lr": 0.003, "grad_clip": 0.01, "ema": 0.99, "frame_noise": 0.3},
+    **{"jump": 0.3, "rollout_every": 1, "tf_draw": "step", "tfr": 0.5},
+}
 
 # name: options, teacher forcing
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
