@@ -16,8 +16,8 @@ from modules.layers import DepthConvBlock, Residual, bounded
 # exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
 # and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
-# Labels whose windows are taken at once: memory of some 40 MB at 64 × 32 pixels.
-MEASURED_AT_ONCE = 32
+# Windows of labels that are taken at once: memory of some 40 MB.
+MEASURED_AT_ONCE = 2**16
 
 
 class RGB_Encoder(nn.Sequential):
@@ -84,7 +84,7 @@ class Label_Encoder(nn.Sequential):
         centre = labels[0, 0, 0].float()  # (3,)
         total = torch.zeros(size, dtype=torch.float64)
         square = torch.zeros(size, size, dtype=torch.float64)
-        for some in labels.split(MEASURED_AT_ONCE):
+        for some in labels.split(max(1, MEASURED_AT_ONCE // labels[0, :, :, 0].numel())):
             padded = self[0]((some.float() - centre).permute(0, 3, 1, 2))
             windows = F.unfold(padded, 7).mT.flatten(0, 1)  # (n·H·W, 147)
             if windows.device.type == "cpu":  # a GPU would wait for their number

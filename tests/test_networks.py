@@ -130,7 +130,7 @@ def plain(encoder: Label_Encoder, label: torch.Tensor) -> torch.Tensor:
 def test_statistics_are_those_of_all_training_labels() -> None:
     """Against the convolution of all of them in float64; for whatever weights."""
     torch.manual_seed(0)
-    labels = white_labels(70)  # more than are taken at once
+    labels = white_labels(400)  # more than are taken at once
     encoder = Label_Encoder(3, 8).train()
     encoder.measure(labels)
     for _ in range(2):
