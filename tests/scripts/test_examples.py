@@ -26,6 +26,7 @@ NOT_RUN = {
     "python -m pytest": "this is it",
     "python Trainer.py --DR ROOT --save_root runs/gpus --batch_size 8 --gpu 4": "needs four GPUs",
     "python tests/programs/ablation.py --DR ": "test_ablation.py",
+    "python tests/programs/batch_norm.py ": "test_batch_norm.py",
     "python tests/programs/moving_camera.py ": "test_moving_camera.py",
     "python tests/programs/leave_out.py ": "test_leave_out.py",
     "python -m modules.plots compare --by_name runs/ablation": "test_compare.py",
@@ -93,8 +94,8 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with all that the examples take as given: ROOT, dance.mp4, openpose/, figure.mp4."""
-    for name in ("ROOT", "ROOT/mocap_dance", "ROOT/real_motion"):
-        make_dataset(tmp_path / name)
+    for name in ("", "mocap_course", "mocap_dance", "dance_white", "real_motion"):
+        make_dataset(tmp_path / "ROOT" / name)
     if importlib.util.find_spec("imageio_ffmpeg"):
         frames = np.stack([draw(t) for t in range(150)])  # five seconds
         iio.imwrite(tmp_path / "dance.mp4", frames, plugin="FFMPEG", fps=30, macro_block_size=1)
