@@ -321,11 +321,13 @@ def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
 
 
 def _ink(saved: dict[str, Any]) -> Ink | None:
-    """As saved; None where there is none."""
-    if saved.keys() != set(Ink._fields):
+    """As saved; None where there is none, or something else."""
+    background = saved.get("background")
+    values = [*background, saved.get("contrast")] if isinstance(background, list) else []
+    if len(values) != 4 or any(type(value) is not int for value in values):
         return None
-    red, green, blue = saved["background"]
-    return Ink((red, green, blue), saved["contrast"])
+    red, green, blue, contrast = values
+    return Ink((red, green, blue), contrast)
 
 
 def _number(value: Any, otherwise: float) -> float:

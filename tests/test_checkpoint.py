@@ -12,6 +12,7 @@ import torch
 
 from modules.checkpoint import (
     Best,
+    _ink,
     export,
     load_checkpoint,
     save_checkpoints,
@@ -19,6 +20,7 @@ from modules.checkpoint import (
     with_parts,
 )
 from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig, prior_latents
+from modules.ink import Ink
 from modules.runtime.errors import UserError
 from tests.support.comparing import same
 from tests.support.scripts import REPOSITORY
@@ -320,3 +322,17 @@ def test_no_unsafe_load_anywhere() -> None:
                 loads.append((path.name, {k.arg: ast.unparse(k.value) for k in node.keywords}))
     assert {name for name, _ in loads} >= {"weight_files.py", "keypoints.py"}
     assert all(given.get("weights_only") == "True" for _, given in loads), loads
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"background": [0, 0], "contrast": 9},
+        {"background": "abc", "contrast": 9},
+        {"background": [0, 0, "x"], "contrast": 9},
+    ],
+)
+def test_what_labels_lie_on_is_known_or_not(labels: dict[str, object]) -> None:
+    assert _ink(labels) is None
+    assert _ink({"background": [255, 254, 253], "contrast": 99}) == Ink((255, 254, 253), 99)

@@ -65,19 +65,13 @@ def settled(model: CVAE, source: CVAE, *, exact: bool) -> CVAE:
 
     source: the model that was trained, whose running averages were kept
     """
-    model, averages = copy.deepcopy(model), source.label_transformation.norm
+    model = copy.deepcopy(model)
+    norm, averages = (m.label_transformation.norm for m in (model, source))
     if exact:
         model.label_transformation.settle()
     else:
-        model.label_transformation.norm.load_state_dict(
-            {**model.label_transformation.norm.state_dict(), **running(averages)}
-        )
+        norm.running_mean, norm.running_var = averages.running_mean, averages.running_var
     return model
-
-
-def running(norm: nn.BatchNorm2d) -> dict[str, torch.Tensor]:
-    """Its running averages, as the state dict has them."""
-    return {name: value for name, value in norm.state_dict().items() if "running" in name}
 
 
 def psnr_by_epoch(root: Path, epochs: int, seed: int) -> np.ndarray:
