@@ -161,7 +161,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     }
     save_checkpoints([path], content)
     notes = [f"wrote {path}: the five networks, in the older form"]
-    for name in ("prior", "reference", "output"):
+    for name in ("prior", "reference", "output", "fold"):
         if (value := getattr(config, name)) != getattr(plain, name):
             notes.append(
                 f"note: the model has --{name} {value}, which that form has no place for: "

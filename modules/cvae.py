@@ -3,6 +3,12 @@
 Shapes: T time, B batch, C channels, H, W. Clips are time-major, (T, B, 3, H, W), so that one step,
 or all steps after the first, are a contiguous slice that flattens into one batch.
 F, L, N, D are the channel counts F_dim, L_dim, N_dim, D_out_dim.
+
+A folded model sees fold × fold pixels as one of fold² as many channels: forward() and rollout()
+fold what they get and unfold what they give, and everything between has C = 3·fold² and the folded
+H and W (sub-pixel convolution, Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution
+Using an Efficient Sub-Pixel Convolutional Neural Network"). Its networks are the same, for 1/fold²
+of the pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modules.layers import bounded
@@ -34,11 +41,13 @@ from modules.sequences import to_unit
 
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
+COLOURS = 3
 PRIORS = ("standard", "learned")
 REFERENCES = ("none", "first")
 # Networks beyond the five; a checkpoint of the five alone loads into a model with them.
 OPTIONAL_PARTS = ("Prior_Predictor", "Reference_Fusion", "Background_Mask")
 OUTPUTS = ("linear", "clamp", "sigmoid")
+FOLDS = (1, 2, 4, 8)
 # Frames, of all clips together, whose activations are recomputed at once with teacher forcing.
 RECOMPUTE_FRAMES = 8
 # Frames, of all clips together, that a layer's weight gradient is taken of at once in free running:
@@ -59,11 +68,17 @@ class ModelConfig:
     prior: str = "standard"  # N(0, I); or learned: a network of the previous frame and the label
     output: str = "linear"  # of the generator: unbounded, or bounded to [0, 1] in one of two ways
     reference: str = "none"  # or first: every frame also sees the video's first one, clean
+    fold: int = 1  # pixels on a side that the networks see as one
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(N, H, W) of a latent."""
-        return self.N_dim, self.frame_H, self.frame_W
+        return self.N_dim, self.frame_H // self.fold, self.frame_W // self.fold
+
+    @property
+    def colours(self) -> int:
+        """Channels of a frame as the networks see it."""
+        return COLOURS * self.fold**2
 
     def check(self) -> None:
         """Raise UserError for dimensions that the networks cannot be built with."""
@@ -74,11 +89,17 @@ class ModelConfig:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: must be a whole number")
             if getattr(self, name) < bound:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {bound}")
-        for name, choices in (
-            ("prior", PRIORS),
-            ("output", OUTPUTS),
-            ("reference", REFERENCES),
-        ):
+        if self.fold not in FOLDS:
+            raise UserError(f"fold {self.fold!r:.40}: is not one of {FOLDS}")
+        for name in ("frame_H", "frame_W"):
+            size, least_size = getattr(self, name), 4 * self.fold
+            if size % self.fold or size < least_size:
+                near = {max(least_size, size // self.fold * self.fold + n) for n in (0, self.fold)}
+                raise UserError(
+                    f"--fold {self.fold}: --{name} must be a multiple of {self.fold} and at least "
+                    f"{least_size}, not {size}: {' or '.join(map(str, sorted(near)))}"
+                )
+        for name, choices in (("prior", PRIORS), ("output", OUTPUTS), ("reference", REFERENCES)):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: is not one of {choices}")
 
@@ -113,6 +134,11 @@ class Previous(NamedTuple):
         """Of clips (T, B, 3, H, W): teacher forcing in every step, or free running from frame 0."""
         given = torch.full(frames[:-1].shape[:2], teacher_forcing, device=frames.device)
         return cls(frames[:-1], given)
+
+    def folded(self, fold: int) -> "Previous":
+        """As a folded model sees it."""
+        noise = None if self.noise is None else F.pixel_unshuffle(self.noise, fold)
+        return self._replace(frames=F.pixel_unshuffle(self.frames, fold), noise=noise)
 
     def all(self) -> Tensor:
         """What the steps start from where all start from given frames: (T-1, B, 3, H, W)."""
@@ -163,12 +189,13 @@ class CVAE(nn.Module):
         super().__init__()
         config.check()
         self.config = config
-        f, latent = config.F_dim, config.N_dim
-        self.frame_transformation = RGB_Encoder(3, f)
-        self.label_transformation = Label_Encoder(3, config.L_dim)
+        f, latent, colours = config.F_dim, config.N_dim, config.colours
+        least = 1 if config.fold == 1 else colours  # channels at the narrow ends
+        self.frame_transformation = RGB_Encoder(colours, f, least)
+        self.label_transformation = Label_Encoder(colours, config.L_dim)
         self.Gaussian_Predictor = Gaussian_Predictor(f + config.L_dim, latent)
-        self.Decoder_Fusion = Decoder_Fusion(f + config.L_dim + latent, config.D_out_dim)
-        self.Generator = Generator(config.D_out_dim, 3)
+        self.Decoder_Fusion = Decoder_Fusion(f + config.L_dim + latent, config.D_out_dim, least)
+        self.Generator = Generator(config.D_out_dim, colours, least)
         # The same network as the posterior's; it sees frame t-1 in the place of frame t.
         self.Prior_Predictor = (
             Gaussian_Predictor(f + config.L_dim, latent) if config.prior == "learned" else None
@@ -176,8 +203,16 @@ class CVAE(nn.Module):
         referring = config.reference == "first"
         self.Reference_Fusion = Reference_Fusion(f, config.L_dim) if referring else None
         self.Background_Mask = (
-            Background_Mask(config.D_out_dim // 8, config.L_dim) if referring else None
+            Background_Mask(max(config.D_out_dim // 8, least), config.L_dim, config.fold**2)
+            if referring
+            else None
         )
+
+    def output_kernels(self) -> list[Tensor]:
+        """Weights of the layers that make pixels: of the frame, and of the background's share."""
+        mask = self.Background_Mask
+        layers = (self.Generator[-1], *(() if mask is None else (mask.share,)))
+        return [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
 
     @torch.no_grad()
     def zero_prior(self) -> None:
@@ -213,7 +248,8 @@ class CVAE(nn.Module):
         made = bounded(self._bounded(self.Generator[-1](last).float()))  # (B, 3, H, W)
         share = self.Background_Mask(
             last, made, reference.frame, label_feature, reference.label_feature
-        )  # (B, 1, H, W)
+        )  # (B, fold², H, W)
+        share = share.repeat(1, COLOURS, 1, 1) if self.config.fold > 1 else share
         return made + share * (reference.frame - made)
 
     def _bounded(self, made: Tensor) -> Tensor:
@@ -264,12 +300,31 @@ class CVAE(nn.Module):
         reference: with config.reference, a frame of each clip's recording that is not a target, and
         its label, (B, 3, H, W) in [0, 1] twice.
         """
-        if recompute:
-            return self._forward_in_parts(
-                *(frames, labels, epsilon, previous, reference),
-                sequential=sequential,
-                detach=detach,
-            )
+        if (fold := self.config.fold) > 1:
+            frames, labels = (F.pixel_unshuffle(x, fold) for x in (frames, labels))
+            previous = previous.folded(fold)
+            if reference is not None:
+                frame, label = reference
+                reference = F.pixel_unshuffle(frame, fold), F.pixel_unshuffle(label, fold)
+        kind = {"sequential": sequential, "detach": detach}
+        method = self._forward_in_parts if recompute else self._forward_at_once
+        out = method(frames, labels, epsilon, previous, reference, **kind)
+        if fold > 1:
+            out = out._replace(prediction=F.pixel_shuffle(out.prediction, fold))
+        return out
+
+    def _forward_at_once(
+        self,
+        frames: Tensor,
+        labels: Tensor,
+        epsilon: Tensor,
+        previous: Previous,
+        reference: tuple[Tensor, Tensor] | None,
+        *,
+        sequential: bool,
+        detach: bool,
+    ) -> ClipOutput:
+        """forward() without activation checkpointing."""
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # With clean teacher forcing each true frame is what the next is made from and a target.
         encode_once = not sequential and previous.true and previous.noise is None
@@ -431,7 +486,9 @@ class CVAE(nn.Module):
         """
         if self.training:
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
+        fold = self.config.fold
         referred: tuple[Tensor, ...] = ()
+        first_frame, labels = (F.pixel_unshuffle(x, fold) for x in (first_frame, labels))
         if self.Reference_Fusion is not None:
             label = to_unit(labels[0]) if labels.dtype == torch.uint8 else labels[0]
             referred = self._referred(first_frame, label)
@@ -453,8 +510,8 @@ class CVAE(nn.Module):
             # meanwhile (PyTorch's issue 189690).
             zs = zs.to(frame.device, non_blocking=frame.is_cuda)
             for label_feature, z in zip(features, zs, strict=True):  # (B, L, H, W), (B, N, H, W)
-                frame = step(frame, label_feature, z, *referred)  # (B, 3, H, W)
-                yield frame
+                frame = step(frame, label_feature, z, *referred)  # (B, C, H, W)
+                yield frame if fold == 1 else F.pixel_shuffle(frame, fold)
 
     def rollout_graph(self) -> Graphed:
         """The step of rollouts as a CUDA graph, captured when it is first used."""

@@ -2,6 +2,9 @@
 
 Shapes: B batch (or batch x time), F, L, N, D the channel counts F_dim, L_dim, N_dim, D_out_dim.
 
+A folded model (see cvae.py) has the same networks for fewer, larger pixels of C·fold² channels. At
+their narrow ends they are then never narrower than such a pixel, `least` channels.
+
 The stand-alone activations of Label_Encoder and Gaussian_Predictor are identities: the code that
 wrote existing checkpoints gave them a negative slope of 1.0, and its weights only make sense with
 that. They keep their place in the sequence, since the tensors are named by position.
@@ -16,23 +19,26 @@ from modules.layers import DepthConvBlock, Residual, bounded
 # exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
 # and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
-# Windows of labels that are taken at once: memory of some 40 MB.
+# Windows of labels that are taken at once, in pixels: memory of some 40 MB.
 MEASURED_AT_ONCE = 2**16
+# Labels that a folded model measures at least, where there are as many.
+MEASURED = 512
 
 
 class RGB_Encoder(nn.Sequential):
     """Frame → frame feature: (B, 3, H, W) in [0, 1] → (B, F, H, W). F ≥ 8."""
 
-    def __init__(self, in_chans: int, out_chans: int) -> None:
+    def __init__(self, in_chans: int, out_chans: int, least: int = 1) -> None:
         f = out_chans
+        eighth, quarter, half = (max(f // n, least) for n in (8, 4, 2))
         super().__init__(
-            Residual(in_chans, f // 8),
-            DepthConvBlock(f // 8, f // 8),
-            Residual(f // 8, f // 4),
-            DepthConvBlock(f // 4, f // 4),
-            Residual(f // 4, f // 2),
-            DepthConvBlock(f // 2, f // 2),
-            nn.Conv2d(f // 2, f, 3, padding=1),
+            Residual(in_chans, eighth),
+            DepthConvBlock(eighth, eighth),
+            Residual(eighth, quarter),
+            DepthConvBlock(quarter, quarter),
+            Residual(quarter, half),
+            DepthConvBlock(half, half),
+            nn.Conv2d(half, f, 3, padding=1),
         )
 
 
@@ -76,25 +82,30 @@ class Label_Encoder(nn.Sequential):
         return self[2]
 
     @torch.no_grad()
-    def measure(self, labels: Tensor) -> None:
-        """Take μ and Σ over all windows of the training labels, (N, H, W, 3) uint8."""
-        size = labels.shape[-1] * 7 * 7
+    def measure(self, labels: Tensor, fold: int = 1) -> None:
+        """Take μ and Σ over all windows of the training labels, (N, H, W, 3) uint8.
+
+        fold: of the model. With fold² as many numbers in a window the products are fold⁴ as many,
+        so every fold²-th label is measured, of few labels more.
+        """
+        size = self.linear[0][0].numel()  # numbers under a window
+        labels = labels[:: max(1, min(fold**2, len(labels) // MEASURED))]
         # Around the first pixel, nearly always the background: a window without anything else adds
         # nothing, and squares do not cancel. In whole numbers, which TF32 keeps as they are.
         centre = labels[0, 0, 0].float()  # (3,)
         total = torch.zeros(size, dtype=torch.float64)
         square = torch.zeros(size, size, dtype=torch.float64)
         for some in labels.split(max(1, MEASURED_AT_ONCE // labels[0, :, :, 0].numel())):
-            padded = self[0]((some.float() - centre).permute(0, 3, 1, 2))
+            padded = self[0](F.pixel_unshuffle((some.float() - centre).permute(0, 3, 1, 2), fold))
             windows = F.unfold(padded, 7).mT.flatten(0, 1)  # (n·H·W, 147)
             if windows.device.type == "cpu":  # a GPU would wait for their number
                 windows = windows[windows.any(dim=1)]
             total += windows.sum(dim=0).cpu()
             square += (windows.mT @ windows).cpu()
-        count = labels.shape[:3].numel()
+        count = labels.shape[:3].numel() / fold**2
         mean = total / count
         covariance = square / count - mean.outer(mean)
-        mean += centre.cpu().repeat_interleave(7 * 7)
+        mean += centre.cpu().repeat_interleave(size // len(centre))
         weight, _ = self.linear
         self.window_mean = (mean / 255).to(weight)
         self.window_covariance = (covariance / 255**2).to(weight)
@@ -178,15 +189,16 @@ class Decoder_Fusion(nn.Sequential):
     in_chans is F + L + N.
     """
 
-    def __init__(self, in_chans: int, out_chans: int) -> None:
+    def __init__(self, in_chans: int, out_chans: int, least: int = 1) -> None:
         i, d = in_chans, out_chans
+        quarter, half, out = (max(n, least) for n in (i // 4, i // 2, d // 2))
         super().__init__(
             DepthConvBlock(i, i),
-            Residual(i, i // 4),
-            DepthConvBlock(i // 4, i // 2),
-            Residual(i // 2, i // 2),
-            DepthConvBlock(i // 2, d // 2),
-            nn.Conv2d(d // 2, d, 1),
+            Residual(i, quarter),
+            DepthConvBlock(quarter, half),
+            Residual(half, half),
+            DepthConvBlock(half, out),
+            nn.Conv2d(out, d, 1),
         )
 
     def forward(  # type: ignore[override]
@@ -199,21 +211,22 @@ class Decoder_Fusion(nn.Sequential):
 class Generator(nn.Sequential):
     """Fused feature → frame: (B, D, H, W) → (B, 3, H, W), unbounded. D ≥ 8."""
 
-    def __init__(self, input_nc: int, output_nc: int) -> None:
+    def __init__(self, input_nc: int, output_nc: int, least: int = 1) -> None:
         d = input_nc
+        half, quarter, eighth = (max(d // n, least) for n in (2, 4, 8))
         super().__init__(
             DepthConvBlock(d, d),
-            Residual(d, d // 2),
-            DepthConvBlock(d // 2, d // 2),
-            Residual(d // 2, d // 4),
-            DepthConvBlock(d // 4, d // 4),
-            Residual(d // 4, d // 8),
-            DepthConvBlock(d // 8, d // 8),
-            nn.Conv2d(d // 8, output_nc, 1),
+            Residual(d, half),
+            DepthConvBlock(half, half),
+            Residual(half, quarter),
+            DepthConvBlock(quarter, quarter),
+            Residual(quarter, eighth),
+            DepthConvBlock(eighth, eighth),
+            nn.Conv2d(eighth, output_nc, 1),
         )
 
     def last_features(self, fused: Tensor) -> Tensor:
-        """What the last layer sees: (B, D, H, W) → (B, D/8, H, W)."""
+        """What the last layer sees: (B, D, H, W) → (B, max(D/8, least), H, W)."""
         for layer in list(self)[:-1]:
             fused = layer(fused)
         return fused
@@ -241,21 +254,23 @@ class Reference_Fusion(nn.Conv2d):
 
 
 class Background_Mask(nn.Module):
-    """How much of each pixel is the reference frame's: (B, 1, H, W) in [0, 1], float32.
+    """How much of each pixel is the reference frame's: (B, S, H, W) in [0, 1], float32.
+
+    S is the number of pixels that one stands for, 1 unless the model is folded.
 
     It sees the generator's last features, the generated and the reference frame, and the features
     of both labels: the background is where neither label has the person. Zero-initialised: at first
     nothing is the reference's.
     """
 
-    def __init__(self, generator_chans: int, label_chans: int) -> None:
+    def __init__(self, generator_chans: int, label_chans: int, pixels: int = 1) -> None:
         super().__init__()
-        self.features = Residual(generator_chans + 6 + 2 * label_chans, 16)
-        self.share = nn.Conv2d(16, 1, 1)
+        self.features = Residual(generator_chans + 6 * pixels + 2 * label_chans, 16)
+        self.share = nn.Conv2d(16, pixels, 1)
         nn.init.zeros_(self.share.weight)
         assert self.share.bias is not None
         nn.init.zeros_(self.share.bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:  # each (B, …, H, W)
         joined = torch.cat([x.to(inputs[0].dtype) for x in inputs], dim=1)
-        return bounded(self.share(self.features(joined)).float())  # (B, 1, H, W)
+        return bounded(self.share(self.features(joined)).float())  # (B, S, H, W)

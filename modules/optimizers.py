@@ -6,7 +6,7 @@ Nothing here waits for the device: on CUDA an update is part of a graph.
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
@@ -148,12 +148,14 @@ class Muon(torch.optim.Adam):
     step changes nothing.
     """
 
-    def __init__(self, params: Iterable[Tensor], **settings: Any) -> None:
-        parameters = list(params)
-        groups = [
-            {"params": [p for p in parameters if not is_matrix(p)], "muon": False},
-            {"params": [p for p in parameters if is_matrix(p)], "muon": True},
-        ]
+    def __init__(
+        self, params: Iterable[Tensor], output_layers: Iterable[Tensor] = (), **settings: Any
+    ) -> None:
+        """output_layers: those of the parameters that are left to Adam, whatever their shape."""
+        output = {id(p) for p in output_layers}
+        groups: list[dict[str, Any]] = [{"params": [], "muon": muon} for muon in (False, True)]
+        for p in params:
+            groups[is_matrix(p) and id(p) not in output]["params"].append(p)
         super().__init__(groups, **settings)
         self._matrices: Matrices | None = None
 
@@ -213,9 +215,12 @@ def make_optimizer(model: CVAE, o: TrainerOptions) -> torch.optim.Optimizer:
 
     Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon (Jordan et al. 2024).
     """
-    kinds = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "Muon": Muon}
-    kind: Callable[..., torch.optim.Optimizer] = kinds[o.optim]
-    return kind(model.parameters(), **_kernel_settings(model, o.lr))
+    settings = _kernel_settings(model, o.lr)
+    if o.optim == "Muon":
+        # Those of a folded model have enough rows to be taken for hidden layers; it then diverges.
+        return Muon(model.parameters(), model.output_kernels(), **settings)
+    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[o.optim]
+    return kind(model.parameters(), **settings)
 
 
 def _kernel_settings(model: CVAE, lr: float) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from modules.augment import AUGMENTATIONS
 from modules.checkpoint import LAST, PREVIOUS
-from modules.cvae import OUTPUTS, PRIORS, REFERENCES, ModelConfig
-from modules.initial import COLOURS, INITS
+from modules.cvae import COLOURS, FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
+from modules.initial import INITS
 from modules.runtime.arguments import ArgumentParser
 from modules.runtime.errors import UserError, why
 from modules.runtime.patience import patiently
@@ -73,7 +73,7 @@ def option(
     group: str,
     help_text: str,
     *,
-    choices: Sequence[str] | None = None,
+    choices: Sequence[str] | Sequence[int] | None = None,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
@@ -120,7 +120,8 @@ class TrainerOptions:
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
-    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim, num_epoch and a preset's rate of Muon, where they are not typed, by the machine, the number of training frames and the width: some ten minutes on a CPU, twenty on a GPU; the run prints what it chose and expects", bookkeeping=True)
+    fold: int = option(1, MODEL, "the networks see so many pixels on a side as one with that many times as many channels, and make them at once; 1: the course's five networks", choices=FOLDS)
+    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim, num_epoch, with --reference the fold, and a preset's rate of Muon, where they are not typed, by the machine, the number of training frames and the width: some ten minutes on a CPU, twenty on a GPU; the run prints what it chose and expects", bookkeeping=True)
     init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
     output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, clamped to [0, 1], or by a sigmoid", choices=OUTPUTS)
 
@@ -402,9 +403,10 @@ def check_combinations(options: TrainerOptions) -> None:
             "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "
             "save_root, --ckpt_path starts a new run from given weights"
         )
-    if options.init == "copy" and min(options.F_dim, options.D_out_dim) < 8 * COLOURS:
+    needed = COLOURS * (8 if options.fold == 1 else options.fold**2)
+    if options.init == "copy" and min(options.F_dim, options.D_out_dim) < needed:
         raise UserError(
-            f"--init copy: needs --F_dim and --D_out_dim of at least {8 * COLOURS}, so that the "
+            f"--init copy: needs --F_dim and --D_out_dim of at least {needed}, so that the "
             "colours find a way through the narrowest layers"
         )
     if options.init == "copy" and options.output == "sigmoid":

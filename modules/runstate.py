@@ -139,7 +139,7 @@ class RunState:
         self.o, self.root, self.model = o, root, model
         self.data_root, self.data_fingerprint = data_root, data_fingerprint
         self.ink = train.ink
-        model.label_transformation.measure(train.labels)
+        model.label_transformation.measure(train.labels, model.config.fold)
         self.optimizer = make_optimizer(model, o)
         self.average = WeightAverage(model, o.ema) if o.ema > 0 else None
         self.stored = StoredRollouts(train) if o.rollout_every > 0 else None

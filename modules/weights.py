@@ -6,13 +6,14 @@ Wrappers put names before, between and around those of the networks: `module.` (
 has before that name tells the copies of one file apart.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig
+from modules.cvae import COLOURS, CVAE, OPTIONAL_PARTS, ModelConfig
 from modules.runtime.errors import named
 from modules.weight_files import StandIn
 
@@ -322,6 +323,9 @@ def dimensions(state: dict[str, Tensor]) -> dict[str, Any]:
         if tensor not in state or state[tensor].dim() <= axis:
             raise ValueError(f"it has no tensor {tensor}")
         values[name] = state[tensor].shape[axis] // divisor
+    first = state.get("frame_transformation.0.conv1.weight")
+    if first is not None and first.dim() > 1:
+        values["fold"] = max(1, math.isqrt(first.shape[1] // COLOURS))
     present = {name.partition(".")[0] for name in state}
     if "Prior_Predictor" in present:
         values["prior"] = "learned"

@@ -3,8 +3,20 @@
 import pytest
 import torch
 
-from modules.auto_size import FULL, MEDIUM, SMALL, auto_sized, epochs_for, rate_for, size_for
-from modules.options import TrainerOptions, parse_trainer
+from modules.auto_size import (
+    FULL,
+    MEDIUM,
+    SMALL,
+    auto_sized,
+    epochs_for,
+    fold_for,
+    folded,
+    rate_for,
+    size_for,
+)
+from modules.cvae import CVAE
+from modules.initial import copy_previous_frame
+from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.sequences import Recording, VideoData
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -46,6 +58,36 @@ def test_larger_frames_and_wider_models_get_fewer_epochs() -> None:
     assert fit("--preset", "best", frames=4000, given_weights=True)[0].num_epoch == 3
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "fold"),
+    # Odd sizes, too small ones, and those that no fold makes small enough.
+    [
+        *((32, 64, 2), (64, 128, 2), (128, 256, 4), (256, 512, 8), (512, 1024, 8)),
+        *((66, 130, 2), (33, 64, 1), (4, 8, 1), (130, 256, 2)),
+    ],
+)
+def test_the_frame_decides_the_fold(height: int, width: int, fold: int) -> None:
+    assert fold_for(height, width) == fold
+    size = f"--frame_H {height} --frame_W {width}".split()
+    options, (line,) = fit("--preset", "video", *size)
+    assert options.fold == fold
+    assert ("fold=" in line) == (fold != 1)
+    CVAE(model_config(options))  # can be built, and copy
+    copy_previous_frame(CVAE(model_config(options)))
+    assert fit("--preset", "best", *size)[0].fold == 1
+    assert fit("--preset", "video", "--fold", "1", *size)[0].fold == 1
+
+
+def test_a_folded_model_is_wide_enough_for_its_pixels() -> None:
+    assert folded(SMALL, 2, 64 * 32) == (64, 24, 4, 96)
+    assert folded(SMALL, 2, 128 * 64) == SMALL
+    assert folded(SMALL, 4, 256 * 128) == (64, 24, 4, 96)
+    assert folded(SMALL, 8, 512 * 256) == (192, 24, 4, 192)
+    assert folded(FULL, 2, 64 * 32) == FULL
+    options, _ = fit("--preset", "video", "--frame_H", "128", "--frame_W", "256", "--F_dim", "40")
+    assert (options.F_dim, options.fold) == (40, 2)  # 48 colours would not go through
+
+
 def test_the_device_decides_the_size() -> None:
     assert size_for(CPU, 2) == SMALL
     assert size_for(CPU, 16) == MEDIUM
@@ -58,12 +100,13 @@ def test_the_device_decides_the_size() -> None:
 def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
     options, lines = fit("--preset", preset)
     size = size_for(CPU, torch.get_num_threads())
+    size = folded(size, 2, 64 * 32) if preset == "video" else size
     assert size._asdict() == {name: getattr(options, name) for name in size._fields}
     assert options.num_epoch == 30  # of 500 predicted frames of 64 x 32
     (line,) = lines
     assert "num_epoch=30" in line
     assert "1,000 training frames" in line
-    assert line.endswith("6 minutes or so")
+    assert line.endswith(f"{5 if preset == 'video' else 6} minutes or so")
 
 
 def test_what_is_typed_stays() -> None:
@@ -72,7 +115,7 @@ def test_what_is_typed_stays() -> None:
     assert options.L_dim != TrainerOptions().L_dim
     assert "F_dim=" not in line and "num_epoch" not in line and "minutes" not in line
     sizes = "--F_dim 40 --L_dim 8 --N_dim 4 --D_out_dim 40 --num_epoch 2"
-    assert fit("--preset", "video", *sizes.split())[1] == []
+    assert fit("--preset", "best", *sizes.split())[1] == []
 
 
 def test_a_step_of_muon_stays_as_large_when_the_model_is_wider() -> None:

@@ -1,12 +1,14 @@
 """The model: what the training pass sees and gives, and what a rollout may not see."""
 
 import dataclasses
+import itertools
+from unittest import mock
 
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from modules.cvae import CVAE, ClipOutput, ModelConfig, Previous, prior_latents
+from modules.cvae import CVAE, ClipOutput, ModelConfig, Posterior, Previous, prior_latents
 from modules.runtime.errors import UserError
 from tests.support.reference import usual_frames
 
@@ -549,6 +551,115 @@ def test_recomputing_with_a_reference_changes_no_value(
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradients_again[name], gradient, rtol=1e-7, atol=1e-12, msg=name)
+
+
+# ---------------------------------------------------------------- folded
+
+
+def folded_model(fold: int) -> CVAE:
+    """With a reference whose parts do something."""
+    torch.manual_seed(2)
+    size = {"F_dim": 12, "D_out_dim": 12, "frame_H": 16, "frame_W": 32}
+    model = CVAE(dataclasses.replace(REFERRING, fold=fold, **size)).eval()
+    assert model.Background_Mask is not None and model.Reference_Fusion is not None
+    with torch.no_grad():
+        model.Reference_Fusion.weight.normal_(std=0.1)
+        model.Background_Mask.share.weight.normal_(std=0.3)
+        model.Background_Mask.share.bias.fill_(0.4)  # type: ignore[union-attr]
+    return model
+
+
+def fold_by_hand(x: torch.Tensor, fold: int) -> torch.Tensor:
+    """(B, 3, H, W) → (B, 3·fold², H/fold, W/fold), the pixels of a colour row by row."""
+    places = itertools.product(range(fold), repeat=2)
+    parts = torch.stack([x[..., i::fold, j::fold] for i, j in places], dim=2)
+    return parts.flatten(1, 2)
+
+
+@pytest.mark.parametrize("fold", [2, 4])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("forced", [True, False])
+def test_a_folded_model_is_its_networks_on_folded_pixels(
+    fold: int, recompute: bool, forced: bool
+) -> None:
+    model, config = folded_model(fold), folded_model(fold).config
+    assert config.latent_shape == (4, 16 // fold, 32 // fold)
+    g = torch.Generator().manual_seed(0)
+    frames, labels, added = torch.rand(3, 3, 2, 3, 16, 32, generator=g)
+    epsilon, added = torch.randn(2, 2, *config.latent_shape, generator=g), 0.1 * added[1:]
+    previous = Previous.of(frames, teacher_forcing=forced)._replace(noise=added)
+    reference = (frames[2], labels[2])
+    out = model(
+        *(frames, labels, epsilon, previous),
+        sequential=not forced,
+        recompute=recompute,
+        reference=reference,
+    )
+    assert model.Background_Mask is not None and model.Reference_Fusion is not None
+    frame, label_r = (fold_by_hand(x, fold) for x in reference)
+    label_r = model.label_transformation(label_r)
+    start = frames[0]
+    for t in (1, 2):
+        start = (start + added[t - 1]).clamp(0, 1)
+        target, label = fold_by_hand(frames[t], fold), fold_by_hand(labels[t], fold)
+        label = model.label_transformation(label)
+        mu, logvar = model.Gaussian_Predictor.moments(model.frame_transformation(target), label)
+        z = mu + (0.5 * logvar).exp() * epsilon[t - 1]
+        feature = model.frame_transformation(fold_by_hand(start, fold))
+        feature = feature + model.Reference_Fusion(model.frame_transformation(frame), label_r)
+        last = model.Generator.last_features(model.Decoder_Fusion(feature, label, z))
+        made = model.Generator[-1](last).clamp(0, 1)
+        share = model.Background_Mask(last, made, frame, label, label_r)
+        unfolded, share = torch.empty_like(frames[0]), share[:, None].expand(-1, 3, -1, -1, -1)
+        made, behind = made.unflatten(1, (3, -1)), frame.unflatten(1, (3, -1))
+        for k, (i, j) in enumerate(itertools.product(range(fold), repeat=2)):
+            m = share[:, :, k]  # one share for the three colours of a pixel
+            unfolded[..., i::fold, j::fold] = (1 - m) * made[:, :, k] + m * behind[:, :, k]
+        torch.testing.assert_close(out.prediction[t - 1], unfolded, rtol=1e-4, atol=1e-5)
+        mse = (unfolded - frames[t]).square().mean(dim=(1, 2, 3))
+        torch.testing.assert_close(out.mse[t - 1], mse, rtol=1e-4, atol=1e-6)
+        start = frames[t] if forced else unfolded.detach().clamp(0, 1)
+
+
+@pytest.mark.parametrize("fold", [2, 4])
+def test_a_folded_rollout_feeds_back_what_it_returns(fold: int) -> None:
+    model = folded_model(fold)
+    g = torch.Generator().manual_seed(0)
+    frames, labels = torch.rand(2, 4, 1, 3, 16, 32, generator=g)
+    labels = (255 * labels).byte()
+
+    made = list(model.rollout(frames[0], labels, prior_latents(model.config, 0, [0])))
+    assert [frame.shape for frame in made] == [(1, 3, 16, 32)] * 3
+    previous = Previous(torch.stack((frames[0], *made[:2])), torch.ones(3, 1, dtype=torch.bool))
+    z = torch.stack(list(itertools.islice(prior_latents(model.config, 0, [0]), 3)))
+    with mock.patch.object(CVAE, "_posterior", only_prior):
+        out = model(
+            *(torch.stack((frames[0], *made)), labels / 255, z, previous),
+            sequential=False,
+            reference=(frames[0], labels[0] / 255),
+        )
+    torch.testing.assert_close(out.prediction, torch.stack(made), rtol=1e-4, atol=1e-5)
+
+
+def only_prior(
+    _: CVAE, frame_features: torch.Tensor, label_features: torch.Tensor, epsilon: torch.Tensor
+) -> Posterior:
+    """ε in place of the posterior's z."""
+    z = epsilon.flatten(0, 1)
+    return Posterior(label_features, z, z, z)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"fold": 3}, "fold 3: is not one of"),
+        ({"fold": 4, "frame_H": 30}, "--fold 4: --frame_H .* multiple of 4 .*: 28 or 32"),
+        ({"fold": 8, "frame_W": 24}, "--frame_W .* at least 32, not 24: 32"),
+    ],
+)
+def test_frames_that_cannot_be_folded_are_refused(wrong: dict[str, int], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        CVAE(ModelConfig(**wrong))
 
 
 def test_rollout_refers_to_the_first_frame_and_label(model: CVAE) -> None:

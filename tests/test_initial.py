@@ -10,6 +10,7 @@ from modules.losses import psnr
 CONFIGS = [
     ModelConfig(F_dim=24, L_dim=4, N_dim=4, D_out_dim=24, frame_H=8, frame_W=12),
     ModelConfig(F_dim=32, L_dim=16, N_dim=12, D_out_dim=48, frame_H=8, frame_W=12),
+    ModelConfig(F_dim=16, L_dim=4, N_dim=4, D_out_dim=16, frame_H=8, frame_W=12, fold=2),
 ]
 
 

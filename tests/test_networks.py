@@ -147,6 +147,19 @@ def test_statistics_are_those_of_all_training_labels() -> None:
     assert variance.requires_grad
 
 
+def test_folded_labels_are_measured_as_they_are_seen() -> None:
+    torch.manual_seed(0)
+    labels = white_labels(40)
+    encoder = Label_Encoder(12, 8).train()
+    encoder.measure(labels, 2)
+    pixels = nn.functional.pixel_unshuffle(labels.permute(0, 3, 1, 2) / 255, 2)
+    mean, variance = encoder.statistics()
+    first = encoder[1](encoder[0](pixels))
+    torch.testing.assert_close(mean, first.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
+    exact = first.var(dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(variance, exact, rtol=1e-3, atol=1e-7)
+
+
 def test_evaluation_computes_what_training_does() -> None:
     """Also layer by layer, as other code has it; the control are running averages, as they were."""
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """Optimisers, clipping and averaged weights."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -100,6 +101,16 @@ def test_kernels_that_mix_channels_are_matrices() -> None:
     assert not any("depth_conv" in name or "bias" in name for name in names)
     assert "Generator.7.weight" not in names  # three outputs: the colours
     assert len(names) > 30
+
+
+def test_layers_that_make_pixels_are_left_to_adam() -> None:
+    """Those of a folded model have many rows; the control is the layer before."""
+    model = CVAE(dataclasses.replace(CONFIG, fold=2, reference="first"))
+    muon = Muon(model.parameters(), model.output_kernels())
+    taken = {id(p) for p in muon.param_groups[1]["params"]}
+    made = {name for name, p in model.named_parameters() if is_matrix(p) and id(p) not in taken}
+    assert made == {"Generator.7.weight", "Background_Mask.share.weight"}
+    assert id(model.get_parameter("Generator.6.block.1.conv_out.weight")) in taken
 
 
 def one_step(optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], seed: int) -> None:

@@ -95,7 +95,7 @@ def test_one_of_several_copies_can_be_named(model: CVAE, tmp_path: Path) -> None
 
 
 def test_optional_parts_are_seen_without_a_config(tmp_path: Path) -> None:
-    for more in ({"prior": "learned"}, {"reference": "first"}):
+    for more in ({"prior": "learned"}, {"reference": "first"}, {"fold": 2}):
         config = ModelConfig(**{**CONFIG.to_dict(), **more})  # type: ignore[arg-type]
         torch.save(CVAE(config).state_dict(), tmp_path / "x.pt")
         assert load_checkpoint(tmp_path / "x.pt").config == config

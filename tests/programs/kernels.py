@@ -51,6 +51,9 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "--augment": (FLIP, True),
     "--reference": ({"reference": "first"}, True),
     "--reference, free running": ({"reference": "first"}, False),
+    "--fold 2": ({"fold": 2}, True),
+    "--fold 2, free running": ({"fold": 2}, False),
+    "--fold 4": ({"fold": 4}, True),
     "--recompute": ({"recompute": True}, True),
     "--recompute, free running": ({"recompute": True}, False),
     "--recompute --detach": ({"recompute": True, "detach": True}, False),
@@ -71,10 +74,12 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "--grad_clip 0": ({"grad_clip": 0.0}, True),
     "--deterministic": ({"deterministic": True}, False),
     "as --preset best": ({**BEST}, True),
+    "as --preset video": ({**BEST, "reference": "first", "fold": 2}, True),
 }
 SHOWN = (
     *("teacher forcing", "free running", "--detach", "--recompute", "--recompute, free running"),
-    *("--ema", "--optim Muon", "--prior learned", "--reference", "as --preset best"),
+    *("--ema", "--optim Muon", "--prior learned", "--reference", "--fold 2", "--fold 4"),
+    *("as --preset best", "as --preset video"),
 )
 
 

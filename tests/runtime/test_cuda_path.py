@@ -36,6 +36,9 @@ KERNELS = {
     "--augment": 1450,
     "--reference": 1750,
     "--reference, free running": 3250,
+    "--fold 2": 1380,
+    "--fold 2, free running": 2800,
+    "--fold 4": 1360,
     "--recompute": 1740,
     "--recompute, free running": 4600,
     "--recompute --detach": 4550,
@@ -56,6 +59,7 @@ KERNELS = {
     "--grad_clip 0": 1390,
     "--deterministic": 2800,
     "as --preset best": 2020,
+    "as --preset video": 2480,
 }
 
 

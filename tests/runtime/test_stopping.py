@@ -100,7 +100,7 @@ EVERYTHING = (
     *("--augment", "shift", "colour"),
     *("--optim", "Muon", "--lr_warmup", "5", "--lr_scheduler", "cosine"),
     *("--prior", "learned", "--recon", "sigma", "--output", "sigmoid"),
-    *("--jump", "0.4", "--reference", "first"),
+    *("--jump", "0.4", "--reference", "first", "--fold", "2"),
 )
 
 

@@ -200,11 +200,12 @@ class TestTester:
 
 
 class TestReference:
-    """Checkpoints with a reference frame, through both command lines."""
+    """Checkpoints with a reference frame, folded, through both command lines."""
 
     def test_from_training_to_frames(self, dataset: Path, tmp_path: Path) -> None:
         run = tmp_path / "run"
-        train(dataset, run, "--num_epoch", "1", "--reference", "first")
+        folded = ("--fold", "2", "--optim", "Muon")
+        train(dataset, run, "--num_epoch", "1", "--reference", "first", *folded)
         for split, more in (("test", ()), ("val", ("--n_samples", "2"))):
             arguments = ("--ckpt_path", run / "last.ckpt", "--split", split, *more)
             found = []
@@ -231,6 +232,10 @@ class TestReference:
         more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
         assert more["config"]["reference"] == "first"
         assert any(name.startswith("Background_Mask") for name in more["state_dict"])
+        folded = run_script(*start, "--save_root", tmp_path / "folded", "--fold", "2")
+        assert folded.returncode == 2
+        assert "--fold 2: the weights of" in folded.stderr
+        assert "are for --fold 1" in folded.stderr
 
 
 def test_export_needs_no_data_and_gives_the_same_frames(trained: Path, tmp_path: Path) -> None:
