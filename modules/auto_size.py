@@ -26,30 +26,29 @@ class Size(NamedTuple):
     D_out_dim: int
 
 
-# A trained frame of 64 × 32 pixels takes 1.9, 6.2 and 21.7 GFLOP, a sixth more with
-# a reference frame. The second has 3.3 times the arithmetic of the first, for four times as many
-# threads as the two that the first was measured on. The full one is the course's.
-SMALL, MEDIUM, FULL = Size(32, 16, 4, 48), Size(64, 24, 12, 96), Size(128, 32, 12, 192)
+# A trained frame of 64 × 32 pixels takes 2.9, 7.2 and 25.3 GFLOP, a sixth more with a reference
+# frame. The first has its counts from a processor's vectors: features and latent are 64 channels
+# together, and these and the decoder's are halved down to 16 and 8 without a rest, so that it takes
+# an eighth more time than (32, 16, 4, 48) for half as much arithmetic again. The second is for four
+# times as many threads as the two that the first was measured on. The full one is the course's.
+SMALL, MEDIUM, FULL = Size(32, 28, 4, 64), Size(64, 24, 12, 96), Size(128, 32, 12, 192)
 MEDIUM_THREADS = 8
-# A folded model on a CPU that sees few pixels of many colours, twice as wide: 64 × 32 folded by 2
-# has 0.9 of the arithmetic.
-WIDE = {SMALL: Size(64, 24, 4, 96), MEDIUM: Size(128, 32, 12, 192), FULL: FULL}
 
 # What a user waits for, in minutes, and predicted frames of 64 × 32 pixels per second, validations
 # and stored rollouts included: `--preset video` on two CPU cores with bfloat16, on an H200. Data
 # sets of a few hundred frames have learnt what they can learn after MOST epochs; the longest ones
 # need FEWEST.
 MINUTES = {"cpu": 10, "gpu": 20}
-SPEED = {"cpu": 40, "gpu": 300}
+SPEED = {"cpu": 36, "gpu": 300}
 FEWEST, MOST = 3, {"cpu": 30, "gpu": 60}
 PIXELS = 64 * 32
 COST_POWER = 1.75  # of the width: the arithmetic of the three sizes
 
-# The presets' rate was found on the small model. A step of Muon's changes a matrix by a spectral
+# The presets' rate was found with a D_out_dim of 48. A step of Muon's changes a matrix by a spectral
 # norm of rate · √(its larger side), so that the same rate is a larger step for a wider model: at
 # full size training diverged in its second epoch. Divided by √width the step stays the same (Yang
 # et al. 2023, "A Spectral Condition for Feature Learning").
-RATE_POWER = 0.5
+RATE_WIDTH, RATE_POWER = 48, 0.5
 
 
 def size_for(device: torch.device, threads: int) -> Size:
@@ -60,23 +59,18 @@ def size_for(device: torch.device, threads: int) -> Size:
 
 
 def fold_for(height: int, width: int, channels: float = math.inf) -> int:
-    """The fold for a model that is not the course's: 2, or what leaves 64 × 32 pixels to see.
+    """The fold that leaves a model no more than 64 × 32 pixels to see.
 
     Less where the frame does not divide by it, or its pixels have more colours than `channels`.
     """
-    wanted = [n for n in FOLDS if n > 1 and height * width <= PIXELS * n**2]
-    most = min(wanted, default=max(FOLDS))
+    most = min((n for n in FOLDS if height * width <= PIXELS * n**2), default=max(FOLDS))
     fits = (n for n in FOLDS if height % n == width % n == 0 and min(height, width) >= 4 * n)
     return max(n for n in fits if n <= most and COLOURS * n**2 <= channels)
 
 
-def folded(size: Size, fold: int, pixels: int) -> Size:
-    """The size of a model of this fold, for so many pixels of a frame."""
-    if fold == 1:
-        return size
-    if fold > 2 or pixels <= PIXELS:
-        size = WIDE[size]
-    colours = COLOURS * fold**2  # as few channels would lose what the previous frame has
+def folded(size: Size, fold: int) -> Size:
+    """The size of a model of this fold: wide enough for all that the previous frame has."""
+    colours = COLOURS * fold**2
     return size._replace(F_dim=max(size.F_dim, colours), D_out_dim=max(size.D_out_dim, colours))
 
 
@@ -93,8 +87,8 @@ def epochs_for(device: torch.device, frames: float) -> tuple[int, float]:
 
 
 def rate_for(D_out_dim: int, rate: float) -> float:
-    """Muon's rate for a model of this width: `rate`, of the small model, for that and narrower."""
-    return rate * min(1.0, SMALL.D_out_dim / D_out_dim) ** RATE_POWER
+    """Muon's rate for a model of this width: `rate` for RATE_WIDTH and narrower."""
+    return rate * min(1.0, RATE_WIDTH / D_out_dim) ** RATE_POWER
 
 
 def auto_sized(
@@ -121,7 +115,7 @@ def auto_sized(
             typed = [getattr(o, n) for n in ("F_dim", "D_out_dim") if n in explicit]
             fold = fold_for(o.frame_H, o.frame_W, min(typed, default=math.inf))
             chosen |= {"fold": fold} if fold != o.fold else {}
-        chosen |= folded(usual, fold, pixels)._asdict()
+        chosen |= folded(usual, fold)._asdict()
     width = o.D_out_dim if "D_out_dim" in explicit else chosen.get("D_out_dim", o.D_out_dim)
     predicted = len(train.frames) * (1 - 1 / o.train_vi_len)
     seen = pixels / fold**2

@@ -120,7 +120,7 @@ class TrainerOptions:
     D_out_dim: int = option(192, MODEL, "channels of the fused feature", at_least=8, at_most=65536)
     prior: str = option("standard", MODEL, "prior of the latent: N(0, I), or a network of its own that sees the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
-    fold: int = option(1, MODEL, "the networks see so many pixels on a side as one with that many times as many channels, and make them at once; 1: the course's five networks", choices=FOLDS)
+    fold: int = option(1, MODEL, "n: the networks see n x n pixels as one with n² as many channels, for large frames; 1: the five networks as they are", choices=FOLDS)
     auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim, num_epoch, with --reference the fold, and a preset's rate of Muon, where they are not typed, by the machine, the number of training frames and the width: some ten minutes on a CPU, twenty on a GPU; the run prints what it chose and expects", bookkeeping=True)
     init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
     output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, clamped to [0, 1], or by a sigmoid", choices=OUTPUTS)
@@ -256,7 +256,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The five networks as they are.
     "best": {**RECIPE, "auto_size": True, "auto_save": True, "store_visualization": True},
-    # Cameras that move, several rooms. The background comes from the first frame, clean, so it does
+    # Cameras that move, several rooms, larger frames: --auto_size folds those. The background comes from the first frame, clean, so it does
     # not have to survive the model's own frames. Shifts and changes of light stand in for footage
     # that is not there.
     "video": {

@@ -29,8 +29,8 @@ from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parents[2]
 
-# An eighth of the full networks' arithmetic and less, so that a run takes minutes on one core.
-DIMENSIONS = "--F_dim 32 --L_dim 16 --N_dim 4 --D_out_dim 48"
+# A ninth of the full networks' arithmetic, so that a run takes minutes on one core.
+DIMENSIONS = "--F_dim 32 --L_dim 28 --N_dim 4 --D_out_dim 64"
 USUAL = f"{DIMENSIONS} --output sigmoid --num_epoch 3 --auto_save"
 BEST = f"{DIMENSIONS} --preset best --num_epoch 5"
 FORCED = "--tfr 1 --rollout_every 0 --jump 0"
