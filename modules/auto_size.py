@@ -44,7 +44,7 @@ FEWEST, MOST = 3, {"cpu": 30, "gpu": 60}
 PIXELS = 64 * 32
 COST_POWER = 1.75  # of the width: the arithmetic of the three sizes
 
-# The presets' rate was found with a D_out_dim of 48. A step of Muon's changes a matrix by a spectral
+# The presets' rate was found at a D_out_dim of 48. A step of Muon's changes a matrix by a spectral
 # norm of rate · √(its larger side), so that the same rate is a larger step for a wider model: at
 # full size training diverged in its second epoch. Divided by √width the step stays the same (Yang
 # et al. 2023, "A Spectral Condition for Feature Learning").
