@@ -162,7 +162,8 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     save_checkpoints([path], content)
     notes = [f"wrote {path}: the five networks, in the older form"]
     for name in ("prior", "reference", "output", "fold"):
-        if (value := getattr(config, name)) != getattr(plain, name):
+        # Clamped frames are what everybody shows.
+        if (value := getattr(config, name)) not in (getattr(plain, name), "clamp"):
             notes.append(
                 f"note: the model has --{name} {value}, which that form has no place for: "
                 "without it the five networks give other frames"

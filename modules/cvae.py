@@ -256,7 +256,7 @@ class CVAE(nn.Module):
         """The generator's frame as config.output bounds it."""
         if self.config.output == "sigmoid":
             return made.sigmoid()
-        return made.clamp(0.0, 1.0) if self.config.output == "clamp" else made
+        return bounded(made) if self.config.output == "clamp" else made
 
     def _referred(self, frame: Tensor, label: Tensor) -> Reference:
         """frame, and its label: (B, 3, H, W) in [0, 1] twice."""

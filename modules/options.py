@@ -123,7 +123,7 @@ class TrainerOptions:
     fold: int = option(1, MODEL, "n: the networks see n x n pixels as one with n² as many channels, for large frames; 1: the five networks as they are", choices=FOLDS)
     auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim, num_epoch, with --reference the fold, and a preset's rate of Muon, where they are not typed, by the machine, the number of training frames and the width: some ten minutes on a CPU, twenty on a GPU; the run prints what it chose and expects", bookkeeping=True)
     init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
-    output: str = option("linear", MODEL, "how the generator's frame is bounded: not at all, clamped to [0, 1], or by a sigmoid", choices=OUTPUTS)
+    output: str = option("linear", MODEL, "how the generator's frame is bounded in training: not at all; clamped to [0, 1], with the gradient of the value as it was; or by a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1, at_most=1_000_000, resumable=True)
@@ -254,8 +254,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "init": "default",  # too narrow for copying
         "num_epoch": 10,
     },
-    # The five networks as they are.
-    "best": {**RECIPE, "auto_size": True, "auto_save": True, "store_visualization": True},
+    # The five networks as they are. Frames are clamped wherever they are used, so it changes no
+    # frame that they are clamped in training as well; unbounded, single steps had losses of 1e6.
+    "best": {
+        **RECIPE,
+        "output": "clamp",
+        "auto_size": True,
+        "auto_save": True,
+        "store_visualization": True,
+    },
     # Cameras that move, several rooms, larger frames: --auto_size folds those. The background comes from the first frame, clean, so it does
     # not have to survive the model's own frames. Shifts and changes of light stand in for footage
     # that is not there.

@@ -253,7 +253,7 @@ class TestExport:
         assert [line.strip() for line in lines] == [line.strip() for line in listed]
 
     def test_what_the_form_has_no_place_for_is_said(self, tmp_path: Path) -> None:
-        config = replace(CONFIG, prior="learned", output="clamp")
+        config = replace(CONFIG, prior="learned", output="sigmoid")
         content = {"state_dict": CVAE(config).state_dict(), "config": config.to_dict()}
         torch.save(content, tmp_path / "a.ckpt")
         notes = export(load_checkpoint(tmp_path / "a.ckpt"), tmp_path / "b.pth")

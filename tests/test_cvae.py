@@ -378,6 +378,12 @@ def test_bounded_output(model: CVAE, output: str) -> None:
     assert plain.max() > 1
     expected = plain.clamp(0, 1) if output == "clamp" else plain.sigmoid()
     torch.testing.assert_close(made, expected)
+    if output == "clamp":  # what went out of bounds comes back
+        out = passed(bounded, frames, labels, noise, teacher_forcing=True)
+        out.mse.sum().backward()
+        bias = bounded.Generator[7].bias
+        assert isinstance(bias, torch.nn.Parameter) and bias.grad is not None
+        assert bias.grad[0] > 1
     with pytest.raises(UserError, match="output"):
         dataclasses.replace(CONFIG, output="tanh").check()
 

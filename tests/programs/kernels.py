@@ -34,7 +34,7 @@ FLIP = {"augment": ("flip", "shift", "colour")}
 # Of --preset best, but for the sizes of the model and of its clips.
 BEST = {
     **{"optim": "Muon", "lr": 0.003, "grad_clip": 0.01, "ema": 0.99, "frame_noise": 0.3},
-    **{"jump": 0.3, "rollout_every": 1, "tf_draw": "step", "tfr": 0.5},
+    **{"jump": 0.3, "rollout_every": 1, "tf_draw": "step", "tfr": 0.5, "output": "clamp"},
 }
 
 # name: options, teacher forcing
