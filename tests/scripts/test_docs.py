@@ -86,7 +86,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_a_broken_link_is_noticed() -> None:
     """The control."""
-    text = "[a](docs/none.md) [b](docs/theory.md#10-papers) [c](docs/theory.md#11-no) [d](#test)\n"
+    text = "[a](docs/none.md) [b](docs/theory.md#11-papers) [c](docs/theory.md#11-no) [d](#test)\n"
     assert broken_links("README.md", text) == ["docs/none.md", "docs/theory.md#11-no"]
 
 
