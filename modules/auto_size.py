@@ -29,7 +29,7 @@ class Size(NamedTuple):
 # A trained frame of 64 × 32 pixels takes 2.9, 7.2 and 25.3 GFLOP, a sixth more with a reference
 # frame. The first has its counts from a processor's vectors: features and latent are 64 channels
 # together, and these and the decoder's are halved down to 16 and 8 without a rest, so that it takes
-# an eighth more time than (32, 16, 4, 48) for half as much arithmetic again. The second is for four
+# a tenth more time than (32, 16, 4, 48) for half as much arithmetic again. The second is for four
 # times as many threads as the two that the first was measured on. The full one is the course's.
 SMALL, MEDIUM, FULL = Size(32, 28, 4, 64), Size(64, 24, 12, 96), Size(128, 32, 12, 192)
 MEDIUM_THREADS = 8

@@ -19,10 +19,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from modules.layers import bounded
+from modules.layers import bounded, fold_pixels, unfold_pixels
 from modules.losses import frame_mse, kl_between, kl_to_standard_normal
 from modules.networks import (
     Background_Mask,
@@ -137,8 +136,8 @@ class Previous(NamedTuple):
 
     def folded(self, fold: int) -> "Previous":
         """As a folded model sees it."""
-        noise = None if self.noise is None else F.pixel_unshuffle(self.noise, fold)
-        return self._replace(frames=F.pixel_unshuffle(self.frames, fold), noise=noise)
+        noise = None if self.noise is None else fold_pixels(self.noise, fold)
+        return self._replace(frames=fold_pixels(self.frames, fold), noise=noise)
 
     def all(self) -> Tensor:
         """What the steps start from where all start from given frames: (T-1, B, 3, H, W)."""
@@ -300,31 +299,18 @@ class CVAE(nn.Module):
         reference: with config.reference, a frame of each clip's recording that is not a target, and
         its label, (B, 3, H, W) in [0, 1] twice.
         """
-        if (fold := self.config.fold) > 1:
-            frames, labels = (F.pixel_unshuffle(x, fold) for x in (frames, labels))
-            previous = previous.folded(fold)
-            if reference is not None:
-                frame, label = reference
-                reference = F.pixel_unshuffle(frame, fold), F.pixel_unshuffle(label, fold)
-        kind = {"sequential": sequential, "detach": detach}
-        method = self._forward_in_parts if recompute else self._forward_at_once
-        out = method(frames, labels, epsilon, previous, reference, **kind)
-        if fold > 1:
-            out = out._replace(prediction=F.pixel_shuffle(out.prediction, fold))
-        return out
-
-    def _forward_at_once(
-        self,
-        frames: Tensor,
-        labels: Tensor,
-        epsilon: Tensor,
-        previous: Previous,
-        reference: tuple[Tensor, Tensor] | None,
-        *,
-        sequential: bool,
-        detach: bool,
-    ) -> ClipOutput:
-        """forward() without activation checkpointing."""
+        fold = self.config.fold
+        frames, labels = fold_pixels(frames, fold), fold_pixels(labels, fold)
+        previous = previous.folded(fold)
+        if reference is not None:
+            reference = fold_pixels(reference[0], fold), fold_pixels(reference[1], fold)
+        if recompute:
+            out = self._forward_in_parts(
+                *(frames, labels, epsilon, previous, reference),
+                sequential=sequential,
+                detach=detach,
+            )
+            return out._replace(prediction=unfold_pixels(out.prediction, fold))
         steps, batch = frames.shape[0] - 1, frames.shape[1]
         # With clean teacher forcing each true frame is what the next is made from and a target.
         encode_once = not sequential and previous.true and previous.noise is None
@@ -345,7 +331,8 @@ class CVAE(nn.Module):
             made = self.decode(start, label_features, posterior.z, behind)  # (S, 3, H, W)
         kl = self.kl(posterior.mu, posterior.logvar, start, label_features)  # (S,)
         made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, posterior.mu))
-        return ClipOutput(made, frame_mse(made, frames[1:]), kl, mu)
+        mse = frame_mse(made, frames[1:])
+        return ClipOutput(unfold_pixels(made, fold), mse, kl, mu)
 
     def _posterior(
         self, frame_features: Tensor, label_features: Tensor, epsilon: Tensor
@@ -488,7 +475,7 @@ class CVAE(nn.Module):
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
         fold = self.config.fold
         referred: tuple[Tensor, ...] = ()
-        first_frame, labels = (F.pixel_unshuffle(x, fold) for x in (first_frame, labels))
+        first_frame, labels = fold_pixels(first_frame, fold), fold_pixels(labels, fold)
         if self.Reference_Fusion is not None:
             label = to_unit(labels[0]) if labels.dtype == torch.uint8 else labels[0]
             referred = self._referred(first_frame, label)
@@ -511,7 +498,7 @@ class CVAE(nn.Module):
             zs = zs.to(frame.device, non_blocking=frame.is_cuda)
             for label_feature, z in zip(features, zs, strict=True):  # (B, L, H, W), (B, N, H, W)
                 frame = step(frame, label_feature, z, *referred)  # (B, C, H, W)
-                yield frame if fold == 1 else F.pixel_shuffle(frame, fold)
+                yield unfold_pixels(frame, fold)
 
     def rollout_graph(self) -> Graphed:
         """The step of rollouts as a CUDA graph, captured when it is first used."""

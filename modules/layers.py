@@ -19,6 +19,16 @@ def bounded(x: Tensor) -> Tensor:
     return x.clamp(0.0, 1.0).detach() + (x - x.detach())  # in this order exact for huge x too
 
 
+def fold_pixels(x: Tensor, fold: int) -> Tensor:
+    """(…, C, H, W) → (…, C·fold², H/fold, W/fold), a colour's pixels row by row; 1: x itself."""
+    return x if fold == 1 else F.pixel_unshuffle(x, fold)
+
+
+def unfold_pixels(x: Tensor, fold: int) -> Tensor:
+    """The way back."""
+    return x if fold == 1 else F.pixel_shuffle(x, fold)
+
+
 class Residual(nn.Module):
     """conv3 → LeakyReLU → conv3 → LeakyReLU, plus identity (or a 1×1 convolution when i ≠ o)."""
 

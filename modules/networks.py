@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.layers import DepthConvBlock, Residual, bounded
+from modules.layers import DepthConvBlock, Residual, bounded, fold_pixels
 
 # exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
 # and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
@@ -96,7 +96,7 @@ class Label_Encoder(nn.Sequential):
         total = torch.zeros(size, dtype=torch.float64)
         square = torch.zeros(size, size, dtype=torch.float64)
         for some in labels.split(max(1, MEASURED_AT_ONCE // labels[0, :, :, 0].numel())):
-            padded = self[0](F.pixel_unshuffle((some.float() - centre).permute(0, 3, 1, 2), fold))
+            padded = self[0](fold_pixels((some.float() - centre).permute(0, 3, 1, 2), fold))
             windows = F.unfold(padded, 7).mT.flatten(0, 1)  # (n·H·W, 147)
             if windows.device.type == "cpu":  # a GPU would wait for their number
                 windows = windows[windows.any(dim=1)]

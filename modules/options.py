@@ -255,7 +255,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_epoch": 10,
     },
     # The five networks as they are. Frames are clamped wherever they are used, so it changes no
-    # frame that they are clamped in training as well; unbounded, single steps had losses of 1e6.
+    # frame that they are clamped in training as well; unbounded, single steps had losses of 1e7.
     "best": {
         **RECIPE,
         "output": "clamp",
@@ -263,9 +263,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "auto_save": True,
         "store_visualization": True,
     },
-    # Cameras that move, several rooms, larger frames: --auto_size folds those. The background comes from the first frame, clean, so it does
-    # not have to survive the model's own frames. Shifts and changes of light stand in for footage
-    # that is not there.
+    # Cameras that move, several rooms, larger frames, which --auto_size folds. The background comes
+    # from the first frame, clean, so it does not have to survive the model's own frames. Shifts and
+    # changes of light stand in for footage that is not there.
     "video": {
         **RECIPE,
         "reference": "first",
@@ -375,7 +375,7 @@ def parse_trainer(
         )
     if options.resume and options.save_root is None and options.DR is None:
         raise UserError("--resume needs --save_root, the folder of the run to continue")
-    check_combinations(options)
+    check_combinations(options, explicit)
     if options.test and "save_root" not in explicit:
         options.save_root = None  # a preset's is the folder of a training run
     return options, explicit
@@ -394,8 +394,8 @@ def _holds_run(options: TrainerOptions) -> bool:
         ) from error
 
 
-def check_combinations(options: TrainerOptions) -> None:
-    """Refuse combinations that make no sense (UserError)."""
+def check_combinations(options: TrainerOptions, explicit: frozenset[str] = frozenset()) -> None:
+    """Refuse combinations that make no sense (UserError). explicit: names of typed options."""
     if options.DR is None and not (options.resume or options.ckpt_path):
         raise UserError(
             "no data set: give its root with --DR, or --preset demo for one that needs no download"
@@ -411,7 +411,10 @@ def check_combinations(options: TrainerOptions) -> None:
             "save_root, --ckpt_path starts a new run from given weights"
         )
     needed = COLOURS * (8 if options.fold == 1 else options.fold**2)
-    if options.init == "copy" and min(options.F_dim, options.D_out_dim) < needed:
+    widths = {name: getattr(options, name) for name in ("F_dim", "D_out_dim")}
+    if options.auto_size:  # which makes the others as wide as they must be
+        widths = {name: value for name, value in widths.items() if name in explicit}
+    if options.init == "copy" and min(widths.values(), default=needed) < needed:
         raise UserError(
             f"--init copy: needs --F_dim and --D_out_dim of at least {needed}, so that the "
             "colours find a way through the narrowest layers"

@@ -17,6 +17,7 @@ from modules.auto_size import (
 from modules.cvae import CVAE
 from modules.initial import copy_previous_frame
 from modules.options import TrainerOptions, model_config, parse_trainer
+from modules.runtime.errors import UserError
 from modules.sequences import Recording, VideoData
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -85,6 +86,9 @@ def test_a_folded_model_is_wide_enough_for_its_pixels() -> None:
     assert folded(FULL, 4) == FULL
     options, _ = fit("--preset", "video", "--frame_H", "128", "--frame_W", "256", "--F_dim", "40")
     assert (options.F_dim, options.fold) == (40, 2)  # 48 colours would not go through
+    assert fit("--preset", "video", "--fold", "8")[0].F_dim == 192
+    with pytest.raises(UserError, match="--F_dim and --D_out_dim of at least 192"):
+        fit("--preset", "video", "--fold", "8", "--F_dim", "128")
 
 
 def test_the_device_decides_the_size() -> None:

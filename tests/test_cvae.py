@@ -447,12 +447,16 @@ def referring(weights: CVAE, *, active: bool) -> CVAE:
     torch.manual_seed(1)
     model = CVAE(REFERRING).eval()
     model.load_state_dict({**model.state_dict(), **weights.state_dict()})
+    return activated(model) if active else model
+
+
+@torch.no_grad()
+def activated(model: CVAE) -> CVAE:
+    """Its parts for the reference do something."""
     assert model.Background_Mask is not None and model.Reference_Fusion is not None
-    if active:
-        with torch.no_grad():
-            model.Reference_Fusion.weight.normal_(std=0.1)
-            model.Background_Mask.share.weight.normal_(std=0.3)
-            model.Background_Mask.share.bias.fill_(0.4)  # type: ignore[union-attr]
+    model.Reference_Fusion.weight.normal_(std=0.1)
+    model.Background_Mask.share.weight.normal_(std=0.3)
+    model.Background_Mask.share.bias.fill_(0.4)  # type: ignore[union-attr]
     return model
 
 
@@ -566,13 +570,7 @@ def folded_model(fold: int) -> CVAE:
     """With a reference whose parts do something."""
     torch.manual_seed(2)
     size = {"F_dim": 12, "D_out_dim": 12, "frame_H": 16, "frame_W": 32}
-    model = CVAE(dataclasses.replace(REFERRING, fold=fold, **size)).eval()
-    assert model.Background_Mask is not None and model.Reference_Fusion is not None
-    with torch.no_grad():
-        model.Reference_Fusion.weight.normal_(std=0.1)
-        model.Background_Mask.share.weight.normal_(std=0.3)
-        model.Background_Mask.share.bias.fill_(0.4)  # type: ignore[union-attr]
-    return model
+    return activated(CVAE(dataclasses.replace(REFERRING, fold=fold, **size)).eval())
 
 
 def fold_by_hand(x: torch.Tensor, fold: int) -> torch.Tensor:
