@@ -25,6 +25,7 @@ import dataloader
 from modules import runlog
 from modules.checkpoint import Checkpoint, export, load_checkpoint, with_frame_size
 from modules.cvae import CVAE
+from modules.data import TestSequence, to_uint8, to_unit
 from modules.evaluation import Score, generate, score
 from modules.ink import Ink, find_ink
 from modules.layout import place
@@ -35,7 +36,6 @@ from modules.runtime.device import choose_device, choose_precision, describe, se
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 from modules.runtime.scripts import run_as_script
-from modules.sequences import TestSequence, to_uint8, to_unit
 from modules.st_lpips import load_st_lpips, st_lpips
 
 # Submissions are scored on this many predicted frames of a sequence, as integers.
@@ -237,7 +237,6 @@ def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tens
                 precision=choose_precision(o.precision, device),
                 latent_scale=o.latent_scale,
                 batch_size=o.batch_size,
-                graph=True,
                 advance=bar.update,
             )
             scores += [score(future, video.truth, labels, video.ink) for future in futures]
@@ -258,7 +257,6 @@ def generate_all(model: CVAE, videos: list[Video], o: TesterOptions) -> list[tor
             precision=choose_precision(o.precision, device),
             latent_scale=o.latent_scale,
             batch_size=o.batch_size,
-            graph=True,
             advance=bar.update,
         )
     if not all(torch.isfinite(video).all() for video in made):

@@ -22,18 +22,17 @@ import torch
 import dataloader
 from modules import runlog
 from modules.auto_size import auto_sized
-from modules.averages import EpochAverages
 from modules.checkpoint import Checkpoint
 from modules.cvae import CVAE, ModelConfig
+from modules.data import VideoData, describe_data, fingerprint, largest_batch
 from modules.datasets.demo import demo_data
 from modules.diagnosis import BASELINES
-from modules.evaluation import Score, validate
+from modules.evaluation import Score, baselines, validate
 from modules.figures.records import Records
 from modules.figures.tensorboard import check_tensorboard
 from modules.figures.validation import drawing_of, write_validation
-from modules.initial import copy_previous_frame
 from modules.layout import place
-from modules.losses import decoder_sigma
+from modules.losses import EpochAverages, implied_sigma
 from modules.options import (
     TrainerOptions,
     as_lines,
@@ -44,16 +43,16 @@ from modules.options import (
     without_effect,
 )
 from modules.origins import telling_origins
-from modules.plan import idle_annealing
 from modules.runstate import RunState, prepare_save_root, take_from_checkpoint
 from modules.runtime import distributed, launch
 from modules.runtime.device import choose_device, choose_precision, describe, set_up
 from modules.runtime.errors import Stopped, UserError
+from modules.runtime.graphs import GraphedStep, graphs_wanted
 from modules.runtime.output import going_on_without_output
 from modules.runtime.scripts import run_as_script
 from modules.runtime.stopping import Watch, stop
-from modules.sequences import VideoData, baselines, describe_data, fingerprint
-from modules.training import TrainingStep, train_epoch
+from modules.schedules import idle_annealing
+from modules.training import Step, TrainingStep, train_epoch
 
 # ---------------------------------------------------------------- options
 
@@ -108,7 +107,7 @@ def make_model(
     torch.manual_seed(o.seed)  # of the initial weights; every later draw has a seed of its own
     model = checkpoint.build_model() if checkpoint else CVAE(config)
     if o.init == "copy" and not checkpoint:
-        copy_previous_frame(model)
+        model.copy_previous_frame()
     count = sum(p.numel() for p in model.parameters())
     precision = choose_precision(o.precision, device)
     print(f"model: {count:,} parameters on {describe(device, precision)}", flush=True)
@@ -121,7 +120,7 @@ def make_model(
 def validation_settings(o: TrainerOptions, device: torch.device) -> dict[str, Any]:
     """Of a validation, the same in training and with --test."""
     precision = choose_precision(o.precision, device)
-    return {"seed": o.seed, "device": device, "precision": precision, "graph": not o.no_graph}
+    return {"seed": o.seed, "device": device, "precision": precision}
 
 
 def run_test(
@@ -182,7 +181,9 @@ def start_run(
 
 def run_epoch(
     state: RunState,
-    step: TrainingStep,
+    train: VideoData,
+    step: Step,
+    clips: int,
     video: VideoData,
     watch: Watch,
     records: Records | None,
@@ -190,13 +191,13 @@ def run_epoch(
     """Train, validate, log, draw and save one epoch, from the state's position on."""
     o = state.o
     state.begin_epoch()
-    trained = train_epoch(step, state, watch)
+    trained = train_epoch(state, train, step, watch, clips=clips)
     train_seconds, trained_at = state.position.seconds, time.perf_counter()
 
     result, stopped = None, 0.0
     if records:
         try:
-            settings = validation_settings(o, step.device)
+            settings = validation_settings(o, train.frames.device)
             result, made = validate(state.eval_model(), video, **settings, watch=watch)
         except Stopped as asked:
             stopped = asked.signal_number
@@ -245,7 +246,7 @@ def metrics_row(
         "frames_per_second": trained.frames / max(seconds, 1e-9),
         "val_ssim": result.mean_ssim,
         "active_dims": trained.active_dims,
-        "sigma": decoder_sigma(o.recon, trained.mse, plan.beta, 3 * o.frame_H * o.frame_W),
+        "sigma": implied_sigma(plan.beta, 3 * o.frame_H * o.frame_W),
         "val_psnr_inside": result.mean_inside,
         "val_psnr_outside": result.mean_outside,
         "val_drift": result.drift,
@@ -281,16 +282,17 @@ def run_training(
     records = Records(state, len(video.frames)) if distributed.is_main() else None
     if not start_run(state, checkpoint, config, records):
         return
-    step = TrainingStep(state, train)
-    if device.type == "cuda" and step.why_eager:
-        print(f"note: training without CUDA graphs ({step.why_eager})", flush=True)
+    step: Step = TrainingStep(state, train)
+    clips = 0
+    if graphs_wanted(device):  # of one size, so that two graphs are enough
+        step, clips = GraphedStep(step), largest_batch(o, train)
 
     beside = records.drawn_beside if records else nullcontext
-    with Watch(o.save_minutes).watching() as watch, beside(watch):
+    with Watch().watching() as watch, beside(watch):
         if not o.resume:
             state.save()  # from here on the run can be resumed, whatever happens
         while state.position.epoch < o.num_epoch:
-            run_epoch(state, step, video, watch, records)
+            run_epoch(state, train, step, clips, video, watch, records)
             watch.saved()
             if asked := watch.after_step()[0]:
                 stop(asked)
@@ -317,7 +319,7 @@ def main() -> int:
         if o.gpu > 1 and not (o.test or o.dry_run or launch.launched()):
             return launch.launch(start, o.gpu)
         root = run_folder(o) if o.dry_run else prepare_save_root(o)
-        set_up(device, o.precision, o.deterministic, o.autotune)
+        set_up(device, o.precision, o.deterministic)
 
         # -------------------------------------------------------- data
         train, video = load_data(o, explicit)
@@ -326,7 +328,7 @@ def main() -> int:
         elif checkpoint and (other := checkpoint.other_background(video.ink, o.DR)):
             print(f"note: {other}; the model has to learn that first", flush=True)
         o, choice = auto_sized(o, explicit, train, device, given_weights=checkpoint is not None)
-        notes = [*without_effect(o, explicit, device.type), *idle_annealing(o), *choice]
+        notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
         print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
     # ------------------------------------------------------------ model

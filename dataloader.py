@@ -39,6 +39,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from modules.data import Recording, TestSequence, VideoData, epoch_clips, to_uint8, to_unit
 from modules.datasets import inspection, video_options
 from modules.datasets.images import (
     BLACK,
@@ -59,25 +60,15 @@ from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import MAX_NAMED, UserError, named
 from modules.runtime.patience import patiently
 from modules.runtime.scripts import run_as_script
-from modules.sequences import (
-    Recording,
-    TestSequence,
-    VideoData,
-    epoch_clips,
-    gather_clips,
-    to_uint8,
-    to_unit,
-)
 from modules.tables import read_table
 
-# What other code may import from here; data types and clip functions live in modules/sequences.py.
+# What other code may import from here; data types and clip functions live in modules/data.py.
 __all__ = [
     "Recording",
     "TestSequence",
     "VideoData",
     "epoch_clips",
     "frames_per_second",
-    "gather_clips",
     "load_test",
     "load_train_val",
     "load_val",

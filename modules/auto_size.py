@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from modules.cvae import COLOURS, FOLDS
+from modules.data import VideoData
 from modules.options import RECIPE, TrainerOptions
-from modules.sequences import VideoData
 
 
 class Size(NamedTuple):

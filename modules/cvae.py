@@ -12,7 +12,7 @@ of the pixels.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modules.layers import bounded, fold_pixels, unfold_pixels
+from modules.data import STREAM_ROLLOUT, Previous, derived_seed, to_unit
 from modules.losses import frame_mse, kl_between, kl_to_standard_normal
 from modules.networks import (
     Background_Mask,
@@ -31,12 +31,14 @@ from modules.networks import (
     Label_Encoder,
     Reference_Fusion,
     RGB_Encoder,
+    bounded,
+    copy_colours,
+    fold_pixels,
+    unfold_pixels,
 )
-from modules.over_time import SharedWeights
 from modules.runtime.errors import UserError
 from modules.runtime.graphs import Graphed
-from modules.seeds import STREAM_ROLLOUT, derived_seed
-from modules.sequences import to_unit
+from modules.runtime.weight_gradients import SharedWeights
 
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
@@ -47,7 +49,7 @@ REFERENCES = ("none", "first")
 OPTIONAL_PARTS = ("Prior_Predictor", "Reference_Fusion", "Background_Mask")
 OUTPUTS = ("linear", "clamp", "sigmoid")
 FOLDS = (1, 2, 4, 8)
-# Frames, of all clips together, whose activations are recomputed at once with teacher forcing.
+# Frames, of all clips together, whose activations are recomputed at once.
 RECOMPUTE_FRAMES = 8
 # Frames, of all clips together, that a layer's weight gradient is taken of at once in free running:
 # the more, the fewer kernels and the more memory. A CPU loses in gathering what it gains.
@@ -116,65 +118,12 @@ class ClipOutput(NamedTuple):
     mu: Tensor  # (T-1, B, N, H, W) mean of the posterior
 
 
-class Previous(NamedTuple):
-    """What the T-1 steps of a training pass start from.
-
-    Teacher forcing, scheduled sampling, free running and stored rollouts differ in this alone.
-    """
-
-    frames: Tensor  # (T-1, B, 3, H, W) in [0, 1]: given ones, the true frames 0 … T-2 or stored
-    given: Tensor  # (T-1, B) booleans: steps that start from these; others from the model's own.
-    # Step 1 always starts from a given frame.
-    noise: Tensor | None = None  # (T-1, B, 3, H, W), added to whatever a step starts from
-    true: bool = True  # whether `frames` are the clip's own frames 0 … T-2
-
-    @classmethod
-    def of(cls, frames: Tensor, *, teacher_forcing: bool) -> "Previous":
-        """Of clips (T, B, 3, H, W): teacher forcing in every step, or free running from frame 0."""
-        given = torch.full(frames[:-1].shape[:2], teacher_forcing, device=frames.device)
-        return cls(frames[:-1], given)
-
-    def folded(self, fold: int) -> "Previous":
-        """As a folded model sees it."""
-        noise = None if self.noise is None else fold_pixels(self.noise, fold)
-        return self._replace(frames=fold_pixels(self.frames, fold), noise=noise)
-
-    def all(self) -> Tensor:
-        """What the steps start from where all start from given frames: (T-1, B, 3, H, W)."""
-        return with_noise(self.frames, self.noise)
-
-    def first(self) -> Tensor:
-        """What step 1 starts from: (B, 3, H, W) in [0, 1]."""
-        return with_noise(self.frames[0], None if self.noise is None else self.noise[0])
-
-    def after(self, made: Tensor, step: int) -> Tensor:
-        """What step 2 … T-1 (`step` counts from 0) starts from: (B, 3, H, W) in [0, 1].
-
-        made: the model's frame before it, for the clips in which the step is not given one.
-        """
-        start = torch.where(self.given[step][:, None, None, None], self.frames[step], made)
-        return with_noise(start, None if self.noise is None else self.noise[step])
-
-
 class Reference(NamedTuple):
     """A frame of the same recording that the background may be taken from, for each clip."""
 
     frame: Tensor  # (B, 3, H, W) in [0, 1]
     added: Tensor  # (B, F, H, W) what is added to a previous frame's feature
     label_feature: Tensor  # (B, L, H, W)
-
-    def repeated(self, steps: int) -> "Reference":
-        """For so many steps of the clips, time-major."""
-        return Reference(*(x.repeat(steps, 1, 1, 1) for x in self))
-
-
-class Posterior(NamedTuple):
-    """What is known of the T-1 steps before anything is decoded. S is (T-1)·B, time-major."""
-
-    label_features: Tensor  # (S, L, H, W)
-    mu: Tensor  # (S, N, H, W) mean of q
-    logvar: Tensor  # (S, N, H, W)
-    z: Tensor  # (S, N, H, W)
 
 
 class CVAE(nn.Module):
@@ -213,6 +162,10 @@ class CVAE(nn.Module):
         layers = (self.Generator[-1], *(() if mask is None else (mask.share,)))
         return [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
 
+    def copy_previous_frame(self) -> None:
+        """Initialise fresh weights in place so that a decoded frame is the previous frame."""
+        copy_colours(self.frame_transformation, self.Decoder_Fusion, self.Generator)
+
     @torch.no_grad()
     def zero_prior(self) -> None:
         """Make a learned prior N(0, I), whatever it sees."""
@@ -227,29 +180,30 @@ class CVAE(nn.Module):
         frame_feature: Tensor,
         label_feature: Tensor,
         z: Tensor,
-        reference: Reference | None = None,
+        *reference: Tensor,
     ) -> Tensor:
         """Frame t from the features of frame t-1 and label t and the latent; (B, 3, H, W) float32.
 
         (B, F, H, W), (B, L, H, W), (B, N, H, W) → unbounded, unless config.output bounds it;
-        callers clamp what they show or feed. With a reference the frame, bounded, is composited
+        callers clamp what they show or feed. With a Reference the frame, bounded, is composited
         over it, as in Lee et al. 2018, "Stochastic Adversarial Video Prediction", section 3.3, and
         Wang et al. 2018, "Video-to-Video Synthesis", section 3.2.
         """
-        if reference is None:
+        if not reference:
             made = self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
             return self._bounded(made)
         assert self.Background_Mask is not None
-        fused = self.Decoder_Fusion(frame_feature + reference.added, label_feature, z)
+        behind = Reference(*reference)
+        fused = self.Decoder_Fusion(frame_feature + behind.added, label_feature, z)
         last = self.Generator.last_features(fused)  # (B, D/8, H, W)
         # No error holds back what the reference covers: unbounded it grows until, uncovered for one
         # step, it ruins all weights.
         made = bounded(self._bounded(self.Generator[-1](last).float()))  # (B, 3, H, W)
         share = self.Background_Mask(
-            last, made, reference.frame, label_feature, reference.label_feature
+            last, made, behind.frame, label_feature, behind.label_feature
         )  # (B, fold², H, W)
         share = share.repeat(1, COLOURS, 1, 1) if self.config.fold > 1 else share
-        return made + share * (reference.frame - made)
+        return made + share * (behind.frame - made)
 
     def _bounded(self, made: Tensor) -> Tensor:
         """The generator's frame as config.output bounds it."""
@@ -295,70 +249,60 @@ class CVAE(nn.Module):
         sequential: some steps start from the model's own frames, so they are made one by one; else
         all are one batch, and previous.given is ignored.
         detach: with sequential, no gradient flows through the frames that are fed back.
-        recompute: the same values with less memory, see _forward_in_parts.
+        recompute: the same values with less memory: the backward pass computes the activations of
+        encoders and decoder again, for a few frames at a time (Chen et al. 2016, "Training Deep
+        Nets with Sublinear Memory Cost").
         reference: with config.reference, a frame of each clip's recording that is not a target, and
         its label, (B, 3, H, W) in [0, 1] twice.
         """
         fold = self.config.fold
         frames, labels = fold_pixels(frames, fold), fold_pixels(labels, fold)
-        previous = previous.folded(fold)
-        if reference is not None:
-            reference = fold_pixels(reference[0], fold), fold_pixels(reference[1], fold)
-        if recompute:
-            out = self._forward_in_parts(
-                *(frames, labels, epsilon, previous, reference),
-                sequential=sequential,
-                detach=detach,
-            )
-            return out._replace(prediction=unfold_pixels(out.prediction, fold))
+        previous = previous.map(partial(fold_pixels, fold=fold))
         steps, batch = frames.shape[0] - 1, frames.shape[1]
+        of_parts = in_parts if recompute else whole
+        encode = partial(of_parts, self.frame_transformation)
+        decode = partial(of_parts, self.decode)
         # With clean teacher forcing each true frame is what the next is made from and a target.
         encode_once = not sequential and previous.true and previous.noise is None
         seen = frames if encode_once else frames[1:]
-        features = self.frame_transformation(seen.flatten(0, 1))  # (T·B or S, F, H, W)
-        label_features = self.label_transformation(labels[1:].flatten(0, 1))  # (S, L, H, W)
-        referred = None if reference is None else self._referred(*reference)
-        posterior = self._posterior(features[-steps * batch :], label_features, epsilon)
+        features = encode(seen.flatten(0, 1))  # (T·B or S, F, H, W)
+        label_features = of_parts(self.label_transformation, labels[1:].flatten(0, 1))  # (S, L, …)
+        referred: tuple[Tensor, ...] = ()
+        if reference is not None:
+            referred = self._referred(*(fold_pixels(x, fold) for x in reference))
+        mu, logvar = self.Gaussian_Predictor.moments(features[-steps * batch :], label_features)
+        z = self.Gaussian_Predictor.reparameterize(mu, logvar, epsilon.flatten(0, 1))  # (S, N, …)
         if encode_once:
             start = features[: steps * batch]  # (S, F, H, W)
         elif sequential and not detach:
-            start, made = self._unroll(previous, posterior, referred)
+            with nullcontext() if recompute else shared_weights(frames):
+                start, made = self._unroll(previous, label_features, z, referred, encode, decode)
         else:
-            frame = self._fed_back(previous, posterior, referred) if sequential else previous.all()
-            start = self.frame_transformation(frame.flatten(0, 1))  # (S, F, H, W)
+            frame = previous.all()  # (T-1, B, 3, H, W)
+            if sequential:
+                frame = self._fed_back(previous, label_features, z, referred)
+            start = encode(frame.flatten(0, 1))  # (S, F, H, W)
         if not sequential or detach:
-            behind = None if referred is None else referred.repeated(steps)
-            made = self.decode(start, label_features, posterior.z, behind)  # (S, 3, H, W)
-        kl = self.kl(posterior.mu, posterior.logvar, start, label_features)  # (S,)
-        made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, posterior.mu))
-        mse = frame_mse(made, frames[1:])
-        return ClipOutput(unfold_pixels(made, fold), mse, kl, mu)
-
-    def _posterior(
-        self, frame_features: Tensor, label_features: Tensor, epsilon: Tensor
-    ) -> Posterior:
-        """q(z_t | x_t, P_t) of steps t, and a sample of it.
-
-        Features of the true frames and labels of these steps, (S, F, H, W) and (S, L, H, W).
-        """
-        mu, logvar = self.Gaussian_Predictor.moments(frame_features, label_features)
-        z = self.Gaussian_Predictor.reparameterize(mu, logvar, epsilon.flatten(0, 1))
-        return Posterior(label_features, mu, logvar, z)
+            behind = (x.repeat(steps, 1, 1, 1) for x in referred)
+            made = decode(start, label_features, z, *behind)  # (S, 3, H, W)
+        kl = self.kl(mu, logvar, start, label_features)  # (S,)
+        made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, mu))
+        return ClipOutput(unfold_pixels(made, fold), frame_mse(made, frames[1:]), kl, mu)
 
     def _fed_back(
-        self, previous: Previous, posterior: Posterior, reference: Reference | None
+        self, previous: Previous, label_features: Tensor, z: Tensor, referred: tuple[Tensor, ...]
     ) -> Tensor:
         """What the steps start from, (T-1, B, 3, H, W) in [0, 1], made without a gradient.
 
         Only making these frames is sequential: the pass that is differentiated is then one batch.
         """
-        steps, batch = previous.given.shape
-        label_t, z_t = posterior.label_features.split(batch), posterior.z.split(batch)
+        batch = previous.frames.shape[1]
+        label_t, z_t = label_features.split(batch), z.split(batch)  # T-1 times (B, …)
         frames = [previous.first()]
         with torch.no_grad():
-            for t in range(steps - 1):
-                feature = self.frame_transformation(frames[t])
-                made = self.decode(feature, label_t[t], z_t[t], reference)
+            for t in range(len(z_t) - 1):
+                feature = self.frame_transformation(frames[t])  # (B, F, H, W)
+                made = self.decode(feature, label_t[t], z_t[t], *referred)  # (B, 3, H, W)
                 frames.append(previous.after(made, t + 1))
         # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
         # again in the pass that follows, and they would get no gradient.
@@ -366,92 +310,29 @@ class CVAE(nn.Module):
         return torch.stack(frames)
 
     def _unroll(
-        self, previous: Previous, posterior: Posterior, reference: Reference | None
+        self,
+        previous: Previous,
+        label_features: Tensor,
+        z: Tensor,
+        referred: tuple[Tensor, ...],
+        encode: Callable[..., Tensor],
+        decode: Callable[..., Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Frames 1 … T-1, each from the one before, with gradients through all of them.
 
         Returns the features that the steps start from, (S, F, H, W), and the frames, (S, 3, H, W).
         """
-        steps, batch = previous.given.shape
-        label_t, z_t = posterior.label_features.split(batch), posterior.z.split(batch)
+        batch = previous.frames.shape[1]
+        label_t, z_t = label_features.split(batch), z.split(batch)  # T-1 times (B, …)
         frame = previous.first()
         features: list[Tensor] = []
         made: list[Tensor] = []
-        with shared_weights(frame):
-            for t in range(steps):
-                features.append(self.frame_transformation(frame))  # (B, F, H, W)
-                made.append(self.decode(features[t], label_t[t], z_t[t], reference))
-                if t + 1 < steps:
-                    frame = previous.after(made[t], t + 1)  # (B, 3, H, W)
-        return torch.cat(features), torch.stack(made).flatten(0, 1)
-
-    def _forward_in_parts(
-        self,
-        frames: Tensor,
-        labels: Tensor,
-        epsilon: Tensor,
-        previous: Previous,
-        reference: tuple[Tensor, Tensor] | None,
-        *,
-        sequential: bool,
-        detach: bool,
-    ) -> ClipOutput:
-        """forward() part by part along time, keeping of each part only its inputs.
-
-        The backward pass recomputes each part's activations (Chen et al. 2016, "Training Deep Nets
-        with Sublinear Memory Cost"), so that memory holds those of one part at a time: of one step
-        where steps are sequential, else of as many as make an efficient batch. What grows with T is
-        the images and the latents.
-        """
-        steps, batch = frames.shape[0] - 1, frames.shape[1]
-        encode_once = not sequential and previous.true and previous.noise is None
-        referred: tuple[Tensor, ...] = () if reference is None else self._referred(*reference)
-        at_once = 1 if sequential else max(1, RECOMPUTE_FRAMES // batch)
-        given = previous.first()[None] if sequential else previous.all()
-        # One part at a time: more would be kept.
-        part_of = partial(self._part, shared_weights(given, recompute=True))
-        parts: list[ClipOutput] = []
-        for first in range(0, steps, at_once):
-            part = slice(first, min(first + at_once, steps))
-            if encode_once:
-                seen = frames[part.start : part.stop + 1]
-            else:
-                start = given if sequential else given[part]
-                seen = torch.cat((start, frames[part.start + 1 : part.stop + 1]))
-            inputs = seen, labels[1:][part], epsilon[part], *referred
-            # Nothing random happens inside: no random state needs to be kept.
-            out = checkpoint(part_of, *inputs, use_reentrant=False, preserve_rng_state=False)
-            parts.append(out)
-            if sequential and part.stop < steps:
-                made = (out.prediction.detach() if detach else out.prediction)[0]
-                given = previous.after(made, part.stop)[None]
-        return ClipOutput(*(torch.cat(values) for values in zip(*parts, strict=True)))
-
-    def _part(
-        self,
-        weights: "SharedWeights | nullcontext[None]",
-        seen: Tensor,
-        labels: Tensor,
-        epsilon: Tensor,
-        *referred: Tensor,
-    ) -> ClipOutput:
-        """Some steps t of _forward_in_parts.
-
-        weights: of shared_weights(); labels, epsilon: (t, B, …); seen: the frames that the steps
-        start from, then those of the true frames that are not among them, (…, B, 3, H, W);
-        referred: a Reference, or nothing.
-        """
-        count, batch = labels.shape[:2]
-        with weights:
-            label_features = self.label_transformation(labels.flatten(0, 1))  # (t·B, L, H, W)
-            features = self.frame_transformation(seen.flatten(0, 1))
-            start, target = features[: count * batch], features[-count * batch :]
-            posterior = self._posterior(target, label_features, epsilon)
-            behind = Reference(*referred).repeated(count) if referred else None
-            made = self.decode(start, label_features, posterior.z, behind)
-            kl = self.kl(posterior.mu, posterior.logvar, start, label_features)
-        made, kl, mu = (x.unflatten(0, (count, batch)) for x in (made, kl, posterior.mu))
-        return ClipOutput(made, frame_mse(made, seen[-count:]), kl, mu)
+        for t in range(len(z_t)):
+            features.append(encode(frame))  # (B, F, H, W)
+            made.append(decode(features[t], label_t[t], z_t[t], *referred))
+            if t + 1 < len(z_t):
+                frame = previous.after(made[t], t + 1)  # (B, 3, H, W)
+        return torch.cat(features), torch.cat(made)
 
     @torch.no_grad()
     def rollout(
@@ -460,7 +341,7 @@ class CVAE(nn.Module):
         labels: Tensor,
         latents: Iterator[Tensor],
         *,
-        graph: bool | Graphed = False,
+        graph: Graphed | None = None,
     ) -> Iterator[Tensor]:
         """Free-running frames 1 … T-1 from the decoder path alone: no true frame but the first.
 
@@ -468,8 +349,8 @@ class CVAE(nn.Module):
         latents: ε, one (B, N, H, W) for each step, from N(0, I) times the latent's scale: a learned
         prior makes z of it, μ + σ·ε. Yields (B, 3, H, W) in [0, 1] per step: predictions
         are clamped both as fed back and as returned. The network must be in evaluation mode.
-        graph: run the step as a CUDA graph; RuntimeError where that cannot be. In place of True,
-        rollout_graph() for several rollouts of one batch size, within one autocast context.
+        graph: rollout_graph(), for rollouts of one batch size within one autocast context: the step
+        runs as a CUDA graph.
         """
         if self.training:
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
@@ -479,9 +360,7 @@ class CVAE(nn.Module):
         if self.Reference_Fusion is not None:
             label = to_unit(labels[0]) if labels.dtype == torch.uint8 else labels[0]
             referred = self._referred(first_frame, label)
-        step: Callable[..., Tensor] = self._rollout_step
-        if graph:
-            step = self.rollout_graph() if graph is True else graph
+        step: Callable[..., Tensor] = graph or self._rollout_step
         frame = first_frame
         for start in range(1, labels.shape[0], LABEL_CHUNK):
             chunk = labels[start : start + LABEL_CHUNK]  # (≤ 32, B, 3, H, W)
@@ -513,25 +392,26 @@ class CVAE(nn.Module):
         if self.Prior_Predictor is not None:
             mu, logvar = self.Prior_Predictor.moments(feature, label_feature)
             z = self.Prior_Predictor.reparameterize(mu, logvar, epsilon)
-        reference = Reference(*referred) if referred else None
-        return self.decode(feature, label_feature, z, reference).clamp(0.0, 1.0)  # (B, 3, H, W)
+        return self.decode(feature, label_feature, z, *referred).clamp(0.0, 1.0)  # (B, 3, H, W)
 
 
-def shared_weights(first: Tensor, recompute: bool = False) -> "SharedWeights | nullcontext[None]":
-    """The context in which steps run one by one from frames like the first, (…, B, 3, H, W).
-
-    recompute: weights are cast once for all steps, but each step's gradient is taken by itself.
-    """
-    frames = WEIGHT_FRAMES.get(first.device.type, 0)
-    if not frames:
-        return nullcontext()
-    return SharedWeights(1 if recompute else max(1, frames // first.shape[-4]))
+def whole(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs)."""
+    return function(*inputs)
 
 
-def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
-    """Frames as they are forced or fed back: in [0, 1], with noise of the same shape or none."""
-    clamped = frames.clamp(0.0, 1.0)
-    return clamped if noise is None else (clamped + noise).clamp(0.0, 1.0)
+def in_parts(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """The same, keeping for the backward pass only the inputs: it computes part by part again."""
+    parts = zip(*(x.split(RECOMPUTE_FRAMES) for x in inputs), strict=True)
+    # Nothing random happens inside: no random state needs to be kept.
+    kept = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([kept(*part) for part in parts])
+
+
+def shared_weights(frames: Tensor) -> AbstractContextManager[object]:
+    """The context in which clips like these, (T, B, 3, H, W), are made step by step."""
+    at_once = WEIGHT_FRAMES.get(frames.device.type, 0)
+    return SharedWeights(max(1, at_once // frames.shape[1])) if at_once else nullcontext()
 
 
 def prior_latents(

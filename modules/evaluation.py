@@ -5,25 +5,32 @@ Shapes: T time, B batch, H, W.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from modules.cvae import CVAE, prior_latents
+from modules.data import TestSequence, VideoData, nearest_rows, to_unit
 from modules.ink import Ink
-from modules.losses import frame_mse, psnr_of_mse, ssim
+from modules.losses import (
+    background_flicker,
+    frame_mse,
+    psnr,
+    psnr_of_mse,
+    region_mse,
+    ssim,
+    surroundings,
+)
 from modules.runtime.device import autocast, exact_convolutions
 from modules.runtime.errors import UserError
-from modules.runtime.graphs import reason
+from modules.runtime.graphs import graphs_wanted
 from modules.runtime.stopping import Watch
-from modules.sequences import TestSequence, VideoData, to_unit
-from modules.surroundings import background_flicker, region_mse, surroundings
 
 T = TypeVar("T")
 
@@ -134,7 +141,6 @@ def validate(
     seed: int,
     device: torch.device,
     precision: torch.dtype,
-    graph: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Score, Tensor]:
     """Free-running prediction of the validation video with prior latents, and its score.
@@ -152,7 +158,7 @@ def validate(
                 watch.raise_if_asked()
 
         kind: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
-        made = generate(model, [sequence], **kind, graph=graph, advance=advance, keep=True)
+        made = generate(model, [sequence], **kind, advance=advance, keep=True)
     scored = where_it_fits(lambda x: score(x, video.frames, video.labels, video.ink), made[0])
     return scored, made[0]
 
@@ -176,7 +182,6 @@ def generate(
     latent_scale: float = 1.0,
     batch_size: int = 1,
     numbers: list[int] | None = None,
-    graph: bool = False,
     keep: bool = False,
     advance: Callable[[int], object] = lambda frames: None,
 ) -> list[Tensor]:
@@ -185,12 +190,10 @@ def generate(
     Frame 0 is the given one. Latents depend on the seed and the sequence's number alone (its place
     in the list unless `numbers` says otherwise), pixels not on the batch: where this hardware's
     kernels round differently in a batch, sequences are made one at a time.
-    graph: on CUDA, run each step as one graph; with the same kernels, so with the same pixels.
     keep: leave the videos on the device.
     advance: called with the number of frames made, for a progress bar.
     """
     numbers = list(range(len(sequences))) if numbers is None else numbers
-    graph = graph and device.type == "cuda"
     was_training = model.training
     model.eval()
     try:
@@ -198,10 +201,11 @@ def generate(
         with torch.no_grad(), autocast(device, precision):
             for group_numbers, group in _groups(model, sequences, numbers, batch_size, device):
                 first, labels = _stack(group, device)
-                latents = partial(prior_latents, model.config, seed, group_numbers, latent_scale)
+                latents = prior_latents(model.config, seed, group_numbers, latent_scale)
+                graph = model.rollout_graph() if graphs_wanted(device) else None
                 frames = [first]
                 try:
-                    for frame in _rollout(model, first, labels, latents, graph):
+                    for frame in model.rollout(first, labels, latents, graph=graph):
                         frames.append(frame)
                         advance(len(group))
                     video = torch.stack(frames, dim=1)  # (B, T, 3, H, W)
@@ -212,27 +216,6 @@ def generate(
         return made
     finally:
         model.train(was_training)
-
-
-def _rollout(
-    model: CVAE,
-    first: Tensor,
-    labels: Tensor,
-    latents: Callable[[], Iterator[Tensor]],
-    graph: bool,
-) -> Iterator[Tensor]:
-    """model.rollout(), by CUDA graph if wanted and possible; says so where it is not."""
-    if graph:
-        made = model.rollout(first, labels, latents(), graph=True)
-        try:
-            frame = next(made)
-        except RuntimeError as error:
-            print(f"note: generating without CUDA graphs ({reason(error)})", flush=True)
-        else:
-            yield frame
-            yield from made
-            return
-    yield from model.rollout(first, labels, latents())
 
 
 def _too_large(first: Tensor, length: int) -> str:
@@ -292,3 +275,44 @@ def _batch_changes_nothing(model: CVAE, group: list[TestSequence], device: torch
 
     together = step(group, list(range(len(group))))
     return all(torch.equal(together[i : i + 1], step([s], [i])) for i, s in enumerate(group))
+
+
+# ---------------------------------------------------------------- baselines
+
+
+def blurred(labels: Tensor) -> NDArray[np.float32]:
+    """Labels as blurred, small rows of about 400 numbers: (N, H, W, 3) uint8 → (N, D) in 0-255.
+
+    About 512 square cells make a frame. Each gets the mean of the 3 × 3 around it, twice, and every
+    second one is kept: thin lines that lie beside each other overlap, and by how much tells how far
+    apart they are. Outside counts as 0, which like the background's colour cancels in a difference
+    of two labels. Multiples of 1/16, so that `nearest_rows` is exact.
+    """
+    height, width = labels.shape[1:3]
+    cell = max(1, round((height * width / 512) ** 0.5))  # its side in pixels
+    rows = []
+    for part in labels.cpu().split(max(1, 2**19 // (height * width))):  # little memory, and faster
+        pixels = part.permute(0, 3, 1, 2).float()
+        small = F.avg_pool2d(pixels, cell, ceil_mode=True, divisor_override=cell**2)
+        small = F.avg_pool2d(F.avg_pool2d(small, 3, 1, padding=1), 3, stride=2, padding=1)
+        rows.append((small * 16).round().div(16).flatten(1).numpy())
+    return np.concatenate(rows)
+
+
+def baselines(train: VideoData, val: VideoData) -> dict[str, float]:
+    """Average PSNR in dB over validation frames 1 … T−1 of three predictions that need no model.
+
+    "first_frame" repeats the given frame; "mean_train_frame" shows the mean training frame;
+    "nearest_pose" shows the training frame whose blurred label is nearest to label t, the first of
+    several.
+    """
+    truth = to_unit(val.frames.cpu()).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    mean = train.frames.cpu().numpy().mean(axis=0, dtype=np.float64) / 255.0
+    average = torch.from_numpy(mean).float().permute(2, 0, 1)  # (3, H, W)
+    _, place = nearest_rows(blurred(val.labels)[1:], blurred(train.labels))
+    nearest = to_unit(train.frames.cpu()[torch.from_numpy(place)]).permute(0, 3, 1, 2)
+    return {
+        "first_frame": psnr(truth[:1], truth[1:]).double().mean().item(),
+        "mean_train_frame": psnr(average[None], truth[1:]).double().mean().item(),
+        "nearest_pose": psnr(nearest, truth[1:]).double().mean().item(),
+    }

@@ -3,7 +3,7 @@
 import torch
 
 from modules.cvae import CVAE
-from modules.layers import DepthConv
+from modules.networks import DepthConv
 from modules.runtime.device import autocast
 
 # From this compute capability on cuDNN computes depthwise convolutions in channels-last.

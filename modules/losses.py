@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.ink import Ink
+from modules.runtime import distributed
+from modules.runtime.device import widest_float
+
+# Pixels, in a row, a column or both (Chebyshev distance): a square of 7 × 7.
+NEAR = 3
 # Below this mean-square error a frame counts as equal (100 dB), so that no PSNR is infinite.
 MSE_FLOOR = 1e-10
 
@@ -72,20 +78,17 @@ def loss_terms(
     psnr: Tensor,
     *,
     beta: Tensor | float,
-    recon: str = "mse",
-    values: int,
     batch: Tensor | int,
     weights: Tensor | float = 1.0,
 ) -> LossTerms:
     """The negative evidence lower bound of clips, from what is known of each predicted frame.
 
     Kingma & Welling 2014, equation 10, negated; β as in Higgins et al. 2017, equation 4:
-    reconstruction + β · KL, averaged over the frames of a clip and the clips of a batch.
+    MSE + β · KL, averaged over the frames of a clip and the clips of a batch. The MSE is a mean per
+    pixel value and the KL a sum over the latent, the usual convention; see implied_sigma().
 
     mse, kl, psnr: (T-1, B) of each predicted frame
-    recon:  "mse": the mean-square error. "sigma": optimal_sigma_loss, in nats per pixel value
-    values: numbers in a frame, 3·H·W
-    batch:  clips of the whole batch, of which these B may be one rank's shard
+    batch:   clips of the whole batch, of which these B may be one rank's shard
     weights: (B,), 0 for clips that only fill a place, else 1
     """
 
@@ -93,39 +96,7 @@ def loss_terms(
         return (weights * of_frame.mean(dim=0)).sum() / batch
 
     mse_mean, kl_mean = mean(mse), mean(kl)
-    reconstruction = mean(optimal_sigma_loss(mse)) if recon == "sigma" else mse_mean
-    loss = reconstruction + beta * kl_scale(recon, values) * kl_mean
-    return LossTerms(loss, mse_mean, kl_mean, mean(psnr.detach()))
-
-
-def kl_scale(recon: str, values: int) -> float:
-    """What the KL in nats per frame is multiplied with, besides β, in the loss.
-
-    "mse": the error is a mean per pixel value and the KL a sum over the latent, the usual
-    convention. "sigma": the likelihood is in nats per pixel value, so the KL is divided by the
-    same number, and β = 1 is the ELBO. values: numbers in a frame, 3·H·W.
-    """
-    return 1.0 / values if recon == "sigma" else 1.0
-
-
-def decoder_sigma(recon: str, mse: float, beta: float, values: int) -> float:
-    """The standard deviation of p(x|z, c) on the scale of [0, 1].
-
-    "sigma": the optimal one, the root of the mean-square error. "mse": the one with which the loss
-    is an ELBO.
-    """
-    return math.sqrt(mse) if recon == "sigma" else implied_sigma(beta, values)
-
-
-def optimal_sigma_loss(mse: Tensor) -> Tensor:
-    """Negative log-likelihood in nats per pixel value under the best σ of each frame: ½ log σ².
-
-    mse: (...) mean-square errors of frames; the maximum-likelihood variance of N(x̂, σ²) is the
-    mean-square error itself (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated
-    Decoders", equation 6), which leaves ½ log MSE + ½ (1 + log 2π); the constant is dropped. It is
-    the frame's PSNR times -ln(10)/20, so this loss trains the very figure that is reported.
-    """
-    return 0.5 * torch.log(mse.clamp_min(MSE_FLOOR))
+    return LossTerms(mse_mean + beta * kl_mean, mse_mean, kl_mean, mean(psnr.detach()))
 
 
 def implied_sigma(beta: float, values: int) -> float:
@@ -166,3 +137,171 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
         (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
     )
     return similarity.mean(dim=(-3, -2, -1)).view(-1, channels).mean(dim=1).view(lead)
+
+
+# ---------------------------------------------------------------- averages of an epoch
+
+# A run whose steps fail this many times in a row has diverged; more will not bring it back.
+MAX_SKIPPED_STEPS = 50
+# A latent dimension counts as active when the posterior's mean varies at least this much over the
+# frames (Burda et al. 2016, "Importance Weighted Autoencoders", section 5).
+ACTIVE_VARIANCE = 0.01
+
+
+class Sums(NamedTuple):
+    """The sums as plain numbers."""
+
+    loss: float  # this and the next three: sums over the sequences that were trained on
+    mse: float
+    kl: float
+    psnr: float
+    trained: float  # sequences
+    skipped: float  # sequences whose step was not finite
+    skipped_in_a_row: float  # steps; outlasts the epoch
+    rescaled: float = 0.0  # sequences whose step only lowered the loss's scale, with float16
+
+
+class EpochAverages(NamedTuple):
+    """Means over the predicted frames of an epoch's training."""
+
+    loss: float
+    mse: float
+    kl: float
+    psnr: float
+    skipped: int  # sequences whose step was not finite
+    active_dims: int  # latent dimensions whose posterior mean varies from frame to frame
+    frames: int  # that were predicted
+
+
+class RunningSums:
+    """Sums over the steps of an epoch, kept on the device so that no step is waited for."""
+
+    def __init__(self, latent: tuple[int, int, int], device: torch.device) -> None:
+        """latent: (N, H, W)."""
+        # In the order of Sums. float64, where there is one: an epoch has many steps.
+        wide = widest_float(device)
+        self.sums = torch.zeros(len(Sums._fields), dtype=wide, device=device)
+        # Sums over this rank's frames of the posterior's mean, and of its square.
+        self.posterior = torch.zeros((2, *latent), dtype=wide, device=device)
+
+    def add(
+        self,
+        terms: Tensor,
+        mu: Tensor,
+        finite: Tensor,
+        enabled: Tensor,
+        batch: Tensor,
+        overflowed: Tensor | None = None,
+    ) -> None:
+        """Add a step, in place.
+
+        terms:   (4,) loss, MSE, KL and PSNR of the whole batch, of the sums' type and order
+        mu:      (T-1, B, N, H, W) likewise, the posterior's mean for this rank's clips
+        finite:  boolean on the device, whether the step's loss and gradient were
+        enabled: boolean on the device, False while a graph is warmed up: then nothing is added
+        batch:   clips of the whole batch, a number on the device
+        overflowed: boolean on the device, whether a step that was not finite only lowered the
+                 loss's scale: it is no sign of divergence. None: no step does
+        """
+        wide = self.sums.dtype
+        good, bad = finite.to(wide), (~finite).to(wide)
+        rescaled = self.sums[7]
+        # `where`, as 0 · NaN is NaN.
+        added = torch.where(finite, terms * batch, 0.0)
+        # Once too many, always too many: a GPU's sums are not looked at after every step.
+        row = self.sums[6]
+        kept = row >= MAX_SKIPPED_STEPS
+        if overflowed is not None:
+            lowered = overflowed.to(wide)
+            kept, bad, rescaled = kept | overflowed, bad - lowered, rescaled + batch * lowered
+        row = torch.where(kept, row, (row + 1.0) * bad)
+        trained, skipped = self.sums[4] + batch * good, self.sums[5] + batch * bad
+        counted = torch.stack((trained, skipped, row, rescaled))
+        new = torch.cat((self.sums[:4] + added, counted))
+        self.sums.copy_(torch.where(enabled, new, self.sums))
+        moments = torch.stack((mu.sum(dim=(0, 1)), mu.square().sum(dim=(0, 1))))
+        self.posterior += torch.where(finite & enabled, moments, 0.0)
+
+    def start_epoch(self) -> None:
+        """Back to zero, but for the steps in a row that were not finite."""
+        self.sums[:6] = 0.0
+        self.sums[7] = 0.0
+        self.posterior.zero_()
+
+    def read(self) -> Sums:
+        """The sums so far. Waits for the device."""
+        return Sums(*self.sums.tolist())
+
+    def read_posterior(self) -> Tensor:
+        """The posterior's sums over the frames of all ranks, on the CPU. Every rank must ask."""
+        return distributed.add_up(self.posterior.clone()).cpu().double()
+
+    def restore(self, sums: list[float], posterior: Tensor | None) -> None:
+        """Continue from sums that were read; posterior: None at the start of an epoch."""
+        every = Sums(*sums)  # older checkpoints have fewer
+        self.sums.copy_(torch.tensor(every, dtype=self.sums.dtype))
+        if posterior is None or not distributed.is_main():  # rank 0's stand for all ranks'
+            self.posterior.zero_()
+        else:
+            self.posterior.copy_(posterior.to(self.posterior.dtype))
+
+    def averages(self, *, steps: int) -> EpochAverages:
+        """The epoch's averages; NaN where no sequence was trained on. Every rank must ask.
+
+        steps: predicted frames of a clip
+        """
+        sums, posterior = self.read(), self.read_posterior()
+        trained = sums.trained
+        loss, mse, kl, psnr = (x / trained if trained else math.nan for x in sums[:4])
+        active = 0
+        if trained:
+            mean, square = posterior / (trained * steps)  # 2 × (N, H, W)
+            active = int((square - mean**2 > ACTIVE_VARIANCE).sum())
+        frames = int(trained + sums.skipped + sums.rescaled) * steps
+        return EpochAverages(loss, mse, kl, psnr, int(sums.skipped), active, frames)
+
+
+# ---------------------------------------------------------------- near the person, and elsewhere
+
+
+def near_skeleton(labels: Tensor, ink: Ink) -> Tensor:
+    """Which pixels lie within 3 pixels of a drawn one: (T, H, W, 3) uint8 → (T, H, W) bool."""
+    drawn = ink.drawn(labels).float()
+    return F.max_pool2d(drawn[:, None], 2 * NEAR + 1, stride=1, padding=NEAR)[:, 0] > 0
+
+
+def surroundings(labels: Tensor, ink: Ink) -> Tensor:
+    """Where frame t may show the person: (T, H, W, 3) uint8 → (T, H, W) bool.
+
+    Within 3 pixels of the skeleton of frame t, where the person is to be, or of frame 0, where the
+    person is in the given frame and has to be taken away.
+    """
+    near = near_skeleton(labels, ink)
+    return near | near[:1]
+
+
+def region_mse(prediction: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    """Mean-square error over the pixels of a region, for each frame; NaN where it has none.
+
+    prediction, target: (T, 3, H, W) in [0, 1]; region: (T, H, W) bool → (T,) float32
+    """
+    part = region[:, None]
+    # The mean over all pixels, scaled up to the part that counts.
+    error = frame_mse(torch.where(part, prediction, 0.0), torch.where(part, target, 0.0))
+    return error / region.float().mean(dim=(1, 2))  # 0 / 0 is NaN
+
+
+def background_flicker(prediction: Tensor, target: Tensor, region: Tensor) -> Tensor:
+    """How much more the background changes from frame to frame than it truly does.
+
+    Of frame t, in grey levels of 255: mean |x̂_t - x̂_{t-1}| - mean |x_t - x_{t-1}| over the pixels
+    outside the region of both t-1 and t. So camera motion and sensor noise, which the truth has
+    too, do not count; below 0 the prediction is stiller than the truth. NaN where no pixel is left.
+
+    prediction, target: (T, 3, H, W) in [0, 1]; region: (T, H, W) bool → (T-1,) float32, for the
+    steps to frames 1 … T-1
+    """
+    outside = ~(region[1:] | region[:-1])  # (T-1, H, W)
+    change = prediction.float().diff(dim=0).abs() - target.float().diff(dim=0).abs()
+    inside_zero = torch.where(outside[:, None], change, 0.0)
+    return 255.0 * inside_zero.mean(dim=(1, 2, 3)) / outside.float().mean(dim=(1, 2))

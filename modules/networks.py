@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.layers import DepthConvBlock, Residual, bounded, fold_pixels
-
 # exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
 # and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
@@ -23,6 +21,102 @@ LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
 MEASURED_AT_ONCE = 2**16
 # Labels that a folded model measures at least, where there are as many.
 MEASURED = 512
+
+# ---------------------------------------------------------------- blocks
+
+
+def bounded(x: Tensor) -> Tensor:
+    """x clamped to [0, 1], yet with the gradient of x everywhere, of any shape.
+
+    A straight-through estimator (Bengio et al. 2013, "Estimating or Propagating Gradients Through
+    Stochastic Neurons"): what went out of bounds can come back.
+    """
+    return x.clamp(0.0, 1.0).detach() + (x - x.detach())  # in this order exact for huge x too
+
+
+def fold_pixels(x: Tensor, fold: int) -> Tensor:
+    """(…, C, H, W) → (…, C·fold², H/fold, W/fold), a colour's pixels row by row; 1: x itself."""
+    return x if fold == 1 else F.pixel_unshuffle(x, fold)
+
+
+def unfold_pixels(x: Tensor, fold: int) -> Tensor:
+    """The way back."""
+    return x if fold == 1 else F.pixel_shuffle(x, fold)
+
+
+class Residual(nn.Module):
+    """conv3 → LeakyReLU → conv3 → LeakyReLU, plus identity (or a 1×1 convolution when i ≠ o)."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, out_chans, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1)
+        self.relu = nn.LeakyReLU(0.01, inplace=True)
+        self.skip = nn.Conv2d(in_chans, out_chans, 1) if in_chans != out_chans else None
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W)
+        out = self.relu(self.conv1(x))  # (B, out, H, W)
+        out = self.relu(self.conv2(out))  # (B, out, H, W)
+        return out + (x if self.skip is None else self.skip(x))  # (B, out, H, W)
+
+
+class DepthConv(nn.Module):
+    """1×1 → LeakyReLU → depthwise 3×3 → 1×1, plus identity (or a 1×1 adaptor when i ≠ o)."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_chans, in_chans, 1), nn.LeakyReLU(0.01, inplace=True)
+        )
+        self.depth_conv = nn.Conv2d(in_chans, in_chans, 3, padding=1, groups=in_chans)
+        self.conv2 = nn.Conv2d(in_chans, out_chans, 1)
+        self.adaptor = nn.Conv2d(in_chans, out_chans, 1) if in_chans != out_chans else None
+        self.contiguous = False
+
+    @torch.no_grad()
+    def compute_contiguously(self) -> None:
+        """From here on the depthwise convolution is computed in PyTorch's usual memory layout.
+
+        Where its engines for channels-last are missing; the values are the same.
+        """
+        self.contiguous = True
+        weight = self.depth_conv.weight
+        # contiguous() would leave it: with one input channel it is both, and counts as the other.
+        weight.data = torch.empty(weight.shape, device=weight.device).copy_(weight)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W)
+        hidden = self.conv1(x)  # (B, in, H, W)
+        if self.contiguous:
+            hidden = hidden.contiguous()
+        out = self.conv2(self.depth_conv(hidden))  # (B, out, H, W)
+        return out + (x if self.adaptor is None else self.adaptor(x))  # (B, out, H, W)
+
+
+class ConvFFN(nn.Module):
+    """Gated feed-forward: 1×1 to 4C in halves a, b; a·LeakyReLU₀.₁(b); 1×1 to C; plus identity."""
+
+    def __init__(self, chans: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(chans, 4 * chans, 1)
+        self.conv_out = nn.Conv2d(2 * chans, chans, 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
+        a, b = self.conv(x).chunk(2, dim=1)  # 2 × (B, 2C, H, W)
+        return x + self.conv_out(a * F.leaky_relu(b, 0.1))  # (B, C, H, W)
+
+
+class DepthConvBlock(nn.Module):
+    """DepthConv then ConvFFN."""
+
+    def __init__(self, in_chans: int, out_chans: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(DepthConv(in_chans, out_chans), ConvFFN(out_chans))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, in, H, W)
+        return self.block(x)  # (B, out, H, W)
+
+
+# ---------------------------------------------------------------- the five networks
 
 
 class RGB_Encoder(nn.Sequential):
@@ -274,3 +368,58 @@ class Background_Mask(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:  # each (B, …, H, W)
         joined = torch.cat([x.to(inputs[0].dtype) for x in inputs], dim=1)
         return bounded(self.share(self.features(joined)).float())  # (B, S, H, W)
+
+
+# ---------------------------------------------------------------- initialisation
+
+# Initial spread of the output's other inputs, small against the colours.
+OUTPUT_SPREAD = 0.02
+
+
+@torch.no_grad()
+def copy_colours(encoder: RGB_Encoder, fusion: Decoder_Fusion, generator: Generator) -> None:
+    """Change fresh weights in place so that a decoded frame is the previous frame, not noise.
+
+    Every block has a way around its branches: an identity, or a 1×1 convolution where the number of
+    channels changes. The colours travel along these, untouched by the branches; every other channel
+    keeps its usual initial weights, of which those of the last layer add a little. What stands
+    still in a video, the room, is then there from the first step on. (Le et al. 2015, "A Simple Way
+    to Initialize Recurrent Networks of Rectified Linear Units", initialise recurrent networks with
+    the identity; Zagoruyko & Komodakis 2017, "DiracNets", convolutions.) Draws from torch's global
+    generator.
+    """
+    output = generator[-1]
+    assert isinstance(output, nn.Conv2d)
+    colours = output.out_channels
+    for layer in (*encoder, *fusion, *generator):
+        if isinstance(layer, Residual):
+            _zero(layer.conv2, colours)
+            _pass_on(layer.skip, colours)
+        elif isinstance(layer, DepthConvBlock):
+            depth, feed_forward = layer.block
+            assert isinstance(depth, DepthConv)
+            assert isinstance(feed_forward, ConvFFN)
+            _zero(depth.conv2, colours)
+            _pass_on(depth.adaptor, colours)
+            _zero(feed_forward.conv_out, colours)
+        else:
+            _pass_on(layer, colours)
+    output.weight[:, colours:].normal_(std=OUTPUT_SPREAD)
+
+
+def _zero(convolution: nn.Conv2d, colours: int) -> None:
+    """A branch's last layer adds nothing to the colours."""
+    convolution.weight[:colours] = 0.0
+    assert convolution.bias is not None
+    convolution.bias[:colours] = 0.0
+
+
+def _pass_on(convolution: nn.Module | None, colours: int) -> None:
+    """The first channels go through as they are; None: an identity does so already."""
+    if convolution is None:
+        return
+    assert isinstance(convolution, nn.Conv2d)
+    _zero(convolution, colours)
+    centre = convolution.kernel_size[0] // 2
+    for channel in range(colours):
+        convolution.weight[channel, channel, centre, centre] = 1.0

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
-from modules.augment import AUGMENTATIONS
 from modules.checkpoint import LAST, PREVIOUS
 from modules.cvae import COLOURS, FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
-from modules.initial import INITS
+from modules.data import AUGMENTATIONS
 from modules.runtime.arguments import ArgumentParser
 from modules.runtime.errors import UserError, why
 from modules.runtime.patience import patiently
@@ -50,21 +49,15 @@ FRESH = Need("with --ckpt_path, which brings its weights", lambda o: o.ckpt_path
 GIVEN = Need("without --ckpt_path", lambda o: o.ckpt_path is not None)
 DECAY = Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step)
 FALLING = Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience)
-MIXED = Need(
-    "without a ratio between 0 and 1 (--tfr, --tfr_d_step)",
-    lambda o: 0 < o.tfr < 1 or o.tfr * o.tfr_d_step > 0,
-)
 FREE = Need("without --tfr below 1 or --tfr_d_step", _runs_freely)
 OWN_FREE = Need(
     "without free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)",
     lambda o: _runs_freely(o) and not o.rollout_every,
 )
-ROLLOUTS = Need("without --rollout_every", lambda o: o.rollout_every)
 DETECTOR = Need("without --detector_patience", lambda o: o.detector_patience)
 CYCLES = Need("without --kl_anneal_type Cyclical", lambda o: o.kl_anneal_type == "Cyclical")
 ANNEALING = Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None")
 TRAINING = Need("with --test", lambda o: o.gpu == 1 or not o.test)
-ANY_BITS = Need("with --deterministic", lambda o: not o.deterministic)
 NO_AUTO_SAVE = Need("with --auto_save", lambda o: not o.auto_save)
 
 
@@ -110,7 +103,6 @@ class TrainerOptions:
     fast_train: bool = option(False, DATA, "start with short epochs: see the next two")
     fast_partial: float = option(0.4, DATA, "fraction of an epoch's clips that a short epoch visits, drawn again for each epoch, 0-1", above=0, at_most=1, needs=FAST)
     fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0, needs=FAST)
-    no_shuffle: bool = option(False, DATA, "the same consecutive clips in the same order every epoch, as older code did")
     augment: tuple[str, ...] = option((), DATA, "augment training clips, each as a whole: mirror half of them, shift by up to 1/16, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
     num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no result depends on it", at_least=1, bookkeeping=True)
 
@@ -122,32 +114,28 @@ class TrainerOptions:
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
     fold: int = option(1, MODEL, "n: the networks see n x n pixels as one with n² as many channels, for large frames; 1: the five networks as they are", choices=FOLDS)
     auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim, num_epoch, with --reference the fold, and a preset's rate of Muon, where they are not typed, by the machine, the number of training frames and the width: some ten minutes on a CPU, twenty on a GPU; the run prints what it chose and expects", bookkeeping=True)
-    init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=INITS, needs=FRESH)
+    init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=("default", "copy"), needs=FRESH)
     output: str = option("linear", MODEL, "how the generator's frame is bounded in training: not at all; clamped to [0, 1], with the gradient of the value as it was; or by a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "epochs of the whole run, resumed parts included", at_least=1, at_most=1_000_000, resumable=True)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
-    optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised steps for convolutions that mix channels, Adam for the rest", choices=("Adam", "AdamW", "Muon"))
+    optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised steps for convolutions that mix channels, Adam for the rest, at a rate that rises over the first 20 steps", choices=("Adam", "AdamW", "Muon"))
     lr_scheduler: str = option("constant", OPTIMISATION, "how the learning rate falls: not at all, at lr_milestones, or step by step along a cosine to 0", choices=("constant", "multistep", "cosine"))
     lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is multiplied by lr_gamma, once more each", at_least=0, shown="at 1/2 and 3/4 of num_epoch", needs=MULTISTEP)
     lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1, needs=MULTISTEP)
-    lr_warmup: int = option(0, OPTIMISATION, "steps over which the learning rate rises from 0 at the start of the run", at_least=0)
-    recon: str = option("mse", OPTIMISATION, "reconstruction term: mean-square error, or the likelihood under the best σ of each frame, which makes β = 1 the evidence lower bound", choices=("mse", "sigma"))
     grad_clip: float = option(1.0, OPTIMISATION, "largest norm of the gradient; 0 = no clipping", at_least=0)
     ema: float = option(0.0, OPTIMISATION, "validate and save a running average of the weights with this decay per step, e.g. 0.99; 0 = the weights themselves", at_least=0, at_most=0.99999)
 
     tfr: float = option(1.0, TEACHER_FORCING, "teacher-forcing ratio at the start: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
     tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0, needs=DECAY)
     tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1, needs=FALLING)
-    tf_draw: str = option("epoch", TEACHER_FORCING, "teacher forcing is drawn once for an epoch, or for each step of each clip (scheduled sampling)", choices=("epoch", "step"), needs=MIXED)
     detach: bool = option(False, TEACHER_FORCING, "free running: stop the gradient at each fed-back frame; faster, and more stable over long videos", needs=OWN_FREE)
     frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
     jump: float = option(0.0, TEACHER_FORCING, "share of training steps that start from a random frame of the same recording in place of frame t-1, so that the model learns to remove what no longer belongs there; 0-1", at_least=0, at_most=1)
-    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames; what is not teacher-forced then starts from those, all steps at once; 0 = off", at_least=0, needs=FREE)
-    rollout_share: float = option(1.0, TEACHER_FORCING, "share of the stored frames that is made again each time; the others stay as earlier weights made them, so that no epoch trains on the errors of one model alone; the first time all are made", above=0, at_most=1, needs=ROLLOUTS)
+    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames, half of them anew each time; teacher forcing is then drawn for each step of each clip, and what is not forced starts from those, all steps at once; 0 = off", at_least=0, needs=FREE)
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when validation has plateaued for this many epochs (2 or more); 0 = never", at_least=0)
-    detector_threshold: float = option(0.1, TEACHER_FORCING, "plateaued: both loss and PSNR (dB) differ by less than this", above=0, needs=DETECTOR)
+    detector_threshold: float = option(0.1, TEACHER_FORCING, "plateaued: PSNR and loss, as 10·log10, both differ by less than this many dB", above=0, needs=DETECTOR)
 
     kl_anneal_type: str = option("Cyclical", KL_ANNEALING, "how β rises; None: constant", choices=("Cyclical", "Monotonic", "None"))
     kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run; β is 0 in a cycle's first epoch", at_least=1, needs=CYCLES)
@@ -158,7 +146,6 @@ class TrainerOptions:
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=NO_AUTO_SAVE)
     auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead", bookkeeping=True)
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation", bookkeeping=True)
-    save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0, bookkeeping=True)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)", bookkeeping=True)
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)
     weights: str | None = option(None, SAVING, "of a checkpoint that holds several copies of the networks, the one to take, as the run names it (for example ema)", shown="the one that was trained, not an average of it", bookkeeping=True, needs=GIVEN)
@@ -170,9 +157,7 @@ class TrainerOptions:
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it, float16 on CUDA cards that are fast with that alone (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
-    autotune: bool = option(False, RUN, "CUDA: let cuDNN try its kernels for every layer before the first step; a step is then up to 1.4 times as fast, but a run starts a minute or two later", bookkeeping=True, needs=ANY_BITS)
-    no_graph: bool = option(False, RUN, "disable CUDA graphs (for debugging); slower", bookkeeping=True)
-    recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, one step at a time (8 frames with teacher forcing); less memory, slower", bookkeeping=True)
+    recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, of 8 frames at a time; less memory, slower", bookkeeping=True)
     test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path", bookkeeping=True)
     dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing", bookkeeping=True)
     preset: str | None = option(None, RUN, "a set of options that works; options typed as well override it", choices=("demo", "best", "video"), shown="none", bookkeeping=True)
@@ -219,14 +204,11 @@ RECIPE: dict[str, Any] = {
     "frame_noise": 0.3,
     "tfr": 0.5,
     "tfr_d_step": 0.0,
-    "tf_draw": "step",
     "rollout_every": 1,
-    "rollout_share": 0.5,
     "init": "copy",
     "optim": "Muon",
     "lr": 0.003,
     "lr_scheduler": "cosine",
-    "lr_warmup": 20,
     # So low that all steps' gradients have one norm. Muon's steps have one size whatever the
     # gradient, so a single step that goes astray, whose gradient is a hundred times as large as the
     # others', would be followed for twenty. With 1 a rate of 0.005 diverged.
@@ -457,8 +439,19 @@ def resolved(options: TrainerOptions) -> TrainerOptions:
     return dataclasses.replace(options, **derived)
 
 
-# Options of earlier versions, with the value that changes nothing.
-RETIRED: dict[str, Any] = {"grow_from": None, "grow_epochs": ..., "kl_norm": "sum"}
+# Options that no longer exist, with the value that a run may have had for one of the same numbers
+# now; ...: any. Functions of its other options.
+RETIRED: dict[str, Callable[[Any], Any]] = {
+    "grow_from": lambda o: None,
+    "grow_epochs": lambda o: ...,
+    "kl_norm": lambda o: "sum",
+    "no_shuffle": lambda o: False,
+    "recon": lambda o: "mse",
+    "tf_draw": lambda o: "step" if o.rollout_every else "epoch",
+    "rollout_share": lambda o: 0.5 if o.rollout_every else ...,
+    "lr_warmup": lambda o: 20 if o.optim == "Muon" else 0,
+    **dict.fromkeys(("save_minutes", "autotune", "no_graph"), lambda o: ...),
+}
 
 
 def saved_options(values: dict[str, Any]) -> TrainerOptions:
@@ -468,12 +461,12 @@ def saved_options(values: dict[str, Any]) -> TrainerOptions:
     """
     current = {name: value for name, value in values.items() if name not in RETIRED}
     retired = {name: value for name, value in values.items() if name in RETIRED}
-    for name, value in retired.items():
-        if RETIRED[name] not in (value, ...):
-            raise UserError(f"it was trained with --{name} {value}, which no longer exists")
     options = TrainerOptions(**current)
+    for name, value in retired.items():
+        if RETIRED[name](options) not in (value, ...):
+            raise UserError(f"it was trained with --{name} {value}, which no longer exists")
     derived = (options.num_epoch // 2, options.num_epoch * 3 // 4)
-    if retired and tuple(options.lr_milestones or ()) == derived:
+    if "grow_from" in retired and tuple(options.lr_milestones or ()) == derived:
         options.lr_milestones = None  # these versions stored what they had derived
     return options
 
@@ -489,22 +482,16 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
 
     def counts(name: str) -> bool:
         if name not in fields:
-            return name not in RETIRED or RETIRED[name] not in (values[name], ...)
+            return name not in RETIRED or RETIRED[name](o) not in (values[name], ...)
         meta = fields[name].metadata
         return not meta["bookkeeping"] and (meta["needs"] is None or meta["needs"].met(o))
 
     return {name: value for name, value in values.items() if counts(name)}
 
 
-def without_effect(
-    options: TrainerOptions, explicit: frozenset[str], device: str = "cuda"
-) -> list[str]:
-    """A line for each typed option that another one, or the device, makes meaningless.
-
-    So that none is silent. device: the kind that was chosen, as "cpu"
-    """
-    for_cuda = {"autotune", "no_graph"} & explicit if device != "cuda" else set()
-    return [f"note: --{name} has no effect without CUDA" for name in sorted(for_cuda)] + [
+def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[str]:
+    """A line for each typed option that another one makes meaningless, so that none is silent."""
+    return [
         f"note: --{entry.name} has no effect {need.idle}"
         for entry in dataclasses.fields(options)
         if entry.name in explicit and (need := entry.metadata["needs"]) and not need.met(options)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from modules import schedules
-from modules.averages import RunningSums
 from modules.checkpoint import (
     LAST,
     Best,
@@ -21,16 +20,22 @@ from modules.checkpoint import (
     with_parts,
 )
 from modules.cvae import CVAE
-from modules.loss_scale import LossScale
-from modules.optimizers import WeightAverage, load_optimizer_state, make_optimizer, optimizer_state
+from modules.data import VideoData
+from modules.losses import RunningSums
+from modules.optim import (
+    LossScale,
+    WeightAverage,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
 from modules.options import TrainerOptions, run_folder, saved_options
-from modules.plan import Plan, epoch_plan
 from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, why
 from modules.runtime.files import NO_ROOM, remove_leftovers, try_folder
-from modules.sequences import VideoData
+from modules.schedules import Plan, epoch_plan
 
 
 def take_from_checkpoint(

@@ -6,10 +6,15 @@ Only the detector depends on results; its state goes into the checkpoint.
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from modules.seeds import STREAM_TEACHER_FORCING
+from modules.data import STREAM_TEACHER_FORCING
+from modules.losses import MSE_FLOOR
+from modules.options import TrainerOptions, milestones
+
+WARM_UP = 20  # steps over which Muon's learning rate rises
 
 
 def kl_weight(
@@ -72,9 +77,10 @@ def teacher_forcing_drawn(seed: int, epoch: int, ratio: float) -> bool:
 class TF_detector:
     """Notices that validation has plateaued and raises teacher forcing again.
 
-    When the last `patience` validations differ by less than `threshold` in both loss and PSNR (dB),
-    the ratio returns to 1 in the next epoch and falls by tfr_d_step in every epoch from there; the
-    history is then cleared. patience 0 switches it off.
+    When the last `patience` validations differ by less than `threshold` dB in both PSNR and loss
+    (as 10·log10, since a mean-square error is itself near 0), the ratio returns to 1 in the next
+    epoch and falls by tfr_d_step in every epoch from there; the history is then cleared. patience
+    0 switches it off.
     """
 
     patience: int = 0
@@ -90,15 +96,13 @@ class TF_detector:
         if len(self.history) < self.patience:
             return False
         losses, psnrs = zip(*self.history, strict=True)
-        # A NaN makes either comparison false: a broken validation is not a plateau.
-        plateau = (
-            max(losses) - min(losses) < self.threshold and max(psnrs) - min(psnrs) < self.threshold
-        )
-        if plateau and all(map(math.isfinite, (*losses, *psnrs))):
-            self.raised_at = epoch + 1
-            self.history = []
-            return True
-        return False
+        if not all(map(math.isfinite, (*losses, *psnrs))):  # a broken validation is not a plateau
+            return False
+        decibels = [10.0 * math.log10(max(loss, MSE_FLOOR)) for loss in losses]
+        if any(max(x) - min(x) >= self.threshold for x in (decibels, psnrs)):
+            return False
+        self.raised_at, self.history = epoch + 1, []
+        return True
 
     def state_dict(self) -> dict[str, object]:
         """Plain values for the checkpoint."""
@@ -135,7 +139,76 @@ def learning_rate(
 def warm_up(step: int, steps: int) -> float:
     """Factor of the learning rate in a step of the whole run, from 0: (step + 1) / steps up to 1.
 
-    Adam's first steps rest on few gradients (Goyal et al. 2017, section 2.2, for the rise in a
-    line). steps 0: no warm-up.
+    The first steps rest on few gradients (Goyal et al. 2017, section 2.2, for the rise in a line).
+    steps 0: no warm-up.
     """
     return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
+
+
+# ---------------------------------------------------------------- of a run
+
+
+class Plan(NamedTuple):
+    """What one epoch is trained with; a pure function of the epoch but for the detector."""
+
+    beta: float
+    tfr: float
+    teacher_forcing: bool  # drawn once per epoch with probability tfr
+    lr: float  # at the epoch's first step, once warmed up
+
+
+def epoch_plan(o: TrainerOptions, epoch: int, raised_at: int | None = None) -> Plan:
+    """β, teacher forcing and learning rate of an epoch, counted from 0.
+
+    raised_at: the epoch in which the detector last raised teacher forcing to 1
+    """
+    tfr = teacher_forcing_ratio(
+        epoch, tfr=o.tfr, tfr_sde=o.tfr_sde, tfr_d_step=o.tfr_d_step, raised_at=raised_at
+    )
+    # With stored rollouts each step of each clip draws for itself; see data.draw().
+    drawn = tfr > 0 if o.rollout_every > 0 else teacher_forcing_drawn(o.seed, epoch, tfr)
+    return Plan(kl_weight_of(o, epoch), tfr, drawn, _rate(o, epoch))
+
+
+def kl_weight_of(o: TrainerOptions, epoch: int) -> float:
+    """β of an epoch, counted from 0; see kl_weight."""
+    return kl_weight(
+        epoch,
+        num_epoch=o.num_epoch,
+        anneal_type=o.kl_anneal_type,
+        cycles=o.kl_anneal_cycle,
+        ratio=o.kl_anneal_ratio,
+        beta=o.kl_beta,
+    )
+
+
+def step_lr(o: TrainerOptions, epoch: int, number: int, steps: int, before: int) -> float:
+    """The learning rate of step `number` of the `steps` of an epoch, all counted from 0.
+
+    cosine falls from step to step; with Muon the rate rises over the first steps of the run.
+    before: steps of all earlier epochs
+    """
+    lr = _rate(o, epoch + number / steps if o.lr_scheduler == "cosine" else epoch)
+    return lr * warm_up(before + number, WARM_UP if o.optim == "Muon" else 0)
+
+
+def _rate(o: TrainerOptions, epoch: float) -> float:
+    """The learning rate at a point of the run, in epochs, without the warm-up."""
+    return learning_rate(
+        epoch,
+        num_epoch=o.num_epoch,
+        lr=o.lr,
+        scheduler=o.lr_scheduler,
+        milestones=milestones(o),
+        gamma=o.lr_gamma,
+    )
+
+
+def idle_annealing(o: TrainerOptions) -> list[str]:
+    """A line if β is meant to rise and is 0 in every epoch all the same."""
+    if o.test or o.kl_beta == 0 or any(kl_weight_of(o, e) > 0 for e in range(o.num_epoch)):
+        return []
+    return [
+        "note: β is 0 in every epoch, as each is the first of a cycle: fewer --kl_anneal_cycle "
+        "or more --num_epoch would let it rise"
+    ]

@@ -1,30 +1,35 @@
-"""Training: the step, read from top to bottom in TrainingStep.compute(), and an epoch of steps.
+"""Training: the step, read from top to bottom in TrainingStep, and an epoch of steps.
 
-A batch goes one way: its clips (batches.py), the forward pass (cvae.py), the loss (losses.py), the
-guarded update (optimizers.py), the running sums (averages.py). Shapes: T time, B batch, H, W.
+A batch goes one way: its clips (data.py), the forward pass (cvae.py), the loss (losses.py), the
+guarded update (optim.py), the running sums. What is not the method wraps the step from outside:
+shard() takes a rank's part of a batch, GraphedStep (runtime/graphs.py) captures it as a CUDA graph.
+Shapes: T time, B batch, N, H, W channels, height and width of the latent.
 """
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from modules.averages import MAX_SKIPPED_STEPS, EpochAverages
-from modules.batches import Draws, draw, epoch_batches, load_clips
-from modules.fitting import what_fits
-from modules.losses import frame_mse, loss_terms, psnr_of_mse
-from modules.optimizers import GuardedUpdate, set_learning_rate
-from modules.plan import Plan, step_lr
+from modules.data import Draws, VideoData, draw, epoch_batches, load_clips
+from modules.losses import (
+    MAX_SKIPPED_STEPS,
+    EpochAverages,
+    frame_mse,
+    loss_terms,
+    psnr_of_mse,
+)
+from modules.optim import GuardedUpdate, set_learning_rate
 from modules.runstate import Position, RunState
 from modules.runtime import distributed
-from modules.runtime.device import autocast, choose_precision, free_memory
+from modules.runtime.device import autocast, choose_precision
 from modules.runtime.errors import UserError
-from modules.runtime.graphs import Graphed, GraphMemory, first_cause, reason
 from modules.runtime.stopping import Watch, stop
-from modules.sequences import VideoData
+from modules.schedules import WARM_UP, step_lr
 
 # Steps from one look at a GPU's sums to the next: each look waits for it.
 LOOK_EVERY = 32
@@ -33,186 +38,47 @@ LOOK_EVERY = 32
 
 
 class Shard(NamedTuple):
-    """This rank's part of a step: every world-th clip of the batch."""
+    """A rank's part of a step: every world-th clip of the batch, and what the step differs by."""
 
     starts: Tensor  # (B,) int64, the frame numbers that its clips start at
     draws: Draws
     weights: Tensor  # (B,) float32: 1, or 0 for a clip that only fills a place
     batch: Tensor  # scalar float32: clips of the whole batch
+    beta: Tensor  # scalar float32
 
     def tensors(self) -> list[Tensor]:
         """All that a step differs by from another of the same size."""
-        return [self.starts, self.weights, self.batch, *self.draws.tensors()]
+        return [self.starts, self.weights, self.batch, self.beta, *self.draws.tensors()]
 
     def replaced(self, tensors: Sequence[Tensor]) -> "Shard":
         """With other tensors in the place of tensors()."""
-        starts, weights, batch, *drawn = tensors
-        return Shard(starts, self.draws.replaced(drawn), weights, batch)
-
-    def first(self, clips: int) -> "Shard":
-        """The same with the first clips only, as if the batch had no others."""
-        some = slice(0, clips)
-        starts, weights = self.starts[some], self.weights[some]
-        return Shard(starts, self.draws.of(some), weights, weights.sum())
-
-
-def shard(starts: Tensor, draws: Draws, clips: int) -> Shard:
-    """The part of this rank, of the whole batch's clips and random numbers.
-
-    clips: to fill the batch up to, so that all steps have one size; 0: as many as there are
-    """
-    rank, world, batch = distributed.rank(), distributed.world_size(), len(starts)
-    weights = torch.ones(max(batch, clips), device=starts.device)
-    if clips > batch:
-        weights[batch:] = 0.0
-        index = torch.arange(clips, device=starts.device).clamp(max=batch - 1)
-        starts, draws = starts[index], draws.of(index)
-    count = torch.full((), float(batch), device=starts.device)
-    if world == 1:
-        return Shard(starts, draws, weights, count)
-    if rank >= len(starts):  # some clip to go through the networks with
-        return Shard(starts[:1], draws.of(slice(0, 1)), torch.zeros_like(weights[:1]), count)
-    own = slice(rank, None, world)
-    return Shard(starts[own], draws.of(own), weights[own], count)
+        starts, weights, batch, beta, *drawn = tensors
+        return Shard(starts, self.draws.replaced(drawn), weights, batch, beta)
 
 
 class TrainingStep:
     """One optimiser step on a batch of clips, without a wait for the device.
 
-    shard() takes this rank's part, dispatch() runs it as a CUDA graph or eagerly, compute() is the
-    step itself. A graph is captured with teacher forcing and one without; a last batch that is
-    smaller is filled up.
+    No decision of the host depends on a value on the device, so that it can be a CUDA graph.
     """
 
     def __init__(self, state: RunState, data: VideoData) -> None:
         """state: whose model, optimiser and sums each step changes; data: on the device."""
-        self.o, self.model, self.data, self.sums = state.o, state.model, data, state.sums
-        self.optimizer, self.stored = state.optimizer, state.stored
+        self.o, self.data, self.stored, self.sums = state.o, data, state.stored, state.sums
         self.device = data.frames.device
         self.precision = choose_precision(self.o.precision, self.device)
-        self.parallel = distributed.parallel(self.model)
+        self.model = distributed.parallel(state.model)
         self.update = GuardedUpdate(
-            *(self.model, self.optimizer, state.average),
+            *(state.model, state.optimizer, state.average),
             max_norm=self.o.grad_clip,
             scale=state.scale,
         )
-        self.generator = torch.Generator(device=self.device)
-        self.beta = torch.zeros((), device=self.device)  # a captured step reads it from here
-        self.graphs: dict[bool, Graphed] = {}  # by teacher forcing
-        self.memory: GraphMemory | None = None
-        self.clips = 0  # that a batch is filled up to
-        # Why the steps are not captured as CUDA graphs; None where they are.
-        self.why_eager: str | None = "no CUDA device"
-        if self.device.type == "cuda":
-            self.why_eager = "--no_graph"
-            if not self.o.no_graph:
-                self.prepare_graphs()
 
-    def prepare_graphs(self) -> None:
-        """From here on steps are captured as CUDA graphs, so all are of one size."""
-        self.why_eager = None
-        epochs = (epoch_batches(self.o, self.data, e) for e in (0, self.o.num_epoch - 1))
-        self.clips = max(len(batches[0]) for batches in epochs)
-
-    def __call__(self, starts: Tensor, plan: Plan, *, epoch: int, number: int) -> None:
-        """Step `number` of an epoch. starts: (B,) int64 frame numbers, of all ranks' clips."""
-        draws = draw(self.o, self.generator, plan, epoch=epoch, number=number, batch=len(starts))
-        part = shard(starts, draws, self.clips if self.why_eager is None else 0)
-        self.beta.fill_(plan.beta)
-        self.dispatch(part, teacher_forcing=plan.teacher_forcing)
-
-    def dispatch(self, part: Shard, *, teacher_forcing: bool) -> None:
-        """compute(), by CUDA graph where that is possible. UserError: it does not fit."""
-        if self.why_eager is None:
-            known = teacher_forcing in self.graphs
-            try:
-                graph = self._graph(part, teacher_forcing)
-            except RuntimeError as error:
-                self.why_eager = reason(error)
-            # All ranks replay a graph, or none does: their sums meet.
-            if not known and distributed.maximum(int(self.why_eager is not None))[0]:
-                self.why_eager = self.why_eager or "another process could not capture its step"
-            if self.why_eager is None:
-                graph(*part.tensors())
-                return
-            self._free_graphs()
-            print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
-        try:
-            self.compute(part, teacher_forcing=teacher_forcing)
-            return
-        except RuntimeError as error:
-            if not isinstance(first_cause(error), torch.OutOfMemoryError):
-                raise
-        # Out here the error, and with it what the step had made so far, is gone.
-        self.optimizer.zero_grad(set_to_none=True)
-        free = free_memory()
-
-        def peak(clips: int, recompute: bool) -> int | None:
-            return self._peak(part.first(clips), teacher_forcing, recompute)
-
-        raise UserError(what_fits(self.o, len(part.starts), free, peak))
-
-    def _graph(self, part: Shard, teacher_forcing: bool) -> Graphed:
-        """The graph of compute() for this mode, captured if there is none. RuntimeError: why not.
-
-        Where memory runs out the graphs of the other mode are given up first.
-        """
-        if teacher_forcing in self.graphs:
-            return self.graphs[teacher_forcing]
-
-        def on(*tensors: Tensor) -> None:
-            self.compute(part.replaced(tensors), teacher_forcing=teacher_forcing)
-
-        for again in (False, True):
-            self.memory = self.memory or GraphMemory()
-            graph = Graphed(on, self.memory)
-            try:
-                with self.update.disabled():
-                    graph.record(*part.tensors())
-            except RuntimeError as error:
-                if again or not isinstance(first_cause(error), torch.OutOfMemoryError):
-                    raise
-                if distributed.world_size() > 1:  # the other ranks' warm-up waits for this one's
-                    raise UserError(what_fits(self.o, len(part.starts), 0, _unknown)) from error
-            else:
-                self.graphs[teacher_forcing] = graph
-                break
-            self._free_graphs()
-        return graph
-
-    def _free_graphs(self) -> None:
-        """Give the memory of all graphs back."""
-        self.graphs.clear()
-        self.memory = None
-        self.optimizer.zero_grad(set_to_none=True)
-        free_memory()
-
-    def _peak(self, part: Shard, teacher_forcing: bool, recompute: bool) -> int | None:
-        """Bytes of GPU memory that a step takes at most, tried out; None: it does not fit."""
-        free_memory()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        try:
-            with self.update.disabled():
-                self.compute(part, teacher_forcing=teacher_forcing, recompute=recompute)
-        except RuntimeError as error:
-            if isinstance(first_cause(error), torch.OutOfMemoryError):
-                return None
-            raise
-        finally:
-            self.optimizer.zero_grad(set_to_none=True)
-        return torch.cuda.max_memory_allocated(self.device) - before
-
-    def compute(self, part: Shard, *, teacher_forcing: bool, recompute: bool | None = None) -> None:
-        """The step: no decision of the host depends on a value on the device.
-
-        β and the learning rate are read from the device, since a graph is captured once for all.
-        recompute: in place of --recompute
-        """
+    def __call__(self, part: Shard, *, teacher_forcing: bool) -> None:
         o = self.o
         clips = load_clips(
             self.data,
-            self.stored,
+            None if self.stored is None else self.stored.frames,
             part.starts,
             part.draws,
             length=o.train_vi_len,
@@ -221,14 +87,14 @@ class TrainingStep:
             jump=o.jump,
         )
         with autocast(self.device, self.precision):
-            out = self.parallel(
+            out = self.model(
                 clips.frames,
                 clips.labels,
                 part.draws.latent,
                 clips.previous,
                 sequential=clips.sequential,
                 detach=o.detach,
-                recompute=o.recompute if recompute is None else recompute,
+                recompute=o.recompute,
                 reference=clips.reference,
             )
         target = clips.frames[1:]  # (T-1, B, 3, H, W)
@@ -236,9 +102,7 @@ class TrainingStep:
             out.mse,
             out.kl,
             psnr_of_mse(frame_mse(out.prediction.detach().clamp(0, 1), target)),
-            beta=self.beta,
-            recon=o.recon,
-            values=target[0, 0].numel(),
+            beta=part.beta,
             batch=part.batch,
             weights=part.weights,
         )
@@ -251,22 +115,58 @@ class TrainingStep:
             *(totals, mu, outcome.finite, self.update.enabled, part.batch), outcome.overflowed
         )
 
+    def disabled(self) -> AbstractContextManager[None]:
+        """While inside, steps change nothing."""
+        return self.update.disabled()
 
-def _unknown(_clips: int, _recompute: bool) -> None:
-    """What a step of so many clips takes: nobody can try it alone."""
+
+def shard(starts: Tensor, draws: Draws, beta: float, clips: int = 0) -> Shard:
+    """The part of this rank, of the whole batch's clips and random numbers.
+
+    clips: to fill the batch up to, so that all steps have one size; 0: as many as there are
+    """
+    rank, world = distributed.rank(), distributed.world_size()
+    batch, device = len(starts), starts.device
+    weights = torch.ones(max(batch, clips), device=device)
+    if clips > batch:
+        weights[batch:] = 0.0
+        index = torch.arange(clips, device=device).clamp(max=batch - 1)
+        starts, draws = starts[index], draws.of(index)
+    scalars = torch.tensor([float(batch), beta]).to(device, non_blocking=True).unbind()
+    if world == 1:
+        return Shard(starts, draws, weights, *scalars)
+    if rank >= len(starts):  # some clip to go through the networks with
+        only = slice(0, 1)
+        return Shard(starts[only], draws.of(only), torch.zeros_like(weights[only]), *scalars)
+    own = slice(rank, None, world)
+    return Shard(starts[own], draws.of(own), weights[own], *scalars)
 
 
 # ---------------------------------------------------------------- one epoch
 
 
-def train_epoch(step: TrainingStep, state: RunState, watch: Watch) -> EpochAverages:
+class Step(Protocol):
+    """A TrainingStep, or one wrapped as CUDA graphs."""
+
+    def __call__(self, part: Shard, *, teacher_forcing: bool) -> None: ...
+
+
+def train_epoch(
+    state: RunState, data: VideoData, step: Step, watch: Watch, *, clips: int = 0
+) -> EpochAverages:
     """The steps of an epoch from the state's position on; moves the position to the epoch's end.
 
     Saves in mid-epoch when the watch asks for it. Raises Stopped after a step (and a save) when the
     run was asked to stop, UserError when MAX_SKIPPED_STEPS in a row were not finite.
+    clips: that each batch is filled up to; 0: none is
     """
-    o, plan, epoch = state.o, state.plan, state.position.epoch
-    batches, done = epoch_batches(o, step.data, epoch), state.position.step
+    o, plan, epoch, device = state.o, state.plan, state.position.epoch, data.frames.device
+    batches, done = epoch_batches(o, data, epoch), state.position.step
+    # Only the first steps of a run are warmed up, and an epoch has at least one.
+    earlier = (
+        sum(len(epoch_batches(o, data, e)) for e in range(epoch)) if epoch < WARM_UP else WARM_UP
+    )
+    generator = torch.Generator(device=device)
     state.model.train()
     started = time.perf_counter() - state.position.seconds
     if state.stored is not None and done == 0 and epoch > 0 and epoch % o.rollout_every == 0:
@@ -274,10 +174,9 @@ def train_epoch(step: TrainingStep, state: RunState, watch: Watch) -> EpochAvera
             state.eval_model(),
             seed=o.seed,
             epoch=epoch,
-            precision=step.precision,
+            precision=choose_precision(o.precision, device),
             watch=watch,
-            share=1.0 if epoch == o.rollout_every else o.rollout_share,
-            graph=step.why_eager is None,
+            whole=epoch == o.rollout_every,
         )
     bar = tqdm(
         range(done, len(batches)),
@@ -288,12 +187,23 @@ def train_epoch(step: TrainingStep, state: RunState, watch: Watch) -> EpochAvera
         disable=None if distributed.is_main() else True,
     )
     for number in bar:
-        set_learning_rate(state.optimizer, step_lr(o, epoch, number, len(batches)))
-        step(batches[number], plan, epoch=epoch, number=number)
+        set_learning_rate(state.optimizer, step_lr(o, epoch, number, len(batches), earlier))
+        starts = batches[number]
+        draws = draw(
+            o,
+            generator,
+            tfr=plan.tfr,
+            latent=state.model.config.latent_shape,
+            epoch=epoch,
+            number=number,
+            batch=len(starts),
+        )
+        part = shard(starts, draws, plan.beta, clips)
+        step(part, teacher_forcing=plan.teacher_forcing)
         # On a CPU a look costs nothing. A GPU is waited for seldom: often enough that the steps
         # in its queue are few when the run is asked to stop.
         last = number + 1 == len(batches)
-        if step.device.type == "cpu" or number % LOOK_EVERY == 0 or last:
+        if device.type == "cpu" or number % LOOK_EVERY == 0 or last:
             _refuse_divergence(epoch, state.sums.read().skipped_in_a_row)
         asked, save_due = watch.after_step()
         if asked or save_due:

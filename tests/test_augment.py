@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modules.augment import AUGMENTATION_DRAWS, GAIN, OFFSET, augment
+from modules.data import AUGMENTATION_DRAWS, GAIN, OFFSET, augment
 
 
 def clips() -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,10 +15,9 @@ from modules.auto_size import (
     size_for,
 )
 from modules.cvae import CVAE
-from modules.initial import copy_previous_frame
+from modules.data import Recording, VideoData
 from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.runtime.errors import UserError
-from modules.sequences import Recording, VideoData
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -74,7 +73,7 @@ def test_the_frame_decides_the_fold(height: int, width: int, fold: int) -> None:
     assert options.fold == fold
     assert ("fold=" in line) == (fold != 1)
     CVAE(model_config(options))  # can be built, and copy
-    copy_previous_frame(CVAE(model_config(options)))
+    CVAE(model_config(options)).copy_previous_frame()
     assert fit("--preset", "best", *size)[0].fold == 1
     assert fit("--preset", "video", "--fold", "1", *size)[0].fold == 1
 

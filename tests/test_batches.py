@@ -2,13 +2,21 @@
 
 import pytest
 import torch
+from modules.sequences import gather_clips
 
-from modules.augment import augment
-from modules.batches import Draws, draw, epoch_batches, load_clips
+from modules.data import (
+    Draws,
+    Recording,
+    VideoData,
+    augment,
+    draw,
+    epoch_batches,
+    load_clips,
+    to_unit,
+)
 from modules.options import TrainerOptions, parse_trainer
-from modules.plan import Plan, epoch_plan
 from modules.rollouts import StoredRollouts
-from modules.sequences import Recording, VideoData, gather_clips, to_unit
+from modules.schedules import Plan, epoch_plan
 
 PLAN = Plan(0.01, 0.3, True, 1e-3)
 STARTS = torch.tensor([2, 9])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from modules.cvae import CVAE, ClipOutput, ModelConfig, Posterior, Previous, prior_latents
+from modules.cvae import CVAE, ClipOutput, ModelConfig, Posterior, prior_latents
+from modules.data import Previous
 from modules.runtime.errors import UserError
 from tests.support.reference import usual_frames
 

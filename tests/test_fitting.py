@@ -1,8 +1,8 @@
 """What is said of a training step that does not fit into a GPU's memory."""
 
 import pytest
-
 from modules.fitting import GIB, what_fits
+
 from modules.options import TrainerOptions
 from modules.runtime import distributed
 

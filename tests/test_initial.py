@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modules.cvae import CVAE, ModelConfig, Previous, prior_latents
-from modules.initial import copy_previous_frame
+from modules.cvae import CVAE, ModelConfig, prior_latents
+from modules.data import Previous
 from modules.losses import psnr
 
 CONFIGS = [
@@ -25,7 +25,7 @@ def test_the_first_frame_is_repeated(config: ModelConfig) -> None:
     frames, labels = clips()
     torch.manual_seed(0)
     copying, usual = CVAE(config).eval(), CVAE(config).eval()
-    copy_previous_frame(copying)
+    copying.copy_previous_frame()
 
     def last_frame(model: CVAE) -> torch.Tensor:
         return list(model.rollout(frames[0], labels, prior_latents(config, 0, [0, 1])))[-1]
@@ -38,7 +38,7 @@ def test_every_weight_still_learns() -> None:
     frames, labels = clips()
     torch.manual_seed(0)
     model = CVAE(CONFIGS[1]).train()
-    copy_previous_frame(model)
+    model.copy_previous_frame()
     noise = torch.randn(5, 2, 12, 8, 12)
     previous = Previous.of(frames, teacher_forcing=True)
     out = model(frames, labels, noise, previous, sequential=False)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from modules import layout
-from modules.cvae import CVAE, ModelConfig, Previous
-from modules.layers import DepthConv
+from modules.cvae import CVAE, ModelConfig
+from modules.data import Previous
 from modules.layout import one_of_each_width, place, runs
+from modules.networks import DepthConv
 
 CONFIG = ModelConfig(F_dim=32, L_dim=4, N_dim=8, D_out_dim=32, frame_H=8, frame_W=12)
 CPU = torch.device("cpu")

@@ -5,18 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from modules.loss_scale import LARGEST, SMALLEST, START
 
 from modules import loss_scale
-from modules.averages import EpochAverages
 from modules.checkpoint import LAST, load_checkpoint
 from modules.cvae import CVAE
-from modules.loss_scale import LARGEST, SMALLEST, START, LossScale
+from modules.data import Recording, VideoData
+from modules.losses import EpochAverages
+from modules.optim import LossScale
 from modules.options import model_config, parse_trainer
-from modules.plan import Plan
 from modules.runstate import RunState
 from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch
-from modules.sequences import Recording, VideoData
+from modules.schedules import Plan
 from modules.training import TrainingStep, train_epoch
 
 CPU = torch.device("cpu")

@@ -7,8 +7,15 @@ from torch.nn import functional as F
 
 import modules
 from modules.cvae import CVAE, ModelConfig
-from modules.layers import ConvFFN, DepthConv, Residual
-from modules.networks import LOGVAR_MAX, LOGVAR_MIN, Gaussian_Predictor, Label_Encoder
+from modules.networks import (
+    LOGVAR_MAX,
+    LOGVAR_MIN,
+    ConvFFN,
+    DepthConv,
+    Gaussian_Predictor,
+    Label_Encoder,
+    Residual,
+)
 from modules.runtime.errors import UserError
 
 SMALL = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)

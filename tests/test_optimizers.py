@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-
-from modules.cvae import CVAE, ModelConfig
 from modules.optimizers import (
     MOMENTUM,
     NEWTON_SCHULZ,
@@ -15,12 +13,12 @@ from modules.optimizers import (
     SCALE,
     SIZES,
     Matrices,
-    Muon,
-    WeightAverage,
     clip_gradient,
-    is_matrix,
     shared_sizes,
 )
+
+from modules.cvae import CVAE, ModelConfig
+from modules.optim import Muon, WeightAverage, is_matrix
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from modules.layers import _Gate
 from torch import nn
 
 from modules import cvae
-from modules.cvae import CVAE, ModelConfig, Previous
-from modules.layers import ConvFFN, _Gate
-from modules.over_time import SharedWeights
+from modules.cvae import CVAE, ModelConfig
+from modules.data import Previous
+from modules.networks import ConvFFN
+from modules.runtime.weight_gradients import SharedWeights
 
 SIZES = {"F_dim": 8, "L_dim": 4, "N_dim": 4, "D_out_dim": 8, "frame_H": 8, "frame_W": 12}
 
@@ -51,7 +53,7 @@ def test_gradients_are_autograd_s(
 
 def test_a_part_left_out_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: without the last, smaller part the gradients differ."""
-    from modules.over_time import _Layer
+    from modules.runtime.weight_gradients import _Layer
 
     torch.manual_seed(0)
     model = CVAE(ModelConfig(**SIZES)).train()

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from modules.options import TrainerOptions, parse_trainer
-from modules.plan import epoch_plan, idle_annealing, step_lr
+from modules.schedules import epoch_plan, idle_annealing, step_lr
 
 
 def options_of(typed: str) -> TrainerOptions:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from modules.data import derived_seed
 from modules.schedules import (
     TF_detector,
     kl_weight,
@@ -11,7 +12,6 @@ from modules.schedules import (
     teacher_forcing_drawn,
     teacher_forcing_ratio,
 )
-from modules.seeds import derived_seed
 
 
 class TestKlWeight:

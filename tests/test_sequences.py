@@ -3,21 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from modules.sequences import gather_clips
 from torch import Tensor
 
-from modules.sequences import (
+from modules.data import (
     Recording,
     VideoData,
-    baselines,
-    blurred,
     describe_data,
     epoch_clips,
     fingerprint,
-    gather_clips,
     nearest_rows,
     to_uint8,
     to_unit,
 )
+from modules.evaluation import baselines, blurred
 
 RECORDINGS = (Recording(0, 23), Recording(23, 27), Recording(27, 35), Recording(35, 38))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modules.ink import Ink
-from modules.surroundings import background_flicker, near_skeleton, region_mse, surroundings
+from modules.losses import background_flicker, near_skeleton, region_mse, surroundings
 
 ON_BLACK = Ink((0, 0, 0), 255)
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from modules.sequences import gather_clips
 
 from modules import averages, training
-from modules.averages import EpochAverages
-from modules.batches import draw
-from modules.cvae import CVAE, Previous
-from modules.optimizers import optimizer_state
+from modules.cvae import CVAE
+from modules.data import Previous, Recording, VideoData, draw, to_unit
+from modules.losses import EpochAverages
+from modules.optim import optimizer_state
 from modules.options import model_config, parse_trainer
-from modules.plan import Plan
 from modules.runstate import Position, RunState
 from modules.runtime import graphs
 from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch
-from modules.sequences import Recording, VideoData, gather_clips, to_unit
+from modules.schedules import Plan
 from modules.training import Shard, TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loss
 

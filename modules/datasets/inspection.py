@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from modules.data import nearest_rows
 from modules.datasets.agreement import CameraMotion, Offset, camera_motion, label_offset
 from modules.ink import Ink
 from modules.runtime.errors import named
-from modules.sequences import nearest_rows
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]

@@ -34,9 +34,8 @@ from modules.options import (
     parse,
     without_effect,
 )
-from modules.plan import epoch_plan, idle_annealing
 from modules.runtime.errors import UserError
-from modules.schedules import kl_weight
+from modules.schedules import epoch_plan, idle_annealing, kl_weight
 
 
 @dataclass

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from modules.data import VideoData, to_uint8
 from modules.evaluation import Score, where_it_fits
 from modules.figures.drawing import Validation
-from modules.sequences import VideoData, to_uint8
 
 
 def drawing_of(

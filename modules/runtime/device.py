@@ -104,16 +104,15 @@ def free_memory() -> int:
     return torch.cuda.mem_get_info()[0]
 
 
-def set_up(
-    device: torch.device, precision: str, deterministic: bool = False, autotune: bool = False
-) -> None:
-    """Process-wide switches for training, of --precision, --deterministic and --autotune."""
+def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
+    """Process-wide switches for training, of --precision and --deterministic."""
     if device.type == "cpu":
         keep_freed_memory()
     set_float32(device, precision)
     # Not by default: a model has over a hundred kinds of layers and passes, and cuDNN builds every
     # candidate of each, also where few are timed (docs/gpu.md). Which one wins varies with the run.
-    torch.backends.cudnn.benchmark = autotune and device.type == "cuda" and not deterministic
+    tuned = bool(os.environ.get("CVAE_AUTOTUNE"))  # minutes before the first step
+    torch.backends.cudnn.benchmark = tuned and device.type == "cuda" and not deterministic
     if deterministic:
         # Read by cuBLAS when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

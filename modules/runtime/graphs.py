@@ -1,6 +1,7 @@
 """CUDA graphs: a computation recorded once and replayed in one launch."""
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -9,8 +10,19 @@ import torch
 from torch import Tensor
 
 from modules.runtime import distributed
+from modules.runtime.device import free_memory
+from modules.runtime.errors import UserError
 
 WARM_UP = 3  # runs before a capture
+TOO_LARGE = (
+    "a training step does not fit into the GPU's memory: --recompute, a smaller --batch_size or "
+    "--train_vi_len, a smaller model or smaller frames need less"
+)
+
+
+def graphs_wanted(device: torch.device) -> bool:
+    """Whether steps are to be CUDA graphs: on CUDA, unless CVAE_NO_GRAPH is set, for debugging."""
+    return device.type == "cuda" and not os.environ.get("CVAE_NO_GRAPH")
 
 
 class GraphMemory:
@@ -97,7 +109,10 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 class Graphed:
-    """A function of tensors of fixed shapes as a CUDA graph, captured when it is first called."""
+    """A function of tensors of fixed shapes as a CUDA graph, captured when it is first called.
+
+    Where that cannot be it says so once and calls the function itself.
+    """
 
     def __init__(
         self, compute: Callable[..., Tensor | None], memory: GraphMemory | None = None
@@ -107,6 +122,7 @@ class Graphed:
         self.inputs: list[Tensor] = []
         self.output: Tensor | None = None
         self.replay: Callable[[], None] | None = None
+        self.eager = False
 
     def record(self, *values: Tensor) -> None:
         """Capture the graph for values of these shapes. RuntimeError where that cannot be."""
@@ -117,11 +133,81 @@ class Graphed:
         self.output = self.compute(*self.inputs)
 
     def __call__(self, *values: Tensor) -> Any:
-        """What compute(*values) returns, made by the graph."""
+        """What compute(*values) returns."""
+        if self.replay is None and not self.eager:
+            try:
+                self.record(*values)
+            except RuntimeError as error:
+                print(f"note: generating without CUDA graphs ({reason(error)})", flush=True)
+                self.eager = True
         if self.replay is None:
-            self.record(*values)
-        assert self.replay is not None
+            return self.compute(*values)
         for static, value in zip(self.inputs, values, strict=True):
             static.copy_(value)
         self.replay()
         return None if self.output is None else self.output.clone()  # the next replay overwrites it
+
+
+class GraphedStep:
+    """A training step as CUDA graphs: one with teacher forcing and one without.
+
+    All batches must be of one size. Where a capture fails it says why, and from then on the steps
+    run as they are.
+    """
+
+    def __init__(self, step: Any) -> None:
+        """step: a TrainingStep, whose part.tensors() are all that one step differs by."""
+        self.step = step
+        self.graphs: dict[bool, Graphed] = {}  # by teacher forcing
+        self.memory: GraphMemory | None = None
+        self.why_eager: str | None = None  # why steps are not graphs; None where they are
+
+    def __call__(self, part: Any, *, teacher_forcing: bool) -> None:
+        """The step; UserError if it does not fit into the GPU's memory."""
+        if self.why_eager is None and teacher_forcing not in self.graphs:
+            self._capture(part, teacher_forcing)
+        if self.why_eager is None:
+            self.graphs[teacher_forcing](*part.tensors())
+            return
+        try:
+            self.step(part, teacher_forcing=teacher_forcing)
+        except RuntimeError as error:
+            if not isinstance(first_cause(error), torch.OutOfMemoryError):
+                raise
+            raise UserError(TOO_LARGE) from error
+
+    def _capture(self, part: Any, teacher_forcing: bool) -> None:
+        """The graph of this mode. Where memory runs out, that of the other mode is given up."""
+
+        def on(*tensors: Tensor) -> None:
+            self.step(part.replaced(tensors), teacher_forcing=teacher_forcing)
+
+        for again in (False, True):
+            self.memory = self.memory or GraphMemory()
+            graph = Graphed(on, self.memory)
+            try:
+                with self.step.disabled():
+                    graph.record(*part.tensors())
+            except RuntimeError as error:
+                too_large = isinstance(first_cause(error), torch.OutOfMemoryError)
+                if too_large and distributed.world_size() > 1:  # other ranks wait for this one
+                    raise UserError(TOO_LARGE) from error
+                self.why_eager = reason(error) if again or not too_large else None
+            else:
+                self.graphs[teacher_forcing] = graph
+                break
+            self._free()
+            if self.why_eager:
+                break
+        # All ranks replay a graph, or none does: their sums meet.
+        if distributed.maximum(int(self.why_eager is not None))[0]:
+            self.why_eager = self.why_eager or "another process could not capture its step"
+            self._free()
+            print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
+
+    def _free(self) -> None:
+        """Give the memory of all graphs back."""
+        self.graphs.clear()
+        self.memory = None
+        self.step.update.optimizer.zero_grad(set_to_none=True)
+        free_memory()

@@ -21,12 +21,14 @@ from modules.runtime.errors import Stopped
 # Ctrl-C under torchrun arrives twice, from the terminal and from torchrun: within this many seconds
 # it is one request.
 ONE_REQUEST = 0.5
+# In mid-epoch last.ckpt is written when the last save is so long ago.
+SAVE_MINUTES = 10.0
 
 
 class Watch:
     """Knows whether the run was asked to stop, and whether a save in mid-epoch is due."""
 
-    def __init__(self, save_minutes: float = 0.0) -> None:
+    def __init__(self, save_minutes: float = SAVE_MINUTES) -> None:
         self._asked = 0  # number of the signal that came
         self._asked_at = 0.0
         self._save_seconds = save_minutes * 60.0
@@ -84,7 +86,7 @@ class Watch:
         return asked, bool(save)
 
     def saved(self) -> None:
-        """A checkpoint was written: count save_minutes from now."""
+        """A checkpoint was written: count SAVE_MINUTES from now."""
         self._saved_at = time.monotonic()
 
 

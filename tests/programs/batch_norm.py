@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
 from modules.cvae import CVAE
+from modules.data import VideoData
 from modules.evaluation import validate
 from modules.figures.style import (
     DASHED,
@@ -44,7 +45,6 @@ from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.device import set_up
 from modules.runtime.scripts import run_as_script
 from modules.runtime.stopping import Watch
-from modules.sequences import VideoData
 from modules.training import TrainingStep, train_epoch
 
 USUAL = (

@@ -30,13 +30,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
-from modules.batches import Clips, draw, epoch_batches, load_clips
 from modules.cvae import CVAE, ModelConfig
+from modules.data import Clips, TestSequence, VideoData, draw, epoch_batches, load_clips, to_unit
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate, validate
 from modules.layout import place
 from modules.options import TrainerOptions
-from modules.plan import Plan
 from modules.runstate import Position, RunState
 from modules.runtime.device import (
     MALLOC_MMAP_MAX,
@@ -49,7 +48,7 @@ from modules.runtime.device import (
     set_up,
 )
 from modules.runtime.stopping import Watch
-from modules.sequences import TestSequence, VideoData, to_unit
+from modules.schedules import Plan
 from modules.training import TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loader, usual_rollout, usual_step
 
@@ -281,6 +280,7 @@ def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
     """Milliseconds of data, forward, backward and optimiser, each waited for; medians."""
     step, model, device = case.step, case.model, case.device
     from modules.optimizers import clip_gradient
+
     from modules.runtime.device import autocast
 
     parts: dict[str, list[float]] = {"data": [], "forward": [], "backward": [], "optimiser": []}

@@ -30,17 +30,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modules.auto_size import rate_for
-from modules.batches import epoch_batches
 from modules.cvae import CVAE
+from modules.data import Recording, VideoData, epoch_batches
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import validate
 from modules.layout import place
 from modules.options import TrainerOptions, model_config
-from modules.plan import Plan
 from modules.runstate import Position, RunState
 from modules.runtime.device import choose_precision, describe, set_up
 from modules.runtime.stopping import Watch
-from modules.sequences import Recording, VideoData
+from modules.schedules import Plan
 from modules.training import TrainingStep, train_epoch
 from tests.programs import benchmark
 from tests.programs.benchmark import FULL, Case, validation_speed

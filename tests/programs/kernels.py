@@ -103,11 +103,11 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     import torch
 
     from modules.cvae import CVAE
+    from modules.data import Recording, VideoData
     from modules.layout import place
     from modules.options import TrainerOptions, model_config
     from modules.runstate import RunState
     from modules.runtime.device import choose_precision, set_up
-    from modules.sequences import Recording, VideoData
     from modules.training import TrainingStep
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -127,8 +127,8 @@ def take(step: Any, teacher_forcing: bool, steps: int, clips: int | None = None)
     """Some steps of an epoch."""
     import torch
 
-    from modules.optimizers import set_learning_rate
-    from modules.plan import Plan
+    from modules.optim import set_learning_rate
+    from modules.schedules import Plan
 
     for number in range(steps):
         starts = torch.zeros(clips or step.o.batch_size, dtype=torch.int64, device=step.device)
@@ -179,8 +179,8 @@ def rollout_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """A validation of 65 frames with averaged weights: kernels of a frame's graph, launches."""
     import torch
 
+    from modules.data import TestSequence
     from modules.evaluation import generate
-    from modules.sequences import TestSequence
 
     step = new_step({"ema": 0.99}, size, 2, 2)
     video = [x.cpu().expand(65, -1, -1, -1) for x in (step.data.frames[:1], step.data.labels[:1])]
@@ -199,8 +199,8 @@ def refresh_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """Stored rollouts of 23,410 frames (or 500 small ones), with and without graphs: launches."""
     import torch
 
+    from modules.data import Recording, VideoData
     from modules.runtime.stopping import Watch
-    from modules.sequences import Recording, VideoData
 
     step = new_step({"rollout_every": 1}, size, 2, 2)
     count = 23410 if size["F_dim"] == FULL["F_dim"] else 500
@@ -232,7 +232,7 @@ def both_modes(size: dict[str, int], clips: int, length: int, counter: Counter) 
     torch.cuda.empty_cache()
     counter.reset()
     step = new_step({}, size, clips, length)
-    from modules.sequences import Recording, VideoData
+    from modules.data import Recording, VideoData
 
     data = VideoData(step.data.frames, step.data.labels, (Recording(0, (2 * clips - 1) * length),))
     step.data = data

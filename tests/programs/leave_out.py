@@ -17,10 +17,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
+from modules.data import VideoData
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
 from modules.runtime.scripts import run_as_script
-from modules.sequences import VideoData
 
 
 def write(root: Path, split: str, data: VideoData, numbers: list[int]) -> None:

@@ -32,6 +32,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from modules.data import VideoData, to_unit
 from modules.datasets import pose as openpose
 from modules.datasets.canvas import Camera, Canvas, to_bytes
 from modules.datasets.motion import (
@@ -43,11 +44,11 @@ from modules.datasets.motion import (
     stand_on_floor,
 )
 from modules.datasets.synthetic import BALLS, RODS
+from modules.evaluation import baselines
 from modules.losses import psnr
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
 from modules.runtime.scripts import run_as_script
-from modules.sequences import VideoData, baselines, to_unit
 
 Array = NDArray[np.float64]
 

@@ -455,11 +455,11 @@ on_a_gpu = pytest.mark.skipif(not REAL, reason="no GPU")
 def trained(*more: str, steps: int = 4) -> tuple[list[torch.Tensor], list[float]]:
     """The weights of a small model after a few steps on the GPU, and the sums."""
     from modules.cvae import CVAE
+    from modules.data import Recording, VideoData
     from modules.options import model_config, parse_trainer
-    from modules.plan import Plan
     from modules.runstate import RunState
     from modules.runtime.device import set_up
-    from modules.sequences import Recording, VideoData
+    from modules.schedules import Plan
     from modules.training import TrainingStep
 
     sizes = "--F_dim 16 --L_dim 8 --N_dim 4 --D_out_dim 16 --frame_H 16 --frame_W 16"

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 import dataloader
+from modules.data import Recording, TestSequence, VideoData, epoch_clips
+from modules.evaluation import baselines
 from modules.runtime.errors import UserError
-from modules.sequences import Recording, TestSequence, VideoData, baselines, epoch_clips
 from tests.support.damage import Damage, copy, cut, every, folder, move, remove, write
 from tests.support.data import png_claiming
 from tests.support.scripts import REPOSITORY
