@@ -50,7 +50,7 @@ OPTIONAL_PARTS = ("Prior_Predictor", "Reference_Fusion", "Background_Mask")
 OUTPUTS = ("linear", "clamp", "sigmoid")
 FOLDS = (1, 2, 4, 8)
 # Frames, of all clips together, whose activations are recomputed at once.
-RECOMPUTE_FRAMES = 8
+RECOMPUTE_FRAMES = 16
 # Frames, of all clips together, that a layer's weight gradient is taken of at once in free running:
 # the more, the fewer kernels and the more memory. A CPU loses in gathering what it gains.
 WEIGHT_FRAMES = {"cuda": 80}

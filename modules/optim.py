@@ -5,8 +5,10 @@ Nothing here waits for the device: on CUDA an update is part of a graph.
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +26,17 @@ NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5
 # same root mean square (Liu et al. 2025, "Muon is Scalable for LLM Training", equation 4); the
 # networks here take steps twice as large.
 SCALE = 2 * 0.2
+# Matrices of different sizes are filled up to this many sizes. Fewer: fewer kernels; more: less
+# arithmetic: with 12 a quarter more than with none for a full-size model.
+SIZES = 12
 # Of LossScale.
 START = 2.0**16
 # A gradient that overflows with the smallest factor is beyond 1e9: no matter of float16.
 SMALLEST, LARGEST = 2.0**-14, 2.0**32
 SOUND_STEPS = 500  # from one doubling to the next
+
+
+Size = tuple[int, int]  # rows, columns
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -39,7 +47,8 @@ def is_matrix(parameter: Tensor) -> bool:
 def orthogonalised(matrices: Tensor) -> Tensor:
     """U·Vᵀ of each matrix's singular value decomposition U·S·Vᵀ, nearly: S becomes 0.7 … 1.2.
 
-    (n, rows, columns) with rows ≤ columns.
+    (n, rows, columns) with rows ≤ columns. A matrix may be filled up with rows and columns of
+    zeros: they stay zeros and change nothing else.
     """
     x = matrices / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = NEWTON_SCHULZ
@@ -49,16 +58,87 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     return x
 
 
-def as_matrix(kernel: Tensor) -> Tensor:
-    """(out, in, height, width) → (out, in · height · width), transposed if it has more rows."""
-    matrix = kernel.flatten(1)
-    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+def shared_sizes(sizes: Iterable[Size], most: int) -> dict[Size, Size]:
+    """For each (rows, columns), rows ≤ columns, the size that it is filled up to.
+
+    There are at most `most` of them, chosen so that filling up costs few multiplications.
+    """
+
+    def cost(rows: int, columns: int, count: int) -> int:
+        return count * rows**2 * (2 * columns + rows)
+
+    counts = Counter(sizes)
+    groups = [(rows, columns, counts[rows, columns]) for rows, columns in sorted(counts)]
+    while len(groups) > most:
+        joined = {
+            (i, j): (max(a[0], b[0]), max(a[1], b[1]), a[2] + b[2])
+            for (i, a), (j, b) in combinations(enumerate(groups), 2)
+        }
+        added = {ij: cost(*g) - sum(cost(*groups[k]) for k in ij) for ij, g in joined.items()}
+        pair = min(added, key=lambda ij: added[ij])
+        groups = [g for k, g in enumerate(groups) if k not in pair] + [joined[pair]]
+    groups.sort(key=lambda g: cost(g[0], g[1], 1))
+    fitting = ((s, next(g for g in groups if g[0] >= s[0] and g[1] >= s[1])) for s in counts)
+    return {size: (rows, columns) for size, (rows, columns, _) in fitting}
 
 
-def as_kernel(matrix: Tensor, kernel: Tensor) -> Tensor:
-    """The way back: with the kernel's shape."""
-    rows = len(kernel)
-    return (matrix if matrix.shape[0] == rows else matrix.mT).reshape(kernel.shape)
+class Matrices:
+    """Kernels of convolutions as matrices, (out, in · height · width), side by side in one tensor.
+
+    A step on each of them is some 60 small kernels; on all together it is a few large ones.
+    """
+
+    def __init__(self, kernels: list[Tensor]) -> None:
+        """kernels: dense in memory, output channels outermost, as contiguous and channels-last."""
+        self.kernels = kernels
+        self.scales = [SCALE * max(p.shape[0], p[0].numel()) ** 0.5 for p in kernels]
+        starts = [0, *accumulate(p.numel() for p in kernels)]
+        shapes = [(p.shape[0], p[0].numel()) for p in kernels]
+        filled = shared_sizes([(min(s), max(s)) for s in shapes], SIZES)
+        batches: dict[Size, list[int]] = {}
+        for i, shape in enumerate(shapes):
+            batches.setdefault(filled[min(shape), max(shape)], []).append(i)
+        self.batches = [(len(members), *size) for size, members in batches.items()]
+        # Where each number of the batches comes from (the last place holds a zero), and where each
+        # number of the kernels went to.
+        comes, went = [], torch.empty(starts[-1], dtype=torch.int64)
+        first = 0
+        for (rows, columns), members in batches.items():
+            index = torch.full((len(members), rows, columns), starts[-1])
+            places = first + torch.arange(index.numel()).view_as(index)
+            for k, i in enumerate(members):
+                own = torch.arange(starts[i], starts[i + 1]).view(shapes[i])
+                own = own if own.shape[0] <= own.shape[1] else own.mT
+                part = (k, slice(own.shape[0]), slice(own.shape[1]))
+                index[part], went[own] = own, places[part]
+            comes.append(index.flatten())
+            first += index.numel()
+        self.comes, self.went = (x.to(kernels[0].device) for x in (torch.cat(comes), went))
+
+    def joined(self, tensors: list[Tensor]) -> Tensor:
+        """Tensors of the kernels' shapes end to end, in the order of the kernels' memory."""
+        alike = (
+            t if t.stride() == p.stride() else torch.empty_like(p).copy_(t)
+            for t, p in zip(tensors, self.kernels, strict=True)
+        )
+        return torch.cat([t.as_strided((t.numel(),), (1,)) for t in alike])
+
+    def split(self, joined: Tensor) -> list[Tensor]:
+        """The tensors, as views."""
+        parts = joined.split([p.numel() for p in self.kernels])
+        return [
+            x.as_strided(p.shape, p.stride(), x.storage_offset())
+            for x, p in zip(parts, self.kernels, strict=True)
+        ]
+
+    def orthogonalised(self, joined: Tensor) -> Tensor:
+        """orthogonalised() of each matrix; joined as before."""
+        x = torch.cat((joined, joined.new_zeros(1))).index_select(0, self.comes)
+        parts = x.split([math.prod(batch) for batch in self.batches])
+        done = [
+            orthogonalised(x.view(b)).flatten() for x, b in zip(parts, self.batches, strict=True)
+        ]
+        return torch.cat(done).index_select(0, self.went)
 
 
 class Muon(torch.optim.Adam):
@@ -82,46 +162,54 @@ class Muon(torch.optim.Adam):
         for p in params:
             groups[is_matrix(p) and id(p) not in output]["params"].append(p)
         super().__init__(groups, **settings)
+        self._matrices: Matrices | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step. closure: must be None."""
         assert closure is None
+        skip = getattr(self, "found_inf", None)
         (group,) = (group for group in self.param_groups if group["muon"])
         kernels = [p for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in kernels]
         for p in kernels:
             p.grad = None  # Adam passes over these
         super().step()
-        # Kernels of one shape side by side: one by one they would be thousands of small operations.
-        alike: dict[torch.Size, list[Tensor]] = {}
         for p, gradient in zip(kernels, gradients, strict=True):
             p.grad = gradient
-            alike.setdefault(as_matrix(p).shape, []).append(p)
-        for some in alike.values():
-            self._step_on(some, group["lr"])
+        if kernels:
+            self._step_on(kernels, group["lr"], skip)
 
-    def _step_on(self, kernels: list[Tensor], lr: float | Tensor) -> None:
-        """Kernels that are matrices of one shape move along their orthogonalised momentum."""
-        for p in kernels:
-            if not self.state[p]:
-                # Adam looks for a step in every state.
-                self.state[p] = {"step": torch.zeros((), device=p.device)}
-                self.state[p]["momentum"] = torch.zeros_like(p)
-        momenta = [self.state[p]["momentum"] for p in kernels]
-        gradient = torch.stack([as_matrix(p.grad) for p in kernels if p.grad is not None])
-        before = torch.stack([as_matrix(m) for m in momenta])  # (n, rows, columns)
+    def _step_on(self, kernels: list[Tensor], lr: float | Tensor, skip: Tensor | None) -> None:
+        """These move along their orthogonalised momentum, in place."""
+        if self._matrices is None or not _same(self._matrices.kernels, kernels):
+            self._matrices = Matrices(kernels)
+        matrices, states = self._matrices, [self.state[p] for p in kernels]
+        for state, p in zip(states, kernels, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=p.device)  # Adam looks for it in every state
+                state["momentum"] = torch.zeros_like(p)
+        momenta = [state["momentum"] for state in states]
+        gradient = matrices.joined([p.grad for p in kernels if p.grad is not None])
+        before = matrices.joined(momenta)
         momentum = before.lerp(gradient, 1 - MOMENTUM)
-        change = orthogonalised(gradient.lerp(momentum, MOMENTUM))  # Nesterov's
-        change = change * (lr * SCALE * change.shape[-1] ** 0.5)
-        if (skip := getattr(self, "found_inf", None)) is not None:
+        change = matrices.orthogonalised(gradient.lerp(momentum, MOMENTUM))  # Nesterov's
+        counted = torch.ones((), device=gradient.device)
+        if skip is not None:
+            counted = 1.0 - skip
             momentum = torch.where(skip > 0, before, momentum)
             change = torch.where(skip > 0, 0.0, change)  # a product would keep a NaN
-        moves = [as_kernel(c, p) for c, p in zip(change, kernels, strict=True)]
+        moves = matrices.split(change * lr)
+        torch._foreach_mul_(moves, matrices.scales)
         torch._foreach_sub_(kernels, moves)
-        torch._foreach_copy_(
-            momenta, [as_kernel(m, p) for m, p in zip(momentum, kernels, strict=True)]
-        )
+        torch._foreach_copy_(momenta, matrices.split(momentum))
+        # A list, since a single number on the device would be waited for.
+        torch._foreach_add_([state["step"] for state in states], [counted] * len(states))
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Whether these are the very same tensors."""
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 
 # ---------------------------------------------------------------- the optimiser of a run

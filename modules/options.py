@@ -157,7 +157,7 @@ class TrainerOptions:
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it, float16 on CUDA cards that are fast with that alone (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
-    recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, of 8 frames at a time; less memory, slower", bookkeeping=True)
+    recompute: bool = option(False, RUN, "activation checkpointing: recompute activations in the backward pass, of 16 frames at a time; less memory, slower", bookkeeping=True)
     test: bool = option(False, RUN, "only validate the checkpoint of --ckpt_path", bookkeeping=True)
     dry_run: bool = option(False, RUN, "check options and data, build the model, print them, stop; writes nothing", bookkeeping=True)
     preset: str | None = option(None, RUN, "a set of options that works; options typed as well override it", choices=("demo", "best", "video"), shown="none", bookkeeping=True)

@@ -2,7 +2,7 @@
 
 A batch goes one way: its clips (data.py), the forward pass (cvae.py), the loss (losses.py), the
 guarded update (optim.py), the running sums. What is not the method wraps the step from outside:
-shard() takes a rank's part of a batch, GraphedStep (runtime/graphs.py) captures it as a CUDA graph.
+draw_shard() takes a rank's part of a batch, GraphedStep (runtime/graphs.py) makes it a CUDA graph.
 Shapes: T time, B batch, N, H, W channels, height and width of the latent.
 """
 
@@ -24,12 +24,13 @@ from modules.losses import (
     psnr_of_mse,
 )
 from modules.optim import GuardedUpdate, set_learning_rate
+from modules.options import TrainerOptions
 from modules.runstate import Position, RunState
 from modules.runtime import distributed
 from modules.runtime.device import autocast, choose_precision
 from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch, stop
-from modules.schedules import WARM_UP, step_lr
+from modules.schedules import WARM_UP, Plan, step_lr
 
 # Steps from one look at a GPU's sums to the next: each look waits for it.
 LOOK_EVERY = 32
@@ -120,19 +121,32 @@ class TrainingStep:
         return self.update.disabled()
 
 
-def shard(starts: Tensor, draws: Draws, beta: float, clips: int = 0) -> Shard:
-    """The part of this rank, of the whole batch's clips and random numbers.
+def draw_shard(
+    o: TrainerOptions,
+    plan: Plan,
+    starts: Tensor,
+    *,
+    latent: tuple[int, int, int],
+    epoch: int,
+    number: int,
+    clips: int = 0,
+) -> Shard:
+    """What step `number` of an epoch is made of, on this rank: a function of (seed, epoch, number).
 
-    clips: to fill the batch up to, so that all steps have one size; 0: as many as there are
+    starts: (B,) int64 frame numbers, of all ranks' clips
+    latent: (N, H, W)
+    clips:  to fill the batch up to, so that all steps have one size; 0: as many as there are
     """
     rank, world = distributed.rank(), distributed.world_size()
     batch, device = len(starts), starts.device
+    kind = {"epoch": epoch, "number": number, "batch": batch}
+    draws = draw(o, torch.Generator(device=device), tfr=plan.tfr, latent=latent, **kind)
     weights = torch.ones(max(batch, clips), device=device)
     if clips > batch:
         weights[batch:] = 0.0
         index = torch.arange(clips, device=device).clamp(max=batch - 1)
         starts, draws = starts[index], draws.of(index)
-    scalars = torch.tensor([float(batch), beta]).to(device, non_blocking=True).unbind()
+    scalars = torch.tensor([float(batch), plan.beta]).to(device, non_blocking=True).unbind()
     if world == 1:
         return Shard(starts, draws, weights, *scalars)
     if rank >= len(starts):  # some clip to go through the networks with
@@ -166,7 +180,6 @@ def train_epoch(
     earlier = (
         sum(len(epoch_batches(o, data, e)) for e in range(epoch)) if epoch < WARM_UP else WARM_UP
     )
-    generator = torch.Generator(device=device)
     state.model.train()
     started = time.perf_counter() - state.position.seconds
     if state.stored is not None and done == 0 and epoch > 0 and epoch % o.rollout_every == 0:
@@ -188,17 +201,9 @@ def train_epoch(
     )
     for number in bar:
         set_learning_rate(state.optimizer, step_lr(o, epoch, number, len(batches), earlier))
-        starts = batches[number]
-        draws = draw(
-            o,
-            generator,
-            tfr=plan.tfr,
-            latent=state.model.config.latent_shape,
-            epoch=epoch,
-            number=number,
-            batch=len(starts),
-        )
-        part = shard(starts, draws, plan.beta, clips)
+        kind = {"epoch": epoch, "number": number, "clips": clips}
+        latent = state.model.config.latent_shape
+        part = draw_shard(o, plan, batches[number], latent=latent, **kind)
         step(part, teacher_forcing=plan.teacher_forcing)
         # On a CPU a look costs nothing. A GPU is waited for seldom: often enough that the steps
         # in its queue are few when the run is asked to stop.

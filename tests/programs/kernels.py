@@ -19,8 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ FLIP = {"augment": ("flip", "shift", "colour")}
 # Of --preset best, but for the sizes of the model and of its clips.
 BEST = {
     **{"optim": "Muon", "lr": 0.003, "grad_clip": 0.01, "ema": 0.99, "frame_noise": 0.3},
-    **{"jump": 0.3, "rollout_every": 1, "tf_draw": "step", "tfr": 0.5, "output": "clamp"},
+    **{"jump": 0.3, "rollout_every": 1, "tfr": 0.5, "output": "clamp"},
 }
 
 # name: options, teacher forcing
@@ -42,8 +40,6 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "teacher forcing": ({}, True),
     "free running": ({}, False),
     "--detach": ({"detach": True}, False),
-    "--tf_draw step": ({"tf_draw": "step", "tfr": 0.5}, True),
-    "--tf_draw step --detach": ({"tf_draw": "step", "tfr": 0.5, "detach": True}, True),
     "--frame_noise": ({"frame_noise": 0.5}, True),
     "--frame_noise, free running": ({"frame_noise": 0.5}, False),
     "--jump": ({"jump": 0.3}, True),
@@ -61,12 +57,10 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool]] = {
     "--ema": ({"ema": 0.99}, True),
     "--optim Muon": ({"optim": "Muon"}, True),
     "--optim AdamW": ({"optim": "AdamW"}, True),
-    "--rollout_every": ({"rollout_every": 1}, False),
-    "--rollout_every --tf_draw step": ({"rollout_every": 1, "tf_draw": "step", **FLIP}, True),
+    "--rollout_every": ({"rollout_every": 1, **FLIP}, True),
     "--prior learned": ({"prior": "learned"}, False),
     "--output sigmoid": ({"output": "sigmoid"}, False),
     "--output clamp": ({"output": "clamp"}, True),
-    "--recon sigma": ({"recon": "sigma"}, True),
     "--precision float32": ({"precision": "float32"}, True),
     "--precision float32, free running": ({"precision": "float32"}, False),
     "--precision float16": ({"precision": "float16"}, True),
@@ -99,7 +93,7 @@ class Counter:
 
 
 def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: int) -> Any:
-    """A TrainingStep on the device."""
+    """(state, step) of a run on the device."""
     import torch
 
     from modules.cvae import CVAE
@@ -108,6 +102,7 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     from modules.options import TrainerOptions, model_config
     from modules.runstate import RunState
     from modules.runtime.device import choose_precision, set_up
+    from modules.runtime.graphs import GraphedStep
     from modules.training import TrainingStep
 
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -120,21 +115,27 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     stacks = [torch.zeros(pixels, dtype=torch.uint8, device=device) for _ in range(2)]
     data = VideoData(*stacks, (Recording(0, frames),))
     state = RunState(o, Path("unused"), model, data, data_root="", data_fingerprint="")
-    return TrainingStep(state, data)
+    return state, GraphedStep(TrainingStep(state, data))
 
 
-def take(step: Any, teacher_forcing: bool, steps: int, clips: int | None = None) -> None:
+def take(run: Any, teacher_forcing: bool, steps: int, clips: int | None = None) -> None:
     """Some steps of an epoch."""
     import torch
 
     from modules.optim import set_learning_rate
     from modules.schedules import Plan
+    from modules.training import draw_shard
 
+    state, step = run
+    plan = Plan(0.01, state.o.tfr, teacher_forcing, 1e-3)
     for number in range(steps):
-        starts = torch.zeros(clips or step.o.batch_size, dtype=torch.int64, device=step.device)
-        set_learning_rate(step.optimizer, 1e-3)
-        step(starts, Plan(0.01, step.o.tfr, teacher_forcing, 1e-3), epoch=0, number=number)
-    step.sums.read()
+        device = state.sums.sums.device
+        starts = torch.zeros(clips or state.o.batch_size, dtype=torch.int64, device=device)
+        set_learning_rate(state.optimizer, 1e-3)
+        kind = {"epoch": 0, "number": number, "clips": state.o.batch_size}
+        part = draw_shard(state.o, plan, starts, latent=state.model.config.latent_shape, **kind)
+        step(part, teacher_forcing=teacher_forcing)
+    state.sums.read()
 
 
 def figures(step: Any, counter: Counter, steps: int) -> dict[str, Any]:
@@ -159,19 +160,19 @@ def measured(
     torch.cuda.empty_cache()
     counter.reset()
     options, forced = CONFIGURATIONS[name]
-    step = new_step(options, size, clips, length)
-    take(step, forced, 2)
-    found = figures(step, counter, 2)
+    run = new_step(options, size, clips, length)
+    take(run, forced, 2)
+    found = figures(run[1], counter, 2)
     torch.use_deterministic_algorithms(False)
     return found
 
 
 def optimiser_kernels(size: dict[str, int], counter: Counter) -> int:
     """Kernels of one step of Muon."""
-    step = new_step({"optim": "Muon"}, size, 2, 2)
-    take(step, True, 1)
+    run = new_step({"optim": "Muon"}, size, 2, 2)
+    take(run, True, 1)
     counter.reset()
-    step.optimizer.step()
+    run[0].optimizer.step()
     return counter.total
 
 
@@ -182,15 +183,16 @@ def rollout_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     from modules.data import TestSequence
     from modules.evaluation import generate
 
-    step = new_step({"ema": 0.99}, size, 2, 2)
-    video = [x.cpu().expand(65, -1, -1, -1) for x in (step.data.frames[:1], step.data.labels[:1])]
+    state, step = new_step({"ema": 0.99}, size, 2, 2)
+    data = step.step.data
+    video = [x.cpu().expand(65, -1, -1, -1) for x in (data.frames[:1], data.labels[:1])]
     sequence = TestSequence("0", video[0][0], video[1])
-    averaged, counts = step.update.average.model, {}
+    averaged, counts = state.average.model, {}
     for name, model in (("averaged", averaged), ("frozen", averaged)):
         model.requires_grad_(name == "averaged")
         counter.reset()
-        kind = {"seed": 0, "device": step.device, "precision": torch.bfloat16}
-        generate(model, [sequence], **kind, graph=True)
+        kind = {"seed": 0, "device": data.frames.device, "precision": torch.bfloat16}
+        generate(model, [sequence], **kind)
         counts[name] = {"kernels": counter.captured, "launches": counter.graph_launches}
     return counts
 
@@ -202,20 +204,20 @@ def refresh_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     from modules.data import Recording, VideoData
     from modules.runtime.stopping import Watch
 
-    step = new_step({"rollout_every": 1}, size, 2, 2)
+    state, _ = new_step({"rollout_every": 1}, size, 2, 2)
     count = 23410 if size["F_dim"] == FULL["F_dim"] else 500
-    frames = torch.zeros(
-        (count, size["frame_H"], size["frame_W"], 3), dtype=torch.uint8, device=step.device
-    )
+    pixels = (count, size["frame_H"], size["frame_W"], 3)
+    frames = torch.zeros(pixels, dtype=torch.uint8, device=state.sums.sums.device)
     from modules.rollouts import StoredRollouts
 
     stored = StoredRollouts(VideoData(frames, frames, (Recording(0, count),)))
     found: dict[str, Any] = {"frames": count}
-    for name, graph in (("eager", False), ("graph", True)):
+    for name in ("eager", "graph"):
         counter.reset()
         began = time.process_time()
-        kind = {"precision": torch.bfloat16, "watch": Watch(), "graph": graph}
-        stored.refresh(step.model, seed=0, epoch=1, **kind)
+        os.environ["CVAE_NO_GRAPH"] = "1" if name == "eager" else ""
+        kind = {"precision": torch.bfloat16, "watch": Watch(), "whole": True}
+        stored.refresh(state.model, seed=0, epoch=1, **kind)
         found[name] = {
             "launches": counter.total + counter.graph_launches,
             "violations": counter.violations,
@@ -231,18 +233,13 @@ def both_modes(size: dict[str, int], clips: int, length: int, counter: Counter) 
     gc.collect()
     torch.cuda.empty_cache()
     counter.reset()
-    step = new_step({}, size, clips, length)
-    from modules.data import Recording, VideoData
-
-    data = VideoData(step.data.frames, step.data.labels, (Recording(0, (2 * clips - 1) * length),))
-    step.data = data
-    step.prepare_graphs()
+    run = new_step({}, size, clips, length)
     peaks = []
     for forced in (True, False):
-        take(step, forced, 1)
-        take(step, forced, 1, clips=clips - 1)
+        take(run, forced, 1)
+        take(run, forced, 1, clips=clips - 1)
         peaks.append(round(counter.peak / 2**20, 1))
-    return {**figures(step, counter, 4), "graphs": len(step.graphs), "peaks_mib": peaks}
+    return {**figures(run[1], counter, 4), "graphs": len(run[1].graphs), "peaks_mib": peaks}
 
 
 PARALLEL = ("teacher forcing", "free running", "--precision float16", "as --preset best")
@@ -278,40 +275,27 @@ def started(ranks: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
 # ---------------------------------------------------------------- what must be noticed
 
 
-@contextmanager
-def spoilt(step: Any, spoil: Callable[[], object]) -> Iterator[None]:
-    """While inside, each step also does this."""
-    plain = step.compute
-
-    def compute(*arguments: Any, **options: Any) -> None:
-        plain(*arguments, **options)
-        spoil()
-
-    step.compute = compute
-    yield
-    del step.compute
-
-
 def controls(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """Steps that wait for the device, copy to the host, fail inside a capture."""
     import torch
 
     found = {}
     for name in ("item", "copy", "failure", "none"):
-        step = new_step({}, size, 2, 3)
-        place = torch.zeros(4)
+        state, step = new_step({}, size, 2, 3)
+        place, add = torch.zeros(4), state.sums.add
 
-        def spoil(name: str = name, step: Any = step, place: Any = place) -> None:
+        def spoilt(*values: Any, name: str = name, place: Any = place, add: Any = add) -> None:
+            add(*values)
             if name == "item":
-                step.beta.item()
+                values[0].sum().item()
             elif name == "copy":
-                place.copy_(step.sums.sums[:4].float())
+                place.copy_(values[0].float())
             elif name == "failure" and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError("on purpose")
 
+        state.sums.add = spoilt
         counter.reset()
-        with spoilt(step, spoil):
-            take(step, True, 2)
+        take((state, step), True, 2)
         found[name] = figures(step, counter, 2)
     return found
 
