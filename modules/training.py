@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from modules.averages import MAX_SKIPPED_STEPS, EpochAverages
 from modules.batches import Draws, draw, epoch_batches, load_clips
+from modules.checkpoint import Position, RunState
 from modules.fitting import what_fits
 from modules.losses import frame_mse, loss_terms, psnr_of_mse
 from modules.optimizers import GuardedUpdate, set_learning_rate
 from modules.plan import Plan, step_lr
-from modules.runstate import Position, RunState
 from modules.runtime import distributed
 from modules.runtime.device import autocast, choose_precision, free_memory
 from modules.runtime.errors import UserError

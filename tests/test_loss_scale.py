@@ -8,12 +8,11 @@ import torch
 
 from modules import loss_scale
 from modules.averages import EpochAverages
-from modules.checkpoint import LAST, load_checkpoint
+from modules.checkpoint import LAST, RunState, load_checkpoint
 from modules.cvae import CVAE
 from modules.loss_scale import LARGEST, SMALLEST, START, LossScale
 from modules.options import model_config, parse_trainer
 from modules.plan import Plan
-from modules.runstate import RunState
 from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch
 from modules.sequences import Recording, VideoData

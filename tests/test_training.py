@@ -11,11 +11,11 @@ import torch
 from modules import averages, training
 from modules.averages import EpochAverages
 from modules.batches import draw
+from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE, Previous
 from modules.optimizers import optimizer_state
 from modules.options import model_config, parse_trainer
 from modules.plan import Plan
-from modules.runstate import Position, RunState
 from modules.runtime import graphs
 from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch

@@ -31,13 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
 from modules.batches import Clips, draw, epoch_batches, load_clips
+from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE, ModelConfig
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate, validate
 from modules.layout import place
 from modules.options import TrainerOptions
 from modules.plan import Plan
-from modules.runstate import Position, RunState
 from modules.runtime.device import (
     MALLOC_MMAP_MAX,
     MALLOC_TOP_PAD,

@@ -102,10 +102,10 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     """A TrainingStep on the device."""
     import torch
 
+    from modules.checkpoint import RunState
     from modules.cvae import CVAE
     from modules.layout import place
     from modules.options import TrainerOptions, model_config
-    from modules.runstate import RunState
     from modules.runtime.device import choose_precision, set_up
     from modules.sequences import Recording, VideoData
     from modules.training import TrainingStep
