@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import dataloader
 from modules import runlog
-from modules.checkpoint import Checkpoint, export, load_checkpoint, with_frame_size
+from modules.checkpoint import Checkpoint, export, load_weights
 from modules.cvae import CVAE
 from modules.data import TestSequence, to_uint8, to_unit
 from modules.evaluation import Score, generate, score
@@ -58,10 +58,7 @@ def all_options() -> tuple[TesterOptions, frozenset[str], Checkpoint]:
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     path = Path(o.ckpt_path)
-    checkpoint = load_checkpoint(path, o.weights)
-    print(checkpoint.says(), flush=True)
-    checkpoint.check_finite()
-    checkpoint = with_frame_size(checkpoint, o.frame_H, o.frame_W)
+    checkpoint = load_weights(path).with_options(o, typed)
     if o.export is not None:
         return o, typed, checkpoint
     data_root = o.DR or checkpoint.data_root

@@ -22,7 +22,7 @@ import torch
 import dataloader
 from modules import runlog
 from modules.auto_size import auto_sized
-from modules.checkpoint import Checkpoint
+from modules.checkpoint import Checkpoint, RunState, prepare_save_root, take_from_checkpoint
 from modules.cvae import CVAE, ModelConfig
 from modules.data import VideoData, describe_data, fingerprint, largest_batch
 from modules.datasets.demo import demo_data
@@ -43,7 +43,6 @@ from modules.options import (
     without_effect,
 )
 from modules.origins import telling_origins
-from modules.runstate import RunState, prepare_save_root, take_from_checkpoint
 from modules.runtime import distributed, launch
 from modules.runtime.device import choose_device, choose_precision, describe, set_up
 from modules.runtime.errors import Stopped, UserError
@@ -207,7 +206,7 @@ def run_epoch(
         state.save()
         stop(int(stopped))
 
-    earned = state.finish_epoch(loss=val_loss, psnr=val_psnr)
+    names = state.finish_epoch(loss=val_loss, psnr=val_psnr)
     if not records:
         return
     assert result is not None
@@ -218,8 +217,7 @@ def run_epoch(
     records.add(row, drawing_of(result, video, made, visualize=o.store_visualization))
     if ended := state.position.epoch >= o.num_epoch:  # nothing is trained beside which to draw
         records.finish_drawing()
-    every = [f"epoch={row['epoch']}.ckpt"] if row["epoch"] % o.per_save == 0 else []
-    state.save(*(earned if o.auto_save else every))
+    state.save(*names)
     print(runlog.epoch_line(row, o.num_epoch, state.best.epoch == row["epoch"]), flush=True)
     if not ended:  # at the end all of them are printed
         records.warn(latest=True)

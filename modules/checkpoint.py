@@ -1,16 +1,16 @@
-"""Checkpoints: plain values and tensors, written atomically, read without running code.
+"""Checkpoints, and the state of a run that they hold: read, written, resumed from, exported.
 
-A checkpoint of the older code is `{state_dict, optimizer, lr, tfr, last_epoch}`, where `optimizer`
-holds weights again. Ours has the same keys with the same meaning (but a real optimiser's state)
-and more: `config` (the model's settings), `labels` (what they are drawn on), `options`, `data_root`
-and `training` (what a resumed run needs). Dimensions of a checkpoint without `config` are read off
-its tensor shapes.
+A checkpoint is a dictionary of plain values and tensors, written atomically and read without
+running code. One of the older code is `{state_dict, optimizer, lr, tfr, last_epoch}`, where
+`optimizer` holds weights again. Ours has the same keys with the same meaning (but a real
+optimiser's state) and more: `config` (the model's settings), `labels` (what they are drawn on),
+`options`, `data_root` and `training` (what a resumed run needs).
 """
 
-import contextlib
 import io
 import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,25 +18,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.cvae import CVAE, OPTIONAL_PARTS, PRIORS, REFERENCES, ModelConfig
+from modules import schedules
+from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig
+from modules.data import VideoData
 from modules.ink import Ink
+from modules.losses import RunningSums
+from modules.optim import (
+    LossScale,
+    WeightAverage,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
+from modules.options import LAST, PREVIOUS, TrainerOptions, run_folder, saved_options
+from modules.rollouts import StoredRollouts
+from modules.runtime import distributed
+from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, named, why
-from modules.runtime.files import NO_ROOM, write_atomically, write_synced
-from modules.runtime.patience import patiently, read_bytes, remove, rename
-from modules.weight_files import read_weight_file
+from modules.runtime.files import NO_ROOM, remove_leftovers, try_folder, write_atomically
+from modules.runtime.patience import patiently, remove, rename
+from modules.schedules import Plan, epoch_plan
 from modules.weights import (
     NETWORKS,
-    NoNetworks,
     as_float32,
+    check_fit,
     dimensions,
-    faults,
     find_networks,
-    missing_networks,
-    with_counters,
+    read_weight_file,
 )
 
+# Highest validation PSNR, always written; with --auto_save also lowest loss, and both at once.
+BEST, BEST_LOSS, BEST_BOTH = "best.ckpt", "best_loss.ckpt", "best_both.ckpt"
+EARLIER_BEST = "best_psnr.ckpt"  # BEST's name while BEST_BOTH had the name of BEST
 # What a checkpoint of ours has in `config`; that of other code may be anything.
 OWN_SETTINGS = frozenset(("F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W"))
+
+# ---------------------------------------------------------------- reading
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class Checkpoint:
     config: ModelConfig
     ink: Ink | None  # of the labels that it was trained on; None in older ones
     has_frame_size: bool  # older checkpoints do not carry one; config then has the default
-    last_epoch: int
+    last_epoch: int  # -1 where the file does not say
     options: dict[str, Any]  # of the run that wrote it; empty in older ones
     data_root: str | None
     training: dict[str, Any]  # what --resume needs; empty in older ones
@@ -57,19 +74,28 @@ class Checkpoint:
     tfr: float  # likewise
     taken: str  # what was taken from the file, in words
 
-    def says(self) -> str:
-        """A line about what was taken."""
-        epoch = f", epoch {self.last_epoch}" if self.last_epoch >= 0 else ""
-        return f"weights: {self.path}{epoch}: {self.taken}"
+    def with_options(
+        self, o: Any, typed: Collection[str], parts: Collection[str] = ()
+    ) -> "Checkpoint":
+        """For a model as the options have it, where the checkpoint leaves that open.
 
-    def check_finite(self) -> None:
-        """Raise UserError if weights are NaN or infinite: nothing can be made of them."""
-        wrong = [n for n, v in self.state_dict.items() if not torch.isfinite(v).all()]
-        if wrong:
-            raise UserError(
-                f"{self.path}: weights that are not finite ({named(wrong)}); take a checkpoint "
-                "from before the training diverged"
-            )
+        typed: names of options that were typed: they may say what a checkpoint of older code does
+        not; one that contradicts the checkpoint is a UserError.
+        parts: options whose networks fine-tuning may add; there is no way back from them.
+        """
+        unknown = () if self.has_frame_size else ("frame_H", "frame_W", "output")
+        changes: dict[str, Any] = {}
+        for name, value in self.config.to_dict().items():
+            wanted = getattr(o, name, value)
+            adds = name in parts and value == getattr(ModelConfig(), name)
+            if adds or (name in typed and name in unknown):
+                changes[name] = wanted
+            elif name in typed and wanted != value:
+                raise UserError(
+                    f"--{name} {wanted}: the weights of {self.path} are for --{name} {value}; "
+                    f"give that, or leave --{name} out"
+                )
+        return replace(self, config=replace(self.config, **changes))
 
     def other_background(self, ink: Ink, where: str | None) -> str:
         """That labels lie on another background than those it was trained on; "" if they do not.
@@ -111,26 +137,129 @@ class Checkpoint:
         return model
 
 
-class Best:
-    """The best validation results so far, and which checkpoints a new one earns."""
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read the networks' weights onto the CPU, from a checkpoint of this or the older code or from
+    whatever else holds them (see weights.py).
 
-    def __init__(self, psnr: float = -math.inf, loss: float = math.inf, epoch: int = -1) -> None:
-        self.psnr, self.loss, self.epoch = psnr, loss, epoch  # epoch: of the highest PSNR
+    Raises UserError, naming the file, when it is missing, corrupted, of another model, or holds
+    objects that could run code.
+    """
+    content = read_weight_file(path)
+    try:
+        found = find_networks(content)
+        state, rounded = as_float32(found.state)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    plain = content if found.where == "state_dict" else {}
+    saved = plain["config"] if isinstance(plain.get("config"), dict) else {}
+    ours = saved.keys() >= OWN_SETTINGS
+    try:
+        known = {entry.name for entry in fields(ModelConfig)}
+        settings = {n: v for n, v in saved.items() if n in known} if ours else dimensions(state)
+        config = ModelConfig(**settings)
+        config.check()
+        check_fit(state, config)
+        if found.others:
+            raise ValueError(f"networks that this model lacks: {named(found.others)}")
+    except (UserError, ValueError) as error:
+        raise UserError(f"{path}: another architecture ({error})") from error
 
-    def update(self, epoch: int, *, loss: float, psnr: float) -> list[str]:
-        """Names of the --auto_save files that this validation earns; none if not finite."""
-        if not (math.isfinite(psnr) and math.isfinite(loss)):
-            return []
-        higher, lower = psnr > self.psnr, loss < self.loss
-        if higher:
-            self.psnr, self.epoch = psnr, epoch
-        self.loss = min(loss, self.loss)
-        cases = {
-            "best.ckpt": higher and lower,
-            "best_psnr.ckpt": higher,
-            "best_loss.ckpt": lower,
-        }
-        return [name for name, holds in cases.items() if holds]
+    def value(name: str, kind: Any, otherwise: Any) -> Any:
+        return plain[name] if isinstance(plain.get(name), kind) else otherwise
+
+    # In the older code `optimizer` holds weights, not an optimiser's state.
+    own = {n: value(n, dict, {}) if ours else {} for n in ("options", "training", "optimizer")}
+    labels = value("labels", dict, {}) if ours else {}
+    last_epoch = value("last_epoch", int, -1)
+    taken = [
+        *([f"epoch {last_epoch}"] if last_epoch >= 0 else []),
+        found.where or "the networks",
+        *(f"{kind} taken as float32" for kind in rounded),
+        *(f"not taken: {name or 'those without a prefix'}" for name in found.copies),
+    ]
+    return Checkpoint(
+        path=path,
+        state_dict=state,
+        config=config,
+        ink=Ink(tuple(labels["background"]), labels["contrast"]) if labels else None,
+        has_frame_size=ours,
+        last_epoch=last_epoch,
+        **own,
+        data_root=value("data_root", str, None),
+        lr=value("lr", (int, float), 1e-3),
+        tfr=value("tfr", (int, float), 1.0),
+        taken="; ".join(taken),
+    )
+
+
+def load_weights(path: Path) -> Checkpoint:
+    """A checkpoint to start from or to make frames with; prints in a line what was taken.
+
+    Raises UserError as load_checkpoint(), and if weights are NaN or infinite.
+    """
+    checkpoint = load_checkpoint(path)
+    print(f"weights: {path}: {checkpoint.taken}", flush=True)
+    if wrong := [n for n, v in checkpoint.state_dict.items() if not torch.isfinite(v).all()]:
+        raise UserError(
+            f"{path}: weights that are not finite ({named(wrong)}); take a checkpoint "
+            "from before the training diverged"
+        )
+    return checkpoint
+
+
+def load_last(root: Path) -> Checkpoint:
+    """The newest sound checkpoint of a run: last.ckpt, or last.prev.ckpt with a note.
+
+    Raises UserError when there is neither.
+    """
+    try:
+        there = [name for name in (LAST, PREVIOUS) if patiently((root / name).exists)]
+    except OSError as error:
+        raise UserError(f"--resume: {root} cannot be read ({why(error, root)})") from error
+    if not there:
+        raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
+    try:
+        return load_checkpoint(root / LAST)
+    except UserError as error:
+        if PREVIOUS not in there:
+            raise
+        found = load_checkpoint(root / PREVIOUS)
+        print(f"note: {error}; resuming from {PREVIOUS} instead", flush=True)
+        return found
+
+
+# ---------------------------------------------------------------- writing
+
+
+def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
+    """Write the same content to each path, each atomically; a last.ckpt that was there is kept
+    as last.prev.ckpt.
+
+    content: only dictionaries, lists, tensors, strings, numbers and None, or it could not be read
+    back without running code. Raises UserError when the disk is full or the folder unwritable; an
+    earlier file of that name is then intact.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    for path in paths:
+        before = partial(_keep_previous, path) if path.name == LAST else None
+        write_atomically(path, buffer.getvalue(), before=before)
+
+
+def _keep_previous(last: Path) -> None:
+    """Give last.ckpt the name last.prev.ckpt too, before another file takes its own."""
+    previous = last.with_name(PREVIOUS)
+    if not last.exists():
+        return
+    try:
+        remove(previous)
+        try:
+            previous.hardlink_to(last)
+        except (OSError, NotImplementedError):  # a file system, or system, without hard links
+            rename(last, previous)
+    except OSError as error:
+        # The new checkpoint counts for more than which one is kept beside it.
+        print(f"note: {previous}: keeps its earlier content ({why(error)})", flush=True)
 
 
 def export(checkpoint: Checkpoint, path: Path) -> list[str]:
@@ -146,232 +275,301 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
         )
     if path.exists():
         raise UserError(f"--export {path}: is there already; give another name")
-    config, plain = checkpoint.config, ModelConfig()
+    config, usual = checkpoint.config, ModelConfig()
     weights = {
         name: value.contiguous()
         for name, value in checkpoint.build_model().state_dict().items()
         if name.partition(".")[0] in NETWORKS
     }
-    content = {
-        "state_dict": weights,
-        "optimizer": weights,
-        "lr": checkpoint.lr,
-        "tfr": checkpoint.tfr,
-        "last_epoch": checkpoint.last_epoch,
-    }
-    save_checkpoints([path], content)
+    schedule = {name: getattr(checkpoint, name) for name in ("lr", "tfr", "last_epoch")}
+    save_checkpoints([path], {"state_dict": weights, "optimizer": weights, **schedule})
     notes = [f"wrote {path}: the five networks, in the older form"]
     for name in ("prior", "reference", "output", "fold"):
         # Clamped frames are what everybody shows.
-        if (value := getattr(config, name)) not in (getattr(plain, name), "clamp"):
+        if (value := getattr(config, name)) not in (getattr(usual, name), "clamp"):
             notes.append(
                 f"note: the model has --{name} {value}, which that form has no place for: "
                 "without it the five networks give other frames"
             )
-    if checkpoint.has_frame_size and config.latent_shape[1:] != plain.latent_shape[1:]:
+    if checkpoint.has_frame_size and config.latent_shape[1:] != usual.latent_shape[1:]:
         size = f"--frame_H {config.frame_H} --frame_W {config.frame_W}"
         notes.append(f"note: that form carries no frame size; it was trained with {size}")
     return notes
 
 
-LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
+# ---------------------------------------------------------------- how a run starts
 
 
-def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
-    """Write the same content to each path, each atomically; a last.ckpt that was there is kept
-    as last.prev.ckpt.
-
-    content: only dictionaries, lists, tensors, strings, numbers and None, or it could not be read
-    back without running code. Raises UserError when the disk is full or the folder unwritable; an
-    earlier file of that name is then intact.
-    """
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    for path in paths:
-        write_atomically(path, buffer.getvalue(), before=partial(_keep_previous, path))
-
-
-def _keep_previous(path: Path) -> None:
-    """Give last.ckpt a second name, last.prev.ckpt, before it is replaced.
-
-    So at no moment is there no last.ckpt. Other checkpoints are just replaced.
-    """
-    if path.name == LAST and path.exists():
-        previous = path.with_name(PREVIOUS)
-        try:
-            _also_name(path, previous)
-        except OSError as error:
-            # The new checkpoint counts for more than which one is kept beside it.
-            print(f"note: {previous}: keeps its earlier content ({why(error)})", flush=True)
+def take_from_checkpoint(
+    o: TrainerOptions, explicit: frozenset[str]
+) -> tuple[TrainerOptions, Checkpoint | None]:
+    """Options that a checkpoint decides: all of them for --resume, the model's for --ckpt_path."""
+    if o.resume:
+        return _resumed(o, explicit)
+    if o.ckpt_path is None:
+        return o, None
+    parts = () if o.test else ("prior", "reference")
+    checkpoint = load_weights(Path(o.ckpt_path)).with_options(o, explicit, parts)
+    for name, value in checkpoint.config.to_dict().items():
+        setattr(o, name, value)
+    o.DR = o.DR or checkpoint.data_root
+    if o.DR is None:
+        raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
+    return o, checkpoint
 
 
-def _also_name(path: Path, other: Path) -> None:
-    """Give a file a second name, which another file may have had, in one step."""
-    temporary = other.with_name(f".{other.name}.tmp")
-    try:
-        remove(temporary)
-        try:
-            temporary.hardlink_to(path)
-        except (OSError, NotImplementedError):  # a file system, or system, without hard links
-            patiently(lambda: write_synced(temporary, read_bytes(path)))
-        rename(temporary, other)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        # No room for a copy: the file moves. Until the next takes its name, `other` is the newest.
-        rename(path, other)
-    finally:
-        # Where both are already names of one file, a rename does nothing and leaves both.
-        with contextlib.suppress(OSError):
-            remove(temporary)
-
-
-def put_in_place_of_last(checkpoint: Checkpoint) -> None:
-    """Make the checkpoint that a run is resumed from its last.ckpt.
-
-    A corrupted last.ckpt would otherwise become last.prev.ckpt when the next one is written.
-    """
-    if checkpoint.path.name == PREVIOUS:
-        try:
-            _also_name(checkpoint.path, checkpoint.path.with_name(LAST))
-        except OSError as error:
-            raise UserError(f"{checkpoint.path}: cannot be renamed ({why(error)})") from error
-
-
-def load_last(root: Path) -> Checkpoint:
-    """The newest sound checkpoint of a run: last.ckpt, or last.prev.ckpt with a note.
-
-    Raises UserError when there is neither.
-    """
-    last, previous = root / LAST, root / PREVIOUS
-    try:
-        found_last, found_previous = patiently(last.exists), patiently(previous.exists)
-    except OSError as error:
-        raise UserError(f"--resume: {root} cannot be read ({why(error, root)})") from error
-    if not found_last and not found_previous:
-        raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
-    try:
-        return load_checkpoint(last)
-    except UserError as error:
-        if not found_previous:
-            raise
-        found = load_checkpoint(previous)
-        print(f"note: {error}; resuming from {PREVIOUS} instead", flush=True)
-        return found
-
-
-def load_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
-    """Read the networks' weights onto the CPU, from a checkpoint of this or the older code or from
-    whatever else holds them (see modules/weights.py).
-
-    weights: which of several copies to take, as `Checkpoint.taken` names them
-
-    Raises UserError, naming the file, when it is missing, corrupted, of another model, or holds
-    objects that could run code.
-    """
-    content, remarks = read_weight_file(path)
-    try:
-        found = find_networks(content, weights)
-        state, kind = as_float32(with_counters(found.state))
-    except NoNetworks as error:
-        if weights is not None:
-            raise UserError(f"--weights {weights}: there are none in {path}; {error}") from error
+def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOptions, Checkpoint]:
+    """The options of the run in --save_root, with those that were typed and may change."""
+    root = run_folder(o)
+    checkpoint = load_last(root)
+    if not checkpoint.training:
         raise UserError(
-            f"{path}: not a checkpoint of this model: none of the five networks is in it ({error})"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    plain = content if isinstance(content, dict) else {}
-    saved = plain.get("config") if found.where == "state_dict" else None
-    ours = isinstance(saved, dict) and saved.keys() >= OWN_SETTINGS
-    if missing := missing_networks(state):
-        raise UserError(f"{path}: another architecture (networks are missing: {named(missing)})")
-    config = _config(path, state, saved if isinstance(saved, dict) and ours else {})
-    if fault := faults(state, config, found.others):
-        raise UserError(f"{path}: another architecture ({fault})")
-
-    def own(name: str) -> dict[str, Any]:
-        value = plain.get(name)
-        # In the older code `optimizer` holds weights, not an optimiser's state.
-        return value if ours and isinstance(value, dict) else {}
-
-    last_epoch, data_root = plain.get("last_epoch"), plain.get("data_root")
-    taken = [
-        found.where or "the networks",
-        *(["without " + ", ".join(f"{name}." for name in found.removed)] if found.removed else []),
-        *([f"{kind} taken as float32"] if kind else []),
-        *remarks,
-        *([f"left out: {named(found.left_out)}"] * bool(found.left_out)),
-        *(f"not taken: {name} (--weights {name} takes it)" for name in found.copies if name),
-    ]
-    return Checkpoint(
-        path=path,
-        state_dict=state,
-        config=config,
-        ink=_ink(own("labels")),
-        has_frame_size=ours,
-        last_epoch=last_epoch if type(last_epoch) is int else -1,
-        options=own("options"),
-        data_root=data_root if isinstance(data_root, str) else None,
-        training=own("training"),
-        optimizer=own("optimizer"),
-        lr=_number(plain.get("lr"), 1e-3),
-        tfr=_number(plain.get("tfr"), 1.0),
-        taken="; ".join(taken),
-    )
-
-
-def _ink(saved: dict[str, Any]) -> Ink | None:
-    """As saved; None where there is none, or something else."""
-    background = saved.get("background")
-    values = [*background, saved.get("contrast")] if isinstance(background, list) else []
-    if len(values) != 4 or any(type(value) is not int for value in values):
-        return None
-    red, green, blue, contrast = values
-    return Ink((red, green, blue), contrast)
-
-
-def _number(value: Any, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else otherwise
-
-
-def with_frame_size(checkpoint: Checkpoint, height: int | None, width: int | None) -> Checkpoint:
-    """The checkpoint with a frame size from the command line, where it carries none of its own.
-
-    Raises UserError when it carries another one.
-    """
-    config = checkpoint.config
-    for name, value in (("frame_H", height), ("frame_W", width)):
-        if value is None:
-            continue
-        if checkpoint.has_frame_size and value != getattr(config, name):
-            raise UserError(
-                f"--{name} {value}: {checkpoint.path} was trained with {getattr(config, name)}"
-            )
-        config = replace(config, **{name: value})  # type: ignore[arg-type]
-    return replace(checkpoint, config=config)
-
-
-def with_parts(checkpoint: Checkpoint, prior: str, reference: str) -> Checkpoint:
-    """The checkpoint for a model with more optional parts than it was trained with.
-
-    What it has it keeps: there is no way back from a learned prior or a reference.
-    """
-    config = checkpoint.config
-    if config.prior == PRIORS[0]:
-        config = replace(config, prior=prior)
-    if config.reference == REFERENCES[0]:
-        config = replace(config, reference=reference)
-    return replace(checkpoint, config=config)
-
-
-def _config(path: Path, state: dict[str, Tensor], saved: dict[str, Any]) -> ModelConfig:
-    """The model's settings as saved, or read off the shapes."""
-    names = {entry.name for entry in fields(ModelConfig)}
+            f"--resume: {checkpoint.path} is of older code; start from it with --ckpt_path"
+        )
     try:
-        values = {name: value for name, value in saved.items() if name in names}
-        config = ModelConfig(**(values or dimensions(state)))
-        config.check()
-    except (UserError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: another architecture ({error})") from error
-    return config
+        saved = saved_options(checkpoint.options)
+    except (TypeError, UserError) as error:
+        raise UserError(f"--resume: {checkpoint.path} is of another version ({error})") from error
+    changed = [n for n in sorted(explicit) if getattr(o, n) != getattr(saved, n)]
+    # A preset would change nothing, and config.json would say that it did.
+    may = {f.name for f in fields(saved) if f.metadata["resumable"] and f.name != "preset"}
+    if refused := [n for n in changed if n not in may]:
+        shown = ", ".join(f"--{n} {getattr(saved, n)} → {getattr(o, n)}" for n in refused)
+        raise UserError(f"--resume continues a run as it was, but this would change: {shown}")
+    typed = {name: getattr(o, name) for name in changed}
+    # The data's absolute place, as the run may be continued from another folder.
+    fixed = {"DR": checkpoint.data_root, "resume": True, "save_root": str(root)}
+    return replace(saved, **{**fixed, **typed}), checkpoint
+
+
+def prepare_save_root(o: TrainerOptions) -> Path:
+    """The run's folder, made and tried before anything costs time. UserError if unusable."""
+    root = run_folder(o)
+    if not distributed.is_main():
+        return root
+    try:
+        if not (o.resume or o.test):
+            if (root / LAST).exists():
+                raise UserError(
+                    f"--save_root {root} already holds a run: continue it with --resume, "
+                    "or give another --save_root"
+                )
+            if (root / "metrics.csv").exists():
+                raise UserError(
+                    f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
+                    "move it away, or give another --save_root"
+                )
+        root.mkdir(parents=True, exist_ok=True)
+        try_folder(root)
+        if not o.test:
+            remove_leftovers(root)
+    except OSError as error:
+        raise UserError(f"--save_root {root}: cannot be written ({why(error, root)})") from error
+    return root
+
+
+# ---------------------------------------------------------------- the state of a run
+
+
+class Best:
+    """The best validation results so far, and which checkpoints a new one earns."""
+
+    def __init__(self, psnr: float = -math.inf, loss: float = math.inf, epoch: int = -1) -> None:
+        self.psnr, self.loss, self.epoch = psnr, loss, epoch  # epoch: of the highest PSNR
+
+    def update(self, epoch: int, *, loss: float, psnr: float) -> list[str]:
+        """Names of the checkpoints that this validation earns; none if it is not finite."""
+        if not (math.isfinite(psnr) and math.isfinite(loss)):
+            return []
+        higher, lower = psnr > self.psnr, loss < self.loss
+        if higher:
+            self.psnr, self.epoch = psnr, epoch
+        self.loss = min(loss, self.loss)
+        cases = {BEST: higher, BEST_LOSS: lower, BEST_BOTH: higher and lower}
+        return [name for name, holds in cases.items() if holds]
+
+
+@dataclass
+class Position:
+    """Where a run is."""
+
+    epoch: int = 0
+    step: int = 0  # of this epoch that are done
+    seconds: float = 0.0  # spent on this epoch, in training
+
+
+class RunState:
+    """Model, optimiser, detector, best results, position and sums of a run."""
+
+    def __init__(
+        self,
+        o: TrainerOptions,
+        root: Path,
+        model: CVAE,
+        train: VideoData,
+        *,
+        data_root: str,
+        data_fingerprint: str,
+    ) -> None:
+        self.o, self.root, self.model = o, root, model
+        self.data_root, self.data_fingerprint = data_root, data_fingerprint
+        self.ink = train.ink
+        model.label_transformation.measure(train.labels, model.config.fold)
+        self.optimizer = make_optimizer(model, o)
+        self.average = WeightAverage(model, o.ema) if o.ema > 0 else None
+        self.stored = StoredRollouts(train) if o.rollout_every > 0 else None
+        self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
+        self.best = Best()
+        self.position = Position()
+        device = train.frames.device
+        self.sums = RunningSums(model.config.latent_shape, device)
+        half = choose_precision(o.precision, device) == torch.float16
+        self.scale = LossScale(device) if half else None
+        self.last_epoch = -1  # the last one that was finished
+        # Rows of metrics.csv that could not be written, see metrics_table.py.
+        self.unwritten: list[dict[str, Any]] = []
+        # Called when there was no room for a checkpoint, before it is tried again.
+        self.make_room: Callable[[], object] = lambda: None
+        self.plan: Plan
+        self.begin_epoch()
+
+    def begin_epoch(self) -> Plan:
+        """What the epoch that the position is in is trained with."""
+        self.plan = epoch_plan(self.o, self.position.epoch, self.detector.raised_at)
+        return self.plan
+
+    def finish_epoch(self, *, loss: float, psnr: float) -> list[str]:
+        """Note an epoch's validation; returns the names to save it under, beside last.ckpt."""
+        epoch = self.position.epoch
+        names = self.best.update(epoch, loss=loss, psnr=psnr)
+        if not self.o.auto_save:
+            names = [name for name in names if name == BEST]
+            names += [f"epoch={epoch}.ckpt"] * (epoch % self.o.per_save == 0)
+        if self.detector.update(epoch, loss, psnr) and distributed.is_main():
+            print("validation has plateaued: teacher forcing returns to 1", flush=True)
+        self.last_epoch, self.position = epoch, Position(epoch + 1)
+        self.sums.start_epoch()
+        return names
+
+    def eval_model(self) -> CVAE:
+        """The model that is validated and saved: with averaged weights if --ema says so.
+
+        Its batch-norm statistics are those of its own weights.
+        """
+        model = self.model if self.average is None else self.average.model
+        model.label_transformation.settle()
+        return model
+
+    # -------------------------------------------------------- saving
+
+    def save(self, *names: str) -> None:
+        """Write these files and then last.ckpt, so that a run killed in between makes them again.
+
+        Only rank 0 writes; in mid-epoch every rank must ask, since the sums of all are saved.
+        """
+        in_epoch = self.position.step > 0
+        posterior = self.sums.read_posterior() if in_epoch else None
+        if not distributed.is_main():
+            return
+        content = self._content(posterior)
+        self._write([self.root / name for name in names], content)
+        if self.stored is not None:  # as large as the data set: only in the one that is resumed
+            content["training"]["rollouts"] = self.stored.frames
+        self._write([self.root / LAST], content)
+
+    def save_at(self, position: Position) -> None:
+        """Write last.ckpt in mid-epoch. Every rank must ask."""
+        self.position = position
+        self.save()
+
+    def _write(self, paths: list[Path], content: dict[str, Any]) -> None:
+        """Save checkpoints; once more where there was no room. UserError."""
+        try:
+            save_checkpoints(paths, content)
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) not in NO_ROOM:
+                raise
+            self.make_room()
+            save_checkpoints(paths, content)
+
+    def _content(self, posterior: Tensor | None) -> dict[str, Any]:
+        """What a checkpoint holds: the older code's keys, and what a resumed run needs."""
+        training: dict[str, Any] = {
+            "position": {
+                **asdict(self.position),
+                "counts": list(self.sums.read()),
+                "moments": posterior,
+            },
+            "detector": self.detector.state_dict(),
+            "best": vars(self.best),
+            "data_fingerprint": self.data_fingerprint,
+        }
+        if self.unwritten:
+            training["unwritten"] = self.unwritten
+        if self.average is not None:
+            training["weights"] = self.model.state_dict()
+            training["average_steps"] = self.average.steps.item()
+        if self.scale is not None:
+            training["loss_scale"] = self.scale.state_dict()
+        return {
+            "state_dict": self.eval_model().state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "lr": self.plan.lr,
+            "tfr": self.plan.tfr,
+            "last_epoch": self.last_epoch,
+            "config": self.model.config.to_dict(),
+            "labels": {"background": list(self.ink.background), "contrast": self.ink.contrast},
+            "options": asdict(self.o),
+            "data_root": self.data_root,
+            "training": training,
+        }
+
+    # -------------------------------------------------------- resuming
+
+    def resume_from(self, checkpoint: Checkpoint) -> None:
+        """Continue a run where its checkpoint left it. Raises UserError if the data changed."""
+        saved = checkpoint.training
+        if saved["data_fingerprint"] != self.data_fingerprint:
+            raise UserError(
+                f"--resume: the data in {self.o.DR} is not what this run was trained on "
+                f"({checkpoint.data_root}, says {checkpoint.path}); --DR names another place"
+            )
+        if distributed.is_main():
+            self._put_names_right(checkpoint.path)
+        if self.average is not None:
+            # The checkpoint's state_dict, and so the model built from it, is the average.
+            self.average.model.load_state_dict(self.model.state_dict())
+            self.average.steps.fill_(saved["average_steps"])
+            self.model.load_state_dict(saved["weights"])
+        if self.stored is not None:
+            self.stored.frames.copy_(saved["rollouts"])
+        load_optimizer_state(self.optimizer, self.model, checkpoint.optimizer)
+        self.detector.load_state_dict(saved["detector"])
+        self.best = Best(**saved["best"])
+        position = dict(saved["position"])
+        self.sums.restore(position.pop("counts"), position.pop("moments"))
+        self.position = Position(**position)
+        if self.scale is not None and "loss_scale" in saved:
+            self.scale.load_state_dict(saved["loss_scale"])
+        self.last_epoch = checkpoint.last_epoch
+        self.unwritten[:] = saved.get("unwritten", [])
+
+    def _put_names_right(self, resumed: Path) -> None:
+        """last.ckpt is what the run is resumed from, and best.ckpt its highest PSNR. UserError.
+
+        A corrupted last.ckpt would become last.prev.ckpt when the next one is written. Earlier
+        versions named BEST_BOTH best.ckpt, and BEST best_psnr.ckpt.
+        """
+        root = self.root
+        renamed = {PREVIOUS: LAST} if resumed.name == PREVIOUS else {}
+        if (root / EARLIER_BEST).exists():
+            renamed |= {BEST: BEST_BOTH} if (root / BEST).exists() else {}
+            renamed[EARLIER_BEST] = BEST
+            print(
+                f"note: {EARLIER_BEST} is now {BEST}, and what was {BEST}, {BEST_BOTH}", flush=True
+            )
+        for name, new in renamed.items():
+            try:
+                rename(root / name, root / new)
+            except OSError as error:
+                raise UserError(f"{root / name}: cannot be renamed ({why(error)})") from error

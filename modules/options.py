@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
-from modules.checkpoint import LAST, PREVIOUS
 from modules.cvae import COLOURS, FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.data import AUGMENTATIONS
 from modules.runtime.arguments import ArgumentParser
@@ -24,6 +23,9 @@ T = TypeVar("T")
 
 # Of every whole number: what seeds and sizes in PyTorch can hold.
 LARGEST = 2**63 - 1
+
+# The checkpoint that a run is resumed from, and the one before it.
+LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
 
 PATHS = ("DR", "save_root", "ckpt_path", "export")  # options that name files or folders
 
@@ -46,7 +48,6 @@ def _runs_freely(o: Any) -> bool:
 FAST = Need("without --fast_train", lambda o: o.fast_train)
 MULTISTEP = Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep")
 FRESH = Need("with --ckpt_path, which brings its weights", lambda o: o.ckpt_path is None)
-GIVEN = Need("without --ckpt_path", lambda o: o.ckpt_path is not None)
 DECAY = Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step)
 FALLING = Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience)
 FREE = Need("without --tfr below 1 or --tfr_d_step", _runs_freely)
@@ -144,11 +145,10 @@ class TrainerOptions:
 
     save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset", bookkeeping=True)
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=NO_AUTO_SAVE)
-    auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead", bookkeeping=True)
+    auto_save: bool = option(False, SAVING, "save best_loss.ckpt and best_both.ckpt (lowest loss; highest PSNR at once) beside best.ckpt, in place of epoch=N.ckpt", bookkeeping=True)
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation", bookkeeping=True)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)", bookkeeping=True)
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)
-    weights: str | None = option(None, SAVING, "of a checkpoint that holds several copies of the networks, the one to take, as the run names it (for example ema)", shown="the one that was trained, not an average of it", bookkeeping=True, needs=GIVEN)
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
     resume_if_any: bool = option(False, SAVING, "--resume where save_root holds a run, else start one there: for jobs that a scheduler starts again", bookkeeping=True)
 
@@ -172,7 +172,6 @@ class TesterOptions:
 
     # fmt: off
     ckpt_path: str | None = option(None, DATA, "checkpoint to generate with", shown="required")
-    weights: str | None = option(None, DATA, "of a checkpoint that holds several copies of the networks, the one to take, as the run names it (for example ema)", shown="the one that was trained, not an average of it")
     DR: str | None = option(None, DATA, "data set root", shown="the one that the checkpoint was trained on")
     save_root: str | None = option(None, SAVING, "folder for the results", shown="a folder named after the split, next to the checkpoint")
     export: str | None = option(None, SAVING, "write the five networks' weights to this new file in the older form {state_dict, optimizer, lr, tfr, last_epoch}, for use elsewhere, and stop; needs no data set", shown="none")
@@ -450,7 +449,7 @@ RETIRED: dict[str, Callable[[Any], Any]] = {
     "tf_draw": lambda o: "step" if o.rollout_every else "epoch",
     "rollout_share": lambda o: 0.5 if o.rollout_every else ...,
     "lr_warmup": lambda o: 20 if o.optim == "Muon" else 0,
-    **dict.fromkeys(("save_minutes", "autotune", "no_graph"), lambda o: ...),
+    **dict.fromkeys(("save_minutes", "autotune", "no_graph", "weights"), lambda o: ...),
 }
 
 
@@ -466,7 +465,7 @@ def saved_options(values: dict[str, Any]) -> TrainerOptions:
         if RETIRED[name](options) not in (value, ...):
             raise UserError(f"it was trained with --{name} {value}, which no longer exists")
     derived = (options.num_epoch // 2, options.num_epoch * 3 // 4)
-    if "grow_from" in retired and tuple(options.lr_milestones or ()) == derived:
+    if "kl_norm" in retired and tuple(options.lr_milestones or ()) == derived:
         options.lr_milestones = None  # these versions stored what they had derived
     return options
 

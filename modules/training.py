@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from modules.checkpoint import Position, RunState
 from modules.data import Draws, VideoData, draw, epoch_batches, load_clips
 from modules.losses import (
     MAX_SKIPPED_STEPS,
@@ -25,7 +26,6 @@ from modules.losses import (
 )
 from modules.optim import GuardedUpdate, set_learning_rate
 from modules.options import TrainerOptions
-from modules.runstate import Position, RunState
 from modules.runtime import distributed
 from modules.runtime.device import autocast, choose_precision
 from modules.runtime.errors import UserError

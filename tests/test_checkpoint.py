@@ -1,62 +1,52 @@
-"""Checkpoints: old and new ones load, corrupted and hostile ones never; no file is half written."""
+"""Checkpoints: older ones load, a run's hold all of its state, a resumed run is the same run."""
 
-import ast
-import io
 import math
-import os
-from dataclasses import replace
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from modules import checkpoint
 from modules.checkpoint import (
+    LAST,
+    PREVIOUS,
     Best,
-    _ink,
+    RunState,
     export,
     load_checkpoint,
+    load_last,
     save_checkpoints,
-    with_frame_size,
-    with_parts,
+    take_from_checkpoint,
 )
 from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig, prior_latents
-from modules.ink import Ink
-from modules.runtime.errors import UserError
-from tests.support.comparing import same
-from tests.support.scripts import REPOSITORY
+from modules.data import Recording, VideoData, to_unit
+from modules.options import TrainerOptions, model_config, parse_trainer
+from modules.runtime.errors import Stopped, UserError
+from modules.runtime.stopping import Watch
+from modules.training import TrainingStep, train_epoch
+from tests.support.comparing import comparable, same
+from tests.support.stepping import at_step
 
 CONFIG = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24, frame_H=8, frame_W=12)
 
 
-def older_content(config: ModelConfig = CONFIG) -> dict:
+def older_content(config: ModelConfig = CONFIG) -> dict[str, Any]:
     """What the older code saved: `optimizer` is the weights again."""
+    torch.manual_seed(0)
     weights = CVAE(config).state_dict()
-    return {"state_dict": weights, "optimizer": weights, "lr": 1e-3, "tfr": 0.5, "last_epoch": 7}
+    return {"state_dict": weights, "optimizer": weights, "lr": 1e-2, "tfr": 0.5, "last_epoch": 7}
 
 
-def new_content() -> dict:
-    model = CVAE(CONFIG)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    sum(p.square().sum() for p in model.parameters()).backward()
-    optimizer.step()
-    return {
-        "state_dict": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "lr": 1e-3,
-        "tfr": 0.5,
-        "last_epoch": 7,
-        "config": CONFIG.to_dict(),
-        "options": {"DR": "somewhere", "lr_milestones": (1, 2)},
-        "data_root": "somewhere",
-        "training": {"best": {"psnr": -math.inf}},
-    }
+def new_content(config: ModelConfig = CONFIG) -> dict[str, Any]:
+    return {**older_content(config), "config": config.to_dict(), "data_root": "somewhere"}
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    path = tmp_path / "last.ckpt"
-    save_checkpoints([path], new_content())
-    return path
+# ---------------------------------------------------------------- reading and exporting
 
 
 @pytest.mark.parametrize(
@@ -66,273 +56,332 @@ def test_older_checkpoints_load_with_any_dimensions(tmp_path: Path, config: Mode
     content, path = older_content(config), tmp_path / "old.ckpt"
     torch.save(content, path)
     found = load_checkpoint(path)
-    dimensions = ("F_dim", "L_dim", "N_dim", "D_out_dim")
-    assert [getattr(found.config, n) for n in dimensions] == [
-        getattr(config, n) for n in dimensions
-    ]
-    assert (found.config.frame_H, found.config.frame_W, found.has_frame_size) == (32, 64, False)
-    assert (found.last_epoch, found.optimizer, found.training) == (7, {}, {})
-    for name, value in found.build_model().state_dict().items():
-        assert torch.equal(value, content["state_dict"][name])
+    assert found.config == replace(config, frame_H=32, frame_W=64)  # which it does not say
+    assert not found.has_frame_size
+    assert (found.last_epoch, found.lr, found.tfr) == (7, 1e-2, 0.5)
+    assert (found.optimizer, found.training, found.options) == ({}, {}, {})
+    assert same(dict(found.build_model().state_dict()), dict(content["state_dict"]))
 
 
-@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize("content", [older_content, new_content])
 @pytest.mark.parametrize(
     "parts", [("learned", "none"), ("standard", "first"), ("learned", "first")]
 )
 def test_the_five_networks_load_into_a_model_with_more_parts(
-    tmp_path: Path, parts: tuple[str, str], older: bool
+    tmp_path: Path, parts: tuple[str, str], content: Callable[[], dict[str, Any]]
 ) -> None:
     path = tmp_path / "five.ckpt"
-    torch.save(older_content() if older else new_content(), path)
-    plain = load_checkpoint(path)
-    more = with_parts(plain, *parts)
+    torch.save(content(), path)
+    five = load_checkpoint(path)
+    options = TrainerOptions(prior=parts[0], reference=parts[1])
+    more = five.with_options(options, (), ("prior", "reference"))
     assert (more.config.prior, more.config.reference) == parts
-    frames, labels = torch.rand(2, 5, 2, 3, 8, 12, generator=torch.Generator())
+    frames, labels = torch.rand(2, 5, 2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
 
     def frames_of(model: CVAE) -> torch.Tensor:
         latents = prior_latents(CONFIG, 0, [0, 1])
         return torch.stack(list(model.eval().rollout(frames[0], labels, latents)))
 
     model = more.build_model()
-    expected = frames_of(plain.build_model())
+    expected = frames_of(five.build_model())
     torch.testing.assert_close(frames_of(model), expected, rtol=1e-5, atol=1e-6)
     with torch.no_grad():  # the control: the parts are there, and could do something
         for name, p in model.named_parameters():
             if name.endswith("bias") and name.split(".")[0] in OPTIONAL_PARTS:
                 p += 0.5
     assert not torch.allclose(frames_of(model), expected, atol=1e-3)
-    content = {"state_dict": model.state_dict(), "config": more.config.to_dict()}
-    torch.save(content, path)
+    torch.save({"state_dict": model.state_dict(), "config": more.config.to_dict()}, path)
     again = load_checkpoint(path)  # what has been trained with them keeps them
-    assert with_parts(again, "standard", "none").config == more.config
+    assert again.with_options(TrainerOptions(), (), ("prior", "reference")) == again
     assert torch.equal(frames_of(again.build_model()), frames_of(model))
 
 
-def test_older_formats_and_prefixes(tmp_path: Path) -> None:
-    content = older_content()
-    prefixed = {
-        **content,
-        "state_dict": {f"module.{k}": v for k, v in content["state_dict"].items()},
-    }
-    torch.save(prefixed, tmp_path / "parallel.ckpt")
-    torch.save(content, tmp_path / "tar.ckpt", _use_new_zipfile_serialization=False)
-    for name in ("parallel.ckpt", "tar.ckpt"):
-        state = load_checkpoint(tmp_path / name).state_dict
-        assert all(torch.equal(v, content["state_dict"][k]) for k, v in state.items())
-
-
-def test_new_checkpoint_round_trip(saved: Path) -> None:
-    found = load_checkpoint(saved)
-    assert found.config == CONFIG
-    assert found.has_frame_size
-    assert found.options["lr_milestones"] == (1, 2)
-    assert found.data_root == "somewhere"
-    assert found.training["best"]["psnr"] == -math.inf
-    optimizer = torch.optim.Adam(found.build_model().parameters(), fused=True)
-    optimizer.load_state_dict(found.optimizer)
-    assert len(optimizer.state) == len(list(CVAE(CONFIG).parameters()))
-
-
-def test_ours_has_the_older_keys(saved: Path) -> None:
-    content = torch.load(saved, weights_only=True)
-    assert {"state_dict", "optimizer", "lr", "tfr", "last_epoch"} <= set(content)
-    CVAE(CONFIG).load_state_dict(content["state_dict"])  # weights move the other way too
-
-
-def test_frame_size(saved: Path, tmp_path: Path) -> None:
+def test_options_say_what_a_checkpoint_leaves_open_and_contradict_nothing(tmp_path: Path) -> None:
     torch.save(older_content(), tmp_path / "old.ckpt")
-    old = with_frame_size(load_checkpoint(tmp_path / "old.ckpt"), 8, 20)
-    assert (old.config.frame_H, old.config.frame_W) == (8, 20)
-    ours = load_checkpoint(saved)
-    assert with_frame_size(ours, 8, None).config == CONFIG
-    with pytest.raises(UserError, match=r"--frame_W 20.*12"):
-        with_frame_size(ours, None, 20)
+    torch.save(new_content(), tmp_path / "new.ckpt")
+    old, new = (load_checkpoint(tmp_path / f"{name}.ckpt") for name in ("old", "new"))
+    typed = TrainerOptions(frame_H=20, frame_W=24, output="sigmoid", F_dim=16)
+    sized = old.with_options(typed, ("frame_H", "output", "F_dim")).config
+    assert (sized.frame_H, sized.frame_W, sized.output) == (20, 64, "sigmoid")  # not the untyped
+    assert new.with_options(typed, ("F_dim",)) == new
+    for name, found in (("frame_H", new), ("output", new), ("L_dim", new), ("L_dim", old)):
+        with pytest.raises(UserError, match=rf"--{name} .* are for --{name} .*leave --{name} out"):
+            found.with_options(typed, (name,))
 
 
-class Hostile:
-    """Unpickling it would create a file."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple:
-        return (os.mkdir, (str(self.target),))
-
-
-def test_loading_never_runs_code(tmp_path: Path) -> None:
-    target = tmp_path / "was_run"
-    torch.save({**older_content(), "extra": Hostile(target)}, tmp_path / "hostile.ckpt")
-    with pytest.raises(UserError, match=r"hostile\.ckpt.*Python object \((posix|os)\.mkdir\)"):
-        load_checkpoint(tmp_path / "hostile.ckpt")
-    assert not target.exists()
-    torch.load(tmp_path / "hostile.ckpt", weights_only=False)  # the control: it would have run
-    assert target.exists()
-
-
-def corrupted(path: Path, kind: str) -> None:
-    data = path.read_bytes()
-    contents = {
-        "empty": b"",
-        "text": b"epoch,loss\n0,1\n" * 20,
-        "zeros": bytes(len(data)),
-        "truncated": data[: len(data) // 2],
-        "without its end": data[:-30],
-        "flipped": data[: len(data) // 2]
-        + bytes([data[len(data) // 2] ^ 16])
-        + data[len(data) // 2 + 1 :],
-    }
-    path.write_bytes(contents[kind])
-
-
-@pytest.mark.parametrize(
-    "kind", ["empty", "text", "zeros", "truncated", "without its end", "flipped"]
-)
-def test_corrupted_files_are_errors_that_name_the_path(saved: Path, kind: str) -> None:
-    load_checkpoint(saved)  # the control
-    corrupted(saved, kind)
-    with pytest.raises(UserError, match=r"last\.ckpt: corrupted"):
-        load_checkpoint(saved)
-
-
-def test_flipped_byte_would_load_without_the_checksums(saved: Path) -> None:
-    corrupted(saved, "flipped")
-    torch.load(saved, weights_only=True)  # silently
-
-
-def test_missing_folder_and_other_content(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such checkpoint"):
-        load_checkpoint(tmp_path / "none.ckpt")
-    with pytest.raises(UserError, match="not a checkpoint file"):
-        load_checkpoint(tmp_path)
-    for content in ([1, 2], {"weights": 1}, {"state_dict": {"a": 1}}, torch.zeros(3)):
-        torch.save(content, tmp_path / "other.ckpt")
-        with pytest.raises(UserError, match=r"other\.ckpt: not a checkpoint of this model"):
-            load_checkpoint(tmp_path / "other.ckpt")
-
-
-def test_another_architecture_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.ckpt"
-    for change, words in (
-        (lambda s: s.pop("Generator.7.bias"), r"Generator\.7\.bias is missing"),
-        (lambda s: s.update(head=torch.zeros(2)), "this model lacks: head"),
-        (lambda s: s.update({"Generator.7.bias": torch.zeros(4)}), "Generator.7.bias is 4, not 3"),
-        (lambda s: s.pop("Decoder_Fusion.5.weight"), "no tensor Decoder_Fusion.5.weight"),
+def test_export_writes_the_older_form(shared: Path, tmp_path: Path) -> None:
+    config = replace(ModelConfig(), frame_H=8, prior="learned", output="sigmoid")
+    torch.save(new_content(config), tmp_path / "a.ckpt")
+    made, path = load_checkpoint(tmp_path / "a.ckpt"), tmp_path / "best.pth"
+    notes = export(made, path)
+    for words, note in zip(
+        (f"wrote {path}", "--prior learned", "--output sigmoid", "--frame_H 8 --frame_W 64"),
+        notes,
+        strict=True,
     ):
-        content = older_content()
-        change(content["state_dict"])
-        torch.save(content, path)
-        with pytest.raises(UserError, match=f"x.ckpt: another architecture.*{words}"):
-            load_checkpoint(path)
+        assert words in note
+    content = torch.load(path, weights_only=True)
+    assert list(content) == ["state_dict", "optimizer", "lr", "tfr", "last_epoch"]
+    assert [content[key] for key in ("lr", "tfr", "last_epoch")] == [1e-2, 0.5, 7]
+    state = content["state_dict"]
+    assert same({name: made.state_dict[name] for name in state}, dict(state))
+    assert same(content["optimizer"], state)
+    lines = [f"{n} {'x'.join(map(str, v.shape))}" for n, v in state.items()]
+    listed = (shared / "course_checkpoint_keys.txt").read_text().splitlines()
+    assert [line.strip() for line in lines] == [line.strip() for line in listed]
+    assert path.stat().st_size < 1.2 * sum(v.nbytes for v in state.values())  # there once
+    assert load_checkpoint(path).config == ModelConfig()
+    before = path.read_bytes()  # no file is replaced
+    for name, words in (
+        (path.name, "is there already"),
+        ("a.safetensors", "another ending"),
+        ("none/a.pth", "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export(made, tmp_path / name)
+    assert path.read_bytes() == before
 
 
-class TestExport:
-    def test_the_older_form_to_the_same_bits(self, saved: Path, tmp_path: Path) -> None:
-        checkpoint, path = load_checkpoint(saved), tmp_path / "best.pth"
-        notes = export(checkpoint, path)
-        assert "--frame_H 8 --frame_W 12" in notes[1]
-        content = torch.load(path, weights_only=True)
-        assert list(content) == ["state_dict", "optimizer", "lr", "tfr", "last_epoch"]
-        assert (content["lr"], content["tfr"], content["last_epoch"]) == (1e-3, 0.5, 7)
-        assert same(content["state_dict"], dict(torch.load(saved)["state_dict"]))
-        assert same(content["optimizer"], content["state_dict"])
-        again = load_checkpoint(path)
-        assert same(again.state_dict, checkpoint.state_dict)
-        assert (again.last_epoch, again.lr, again.tfr) == (7, 1e-3, 0.5)
-        # The weights are in the file once.
-        assert path.stat().st_size < 1.5 * sum(v.nbytes for v in again.state_dict.values()) + 1e5
-
-    def test_names_and_shapes_are_those_of_the_older_code(
-        self, shared: Path, tmp_path: Path
-    ) -> None:
-        torch.save(CVAE(ModelConfig()).state_dict(), tmp_path / "a.pt")
-        export(load_checkpoint(tmp_path / "a.pt"), tmp_path / "b.pth")
-        state = torch.load(tmp_path / "b.pth", weights_only=True)["state_dict"]
-        lines = [f"{n} {'x'.join(map(str, v.shape))}" for n, v in state.items()]
-        listed = (shared / "course_checkpoint_keys.txt").read_text().splitlines()
-        assert [line.strip() for line in lines] == [line.strip() for line in listed]
-
-    def test_what_the_form_has_no_place_for_is_said(self, tmp_path: Path) -> None:
-        config = replace(CONFIG, prior="learned", output="sigmoid")
-        content = {"state_dict": CVAE(config).state_dict(), "config": config.to_dict()}
-        torch.save(content, tmp_path / "a.ckpt")
-        notes = export(load_checkpoint(tmp_path / "a.ckpt"), tmp_path / "b.pth")
-        assert [word for word in ("prior", "reference", "output") if word in str(notes[1:])] == [
-            "prior",
-            "output",
-        ]
-        assert load_checkpoint(tmp_path / "b.pth").config.prior == "standard"
-
-    def test_no_file_is_replaced(self, saved: Path) -> None:
-        before = saved.read_bytes()
-        checkpoint = load_checkpoint(saved)
-        with pytest.raises(UserError, match="is there already"):
-            export(checkpoint, saved)
-        assert saved.read_bytes() == before
-        with pytest.raises(UserError, match=r"another ending"):
-            export(checkpoint, saved.with_name("a.safetensors"))
-        with pytest.raises(UserError, match="cannot be written"):
-            export(checkpoint, saved.parent / "none" / "a.pth")
+# ---------------------------------------------------------------- the best
 
 
-class TestWriting:
-    def test_missing_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="cannot be written"):
-            save_checkpoints([tmp_path / "none" / "a.ckpt"], {})
-
-    def test_only_plain_values_are_saved(self, saved: Path) -> None:
-        # What weights_only refuses must not get in: it could not be read back.
-        buffer = io.BytesIO(saved.read_bytes())
-        torch.load(buffer, weights_only=True)
-
-    def test_same_content_everywhere(self, tmp_path: Path) -> None:
-        paths = [tmp_path / "best.ckpt", tmp_path / "last.ckpt"]
-        save_checkpoints(paths, older_content())
-        assert paths[0].read_bytes() == paths[1].read_bytes()
-
-
-class TestBest:
-    def test_three_cases(self) -> None:
-        best = Best()
-        everything = ["best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"]
-        assert best.update(0, psnr=20.0, loss=0.01) == everything  # the first saves all
-        assert best.update(1, psnr=19.0, loss=0.02) == []
-        assert best.update(2, psnr=21.0, loss=0.02) == ["best_psnr.ckpt"]
-        assert best.update(3, psnr=20.5, loss=0.009) == ["best_loss.ckpt"]
-        assert best.update(4, psnr=22.0, loss=0.008) == everything
-        assert best.update(5, psnr=22.0, loss=0.008) == []  # equal is no better
-        assert (best.psnr, best.loss, best.epoch) == (22.0, 0.008, 4)
-
-    @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-    def test_not_finite_is_never_best(self, wrong: float) -> None:
-        best = Best()
-        assert best.update(0, psnr=wrong, loss=0.1) == []
-        assert best.update(1, psnr=20.0, loss=wrong) == []
-        assert best.update(2, psnr=20.0, loss=0.1) != []
-
-    def test_state_is_plain(self) -> None:
-        assert vars(Best(**vars(Best(1.0, 2.0, 3)))) == {"psnr": 1.0, "loss": 2.0, "epoch": 3}
+def test_which_validation_earns_which_name() -> None:
+    best, everything = Best(), ["best.ckpt", "best_loss.ckpt", "best_both.ckpt"]
+    for epoch, (loss, psnr, earned) in enumerate(
+        (
+            (math.nan, 30.0, []),  # what is not finite is never best
+            (0.001, math.inf, []),
+            (0.010, 20.0, everything),  # the first saves all
+            (0.009, 19.9, ["best_loss.ckpt"]),
+            (0.0095, 25.0, ["best.ckpt"]),
+            (0.0095, 25.0, []),  # equal is no better
+            (0.008, 26.0, everything),
+        )
+    ):
+        assert best.update(epoch, psnr=psnr, loss=loss) == earned
+    assert vars(best) == {"psnr": 26.0, "loss": 0.008, "epoch": 6}
 
 
-def test_no_unsafe_load_anywhere() -> None:
-    loads = []
-    for path in (*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                loads.append((path.name, {k.arg: ast.unparse(k.value) for k in node.keywords}))
-    assert {name for name, _ in loads} >= {"weight_files.py", "keypoints.py"}
-    assert all(given.get("weights_only") == "True" for _, given in loads), loads
+# ---------------------------------------------------------------- a run's state
 
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        {},
-        {"background": [0, 0], "contrast": 9},
-        {"background": "abc", "contrast": 9},
-        {"background": [0, 0, "x"], "contrast": 9},
-    ],
+OPTIONS = (
+    "--DR d --F_dim 8 --L_dim 4 --N_dim 4 --D_out_dim 8 --frame_H 8 --frame_W 8 --train_vi_len 4 "
+    "--batch_size 2 --precision float32 --num_epoch 4 --ema 0.9 --rollout_every 1 --tfr 0.5 "
+    "--tf_draw step --tfr_sde 1 --tfr_d_step 0.2 --lr_scheduler cosine --lr_warmup 7 "
+    "--detector_patience 2 --detector_threshold 50 --frame_noise 0.1 --auto_save"
 )
-def test_what_labels_lie_on_is_known_or_not(labels: dict[str, object]) -> None:
-    assert _ink(labels) is None
-    assert _ink({"background": [255, 254, 253], "contrast": 99}) == Ink((255, 254, 253), 99)
+STEPS = 3  # of an epoch: clips of 4 from 22 frames, in batches of 2
+VALIDATIONS = ((0.010, 20.0), (0.009, 19.9), (0.0095, 25.0), (0.02, 24.0))  # loss, PSNR
+
+
+def new_state(root: Path, model: CVAE | None = None, *more: str) -> RunState:
+    options, _ = parse_trainer("", [*OPTIONS.split(), *more])
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
+    stacks = [torch.randint(0, 256, (22, 8, 8, 3), generator=g, dtype=torch.uint8) for _ in "ab"]
+    data = VideoData(*stacks, (Recording(0, 22),))
+    model = model or CVAE(model_config(options))
+    return RunState(options, root, model, data, data_root="d", data_fingerprint="f")
+
+
+def go_on(state: RunState, watch: Watch | None = None) -> list[Any]:
+    """Train to the end; what each epoch came to."""
+    assert state.stored is not None
+    step, found = TrainingStep(state, state.stored.data), []
+    while state.position.epoch < state.o.num_epoch:
+        plan = state.begin_epoch()
+        averages = train_epoch(step, state, watch or Watch())
+        seconds, (loss, psnr) = state.position.seconds, VALIDATIONS[state.position.epoch]
+        state.save(*state.finish_epoch(loss=loss, psnr=psnr))
+        found.append((plan, averages, seconds))
+    return found
+
+
+def resumed(root: Path, *more: str) -> RunState:
+    """As Trainer.py --resume does it."""
+    last = load_last(root)
+    state = new_state(root, last.build_model(), *more)
+    state.resume_from(last)
+    return state
+
+
+def results(root: Path, epochs: list[Any]) -> dict[str, Any]:
+    """What must not depend on interruptions."""
+    files = {p.name: comparable(p) for p in root.glob("*.ckpt") if p.name != PREVIOUS}
+    return {**files, "epochs": [(list(plan), list(averages)) for plan, averages, _ in epochs[-3:]]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("whole")
+    found = results(root, go_on(new_state(root)))
+    assert {name: found[name]["last_epoch"] for name in found if name != "epochs"} == {
+        **{"best.ckpt": 2, "best_loss.ckpt": 1, "best_both.ckpt": 0, LAST: 3}
+    }
+    assert "rollouts" not in found["best.ckpt"]["training"]  # as large as the data set
+    return found
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was asked to stop in its second epoch; not to be changed."""
+    root = tmp_path_factory.mktemp("stopped")
+    watch = Watch()
+    with at_step(STEPS, lambda: watch._note(signal.SIGTERM, None)), pytest.raises(Stopped):
+        go_on(new_state(root), watch)
+    position = load_last(root).training["position"]
+    assert (position["epoch"], position["step"]) == (1, 1)
+    return root
+
+
+# Parts of the state that a resumed run could lack, and what it would then take for them.
+LOST: dict[str, Callable[[dict[str, Any]], object]] = {
+    "nothing": lambda c: None,
+    "the sums": lambda c: c["training"]["position"].update(counts=[0.0] * 8),
+    "the posterior's sums": lambda c: c["training"]["position"].update(moments=None),
+    "a step": lambda c: c["training"]["position"].update(step=2),
+    "stored frames": lambda c: c["training"]["rollouts"].bitwise_not_(),
+    "the optimiser": lambda c: c["optimizer"].update(state={}),
+    "the weights beside their average": lambda c: c["training"].update(weights=c["state_dict"]),
+    "the average": lambda c: c.update(state_dict=c["training"]["weights"]),
+    "the average's age": lambda c: c["training"].update(average_steps=0.0),
+    "the detector": lambda c: c["training"]["detector"].update(history=[]),
+    "the best": lambda c: c["training"].update(best=vars(Best())),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_resumed_in_mid_epoch_equals_uninterrupted_unless_something_is_lost(
+    lost: str, stopped: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    for path in stopped.glob("*.ckpt"):
+        content = torch.load(path, weights_only=True)
+        if path.name == LAST:
+            LOST[lost](content)
+            content["training"]["position"]["seconds"] += 1000.0
+        torch.save(content, tmp_path / path.name)
+    epochs = go_on(resumed(tmp_path))
+    assert same(results(tmp_path, epochs), whole) == (lost == "nothing")
+    assert epochs[0][2] > 1000 > epochs[1][2]  # seconds before the interruption count
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_run_killed_while_it_saves_loses_nothing(
+    written: int, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the epoch whose best.ckpt is the last: before it is written, and before last.ckpt is."""
+    state, write = new_state(tmp_path), checkpoint.write_atomically
+    count: Iterator[int] = iter(range(99))
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if state.last_epoch == 2 and next(count) == written:
+            raise SystemExit
+        write(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(checkpoint, "write_atomically", killed)
+        go_on(state)
+    assert same(results(tmp_path, go_on(resumed(tmp_path))) | {"epochs": 0}, whole | {"epochs": 0})
+
+
+def test_averaged_weights_are_saved_with_their_own_statistics(tmp_path: Path) -> None:
+    state = new_state(tmp_path)
+    initial = {n: v.clone() for n, v in state.model.state_dict().items() if "running" in n}
+    go_on(state)
+    assert state.stored is not None
+    labels = to_unit(state.stored.data.labels).permute(0, 3, 1, 2)
+    saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    names = [f"label_transformation.2.running_{name}" for name in ("mean", "var")]
+    for weights, right in (
+        (saved["state_dict"], True),
+        (saved["training"]["weights"], False),  # the control: of other weights
+    ):
+        layer = [weights[f"label_transformation.1.{name}"] for name in ("weight", "bias")]
+        outputs = F.conv2d(F.pad(labels, (3,) * 4, mode="reflect"), *layer)
+        variance, mean = torch.var_mean(outputs, (0, 2, 3), correction=0)
+        for name, value in zip(names, (mean, variance), strict=True):
+            kept = saved["state_dict"][name]
+            assert torch.allclose(kept, value, rtol=1e-4, atol=1e-6) == right
+            assert not torch.allclose(kept, initial[name], rtol=1e-2)
+
+
+def test_every_option_is_saved_and_comes_back(tmp_path: Path) -> None:
+    state = new_state(tmp_path)
+    other: dict[str, Any] = {}
+    for entry in fields(TrainerOptions):
+        value = getattr(state.o, entry.name)
+        if entry.name in ("augment", "lr_milestones"):
+            other[entry.name] = ("mirror",) if entry.name == "augment" else (1, 2)
+        elif isinstance(value, bool):
+            other[entry.name] = not value
+        else:
+            other[entry.name] = f"{value}x" if isinstance(value, str | None) else value + 1
+    state.o = TrainerOptions(**other)
+    state.save()
+    o = TrainerOptions(save_root=str(tmp_path), resume=True)
+    came, _ = take_from_checkpoint(o, frozenset())
+    given = {"DR": "d", "save_root": str(tmp_path), "resume": True}  # by where the run is now
+    assert vars(came) == {**other, **given}
+
+
+def test_a_resumed_run_keeps_its_preset(tmp_path: Path) -> None:
+    state = new_state(tmp_path)
+    state.o.preset = "demo"
+    state.save()
+
+    def resume(preset: str) -> None:
+        o = TrainerOptions(save_root=str(tmp_path), resume=True, preset=preset)
+        assert take_from_checkpoint(o, frozenset({"preset"}))[0].preset == "demo"
+
+    resume("demo")
+    with pytest.raises(UserError, match=r"this would change: --preset demo → video$"):
+        resume("video")
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_names_of_today(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it was killed between the two renamings."""
+    for killed in (False, True):
+        root = tmp_path / str(killed)
+        root.mkdir()
+        content = torch.load(stopped / LAST, weights_only=True)
+        content["options"] |= {"weights": None}  # an option that is gone
+        torch.save(content, root / LAST)
+        both = "best_both.ckpt" if killed else "best.ckpt"
+        torch.save({**content, "last_epoch": 0}, root / both)
+        torch.save({**content, "last_epoch": 1}, root / "best_psnr.ckpt")
+        resumed(root)
+        take_from_checkpoint(TrainerOptions(save_root=str(root), resume=True), frozenset())
+        assert "note: best_psnr.ckpt is now best.ckpt" in capsys.readouterr().out
+        found = {p.name: load_checkpoint(p).last_epoch for p in root.glob("best*")}
+        assert found == {"best_both.ckpt": 0, "best.ckpt": 1}
+
+
+def test_a_corrupted_last_checkpoint_never_becomes_the_previous_one(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_bytes((stopped / name).read_bytes())
+    (tmp_path / LAST).write_bytes(b"half")
+    state = resumed(tmp_path)
+    assert f"resuming from {PREVIOUS} instead" in capsys.readouterr().out
+    assert same(comparable(tmp_path / LAST), comparable(stopped / PREVIOUS))
+    state.save()
+    assert load_checkpoint(tmp_path / PREVIOUS).training
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_bytes(b"half")
+    with pytest.raises(UserError, match=r"last\.prev\.ckpt: corrupted"):
+        load_last(tmp_path)
+    with pytest.raises(UserError, match=r"no run to continue in .* \(no last\.ckpt\)"):
+        load_last(tmp_path / "none")
+
+
+def test_same_content_under_every_name_and_the_one_before_kept(tmp_path: Path) -> None:
+    paths = [tmp_path / "best.ckpt", tmp_path / LAST]
+    save_checkpoints(paths, {"a": 1})
+    first = paths[1].read_bytes()
+    assert paths[0].read_bytes() == first
+    save_checkpoints(paths, {"a": 2})
+    assert (tmp_path / PREVIOUS).read_bytes() == first
+    assert [torch.load(path)["a"] for path in paths] == [2, 2]

@@ -8,13 +8,12 @@ import torch
 from modules.loss_scale import LARGEST, SMALLEST, START
 
 from modules import loss_scale
-from modules.checkpoint import LAST, load_checkpoint
+from modules.checkpoint import LAST, RunState, load_checkpoint
 from modules.cvae import CVAE
 from modules.data import Recording, VideoData
 from modules.losses import EpochAverages
 from modules.optim import LossScale
 from modules.options import model_config, parse_trainer
-from modules.runstate import RunState
 from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch
 from modules.schedules import Plan

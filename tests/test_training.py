@@ -10,12 +10,12 @@ import torch
 from modules.sequences import gather_clips
 
 from modules import averages, training
+from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE
 from modules.data import Previous, Recording, VideoData, draw, to_unit
 from modules.losses import EpochAverages
 from modules.optim import optimizer_state
 from modules.options import model_config, parse_trainer
-from modules.runstate import Position, RunState
 from modules.runtime import graphs
 from modules.runtime.errors import UserError
 from modules.runtime.stopping import Watch

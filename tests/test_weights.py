@@ -1,223 +1,341 @@
-"""The networks' tensors are found in whatever holds them; what does not fit is told apart."""
+"""Weights are found in whatever holds them; what is no checkpoint is named; no file runs code."""
 
+import argparse
+import ast
+import io
+import os
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-from modules.checkpoint import load_checkpoint
+from modules.checkpoint import load_checkpoint, load_weights
 from modules.cvae import CVAE, ModelConfig
 from modules.runtime.errors import UserError
-from modules.weights import NoNetworks, find_networks, plain_form
 from tests.support.comparing import same
-from tests.support.wrappings import (
-    CLOSE,
-    ROUNDED,
-    WRAPPINGS,
-    by_network,
-    noise,
-    prefixed,
-    safetensors_bytes,
-    state_of,
-)
+from tests.support.scripts import REPOSITORY
 
+State = dict[str, Tensor]
 CONFIG = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24)
 
 
-@pytest.fixture
-def model() -> CVAE:
+def state_of(config: ModelConfig = CONFIG) -> State:
     torch.manual_seed(3)
-    return CVAE(CONFIG).eval()
+    return {name: value.clone() for name, value in CVAE(config).state_dict().items()}
+
+
+def noise(state: State) -> State:
+    """Other weights of the same shapes."""
+    return {name: value + 1 for name, value in state.items()}
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def by_network(state: State) -> dict[str, State]:
+    parts: dict[str, State] = {}
+    for name, value in state.items():
+        network, _, rest = name.partition(".")
+        parts.setdefault(network, {})[rest] = value
+    return parts
+
+
+def everywhere(segment: str, state: State) -> State:
+    """A wrapper around every module, as activation checkpointing puts it."""
+    return {f"{segment}.{n.replace('.', f'.{segment}.')}": v for n, v in state.items()}
+
+
+def lightning(state: State) -> dict[str, Any]:
+    metric = {"lpips.net.weight": torch.ones(3, 3), "psnr.total": torch.tensor(3.0)}
+    return {
+        "state_dict": {**prefixed("model.", state), **metric},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"score": torch.tensor(1.0)}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}}],
+        "hyper_parameters": {"lr": 1e-3, "args": argparse.Namespace(lr=1e-3)},
+    }
+
+
+# How others save the five networks, and what the run says that it took.
+WRAPPINGS: dict[str, tuple[Callable[[State], Any], str]] = {
+    "older code": (
+        lambda s: {"optimizer": s, "state_dict": s, "last_epoch": 7},
+        "epoch 7; state_dict",
+    ),
+    "bare": (lambda s: s, "the networks"),
+    "OrderedDict": (OrderedDict, "the networks"),
+    "parameters": (lambda s: {n: nn.Parameter(v, False) for n, v in s.items()}, "the networks"),
+    **{
+        key: (lambda s, key=key: {"epoch": 3, key: s, "loss": 0.1}, key)
+        for key in ("model_state_dict", "model", "net", "params", "weights", "ema")
+    },
+    "deep": (lambda s: {"a": {"model": {"state_dict": s}}}, "a.model.state_dict"),
+    "DataParallel": (lambda s: {"state_dict": prefixed("module.", s)}, "state_dict"),
+    "compiled": (lambda s: prefixed("_orig_mod.module.", s), "the networks"),
+    "model.": (lambda s: {"state_dict": prefixed("model.", s)}, "state_dict.model"),
+    "a compiled network": (
+        lambda s: {n.replace("Generator", "Generator._orig_mod"): v for n, v in s.items()},
+        "the networks",
+    ),
+    "every level": (lambda s: everywhere("_checkpoint_wrapped_module", s), "the networks"),
+    "each network": (by_network, "the networks"),
+    "Lightning": (lightning, "state_dict.model"),
+    "AveragedModel": (
+        lambda s: {**prefixed("module.", s), "n_averaged": torch.tensor(5)},
+        "the networks",
+    ),
+    "the average first": (lambda s: {"ema": noise(s), "model": s}, "model; not taken: ema"),
+    "the average last": (
+        lambda s: {**s, **prefixed("ema_model.", noise(s))},
+        "the networks; not taken: ema_model",
+    ),
+    "only the average whole": (
+        lambda s: {"ema": s, "state_dict": {n: v + 1 for n, v in s.items() if n[0] == "G"}},
+        "ema; not taken: state_dict",
+    ),
+    "settings beside them": (
+        lambda s: {
+            "state_dict": s,
+            "args": argparse.Namespace(lr=1e-3, sizes=[1, 2], name="a"),
+            "best": [np.float64(31.5), np.float32(2), np.int64(3), np.bool_(True)],
+        },
+        "state_dict",
+    ),
+    **{
+        str(kind)[6:]: (
+            lambda s, kind=kind: {n: v.to(kind) for n, v in s.items()},
+            f"the networks; {str(kind)[6:]} taken as float32",
+        )
+        for kind in (torch.float16, torch.bfloat16, torch.float64)
+    },
+}
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
-def test_every_wrapping_loads_to_the_same_bits(name: str, model: CVAE, tmp_path: Path) -> None:
-    path = tmp_path / "x.ckpt"
-    before = state_of(model)
-    WRAPPINGS[name](model, path)
-    found = load_checkpoint(path)
-    assert found.config == CONFIG
-    if name.endswith(CLOSE) or name == "pruned":
-        assert all(not n.endswith(("_v", "_orig", "original0")) for n in found.state_dict)
-        layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-        for layer, module in layers.items():
-            module(torch.zeros(1, module.in_channels, 9, 9))  # computes its weight
-            weight = found.state_dict[f"{layer}.weight"]
-            torch.testing.assert_close(weight, module.weight, rtol=1e-5, atol=1e-6)
-        return
-    rounded = ROUNDED.get(name)
+def test_every_wrapping_loads_to_the_same_bits(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, state, (make, taken) = tmp_path / "x.ckpt", state_of(), WRAPPINGS[name]
     expected = {
-        n: v.to(rounded).float() if rounded and v.is_floating_point() else v
-        for n, v in before.items()
+        n: v.to(getattr(torch, name)).float() if hasattr(torch, name) and v.dim() else v
+        for n, v in state.items()
     }
-    assert same(found.build_model().state_dict(), expected)
-    # The control: other weights would be noticed.
-    assert not same(found.build_model().state_dict(), noise(expected))
+    before = set(torch.serialization.get_safe_globals())
+    for zipped in (True, False):  # False: as torch.save did before 1.6
+        torch.save(make(state), path, _use_new_zipfile_serialization=zipped)
+        found = load_weights(path)
+        assert capsys.readouterr().out == f"weights: {path}: {taken}\n"
+        assert found.config == CONFIG
+        assert same(found.build_model().state_dict(), expected)
+    assert not same(found.build_model().state_dict(), noise(expected))  # the control
+    # What was allowed for one file is not for the next.
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
-def test_the_run_says_what_it_took(model: CVAE, tmp_path: Path) -> None:
-    path = tmp_path / "x.ckpt"
-    for name, words in (
-        ("older dictionary", "x.ckpt, epoch 7: state_dict"),
-        ("module._orig_mod.", "state_dict; without module., _orig_mod."),
-        ("Lightning", "state_dict.model; Python objects left out (argparse.Namespace)"),
-        ("Lightning", "(argparse.Namespace); left out: lpips, val_psnr"),
-        ("AveragedModel", "left out: n_averaged"),
-        ("with a discriminator", "the networks; left out: discriminator"),
-        ("bfloat16", "state_dict; bfloat16 taken as float32"),
-        ("safetensors", "the networks; safetensors"),
-        ("gzip", "unpacked (gzip)"),
-        ("weights and their average", "model; not taken: ema (--weights ema takes it)"),
-    ):
-        WRAPPINGS[name](model, path)
-        said = load_checkpoint(path).says()
-        assert words in said and "\n" not in said
-
-
-def test_a_number_beside_the_networks_is_no_network(model: CVAE, tmp_path: Path) -> None:
-    torch.save({**state_of(model), "lr": torch.tensor(0.1)}, tmp_path / "x.pt")
-    assert "left out: lr" in load_checkpoint(tmp_path / "x.pt").says()
-
-
-def test_one_of_several_copies_can_be_named(model: CVAE, tmp_path: Path) -> None:
-    path, state = tmp_path / "x.ckpt", state_of(model)
-    torch.save({"state_dict": state, "ema": {"module": noise(state)}}, path)
-    assert same(load_checkpoint(path).state_dict, state)
-    assert same(load_checkpoint(path, "state_dict").state_dict, state)
-    averaged = load_checkpoint(path, "ema").state_dict
-    assert not same(averaged, state)
-    assert torch.equal(averaged["Generator.7.bias"], state["Generator.7.bias"] + 1)
-    with pytest.raises(UserError, match=r"--weights swa: there are none in .*: state_dict, ema"):
-        load_checkpoint(path, "swa")
-
-
-def test_optional_parts_are_seen_without_a_config(tmp_path: Path) -> None:
+def test_optional_parts_and_the_fold_are_seen_without_a_config(tmp_path: Path) -> None:
     for more in ({"prior": "learned"}, {"reference": "first"}, {"fold": 2}):
         config = ModelConfig(**{**CONFIG.to_dict(), **more})  # type: ignore[arg-type]
-        torch.save(CVAE(config).state_dict(), tmp_path / "x.pt")
+        torch.save(state_of(config), tmp_path / "x.pt")
         assert load_checkpoint(tmp_path / "x.pt").config == config
 
 
-def saved(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], object]:
-    def write(path: Path) -> None:
-        content = state_of(CVAE(CONFIG))
-        torch.save(change(content) or content, path)
+def test_safetensors_are_read_by_their_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, state = tmp_path / "x.safetensors", prefixed("model.", state_of())
+    torch.save(state, path)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(
+        UserError, match=r"x\.safetensors: needs a package: pip install safetensors"
+    ):
+        load_checkpoint(path)
+    module = types.ModuleType("safetensors.torch")
+    module.load = lambda data: torch.load(io.BytesIO(data), weights_only=True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", module)
+    assert same(load_checkpoint(path).state_dict, state_of())
+    path.write_bytes(b"\x08\0\0\0\0\0\0\0{")
+    with pytest.raises(UserError, match="corrupted, or not a checkpoint"):
+        load_checkpoint(path)
 
-    return write
+
+# ---------------------------------------------------------------- what does not fit
 
 
-def other(**values: int) -> dict[str, torch.Tensor]:
-    return state_of(CVAE(ModelConfig(**{**CONFIG.to_dict(), **values})))  # type: ignore[arg-type]
+def other(network: str, **values: int) -> Callable[[State], State]:
+    """With one network of another model."""
+    config = ModelConfig(**{**CONFIG.to_dict(), **values})  # type: ignore[arg-type]
+    return lambda s: s | {n: v for n, v in state_of(config).items() if n.startswith(network)}
 
 
-def mixed(network: str, **values: int) -> Callable[[dict[str, Any]], None]:
-    """One network of another model."""
-    return lambda s: s.update({n: v for n, v in other(**values).items() if n.startswith(network)})
-
-
-def without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda s: {n: v for n, v in s.items() if n != name}
-
-
-def with_config(**values: int) -> Callable[[dict[str, Any]], Any]:
+def with_config(**values: Any) -> Callable[[State], Any]:
     return lambda s: {"state_dict": s, "config": {**CONFIG.to_dict(), **values}}
 
 
-class TestWhatDoesNotFit:
-    @pytest.mark.parametrize(
-        ("change", "words"),
-        [
-            (
-                mixed("Generator", D_out_dim=32),
-                "the input of Generator fits --D_out_dim = 32, not 24",
-            ),
-            (
-                mixed("Decoder_Fusion", N_dim=12),
-                "Decoder_Fusion fits --F_dim + --L_dim + --N_dim = 34",
-            ),
-            (
-                mixed("frame_transformation", F_dim=32),
-                "Gaussian_Predictor fits --F_dim + --L_dim = 22",
-            ),
-            (with_config(N_dim=12), "Gaussian_Predictor fits --N_dim 8, not 12"),
-            (with_config(D_out_dim=32), "wrong sizes: Decoder_Fusion.4.block"),
-            (lambda s: s.update({"Generator.7.bias": torch.zeros(4)}), "bias is 4, not 3"),
-            (without("Generator.7.bias"), "Generator.7.bias is missing"),
-            (
-                lambda s: s.update({"Generator.8.bias": torch.zeros(4)}),
-                "Generator.8.bias is unknown",
-            ),
-            (
-                lambda s: {n: v for n, v in s.items() if n[0] != "G"},
-                "networks are missing: Gaussian_Predictor, Generator",
-            ),
-            (lambda s: s.update({"Refiner.0.bias": torch.ones(1)}), "this model lacks: Refiner"),
-            (lambda s: s.update({"mean": torch.ones(3)}), "this model lacks: mean"),
-            (
-                lambda s: prefixed("model.")({**s, "Refiner.0.bias": torch.ones(1)}),
-                "this model lacks: Refiner",
-            ),
-            (lambda s: by_network({n: v for n, v in s.items() if n[0] != "D"}), "Decoder_Fusion"),
-            (lambda s: nn.Linear(2, 2).state_dict(), "none of the five networks is in it"),
-            (lambda s: nn.Linear(2, 2).state_dict(), "its tensors: weight, bias"),
-            (lambda s: {"epoch": 3}, "it has no tensors"),
-            (lambda s: {n: v.to(torch.int8) for n, v in s.items()}, "weight is int8; save"),
-            (
-                lambda s: {n: v.to(torch.complex64) for n, v in s.items()},
-                "weight is complex64; save",
-            ),
-            (
-                lambda s: {n: v.to_sparse() for n, v in s.items() if v.dim()},
-                "weight is sparse; save",
-            ),
-            (lambda s: {n: v.to("meta") for n, v in s.items()}, "weight is empty; save"),
-        ],
-    )
-    def test_is_told_apart(
-        self, change: Callable[[dict[str, Any]], Any], words: str, tmp_path: Path
-    ) -> None:
-        path = tmp_path / "x.ckpt"
-        saved(lambda s: s)(path)
-        load_checkpoint(path)  # the control
-        saved(change)(path)
-        with pytest.raises(UserError) as caught:
-            load_checkpoint(path)
-        assert str(caught.value).startswith(f"{path}: ")
-        assert words in str(caught.value) and "\n" not in str(caught.value)
+MISFITS: list[tuple[Callable[[State], Any], str]] = [
+    (other("Generator", D_out_dim=32), "another architecture (Generator.0.block.0"),
+    (with_config(N_dim=12), "another architecture (Gaussian_Predictor.0"),
+    (with_config(F_dim=8.5), "another architecture (F_dim 8.5: must be a whole number)"),
+    (with_config(fold=2), "another architecture (frame_transformation.0"),
+    (lambda s: s | {"Generator.7.bias": torch.zeros(4)}, "(Generator.7.bias is 4, not 3)"),
+    (lambda s: s | {"Generator.8.bias": torch.zeros(4)}, "(Generator.8.bias is unknown)"),
+    (lambda s: {n: v for n, v in s.items() if n != "Generator.7.bias"}, "7.bias is missing)"),
+    (lambda s: {n: v for n, v in s.items() if n[0] != "D"}, "no tensor Decoder_Fusion.5.weight"),
+    (lambda s: s | {"Refiner.0.bias": torch.ones(2)}, "networks that this model lacks: Refiner"),
+    (lambda s: {"net": prefixed("model.", s | {"Refiner.0.bias": torch.ones(2)})}, "Refiner"),
+    (lambda s: nn.Linear(2, 2).state_dict(), "five networks is in it (its tensors: weight, bias)"),
+    (lambda s: {"state_dict": {"a": 1}}, "five networks is in it (it has no tensors)"),
+    (lambda s: [1, 2], "not a checkpoint of this model"),
+    (lambda s: {n: v.to(torch.int8) for n, v in s.items()}, "weight is int8; save the weights as"),
+    (lambda s: {n: v.to_sparse() for n, v in s.items() if v.dim()}, "weight is sparse"),
+    (lambda s: {n: v.to("meta") for n, v in s.items()}, "without values; save the weights as"),
+    (lambda s: {n: v * torch.inf for n, v in s.items()}, "weights that are not finite (frame_"),
+]
 
 
-def test_content_that_refers_to_itself_ends() -> None:
-    endless: dict[str, Any] = {"a": []}
-    endless["a"].append(endless)
-    with pytest.raises(NoNetworks):
-        find_networks(endless)
-    wide: Any = {}
-    for _ in range(200):  # 2^200 paths
-        wide = {"a": wide, "b": wide}
-    with pytest.raises(NoNetworks):
-        find_networks(wide)
+@pytest.mark.parametrize(("change", "words"), MISFITS, ids=[words for _, words in MISFITS])
+def test_what_does_not_fit_is_told_apart(
+    change: Callable[[State], Any], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save(state_of(), path)
+    load_weights(path)  # the control
+    torch.save(change(state_of()), path)
+    with pytest.raises(UserError) as caught:
+        load_weights(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and words in text and "\n" not in text
 
 
-def test_reparametrised_weights_by_hand() -> None:
-    state = {"a.weight_g": torch.tensor([[10.0]]), "a.weight_v": torch.tensor([[3.0, 4.0]])}
-    assert plain_form(state)["a.weight"].tolist() == [[6.0, 8.0]]  # 10 · (3, 4) / 5
-    assert list(plain_form(state)) == ["a.weight"]
-    assert list(plain_form({"a.weight_g": torch.ones(1)})) == ["a.weight_g"]  # half of a pair
-    spectral = {
-        "a.weight_orig": torch.tensor([[2.0, 0.0], [0.0, 1.0]]),
-        "a.weight_u": torch.tensor([1.0, 0.0]),
-        "a.weight_v": torch.tensor([1.0, 0.0]),
-    }
-    assert plain_form(spectral)["a.weight"].tolist() == [[1.0, 0.0], [0.0, 0.5]]  # σ = 2
+def test_content_that_refers_to_itself_ends(tmp_path: Path) -> None:
+    endless: dict[str, Any] = {}
+    endless["a"] = endless
+    torch.save(endless, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="it has no tensors"):
+        load_checkpoint(tmp_path / "x.ckpt")
 
 
-def test_safetensors_of_the_reference_implementation(model: CVAE, tmp_path: Path) -> None:
-    library = pytest.importorskip("safetensors.torch")
-    state = state_of(model)
-    library.save_file(state, tmp_path / "a.safetensors")
-    assert same(load_checkpoint(tmp_path / "a.safetensors").state_dict, state)
-    read = library.load(safetensors_bytes(state))  # and ours is one
-    assert same(dict(sorted(read.items())), dict(sorted(state.items())))
+# ---------------------------------------------------------------- what a file is instead
+
+
+def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def script(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+
+
+def a_folder(path: Path) -> None:
+    path.rename(path.with_name("best.ckpt"))
+    path.mkdir()
+    path.with_name("best.ckpt").rename(path / "best.ckpt")
+
+
+CORRUPTED = "corrupted, or not a checkpoint: "
+OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
+    (lambda p: p.write_bytes(b""), CORRUPTED + "the file is empty (0 bytes)"),
+    (lambda p: p.write_bytes(b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>"), CORRUPTED + "it is a web"),
+    (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    (lambda p: p.write_bytes(b"epoch,loss\n0,1\n" * 50), CORRUPTED),
+    (lambda p: p.write_bytes(bytes(5000)), CORRUPTED),
+    (rewrite(lambda d: d[: len(d) // 2]), "it ends too early"),
+    (rewrite(lambda d: d[:-1]), "copy or download it again"),
+    (
+        rewrite(lambda d: d.replace(b"\0\0\x80?" * 3, b"\0\0\x81?" * 3, 1)),
+        CORRUPTED + "wrong checksum",
+    ),
+    (lambda p: p.write_bytes(pickle.dumps({"a": 1})), CORRUPTED),
+    (script, "a TorchScript archive, which holds a program; save its weights alone"),
+    (a_folder, "not a checkpoint file; in that folder there are: best.ckpt"),
+    (
+        lambda p: p.rename(p.with_name("y.ckpt")),
+        "no such checkpoint; in that folder there are: y.c",
+    ),
+    (lambda p: (p.unlink(), os.mkfifo(p)), "not a checkpoint file"),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), OTHER_FILES, ids=range(len(OTHER_FILES)))
+def test_what_a_file_is_instead(
+    damage: Callable[[Path], object],
+    words: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save(state_of(), path)
+    load_checkpoint(path)  # the control
+    damage(path)
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ") and words in text and "\n" not in text
+    assert capfd.readouterr() == ("", "")
+
+
+# ---------------------------------------------------------------- no code
+
+
+class Calls:
+    """Unpickling it calls a function."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.reduced = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def touched(path: Path) -> None:
+    path.touch()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda target: Calls(os.mkdir, str(target)),
+        lambda target: Calls(exec, f"open({str(target)!r}, 'w')"),
+        lambda target: Calls(touched, target),
+        lambda target: argparse.Namespace(a=Calls(touched, target)),
+        lambda target: [np.float64(1), Calls(Calls, Calls(touched, target))],
+    ],
+    ids=["mkdir", "exec", "own function", "in settings", "nested"],
+)
+def test_loading_never_runs_code(make: Callable[[Path], Any], zipped: bool, tmp_path: Path) -> None:
+    target, path = tmp_path / "made", tmp_path / "x.ckpt"
+    torch.save({**state_of(), "z": make(target)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"x\.ckpt: holds a Python object .*could run code"):
+        load_checkpoint(path)
+    assert not target.exists()
+    torch.load(path, weights_only=False)  # the control: it would have been made
+    assert target.exists()
+
+
+def test_a_whole_module_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    for content in (CVAE(CONFIG), {"model": AveragedModel(CVAE(CONFIG))}):
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(UserError, match=r"holds a Python object .*model\.state_dict\(\), FILE"):
+            load_checkpoint(tmp_path / "x.pt")
+
+
+def test_no_unsafe_load_anywhere() -> None:
+    loads = []
+    for path in (*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                loads.append((path.name, {k.arg: ast.unparse(k.value) for k in node.keywords}))
+    assert {name for name, _ in loads} >= {"weights.py", "keypoints.py"}
+    assert all(given.get("weights_only") == "True" for _, given in loads), loads

@@ -127,7 +127,7 @@ def test_findings_come_from_the_run_s_files(tmp_path: Path) -> None:
     assert [finding.name for finding in run.findings()] == [
         *("falling", "last below baselines", "ends below best"),
     ]
-    assert "best_psnr.ckpt" in run.findings()[-1].advice
+    assert "best.ckpt" in run.findings()[-1].advice
     assert [finding.name for finding in run.findings(latest=True)] == ["ends below best"]
     assert load_run(make_run(tmp_path / "b")).findings() == []
     running = load_run(make_run(tmp_path / "c", rows=falling, options={"num_epoch": 30}))

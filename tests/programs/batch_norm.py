@@ -22,6 +22,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
+from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE
 from modules.data import VideoData
 from modules.evaluation import validate
@@ -40,7 +41,6 @@ from modules.figures.style import (
 )
 from modules.networks import Label_Encoder
 from modules.options import model_config, parse_trainer
-from modules.runstate import Position, RunState
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.device import set_up
 from modules.runtime.scripts import run_as_script

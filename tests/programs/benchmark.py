@@ -30,13 +30,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
+from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE, ModelConfig
 from modules.data import Clips, TestSequence, VideoData, draw, epoch_batches, load_clips, to_unit
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate, validate
 from modules.layout import place
 from modules.options import TrainerOptions
-from modules.runstate import Position, RunState
 from modules.runtime.device import (
     MALLOC_MMAP_MAX,
     MALLOC_TOP_PAD,

@@ -30,13 +30,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modules.auto_size import rate_for
+from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE
 from modules.data import Recording, VideoData, epoch_batches
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import validate
 from modules.layout import place
 from modules.options import TrainerOptions, model_config
-from modules.runstate import Position, RunState
 from modules.runtime.device import choose_precision, describe, set_up
 from modules.runtime.stopping import Watch
 from modules.schedules import Plan

@@ -96,11 +96,11 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     """(state, step) of a run on the device."""
     import torch
 
+    from modules.checkpoint import RunState
     from modules.cvae import CVAE
     from modules.data import Recording, VideoData
     from modules.layout import place
     from modules.options import TrainerOptions, model_config
-    from modules.runstate import RunState
     from modules.runtime.device import choose_precision, set_up
     from modules.runtime.graphs import GraphedStep
     from modules.training import TrainingStep

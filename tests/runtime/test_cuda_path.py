@@ -454,10 +454,10 @@ on_a_gpu = pytest.mark.skipif(not REAL, reason="no GPU")
 
 def trained(*more: str, steps: int = 4) -> tuple[list[torch.Tensor], list[float]]:
     """The weights of a small model after a few steps on the GPU, and the sums."""
+    from modules.checkpoint import RunState
     from modules.cvae import CVAE
     from modules.data import Recording, VideoData
     from modules.options import model_config, parse_trainer
-    from modules.runstate import RunState
     from modules.runtime.device import set_up
     from modules.schedules import Plan
     from modules.training import TrainingStep

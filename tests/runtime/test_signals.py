@@ -376,11 +376,11 @@ def test_one_signal_stops_all_ranks_saved(
     receiver = "os.getppid()" if to == "launcher" else "os.getpid()"
     script.write_text(
         f"import os, signal, sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "import Trainer\nfrom modules import runstate\n"
+        "import Trainer\nfrom modules import checkpoint\n"
         "from modules.runtime import distributed, launch\n"
         "from modules.training import TrainingStep\n"
         "whole_step, calls = TrainingStep.dispatch, iter(range(99))\n"
-        "save = runstate.save_checkpoints\n"
+        "save = checkpoint.save_checkpoints\n"
         "def step(self, *arguments, **options):\n"
         "    if (next(calls), distributed.rank()) == (1, 1):\n"
         f"        os.kill({receiver}, {int(number)})\n"
@@ -389,7 +389,7 @@ def test_one_signal_stops_all_ranks_saved(
         "def slowly(paths, content):\n"
         "    time.sleep(2.0)\n"
         "    save(paths, content)\n"
-        "TrainingStep.dispatch, runstate.save_checkpoints = step, slowly\n"
+        "TrainingStep.dispatch, checkpoint.save_checkpoints = step, slowly\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(launch.launch(Trainer.start, 2))\n",
         encoding="utf-8",

@@ -118,7 +118,7 @@ def test_other_options_resume_exactly_too(
     done = resume(run)
     assert done.returncode == 0, done.stderr
     assert same(contents(run), contents(tmp_path / "whole"))
-    named = torch.load(run / "best_psnr.ckpt", weights_only=True)["training"]
+    named = torch.load(run / "best.ckpt", weights_only=True)["training"]
     assert "rollouts" not in named  # only what is resumed carries them
 
 
