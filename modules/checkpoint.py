@@ -21,8 +21,7 @@ from torch import Tensor
 from modules.cvae import CVAE, OPTIONAL_PARTS, PRIORS, REFERENCES, ModelConfig
 from modules.ink import Ink
 from modules.runtime.errors import UserError, named, why
-from modules.runtime.files import NO_ROOM, write_atomically, write_synced
-from modules.runtime.patience import patiently, read_bytes, remove, rename
+from modules.runtime.files import NO_ROOM, retried, write_atomically, write_synced
 from modules.weight_files import read_weight_file
 from modules.weights import (
     NETWORKS,
@@ -188,7 +187,8 @@ def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     for path in paths:
-        write_atomically(path, buffer.getvalue(), before=partial(_keep_previous, path))
+        keep = partial(_keep_previous, path)
+        retried(partial(write_atomically, path, buffer.getvalue(), before=keep))
 
 
 def _keep_previous(path: Path) -> None:
@@ -209,21 +209,21 @@ def _also_name(path: Path, other: Path) -> None:
     """Give a file a second name, which another file may have had, in one step."""
     temporary = other.with_name(f".{other.name}.tmp")
     try:
-        remove(temporary)
+        temporary.unlink(missing_ok=True)
         try:
             temporary.hardlink_to(path)
         except (OSError, NotImplementedError):  # a file system, or system, without hard links
-            patiently(lambda: write_synced(temporary, read_bytes(path)))
-        rename(temporary, other)
+            write_synced(temporary, path.read_bytes())
+        temporary.replace(other)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         # No room for a copy: the file moves. Until the next takes its name, `other` is the newest.
-        rename(path, other)
+        path.replace(other)
     finally:
         # Where both are already names of one file, a rename does nothing and leaves both.
         with contextlib.suppress(OSError):
-            remove(temporary)
+            temporary.unlink(missing_ok=True)
 
 
 def put_in_place_of_last(checkpoint: Checkpoint) -> None:
@@ -233,7 +233,7 @@ def put_in_place_of_last(checkpoint: Checkpoint) -> None:
     """
     if checkpoint.path.name == PREVIOUS:
         try:
-            _also_name(checkpoint.path, checkpoint.path.with_name(LAST))
+            retried(partial(_also_name, checkpoint.path, checkpoint.path.with_name(LAST)))
         except OSError as error:
             raise UserError(f"{checkpoint.path}: cannot be renamed ({why(error)})") from error
 
@@ -245,13 +245,13 @@ def load_last(root: Path) -> Checkpoint:
     """
     last, previous = root / LAST, root / PREVIOUS
     try:
-        found_last, found_previous = patiently(last.exists), patiently(previous.exists)
+        found_last, found_previous = last.exists(), previous.exists()
     except OSError as error:
-        raise UserError(f"--resume: {root} cannot be read ({why(error, root)})") from error
+        raise UserError(f"--resume: {root} cannot be read ({why(error)})") from error
     if not found_last and not found_previous:
         raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
     try:
-        return load_checkpoint(last)
+        return retried(partial(load_checkpoint, last))
     except UserError as error:
         if not found_previous:
             raise

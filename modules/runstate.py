@@ -1,6 +1,7 @@
 """What a run carries from step to step, how it starts from a checkpoint, and how it is saved."""
 
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, why
-from modules.runtime.files import NO_ROOM, remove_leftovers, try_folder
+from modules.runtime.files import NO_ROOM, lock_folder, remove_leftovers
 from modules.sequences import VideoData
 
 
@@ -89,11 +90,19 @@ def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOption
 
 
 def prepare_save_root(o: TrainerOptions) -> Path:
-    """The run's folder, made and tried before anything costs time. UserError if unusable."""
+    """The run's folder, made, tried and locked before anything costs time. UserError if unusable.
+
+    Nothing of it is looked at before other runs are kept out.
+    """
     root = run_folder(o)
     if not distributed.is_main():
         return root
     try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+        if not o.test:
+            lock_folder(root)
         if not (o.resume or o.test):
             if (root / LAST).exists():
                 raise UserError(
@@ -105,12 +114,10 @@ def prepare_save_root(o: TrainerOptions) -> Path:
                     f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
                     "move it away, or give another --save_root"
                 )
-        root.mkdir(parents=True, exist_ok=True)
-        try_folder(root)
         if not o.test:
             remove_leftovers(root)
     except OSError as error:
-        raise UserError(f"--save_root {root}: cannot be written ({why(error, root)})") from error
+        raise UserError(f"--save_root {root}: cannot be written ({why(error)})") from error
     return root
 
 
@@ -151,7 +158,7 @@ class RunState:
         half = choose_precision(o.precision, device) == torch.float16
         self.scale = LossScale(device) if half else None
         self.last_epoch = -1  # the last one that was finished
-        # Rows of metrics.csv that could not be written, see metrics_table.py.
+        # Rows of metrics.csv that could not be written, see runlog.MetricsTable.
         self.unwritten: list[dict[str, Any]] = []
         # Called when there was no room for a checkpoint, before it is tried again.
         self.make_room: Callable[[], object] = lambda: None

@@ -22,7 +22,6 @@ import torch
 
 from modules.runtime.errors import UserError, named, why
 from modules.runtime.files import verify_archive
-from modules.runtime.patience import patiently, read_bytes
 from modules.safetensors import is_safetensors, read_safetensors
 
 HEAD = 512  # bytes that tell what a file is
@@ -114,16 +113,16 @@ def _bytes(path: Path) -> bytes:
     """The file's content, read at once: what the disk refuses is then told apart from what the file
     holds. Raises UserError if it is missing, a folder, unreadable or empty."""
     try:
-        patiently(path.stat)
+        path.stat()
         if path.is_dir():
             _refuse_folder(path)
         if not path.is_file():
             raise UserError(f"{path}: not a checkpoint file")
-        data = read_bytes(path)
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such checkpoint{_hint(path)}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({why(error, path)})") from error
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
     if not data:
         _corrupted(path, "the file is empty (0 bytes)")
     return data

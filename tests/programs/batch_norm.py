@@ -40,9 +40,8 @@ from modules.figures.style import (
 from modules.networks import Label_Encoder
 from modules.options import model_config, parse_trainer
 from modules.runstate import Position, RunState
-from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.device import set_up
-from modules.runtime.scripts import run_as_script
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 from modules.runtime.stopping import Watch
 from modules.sequences import VideoData
 from modules.training import TrainingStep, train_epoch

@@ -17,9 +17,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
-from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
-from modules.runtime.scripts import run_as_script
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 from modules.sequences import VideoData
 
 
