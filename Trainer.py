@@ -46,8 +46,8 @@ from modules.origins import telling_origins
 from modules.runtime import distributed, launch
 from modules.runtime.device import choose_device, choose_precision, describe, set_up
 from modules.runtime.errors import Stopped, UserError
+from modules.runtime.files import unlock_folders
 from modules.runtime.graphs import GraphedStep, graphs_wanted
-from modules.runtime.output import going_on_without_output
 from modules.runtime.scripts import run_as_script
 from modules.runtime.stopping import Watch, stop
 from modules.schedules import idle_annealing
@@ -346,9 +346,12 @@ def main() -> int:
 def start() -> None:
     """What each process of a run does."""
     try:
-        run_as_script(going_on_without_output(main))
+        run_as_script(main, unread=True)
     except SystemExit as end:
-        launch.exit_with(int(end.code or 0))
+        status = int(end.code or 0)
+    finally:
+        unlock_folders()
+    launch.exit_with(status)
 
 
 if __name__ == "__main__":

@@ -56,11 +56,9 @@ from modules.datasets.person import frames_per_second
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
 from modules.ink import Ink, find_ink
-from modules.runtime.arguments import ArgumentParser, path_argument
+from modules.runlog import read_table
 from modules.runtime.errors import MAX_NAMED, UserError, named
-from modules.runtime.patience import patiently
-from modules.runtime.scripts import run_as_script
-from modules.tables import read_table
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 
 # What other code may import from here; data types and clip functions live in modules/data.py.
 __all__ = [
@@ -128,7 +126,7 @@ def _list_folder(root: Path, where: str, faults: Faults) -> list[os.DirEntry[str
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
 
     try:
-        return patiently(read)
+        return read()
     except FileNotFoundError:
         faults.add(where, "the folder is missing")
     except NotADirectoryError:
@@ -237,7 +235,7 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
     if not os.path.lexists(root / where):
         return [(min(numbers), max(numbers) + 1)] if numbers else []
     try:
-        rows = read_table(root / where).rows
+        rows = read_table(root / where)
     except OSError as error:
         faults.add(where, f"cannot be read ({error.strerror})")
         return []

@@ -9,6 +9,7 @@ optimiser's state) and more: `config` (the model's settings), `labels` (what the
 
 import io
 import math
+import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -35,8 +36,13 @@ from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, named, why
-from modules.runtime.files import NO_ROOM, remove_leftovers, try_folder, write_atomically
-from modules.runtime.patience import patiently, remove, rename
+from modules.runtime.files import (
+    NO_ROOM,
+    lock_folder,
+    remove_leftovers,
+    retried,
+    write_atomically,
+)
 from modules.schedules import Plan, epoch_plan
 from modules.weights import (
     NETWORKS,
@@ -213,13 +219,13 @@ def load_last(root: Path) -> Checkpoint:
     Raises UserError when there is neither.
     """
     try:
-        there = [name for name in (LAST, PREVIOUS) if patiently((root / name).exists)]
+        there = [name for name in (LAST, PREVIOUS) if (root / name).exists()]
     except OSError as error:
-        raise UserError(f"--resume: {root} cannot be read ({why(error, root)})") from error
+        raise UserError(f"--resume: {root} cannot be read ({why(error)})") from error
     if not there:
         raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
     try:
-        return load_checkpoint(root / LAST)
+        return retried(partial(load_checkpoint, root / LAST))
     except UserError as error:
         if PREVIOUS not in there:
             raise
@@ -243,7 +249,7 @@ def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
     torch.save(content, buffer)
     for path in paths:
         before = partial(_keep_previous, path) if path.name == LAST else None
-        write_atomically(path, buffer.getvalue(), before=before)
+        retried(partial(write_atomically, path, buffer.getvalue(), before=before))
 
 
 def _keep_previous(last: Path) -> None:
@@ -252,11 +258,11 @@ def _keep_previous(last: Path) -> None:
     if not last.exists():
         return
     try:
-        remove(previous)
+        previous.unlink(missing_ok=True)
         try:
             previous.hardlink_to(last)
         except (OSError, NotImplementedError):  # a file system, or system, without hard links
-            rename(last, previous)
+            last.replace(previous)
     except OSError as error:
         # The new checkpoint counts for more than which one is kept beside it.
         print(f"note: {previous}: keeps its earlier content ({why(error)})", flush=True)
@@ -343,11 +349,19 @@ def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOption
 
 
 def prepare_save_root(o: TrainerOptions) -> Path:
-    """The run's folder, made and tried before anything costs time. UserError if unusable."""
+    """The run's folder, made, tried and locked before anything costs time. UserError if unusable.
+
+    Nothing of it is looked at before other runs are kept out.
+    """
     root = run_folder(o)
     if not distributed.is_main():
         return root
     try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+        if not o.test:
+            lock_folder(root)
         if not (o.resume or o.test):
             if (root / LAST).exists():
                 raise UserError(
@@ -359,12 +373,10 @@ def prepare_save_root(o: TrainerOptions) -> Path:
                     f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
                     "move it away, or give another --save_root"
                 )
-        root.mkdir(parents=True, exist_ok=True)
-        try_folder(root)
         if not o.test:
             remove_leftovers(root)
     except OSError as error:
-        raise UserError(f"--save_root {root}: cannot be written ({why(error, root)})") from error
+        raise UserError(f"--save_root {root}: cannot be written ({why(error)})") from error
     return root
 
 
@@ -426,7 +438,7 @@ class RunState:
         half = choose_precision(o.precision, device) == torch.float16
         self.scale = LossScale(device) if half else None
         self.last_epoch = -1  # the last one that was finished
-        # Rows of metrics.csv that could not be written, see metrics_table.py.
+        # Rows of metrics.csv that could not be written, see runlog.MetricsTable.
         self.unwritten: list[dict[str, Any]] = []
         # Called when there was no room for a checkpoint, before it is tried again.
         self.make_room: Callable[[], object] = lambda: None
@@ -570,6 +582,6 @@ class RunState:
             )
         for name, new in renamed.items():
             try:
-                rename(root / name, root / new)
+                (root / name).replace(root / new)
             except OSError as error:
                 raise UserError(f"{root / name}: cannot be renamed ({why(error)})") from error

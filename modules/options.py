@@ -15,9 +15,8 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from modules.cvae import COLOURS, FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.data import AUGMENTATIONS
-from modules.runtime.arguments import ArgumentParser
 from modules.runtime.errors import UserError, why
-from modules.runtime.patience import patiently
+from modules.runtime.scripts import ArgumentParser
 
 T = TypeVar("T")
 
@@ -368,11 +367,9 @@ def _holds_run(options: TrainerOptions) -> bool:
         raise UserError("--resume_if_any needs --save_root, the folder of the run")
     folder = run_folder(options)
     try:
-        return any(patiently((folder / name).exists) for name in (LAST, PREVIOUS))
+        return any((folder / name).exists() for name in (LAST, PREVIOUS))
     except OSError as error:
-        raise UserError(
-            f"--resume_if_any: {folder} cannot be read ({why(error, folder)})"
-        ) from error
+        raise UserError(f"--resume_if_any: {folder} cannot be read ({why(error)})") from error
 
 
 def check_combinations(options: TrainerOptions, explicit: frozenset[str] = frozenset()) -> None:

@@ -15,9 +15,8 @@ from modules.figures.compare import compare
 from modules.figures.curves import draw_curves
 from modules.figures.frames import redraw_frames
 from modules.figures.schedules import schedules
-from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
-from modules.runtime.scripts import run_as_script
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 
 
 def main() -> None:

@@ -1,25 +1,22 @@
 """What a run writes as text: metrics.csv, psnr_per_frame.csv and config.json.
 
-Files are replaced through a temporary file and a rename; metrics.csv alone grows by appending,
-a whole line at a time.
+Files are replaced through a temporary file and a rename; metrics.csv alone grows by appending.
 """
 
-import contextlib
 import csv
+import io
 import json
 import math
 import os
 import platform
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from modules.runtime.errors import UserError
-from modules.runtime.files import sync_file, write_atomically
-from modules.tables import read_table
+from modules.runtime.errors import UserError, reason_of, why
+from modules.runtime.files import retried, write_atomically
 
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
@@ -38,75 +35,150 @@ DIAGNOSTIC_COLUMNS = (
 METRIC_COLUMNS = (*BASIC_COLUMNS, *DIAGNOSTIC_COLUMNS)
 
 
-def _cell(value: Any) -> str:
-    """A CSV cell that reads back to the same number."""
-    if isinstance(value, bool):
-        return str(int(value))
-    return repr(float(value)) if isinstance(value, float) else str(value)
+# ---------------------------------------------------------------- tables
 
 
-def metrics_line(row: Mapping[str, Any]) -> str:
-    """A row of metrics.csv, without a line end. ValueError: it has other columns."""
-    if set(row) != set(METRIC_COLUMNS):
-        raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
-    return ",".join(_cell(row[name]) for name in METRIC_COLUMNS)
+def read_table(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, each with its line's number from 1.
 
-
-def append_metrics(path: Path, *rows: Mapping[str, Any], cut: bool = False) -> None:
-    """Append epochs' rows (and the header to a new file); on the disk when this returns.
-
-    Raises UserError when the disk refuses; what was written of them is taken away again, where it
-    lets that. cut: an unfinished last line is the rest of such an attempt, and goes.
+    As written here, or saved again by a spreadsheet: with a byte-order mark, semicolons or tabs
+    between the cells, 0,5 for 0.5. OSError, ValueError, csv.Error: it is not such a file.
     """
-    text = "".join(f"{metrics_line(row)}\n" for row in rows)
-    _as_it_was(path)
-    try:
-        with path.open("a+b") as file:
-            size = _end_of_lines(file, cut)
-            if size == 0:
-                text = ",".join(METRIC_COLUMNS) + "\n" + text
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # CR LF is read as LF
+    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count))
+    rows = ((reader.line_num, [cell.strip().replace(",", ".") for cell in row]) for row in reader)
+    return [(number, cells) for number, cells in rows if any(cells)]
+
+
+def _as_csv(rows: Iterable[Iterable[object]]) -> bytes:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)  # floats read back to the same numbers
+    return file.getvalue().encode()
+
+
+def read_metrics(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a metrics.csv as float64 arrays of equal length; empty cells are NaN.
+
+    A last line that was cut short (the program was killed while writing) is left out. OSError,
+    ValueError, csv.Error: another file.
+    """
+    (_, header), *rows = read_table(path) or [(0, [])]
+    columns: dict[str, list[float]] = {name: [] for name in header}
+    for line, cells in rows:
+        if len(cells) != len(header):
+            continue
+        for name, cell in zip(header, cells, strict=True):
             try:
-                file.write(text.encode())
+                columns[name].append(float(cell) if cell else math.nan)
+            except ValueError:
+                raise ValueError(f"line {line}, {name}: {cell!r:.40} is not a number") from None
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+# ---------------------------------------------------------------- metrics.csv
+
+
+class MetricsTable:
+    """metrics.csv of a run that goes on although the file cannot be written for a while.
+
+    It may be open in a spreadsheet, which locks it on Windows, or the disk may be full. Rows that
+    were refused are kept in the run's state, and so in its checkpoints, and written later.
+    """
+
+    def __init__(self, path: Path, unwritten: list[dict[str, Any]]) -> None:
+        """unwritten: the rows that the file lacks, the last ones of the run; changed in place, so
+        that whoever saves the run saves them."""
+        self.path, self.unwritten = path, unwritten
+        self.last_epoch = -1  # of the rows that the file shall have
+        self.refused = False  # by the last attempt to write
+
+    def resume(self, last_epoch: int) -> None:
+        """Drop rows after last_epoch, and a half line; add those that were not written until then.
+
+        Raises UserError if the file is not this run's table. Whether it can be written is seen to
+        later.
+        """
+        self.unwritten[:] = [row for row in self.unwritten if row["epoch"] <= last_epoch]
+        self.last_epoch = last_epoch
+        self._rows_before(0)
+        self._write()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write an epoch's row, or keep it for later. Never raises for what the disk does."""
+        if set(row) != set(METRIC_COLUMNS):
+            raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
+        self.unwritten.append(row)
+        self.last_epoch = row["epoch"]
+        self._write()
+
+    def finish(self) -> None:
+        """The run ends: a last attempt at what was refused."""
+        if self.refused and not self._write():
+            print(
+                f"warning: {self.path}: still cannot be written; the last rows are in last.ckpt, "
+                "and --resume writes them",
+                flush=True,
+            )
+
+    def _write(self) -> bool:
+        """Write what is missing; False, and a warning if it is news, where that is refused."""
+        try:
+            retried(self._try)
+        except (OSError, UserError) as error:
+            if not self.refused:
+                print(
+                    f"warning: {self.path}: cannot be written ({reason_of(error)}); is it open in "
+                    "another program? Training goes on; the rows are kept, in the checkpoints too, "
+                    "and written when that is possible",
+                    flush=True,
+                )
+            self.refused = True
+            return False
+        if self.refused:
+            print(f"note: {self.path}: written again, no row is missing", flush=True)
+        self.refused = False
+        self.unwritten.clear()
+        return True
+
+    def _try(self) -> None:
+        """Append the rows to the table; write it anew if it is not what was written before them."""
+        first = self.unwritten[0]["epoch"] if self.unwritten else self.last_epoch + 1
+        # A checkpoint of an earlier version may lack the last columns.
+        rows = [[row.get(name, math.nan) for name in METRIC_COLUMNS] for row in self.unwritten]
+        before, new = _as_csv([METRIC_COLUMNS, *self._rows_before(first)]), _as_csv(rows)
+        found = self.path.read_bytes() if self.path.exists() else b""
+        if found == before:
+            with self.path.open("ab") as file:
+                file.write(new)
                 file.flush()
-                sync_file(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(file.fileno(), size)
-                raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+                os.fsync(file.fileno())
+        elif found or new:
+            write_atomically(self.path, before + new)
+
+    def _rows_before(self, epoch: int) -> list[list[str]]:
+        """The file's rows of earlier epochs. UserError: it is not such a table.
+
+        Those of an earlier version, which lack the last columns, get empty cells.
+        """
+        if not self.path.exists():
+            return []
+        try:
+            (_, header), *rows = read_table(self.path) or [(0, list(METRIC_COLUMNS))]
+            if tuple(header) != METRIC_COLUMNS[: max(len(header), len(BASIC_COLUMNS))]:
+                raise ValueError("its first line is not the header of this table")
+            missing = [""] * (len(METRIC_COLUMNS) - len(header))
+            whole = [cells for _, cells in rows if len(cells) == len(header)]
+            return [[*cells, *missing] for cells in whole if float(cells[0]) < epoch]
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({why(error)})") from error
+        except (ValueError, csv.Error) as error:
+            raise UserError(
+                f"{self.path}: not a table of this run's epochs ({error}); repair it, or move it "
+                "away"
+            ) from error
 
 
-def _as_it_was(path: Path) -> None:
-    """Undo what a spreadsheet did to the table during a run: rows of two forms are not a table.
-
-    What cannot be read as the table is left alone; the next reader says so.
-    """
-    with contextlib.suppress(OSError, ValueError, csv.Error, UserError):
-        with path.open("rb") as file:
-            if file.readline() in (b"", ",".join(METRIC_COLUMNS).encode() + b"\n"):
-                return
-        truncate_metrics(path, sys.maxsize)
-
-
-def _end_of_lines(file: BinaryIO, cut: bool) -> int:
-    """Make a table end with a line's end; its size in bytes then.
-
-    Another program may have left out the last one. cut: drop an unfinished line instead.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 1))
-    if size == 0 or file.read(1) == b"\n":
-        return size
-    file.seek(0)
-    data = file.read()
-    last = data[data.rfind(b"\n") + 1 :]
-    if cut or last.count(b",") != len(METRIC_COLUMNS) - 1:
-        size -= len(last)
-        file.truncate(size)
-        return size
-    file.write(b"\n")
-    return size + 1
+# ---------------------------------------------------------------- other files
 
 
 def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
@@ -123,68 +195,6 @@ def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
     )
 
 
-def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a metrics.csv as float64 arrays of equal length; empty cells are NaN.
-
-    A last line that was cut short (the program was killed while writing) is left out. A table that
-    a spreadsheet has saved again reads as well. OSError, ValueError, csv.Error: another file.
-    """
-    (_, header), *rows = read_table(path).rows or [(0, [])]
-    columns: dict[str, list[float]] = {name: [] for name in header}
-    for line, cells in rows:
-        if len(cells) != len(header):
-            continue
-        for name, cell in zip(header, cells, strict=True):
-            try:
-                columns[name].append(float(cell) if cell else math.nan)
-            except ValueError:
-                raise ValueError(f"line {line}, {name}: {cell!r:.40} is not a number") from None
-    return {name: np.array(values) for name, values in columns.items()}
-
-
-def truncate_metrics(path: Path, last_epoch: int) -> None:
-    """Drop the rows after last_epoch, and a half line: what a resumed run will write again.
-
-    A table of an earlier version, which lacks the last columns, gets them with empty cells.
-    Raises UserError, with the file as it was, when it is not such a table.
-    """
-    if (rows := rows_until(path, last_epoch)) is not None:
-        write_atomically(path, table_of(rows))
-
-
-def table_of(rows: Sequence[str]) -> bytes:
-    """metrics.csv with these rows."""
-    return "".join(f"{row}\n" for row in (",".join(METRIC_COLUMNS), *rows)).encode()
-
-
-def rows_until(path: Path, last_epoch: int) -> list[str] | None:
-    """The rows up to last_epoch of a metrics.csv, as truncate_metrics keeps them; None: no file."""
-    if not path.exists():
-        return None
-    try:
-        table = read_table(path)
-        (_, header), *lines = table.rows or [(0, list(METRIC_COLUMNS))]
-        columns = tuple(header)
-        if columns != METRIC_COLUMNS[: max(len(columns), len(BASIC_COLUMNS))]:
-            raise ValueError("its first line is not the header of this table")
-        kept = [
-            ",".join(cells)
-            for _, cells in lines
-            if len(cells) == len(columns) and float(cells[0]) <= last_epoch
-        ]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, csv.Error) as error:
-        raise UserError(
-            f"{path}: not a table of this run's epochs ({error}); repair it, or move it away"
-        ) from error
-    missing = "," * (len(METRIC_COLUMNS) - len(columns))
-    if table.changes:
-        what = ", ".join(table.changes)
-        print(f"note: {path} was saved by another program ({what}); it is written anew", flush=True)
-    return [line + missing for line in kept]
-
-
 class FrameTable(NamedTuple):
     """The columns of psnr_per_frame.csv, each (T-1,); in dB but for the first."""
 
@@ -198,10 +208,9 @@ def write_psnr_per_frame(
     path: Path, psnr: np.ndarray, inside: np.ndarray, outside: np.ndarray
 ) -> None:
     """psnr_per_frame.csv: `frame,psnr,inside,outside`, frames 1 … T-1, dB."""
-    lines = [",".join(FrameTable._fields)]
-    for t, values in enumerate(zip(psnr, inside, outside, strict=True), 1):
-        lines.append(",".join([str(t), *(_cell(float(value)) for value in values)]))
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    frames = range(1, len(psnr) + 1)
+    columns = (values.tolist() for values in (psnr, inside, outside))
+    write_atomically(path, _as_csv([FrameTable._fields, *zip(frames, *columns, strict=True)]))
 
 
 def read_psnr_per_frame(path: Path) -> FrameTable:
@@ -229,7 +238,8 @@ def versions() -> dict[str, str]:
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """config.json: `options`, `versions` and what else describes the run."""
-    write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
+    data = (json.dumps(config, indent=2) + "\n").encode()
+    retried(lambda: write_atomically(path, data))
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -241,7 +251,7 @@ def read_config(run: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(config, dict):

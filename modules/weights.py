@@ -23,7 +23,6 @@ from torch import Tensor
 from modules.cvae import COLOURS, CVAE, OPTIONAL_PARTS, ModelConfig
 from modules.runtime.errors import UserError, named, why
 from modules.runtime.files import verify_archive
-from modules.runtime.patience import patiently, read_bytes
 
 NETWORKS = (
     *("frame_transformation", "label_transformation"),
@@ -93,14 +92,14 @@ def _bytes(path: Path) -> bytes:
     """The file's content, read at once: what the disk refuses is then told apart from what the file
     holds. UserError: it is missing, a folder, unreadable, or plainly something else."""
     try:
-        patiently(path.stat)
+        path.stat()
         if not path.is_file():
             raise UserError(f"{path}: not a checkpoint file{_checkpoints_in(path)}")
-        data = read_bytes(path)
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such checkpoint{_checkpoints_in(path.parent)}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({why(error, path)})") from error
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
     if not data:
         raise _corrupted(path, "the file is empty (0 bytes)")
     begin = data[:512].lstrip(b"\xef\xbb\xbf \r\n\t").lower()

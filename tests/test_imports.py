@@ -24,8 +24,8 @@ SCRIPTS = ("Trainer", "Tester", "dataloader")
 READS_DATA = {"Trainer", "Tester"}  # they may import dataloader, and nothing else may
 COMMANDS = "modules.plots"  # the command line of the figures: `python -m modules.plots`
 ROOMS = ("runtime", "datasets", "figures")  # folders of modules/
-# How a process of a run is started, and how a script ends: the model and its training do not care.
-FOR_SCRIPTS = {"modules.runtime.scripts", "modules.runtime.launch"}
+# How a process of a run is started: the model and its training do not care.
+FOR_SCRIPTS = {"modules.runtime.launch"}
 NETWORKS = {"modules.networks", "modules.layers"}
 
 
@@ -206,7 +206,6 @@ def test_a_sound_project_has_no_violations(tree: Path) -> None:
             "core reaches figures: modules.training → modules.cvae → modules.runtime.errors →",
         ),
         ("modules/training.py", "from modules.runtime import launch", "what is for scripts"),
-        ("modules/cvae.py", "from modules.runtime.scripts import run", "what is for scripts"),
         ("modules/runtime/errors.py", "from modules.cvae import CVAE", "runtime reaches core"),
         ("modules/layers.py", "from modules.runtime import errors", "networks reaches runtime"),
         ("modules/networks.py", "import modules.cvae", "networks reaches core"),

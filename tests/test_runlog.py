@@ -1,97 +1,306 @@
-"""metrics.csv, psnr_per_frame.csv and config.json."""
+"""metrics.csv, psnr_per_frame.csv and config.json: no row is lost, none is there twice."""
 
+import codecs
+import csv
+import errno
+import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from modules import runlog
+from modules.runlog import METRIC_COLUMNS, MetricsTable, read_metrics, read_table
+from modules.runtime import files
 from modules.runtime.errors import UserError
+from tests.support.disks import held, named, refusing
+
+NAME = "metrics.csv"
 
 
-def row(epoch: int, **values: float) -> dict[str, float]:
-    return {**dict.fromkeys(runlog.METRIC_COLUMNS, 0.5), "epoch": epoch, **values}
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "WAITS", (0.0, 0.0))
+
+
+def row(epoch: int, **values: float) -> dict[str, Any]:
+    return dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": epoch, **values}
+
+
+def epochs(folder: Path) -> list[int]:
+    return [int(line.split(",")[0]) for line in (folder / NAME).read_text().splitlines()[1:]]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> MetricsTable:
+    """With the rows of epochs 0, 1 and 2."""
+    table = MetricsTable(tmp_path / NAME, [])
+    for epoch in range(3):
+        table.add(row(epoch, val_psnr=20.25 + epoch, lr=3e-5, val_loss=math.nan, seconds=1234.5))
+    return table
+
+
+def resumed(path: Path, last_epoch: int, *unwritten: dict[str, Any]) -> MetricsTable:
+    table = MetricsTable(path, list(unwritten))
+    table.resume(last_epoch)
+    return table
+
+
+# ---------------------------------------------------------------- metrics.csv
 
 
 def test_columns_are_the_contract_s() -> None:
-    assert ",".join(runlog.METRIC_COLUMNS) == (
+    assert ",".join(METRIC_COLUMNS) == (
         "epoch,train_loss,train_mse,train_kl,train_psnr,val_loss,val_psnr,beta,tfr,tf_active,lr,"
         "skipped,frames_per_second,seconds,val_ssim,active_dims,sigma,"
         "val_psnr_inside,val_psnr_outside,val_drift,val_flicker"
     )
 
 
-def test_rows_are_appended_and_read_back_exactly(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    runlog.append_metrics(path, row(0, train_loss=1 / 3, val_loss=math.nan))
-    first = path.read_text()
-    runlog.append_metrics(path, row(1, train_loss=1e-17))
-    assert path.read_text().startswith(first)
-    assert path.read_text().count("epoch") == 1
-    found = runlog.read_metrics(path)
-    assert found["epoch"].tolist() == [0, 1]
-    assert found["train_loss"].tolist() == [1 / 3, 1e-17]
-    assert math.isnan(found["val_loss"][0])
+def test_rows_are_appended_and_read_back_exactly(table: MetricsTable) -> None:
+    path = table.path
+    before, inode = path.read_text(), path.stat().st_ino
+    assert before.startswith(",".join(METRIC_COLUMNS) + "\n0,0.5,")
+    table.add(row(3, train_loss=1 / 3, train_mse=1e-17))
+    assert path.read_text().startswith(before)
+    assert path.stat().st_ino == inode  # the same file, a line longer
+    found = read_metrics(path)
+    assert tuple(found) == METRIC_COLUMNS
+    assert found["epoch"].tolist() == [0, 1, 2, 3]
+    assert found["train_loss"][3] == 1 / 3 and found["train_mse"][3] == 1e-17
+    assert np.isnan(found["val_loss"]).tolist() == [True, True, True, False]
     with pytest.raises(ValueError, match="columns"):
-        runlog.append_metrics(path, {"epoch": 2})
+        table.add({"epoch": 4})
 
 
-def test_resume_drops_later_rows_and_half_lines(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
+@pytest.mark.parametrize("last", [-1, 0, 1, 2, 9])
+def test_resuming_drops_later_rows_and_half_lines(table: MetricsTable, last: int) -> None:
+    path, whole = table.path, table.path.read_text()
+    path.write_text(whole + "3,0.5,0.")  # killed while writing
+    assert read_metrics(path)["epoch"].tolist() == [0, 1, 2]
+    again = resumed(path, last)
+    kept = min(last + 2, 4)  # lines, with the header
+    assert path.read_text() == "".join(whole.splitlines(keepends=True)[:kept])
+    again.add(row(last + 1))
+    assert read_metrics(path)["epoch"].tolist() == [*range(kept - 1), last + 1]
+
+
+def test_epochs_are_compared_as_numbers(tmp_path: Path) -> None:
+    table = MetricsTable(tmp_path / NAME, [])
     for epoch in range(12):
-        runlog.append_metrics(path, row(epoch))
-    whole = path.read_text()
-    path.write_text(whole + "12,0.5,0.")  # killed while writing
-    assert len(runlog.read_metrics(path)["epoch"]) == 12
-    runlog.truncate_metrics(path, 11)
-    assert path.read_text() == whole
-    runlog.truncate_metrics(path, 9)
-    assert runlog.read_metrics(path)["epoch"].tolist() == list(range(10))
-    runlog.append_metrics(path, row(10))
-    assert runlog.read_metrics(path)["epoch"].tolist() == list(range(11))
-    runlog.truncate_metrics(tmp_path / "none.csv", 3)  # nothing to do
+        table.add(row(epoch))
+    resumed(table.path, 9)
+    assert epochs(tmp_path) == list(range(10))
 
 
-@pytest.mark.parametrize("columns", [14, 17])  # of the contract, and of the version before
-def test_a_table_of_an_earlier_version_is_taken_over(tmp_path: Path, columns: int) -> None:
-    path = tmp_path / "metrics.csv"
-    for epoch in range(3):
-        runlog.append_metrics(path, row(epoch, val_psnr=20.0 + epoch))
-    new = path.read_text()
-    old = "".join(",".join(line.split(",")[:columns]) + "\n" for line in new.splitlines())
+def test_a_sound_table_is_not_touched_by_resuming(table: MetricsTable) -> None:
+    before = table.path.stat()
+    resumed(table.path, 2)
+    after = table.path.stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+    resumed(table.path.with_name("none.csv"), 3)  # nothing to do
+    assert not table.path.with_name("none.csv").exists()
+
+
+@pytest.mark.parametrize("columns", [14, 17])  # of the contract, and of a version before
+def test_a_table_of_an_earlier_version_is_taken_over(table: MetricsTable, columns: int) -> None:
+    path = table.path
+    lines = path.read_text().splitlines()
+    old = "".join(",".join(line.split(",")[:columns]) + "\n" for line in lines)
     path.write_text(old + "3,0.5,0.")
-    assert runlog.read_metrics(path)["val_psnr"].tolist() == [20.0, 21.0, 22.0]
-    runlog.truncate_metrics(path, 1)
-    runlog.append_metrics(path, row(2))
-    found = runlog.read_metrics(path)
-    assert tuple(found) == runlog.METRIC_COLUMNS
-    assert found["val_psnr"].tolist() == [20.0, 21.0, 0.5]
-    assert np.isnan(found["val_flicker"]).tolist() == [True, True, False]
-    # Controls: too few columns, others, and others in their place.
-    header = runlog.METRIC_COLUMNS
-    for wrong in (header[:13], (*header[:14], "mood"), (*header, "mood"), header[1:]):
-        path.write_text(",".join(wrong) + "\n")
-        with pytest.raises(UserError, match=r"metrics\.csv: not a table of this run's epochs"):
-            runlog.truncate_metrics(path, 1)
-        assert path.read_text() == ",".join(wrong) + "\n"
+    kept = dict.fromkeys(METRIC_COLUMNS[:columns], 0.5) | {"epoch": 2}  # in its checkpoint
+    resumed(path, 2, kept).add(row(3))
+    found = read_metrics(path)
+    assert tuple(found) == METRIC_COLUMNS
+    assert found["val_psnr"].tolist() == [20.25, 21.25, 0.5, 0.5]
+    assert np.isnan(found["val_flicker"]).tolist() == [True, True, True, False]
 
 
-def test_an_empty_table_gets_its_header(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    path.touch()
-    runlog.truncate_metrics(path, 3)
-    runlog.append_metrics(path, row(4))
-    assert runlog.read_metrics(path)["epoch"].tolist() == [4]
+@pytest.mark.parametrize(
+    "header",
+    [METRIC_COLUMNS[:13], (*METRIC_COLUMNS[:14], "mood"), (*METRIC_COLUMNS, "mood"), ("a", "b")],
+)
+def test_another_table_is_left_alone(
+    table: MetricsTable, header: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = ";".join(header) + "\n"
+    table.path.write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.csv: not a table of this run's epochs"):
+        resumed(table.path, 1)
+    table.add(row(3))  # a run that goes on keeps its rows
+    assert "not a table of this run" in capsys.readouterr().out
+    assert (table.path.read_text(), len(table.unwritten)) == (text, 1)
+
+
+# ---------------------------------------------------------------- saved again by a spreadsheet
+
+
+def cells(text: str, separator: str, change: Callable[[str], str] = str) -> str:
+    """The text with another separator, each cell changed."""
+    lines = [separator.join(map(change, line.split(","))) for line in text.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def comma(cell: str) -> str:
+    return cell.replace(".", ",")
+
+
+SAVED: dict[str, Callable[[str], bytes]] = {
+    "byte-order mark": lambda t: codecs.BOM_UTF8 + t.encode(),
+    "CR LF": lambda t: t.replace("\n", "\r\n").encode(),
+    "no last line end": lambda t: t.rstrip("\n").encode(),
+    "semicolons": lambda t: cells(t, ";").encode(),
+    "tabs": lambda t: cells(t, "\t").encode(),
+    "decimal commas, quoted": lambda t: cells(t, ",", lambda c: f'"{comma(c)}"').encode(),
+    "all of it": lambda t: (
+        codecs.BOM_UTF8 + cells(t, ";", comma).replace("\n", "\r\n").encode() + b";;;\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_the_numbers_are_read_and_the_file_restored(form: str, table: MetricsTable) -> None:
+    path, plain, before = table.path, table.path.read_text(), read_metrics(table.path)
+    for continued in (False, True):
+        path.write_bytes(SAVED[form](plain))
+        assert path.read_bytes() != plain.encode()
+        found = read_metrics(path)
+        assert list(found) == list(before)
+        for name, values in before.items():
+            np.testing.assert_array_equal(found[name], values)
+        if continued:  # the next row of a run fits the others
+            table.add(row(3))
+            assert path.read_text().startswith(plain)
+            assert epochs(path.parent) == [0, 1, 2, 3]
+        else:
+            resumed(path, 2)
+            assert path.read_bytes() == plain.encode()
+
+
+def test_what_is_no_table_of_numbers_is_named(table: MetricsTable, tmp_path: Path) -> None:
+    text = table.path.read_text(encoding="utf-8")
+    table.path.write_text("\n" + text.replace("22.25", "22. Feb"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 5, val_psnr: '22. Feb' is not a number"):
+        read_metrics(table.path)
+    path = tmp_path / "a.csv"
+    for text in ("", "\n\n", ";;\n"):
+        path.write_text(text)
+        assert read_table(path) == []
+    path.write_bytes(b"a\x00b\n\xff")
+    with pytest.raises((ValueError, csv.Error)):
+        read_table(path)
+
+
+# ---------------------------------------------------------------- a file that cannot be written
+
+
+def test_a_moment_is_waited_for(table: MetricsTable, capsys: pytest.CaptureFixture[str]) -> None:
+    with held(NAME, times=2) as refused:
+        table.add(row(3))
+    assert len(refused) == 2
+    assert epochs(table.path.parent) == [0, 1, 2, 3]
+    assert (table.unwritten, capsys.readouterr().out) == ([], "")
+
+
+def test_rows_are_kept_and_written_in_order(
+    table: MetricsTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(NAME):
+        for epoch in (3, 4, 5):
+            table.add(row(epoch))
+        table.finish()
+        assert epochs(tmp_path) == [0, 1, 2]
+        assert [kept["epoch"] for kept in table.unwritten] == [3, 4, 5]
+    first, last = capsys.readouterr().out.splitlines()  # once, and at the end
+    assert first.startswith("warning: ") and "(Permission denied)" in first
+    assert "--resume writes them" in last
+    # The last checkpoint holds them; a resumed run puts them in their place.
+    resumed(table.path, 4, *table.unwritten)
+    assert epochs(tmp_path) == [0, 1, 2, 3, 4]
+    table.add(row(6))
+    assert epochs(tmp_path) == [0, 1, 2, 3, 4, 5, 6]
+    assert table.unwritten == []
+    assert capsys.readouterr().out.startswith("note: ")
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("part", [1, 20, -1, None])
+def test_half_a_line_goes_before_the_next(table: MetricsTable, part: int | None) -> None:
+    """A disk that fills up within a line; None: the line is there, its sync failed."""
+    before = table.path.read_text()
+    with refusing("fsync", errno.ENOSPC, when=named(NAME)):
+        table.add(row(3, val_flicker=0.123456))
+    whole = table.path.read_text().removeprefix(before)
+    table.path.write_text(before + whole[:part])
+    table.add(row(4))
+    assert epochs(table.path.parent) == [0, 1, 2, 3, 4]
+    assert read_metrics(table.path)["val_flicker"][3] == 0.123456
+
+
+def test_a_table_that_is_held_when_a_run_is_resumed(
+    table: MetricsTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(NAME):
+        again = resumed(table.path, 0)
+        assert epochs(tmp_path) == [0, 1, 2]
+    assert "warning: " in capsys.readouterr().out
+    again.finish()  # nothing is trained
+    assert epochs(tmp_path) == [0]
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """A run of five epochs, the file held in any of them, killed before or after any save.
+
+    A checkpoint is what --resume finds: the last epoch, and the rows that were not written then.
+    """
+    for case, (kept_from, kept_until, killed, saved) in enumerate(
+        itertools.product(range(5), range(6), range(5), (False, True))
+    ):
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        checkpoint: tuple[int, list[dict[str, Any]]] = (-1, [])
+        table = MetricsTable(folder / NAME, [])
+        epoch, kills = 0, 0
+        while epoch < 5:
+            with held(*[NAME] * (kept_from <= epoch < kept_until)):
+                table.add(row(epoch, seconds=float(kills)))
+            dies = epoch == killed and not kills
+            if saved or not dies:
+                checkpoint = (epoch, [dict(one) for one in table.unwritten])
+            epoch += 1
+            if dies:
+                kills += 1
+                epoch = checkpoint[0] + 1
+                with held(*[NAME] * (kept_from <= epoch < kept_until)):
+                    table = resumed(folder / NAME, checkpoint[0], *checkpoint[1])
+        table.finish()
+        assert epochs(folder) == list(range(5)), (kept_from, kept_until, killed, saved)
+        # Rows after the kill are those of the run that went on.
+        seconds = read_metrics(folder / NAME)["seconds"].tolist()
+        first = killed + saved
+        assert seconds == [0.0] * first + [1.0] * (5 - first)
+
+
+def test_without_the_rows_kept_they_would_be_lost(tmp_path: Path) -> None:
+    """The control: a checkpoint that forgets them leaves a gap that the tests above would see."""
+    with held(NAME):
+        MetricsTable(tmp_path / NAME, []).add(row(0))
+    resumed(tmp_path / NAME, 0).add(row(1))
+    assert epochs(tmp_path) == [1]
+
+
+# ---------------------------------------------------------------- other files
 
 
 def test_psnr_per_frame_counts_from_1(tmp_path: Path) -> None:
     path = tmp_path / "psnr_per_frame.csv"
     psnr, inside, outside = np.array([[20.25, 30.5], [math.nan, 24.5], [21.5, 36.0]])
     runlog.write_psnr_per_frame(path, psnr, inside, outside)
-    text = "frame,psnr,inside,outside\n1,20.25,nan,21.5\n2,30.5,24.5,36.0\n"
-    assert path.read_text() == text
+    assert path.read_text() == "frame,psnr,inside,outside\n1,20.25,nan,21.5\n2,30.5,24.5,36.0\n"
     table = runlog.read_psnr_per_frame(path)
     assert (table.frame.tolist(), table.psnr.tolist()) == ([1, 2], [20.25, 30.5])
     np.testing.assert_array_equal(table.inside, inside)
@@ -100,17 +309,21 @@ def test_psnr_per_frame_counts_from_1(tmp_path: Path) -> None:
     table = runlog.read_psnr_per_frame(path)
     assert (table.frame.tolist(), table.psnr.tolist()) == ([1, 2], [20.25, 30.5])
     assert np.isnan([table.inside, table.outside]).all()
+    path.write_text("frame,psnr\n1.5,20.25\n")
+    with pytest.raises(ValueError, match="whole number"):
+        runlog.read_psnr_per_frame(path)
 
 
 def test_config(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
     assert runlog.read_config(tmp_path) == {}
-    runlog.write_config(tmp_path / "config.json", {"options": {"lr": 0.1}, "versions": {}})
-    assert json.loads((tmp_path / "config.json").read_text())["options"]["lr"] == 0.1
+    runlog.write_config(path, {"options": {"lr": 0.1}, "versions": {}})
+    assert json.loads(path.read_text())["options"]["lr"] == 0.1
     assert runlog.read_config(tmp_path)["options"] == {"lr": 0.1}
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_a_row_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").mkdir()
-    with pytest.raises(UserError, match=r"metrics\.csv"):
-        runlog.append_metrics(tmp_path / "metrics.csv" / "metrics.csv" / "x", row(0))
+    path.write_bytes(codecs.BOM_UTF8 + b'{"options": {"lr": 0.5}}')  # as an editor saves it
+    assert runlog.read_config(tmp_path) == {"options": {"lr": 0.5}}
+    for damaged in (b"", b'{"options": {', b"\xff\xfe", b"[1]", b"[" * 100_000):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"config\.json: (cannot be read|is not an object)"):
+            runlog.read_config(tmp_path)

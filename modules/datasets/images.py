@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from modules.runtime.errors import UserError
-from modules.runtime.patience import patiently, read_bytes
 
 # Pillow prints this for a damaged note on orientation, which upright() passes over. Set once, since
 # images are decoded in threads.
@@ -71,7 +70,7 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     if not folder.exists():
         raise UserError(f"{folder}: there is no such folder")
     try:
-        found = patiently(lambda: list(folder.iterdir()))
+        found = list(folder.iterdir())
         files = [path for path in found if not path.name.startswith(".")]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
@@ -166,15 +165,15 @@ def _open(stream: IO[bytes]) -> Image.Image | str:
 def decode_image(path: Path) -> Image.Image | str:
     """The image of a file, upright and fully decoded; a text if it cannot be used: why not."""
     try:
-        status = patiently(path.stat)
+        status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return "is not a file"  # opening a pipe would block forever
         if status.st_size == 0:
             return "the file is empty (0 bytes)"
         if status.st_size > MAX_BYTES:
             return f"{status.st_size / 2**20:.0f} MB are too many for a video frame"
-        # Read at once, and tried again: a network mount may be away for a while.
-        with io.BytesIO(read_bytes(path)) as stream:
+        # Read at once: what the disk refuses is told apart from what the file holds.
+        with io.BytesIO(path.read_bytes()) as stream:
             head = stream.read(32)
             stream.seek(0)
             try:

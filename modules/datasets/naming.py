@@ -10,14 +10,12 @@ is not.
 
 import re
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from modules.datasets.images import IMAGE_SUFFIXES, list_files
 from modules.runtime.errors import UserError, named
-from modules.runtime.patience import patiently
 
 PLAIN = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)  # the layout's own names
 # What tools append to a frame's name.
@@ -196,10 +194,10 @@ def renumber(folders: Sequence[Path]) -> list[int]:
         # In two steps, so that no file takes a name that another still has.
         aside = [file.with_name(f"{WAITING}{i}{file.suffix}") for i, (_, file) in enumerate(plan)]
         for (_, file), name in zip(plan, aside, strict=True):
-            patiently(partial(file.rename, name), renaming=True)
+            file.rename(name)
         for i, file in enumerate(aside):
             name = file.with_name(f"{i}{file.suffix.lower()}")
-            patiently(partial(file.rename, name), renaming=True)
+            file.rename(name)
     ordered = [number for number, _ in plans[0]]
     step = min((b - a for a, b in pairwise(ordered)), default=1)
     return [i + 1 for i, (a, b) in enumerate(pairwise(ordered)) if b - a > step]

@@ -27,7 +27,6 @@ from PIL import Image
 from modules.datasets.canvas import TILT, Camera, Canvas, shrink, to_bytes
 from modules.datasets.motion import JOINTS, SIDES, SOLE, Pose, Vector, perform
 from modules.runtime.errors import UserError
-from modules.runtime.patience import patiently
 
 FORMAT_VERSION = 1  # raise it when the same arguments give other images
 MARKER = "demo.json"  # tells which arguments made the folder
@@ -278,7 +277,7 @@ def make_demo(
             (partial / MARKER).write_text(text + "\n", encoding="utf-8")
             if target.exists():
                 target.rmdir()
-            patiently(lambda: partial.rename(target), renaming=True)
+            partial.rename(target)
         except BaseException:  # Ctrl-C too: nothing half-written stays
             shutil.rmtree(partial, ignore_errors=True)
             raise

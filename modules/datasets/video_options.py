@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.runtime.arguments import path_argument
 from modules.runtime.errors import UserError
+from modules.runtime.scripts import path_argument
 
 
 @dataclass(frozen=True)

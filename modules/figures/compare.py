@@ -47,9 +47,8 @@ from modules.figures.style import (
 )
 from modules.figures.words import forcing_text, kl_text, value_text
 from modules.options import effective
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, shown
 from modules.runtime.files import write_atomically
-from modules.runtime.text import shown
 
 # Seven colours and four styles have no common divisor: a pair repeats after 28 runs.
 RUN_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, ORANGE, SKY)

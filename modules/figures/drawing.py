@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from modules.runlog import write_psnr_per_frame
-from modules.runtime.attempts import reason_of
-from modules.runtime.patience import impatient
+from modules.runtime.errors import reason_of
 
 Pictures = Mapping[str, Callable[[], object]]  # by file name, how each is drawn
 
@@ -146,8 +145,7 @@ class Artist:
         for name, picture in list(self.owed.items()):
             try:
                 leave_room(self.root, name)
-                with impatient():
-                    picture()
+                picture()
             except Exception as error:  # whatever it is, the training is worth more
                 faults[name] = reason_of(error)
             else:

@@ -17,9 +17,8 @@ from modules.figures.beside import DRAWING_LIMIT, STOPPING_LIMIT, BesideArtist, 
 from modules.figures.drawing import Artist, Curves, Job, Text
 from modules.figures.runs import load_run
 from modules.figures.tensorboard import TensorBoardLog
-from modules.metrics_table import MetricsTable
-from modules.runtime.attempts import reason_of
-from modules.runtime.errors import UserError
+from modules.runlog import MetricsTable
+from modules.runtime.errors import UserError, reason_of
 from modules.runtime.stopping import Watch
 
 

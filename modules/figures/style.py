@@ -26,7 +26,7 @@ from PIL import Image
 
 from modules.figures.pictures import write_png
 from modules.figures.words import plain_number
-from modules.runtime.text import shown
+from modules.runtime.errors import shown
 
 # Okabe & Ito 2008, "Color Universal Design", without the yellow that is lost on white paper.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

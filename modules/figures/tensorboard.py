@@ -8,8 +8,7 @@ from typing import Any
 
 from modules.options import TrainerOptions
 from modules.runlog import METRIC_COLUMNS, read_metrics
-from modules.runtime.errors import UserError
-from modules.runtime.text import shown
+from modules.runtime.errors import UserError, shown
 
 SCALARS = tuple(name for name in METRIC_COLUMNS if name != "epoch")
 

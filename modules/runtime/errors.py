@@ -1,14 +1,15 @@
-"""Errors that a user can correct, as opposed to faults of the program."""
+"""Errors that a user can correct, and their words: one line, in any encoding."""
 
-import os
+import codecs
 import re
 import signal
 from collections.abc import Iterable
-from pathlib import Path
-
-from modules.runtime import platforms
 
 MAX_NAMED = 5  # of the things that have one fault
+ERRORS = "bytes_shown"  # the name of the error handler below, as open() and encode() take it
+# Where a byte of a file's name is no UTF-8, Python has 0xDC00 + the byte (PEP 383), which cannot be
+# encoded; other halves of surrogate pairs come from Windows.
+_ODD = re.compile("[\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -41,18 +42,21 @@ def named(names: Iterable[object], total: int | None = None) -> str:
     return ", ".join(map(str, every[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
-def why(error: OSError, path: Path | None = None) -> str:
-    """What the system said, in a few words; path: what it was said of."""
+def why(error: OSError) -> str:
+    """What the system said, in a few words."""
     # One that a library raised may have a text alone, or none.
-    text = error.strerror or str(error) or type(error).__name__
-    absolute = os.path.abspath(path) if platforms.WINDOWS and path else ""  # noqa: PTH100
-    if len(absolute) > platforms.WINDOWS_PATH:
-        most = platforms.WINDOWS_PATH
-        text += (
-            f"; the path has {len(absolute)} characters, and Windows takes {most} unless its long "
-            "paths are enabled: enable them, or give a shorter folder"
-        )
-    return text
+    return error.strerror or str(error) or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something could not be done, in a few words: the system's, where it was a file."""
+    cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    text = in_one_line(str(error))[:200]
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def in_one_line(message: str) -> str:
@@ -65,3 +69,24 @@ def in_one_line(message: str) -> str:
         lambda found: repr(found[0])[1:-1],
         message,
     )
+
+
+def shown(text: str) -> str:
+    """The text with bytes that are no UTF-8 as `\\xe9`, so that it can be printed and stored."""
+
+    def escaped(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+    return _ODD.sub(escaped, text)
+
+
+def _handle(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Such bytes as `shown` has them; what an encoding lacks as `\\u2026`."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    clear = shown(text).encode(error.encoding, "backslashreplace").decode(error.encoding)
+    return clear, error.end
+
+
+codecs.register_error(ERRORS, _handle)

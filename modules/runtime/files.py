@@ -1,109 +1,89 @@
-"""Files that are whole at any moment: atomic writing, and checking archives."""
+"""Files that are whole at any moment: atomic writing, one retry, a lock, and checked archives."""
 
 import contextlib
 import errno
-import hashlib
+import json
 import os
-import tempfile
+import socket
+import time
 import zipfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-from modules.runtime import platforms
 from modules.runtime.errors import UserError, why
-from modules.runtime.patience import held, patiently, rename
 
-# What a system says that cannot fsync a folder, or not even open one: CIFS, VirtualBox's and some
-# FUSE mounts, Windows. Of a file the same answers are errors.
-NO_FOLDER_SYNC = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "ENOTTY"),
-        *("EACCES", "EPERM", "EISDIR"),
-    )
-    if hasattr(errno, name)
+T = TypeVar("T")
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
+# Another program holds the file (a scanner, a backup, a spreadsheet), or a network drive is away.
+PASSES = (
+    *(errno.EACCES, errno.EPERM, errno.EBUSY),
+    *(errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN),
 )
-F_FULLFSYNC = 51  # of Darwin's fcntl.h
-NO_ROOM = frozenset(
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)
-)
-LONG_NAME = 100  # bytes; a temporary name has some more, and the shortest limit is 143 (eCryptfs)
+WAITS = (0.1, 0.4, 1.5, 4.0)  # seconds between one attempt and the next
+
+
+def retried(action: Callable[[], T]) -> T:
+    """What the action returns, tried again for 6 s while the system refuses what may soon work.
+
+    Raises the last attempt's OSError, or the UserError that stands for one. For checkpoints,
+    metrics.csv and config.json alone: a run does not wait for what it can do without.
+    """
+    for wait in WAITS:
+        try:
+            return action()
+        except (OSError, UserError) as error:
+            cause = error.__cause__ if isinstance(error, UserError) else error
+            if not isinstance(cause, OSError) or cause.errno not in PASSES:
+                raise
+        time.sleep(wait)
+    return action()
 
 
 def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
-    Temporary file in the same folder, flush, fsync, rename, fsync of the folder. What passes is
-    waited for (see patience). Raises UserError when the disk is full or the folder unwritable; an
-    earlier file of that name is then intact.
+    Temporary file in the same folder, flush, fsync, rename, fsync of the folder. Raises UserError
+    when the disk is full or the folder unwritable; an earlier file of that name is then intact.
     before: called when the new content is safely on the disk, just before it takes its name.
     """
-    temporary, written = temporary_name(path), False
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # not too long
+    written = False
     try:
-        patiently(partial(write_synced, temporary, data))
+        write_synced(temporary, data)
         written = True
         if before is not None:
             before()
-        rename(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         advice = ""
         if error.errno in NO_ROOM:
             advice = "; make room there"
-        elif written and held(error):
+        elif written and isinstance(error, PermissionError):
             advice = "; another program may hold it open: close it there"
         kept = "; what was there before is intact" if os.path.lexists(path) else ""
-        raise UserError(f"{path}: cannot be written ({why(error, path)}){advice}{kept}") from error
+        raise UserError(f"{path}: cannot be written ({why(error)}){advice}{kept}") from error
     finally:
         # On a file system that has become read-only, unlinking fails even where nothing is.
         with contextlib.suppress(OSError):
             temporary.unlink()
-    try:
-        patiently(partial(sync_folder, path.parent))
-    except OSError as error:
-        raise UserError(
-            f"{path}: has its new content, but the disk does not confirm that it is kept "
-            f"({why(error)}); check the disk"
-        ) from error
-
-
-def temporary_name(path: Path) -> Path:
-    """Where a file's new content is written before it takes the name; hidden, ending in .tmp."""
-    name = os.fsencode(path.name)
-    shown = path.name if len(name) <= LONG_NAME else hashlib.sha256(name).hexdigest()[:16]
-    return path.with_name(f".{shown}.{os.getpid()}.tmp")
+    # Not every system can (Windows, CIFS, some FUSE mounts). After a power failure the name may
+    # then stand for the earlier content, which is whole too.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file anew; it is on the disk when this returns. Raises OSError.
-
-    After an fsync that failed another one may succeed although data are lost, so whoever tries
-    again must come here again.
-    """
+    """Write a file anew; it is on the disk when this returns. Raises OSError."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
-        sync_file(file.fileno())
-
-
-def try_folder(folder: Path) -> None:
-    """Do there what writing a run's files takes. Raises OSError, with the folder as it was."""
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
-        return  # a file without a name: not even the folder's time changes
-    # Some mounts have no such files, nor let go of one that is open; the rest says what is wrong.
-    # As long as any name that a run writes.
-    trial = folder / f".last.prev.ckpt.trial.{os.getpid()}"
-    temporary, before = temporary_name(trial), folder.stat()
-    try:
-        patiently(partial(write_synced, temporary, b"trial"))
-        rename(temporary, trial)
-    finally:
-        for path in (temporary, trial):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        with contextlib.suppress(OSError):
-            os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.fsync(file.fileno())
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -114,30 +94,81 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def sync_file(descriptor: int) -> None:
-    """Have an open file, or folder, written from all caches to the disk. Raises OSError."""
-    if platforms.MACOS:
-        # There fsync ends at the disk's own cache (fsync(2)); not every disk can do more.
-        import fcntl
+# ---------------------------------------------------------------- one run in a folder
 
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(descriptor, F_FULLFSYNC)
-            return
-    os.fsync(descriptor)
+LOCK = "run.lock"  # host, process and when it started, as JSON
+_locks: list[Path] = []  # of this process
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder durable, where the system can fsync a folder."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
+def lock_folder(folder: Path) -> None:
+    """Keep other runs out of a folder until unlock_folders(). UserError: a run is there.
+
+    The lock of a process of this machine that has ended (SIGKILL) is taken over. Raises OSError
+    where the folder cannot be written.
+    """
+    path, pid = folder / LOCK, os.getpid()
+    holder = {"host": socket.gethostname(), "process": pid, "started": _started(pid)}
+    for _ in range(2):
         try:
-            sync_file(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC:
-            raise
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            _refuse_unless_stale(path, holder["host"])
+            path.unlink(missing_ok=True)
+        else:
+            _locks.append(path)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(holder, file)
+            return
+    raise UserError(f"{folder}: another run has just started there; give another --save_root")
 
+
+def _refuse_unless_stale(path: Path, host: object) -> None:
+    """Raise UserError if the process that made a lock is at work, or may be."""
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        other, pid, started = holder["host"], int(holder["process"]), holder["started"]
+    except FileNotFoundError:  # it has just ended
+        return
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}: cannot be read; remove it if no run is at work there") from None
+    here = other == host and os.name != "nt"  # where os.kill would end the process
+    if not here or (pid != os.getpid() and _at_work(pid, started)):
+        raise UserError(
+            f"{path}: process {pid} on {other} is a run in this folder; wait for it or stop it, or "
+            "remove this file if that run is gone"
+        )
+
+
+def _at_work(pid: int, started: str) -> bool:
+    """Whether a process of this machine lives, and is not another program with its number."""
+    with contextlib.suppress(PermissionError):  # another user's
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return _started(pid) == started
+
+
+def _started(pid: int) -> str:
+    """When a process started, in ticks; "" for one that has ended, and on other systems than Linux.
+
+    From proc(5): state is field 3, starttime field 22; field 2 is a name in parentheses.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def unlock_folders() -> None:
+    """Let other runs into the folders that this process has locked."""
+    while _locks:
+        with contextlib.suppress(OSError):
+            _locks.pop().unlink()
+
+
+# ---------------------------------------------------------------- archives
 
 FOLDER_ATTRIBUTE = 0x10  # of a record in a ZIP archive, as MS-DOS had it
 

@@ -14,10 +14,11 @@ from typing import Any, NoReturn, TextIO
 import torch
 import torch.distributed as dist
 
-from modules.runtime import platforms, signals
+from modules.runtime import signals
 from modules.runtime.distributed import from_environment, is_main, local_rank, maximum, world_size
 from modules.runtime.errors import UserError
 
+WINDOWS = os.name == "nt"
 # A rank that waits this long for another gives up, so that none hangs; a validation, during which
 # the others wait for rank 0, must fit into it.
 TIMEOUT = timedelta(minutes=30)
@@ -133,7 +134,7 @@ def main_first() -> Iterator[None]:
 
 def _worker(number: int, count: int, port: int, main: Callable[[], object]) -> None:
     """What each started process does: set the variables that torchrun sets, and run."""
-    if platforms.WINDOWS:  # whose PyTorch may be built without libuv, and asks for it all the same
+    if WINDOWS:  # whose PyTorch may be built without libuv, and asks for it all the same
         os.environ.setdefault("USE_LIBUV", "0")
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
@@ -147,7 +148,7 @@ def _worker(number: int, count: int, port: int, main: Callable[[], object]) -> N
 
 def tell(processes: Iterable[Any], number: int) -> None:
     """Send a signal to those of the processes that live."""
-    if platforms.WINDOWS:
+    if WINDOWS:
         return  # the console has told all its processes; os.kill would end them, unsaved
     for process in processes:
         if process.pid is not None and process.is_alive():

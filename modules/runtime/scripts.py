@@ -1,40 +1,123 @@
-"""How a script ends: its exit status and its last line."""
+"""How a script reads its command line, what it prints through, and how it ends."""
 
+import argparse
 import atexit
-import errno
+import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
-from modules.runtime import platforms, signals
-from modules.runtime.errors import Stopped, UserError, in_one_line
+from modules.runtime import signals
+from modules.runtime.errors import ERRORS, Stopped, UserError, in_one_line, why
 from modules.runtime.gpu_errors import explained
-from modules.runtime.text import ERRORS
 
-# What a write to a terminal gives that is no longer there.
-GONE = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF)
+# ---------------------------------------------------------------- the command line
 
 
-def run_as_script(main: Callable[[], int | None]) -> NoReturn:
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are UserErrors, and which takes no abbreviated options.
+
+    An abbreviation would be a misspelt option that is silently taken for another.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.fullmatch(
+            r"argument (--\w+).*: expected (?:one|at least one) argument", message
+        ):
+            message += f"; one that starts with a dash is given as {found[1]}=-value"
+        raise UserError(f"{message} (--help lists what there is)")
+
+
+def path_argument(text: str) -> Path:
+    """The type of a positional path: Path, but "" is refused, which Path takes for the current one.
+
+    It is what a shell makes of "$ROOT" when the variable was never set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return Path(text)
+
+
+# ---------------------------------------------------------------- output
+
+
+class Output:
+    """Standard output or error: what the system does not take is lost, and ends nothing.
+
+    A log on a full disk, a terminal that is gone (a lost connection, under nohup). A pipe whose
+    reader is gone is an error unless `unread` is true.
+    """
+
+    def __init__(
+        self, stream: Any, *, unread: bool, say: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """say: called with the reason, the first time"""
+        self._stream, self._unread, self._say, self._refused = stream, unread, say, False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) and not self._unread:
+                raise
+            if not self._refused:
+                self._refused = True
+                self._say(why(error))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _leave_nothing(stream: Any) -> None:
+    """Flush; what a stream cannot write is dropped, or the interpreter's end would fail over it."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # a stream without a descriptor
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
+# ---------------------------------------------------------------- the end
+
+
+def run_as_script(main: Callable[[], int | None], *, unread: bool = False) -> NoReturn:
     """Run `main` and leave the interpreter with its exit status (None is 0).
 
     UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A run
-    that was asked to stop: likewise, 128 + the signal's number. A reader that closed the pipe
-    (``| head``): nothing, status 141 unless there is another. A terminal that is gone: nothing.
-    Too little memory, or a GPU that cannot be used: an ``error:`` too. Everything else is a fault
-    of the program and keeps its traceback.
+    that was asked to stop: likewise, 128 + the signal's number. Too little memory, or a GPU that
+    cannot be used: an ``error:`` too. Everything else is a fault of the program and keeps its
+    traceback. A reader that closed the pipe (``| head``): nothing, status 141 unless there is
+    another; unread: it goes on without one, as a training should.
     """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
+    before = sys.stdout, sys.stderr
+    for stream in before:
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ERRORS)
-            # Consoles of Windows are written to in another way, and raise no such error.
-            if stream.isatty() and not platforms.WINDOWS:
-                setattr(sys, name, terminal_that_may_go(stream))
-    status = 0
+
+    def say(reason: str) -> None:
+        text = f"warning: standard output cannot be written ({reason}); going on"
+        print(text, file=sys.stderr, flush=True)
+
+    output: Any = Output(sys.stdout, unread=unread, say=say)
+    errors: Any = Output(sys.stderr, unread=unread)
+    sys.stdout, sys.stderr, status = output, errors, 0
     try:
         try:
             status = main() or 0
@@ -54,69 +137,15 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
             print("interrupted", file=sys.stderr, flush=True)
         # Here, and not at the interpreter's exit, so that a closed pipe is noticed while it can be.
         sys.stdout.flush()
-    except OSError as error:
-        if not closed_pipe(error):
-            raise
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+    except BrokenPipeError:
         # Where it was decided before, it stands: Ctrl-C ends the reader of the pipe as well.
         status = status or 141  # 128 + SIGPIPE, as a shell reports it
     except KeyboardInterrupt:  # a second signal, during shutdown
         status = 130
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in before:
+            _leave_nothing(stream)
     # The status is decided: a signal while the interpreter shuts down must not become another one.
     atexit.register(signals.ignore)
     sys.exit(status)
-
-
-def closed_pipe(error: OSError) -> bool:
-    """Whether the reader of our output is gone: EPIPE, or on Windows EINVAL."""
-    if isinstance(error, BrokenPipeError):
-        return True
-    if not platforms.WINDOWS or error.errno != errno.EINVAL or error.filename is not None:
-        return False
-    # EINVAL has other causes there too, so the streams are asked: what is in them still cannot go.
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            return True
-    return False
-
-
-class _Terminal(io.RawIOBase):
-    """A terminal; when it is gone, what is written to it is lost, and nothing else.
-
-    After a lost connection a write gives EIO: no reason to lose a run that goes on (nohup), or the
-    steps that it is about to save (SIGHUP).
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def write(self, data: Any) -> int:
-        try:
-            return os.write(self._descriptor, data)
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return len(data)
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-
-def terminal_that_may_go(stream: io.TextIOWrapper) -> io.TextIOWrapper:
-    """The same terminal, but for what is written when it is gone."""
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Terminal(stream.fileno())),
-        encoding=stream.encoding,
-        errors="backslashreplace",
-        line_buffering=True,
-    )

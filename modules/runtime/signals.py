@@ -1,8 +1,8 @@
 """The signals that ask a run to stop, on this system.
 
 SIGTERM: a cluster takes its machine back. SIGINT: Ctrl-C. SIGHUP: the terminal is gone (lost ssh).
-SIGUSR1: a warning before the time limit (Slurm's --signal). SIGBREAK: Ctrl-Break or a closed
-console on Windows, which has none of the last two.
+SIGUSR1: a warning before the time limit (Slurm's --signal). SIGBREAK: Ctrl-Break on Windows,
+which has none of the last two.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Stopping a run on request: by a signal (see signals), a closed console, or a launcher that died.
+"""Stopping a run on request: by a signal (see signals), or a launcher that died.
 
 The first request is noted; training finishes its step, saves, and then ends with status 128 + the
 signal's number (SIGTERM 143, SIGINT 130, SIGHUP 129). A second one ends the process at once:
@@ -8,14 +8,13 @@ everything on the disk is whole at any moment.
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from modules.runtime import console, distributed, signals
+from modules.runtime import distributed, signals
 from modules.runtime.errors import Stopped
 
 # Ctrl-C under torchrun arrives twice, from the terminal and from torchrun: within this many seconds
@@ -33,7 +32,6 @@ class Watch:
         self._asked_at = 0.0
         self._save_seconds = save_minutes * 60.0
         self._saved_at = time.monotonic()
-        self._ended = threading.Event()
         # One of several ranks stops when the process that started them is gone: nobody else would
         # end it. (On Windows this number never changes.)
         self._launcher = os.getppid() if distributed.world_size() > 1 else 0
@@ -43,10 +41,8 @@ class Watch:
         """While inside, signals are noted; the handlers from before come back at the end."""
         before = {number: signal.signal(number, self._note) for number in signals.heeded()}
         try:
-            with console.closing(self._console_closed):
-                yield self
+            yield self
         finally:
-            self._ended.set()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -60,12 +56,6 @@ class Watch:
         # there is no terminal to write to.
         with contextlib.suppress(OSError):
             os.write(2, b"\nstopping after this step; a second signal stops at once\n")
-
-    def _console_closed(self) -> None:
-        """Windows ends the process as soon as this returns, or after five seconds."""
-        if not self._asked:
-            self._note(console.CLOSED, None)
-        self._ended.wait()
 
     @property
     def asked(self) -> bool:

@@ -16,8 +16,8 @@ import pytest
 from modules.figures import beside, drawing
 from modules.figures.beside import BesideArtist, Died, DrawingProcess, worth_a_process
 from modules.figures.drawing import Artist, Curves, Validation
+from tests.support.disks import held
 from tests.support.drawn import make_run, video
-from tests.support.refusing import held
 from tests.support.scripts import REPOSITORY
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

@@ -41,9 +41,8 @@ from modules.figures.style import (
 )
 from modules.networks import Label_Encoder
 from modules.options import model_config, parse_trainer
-from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.device import set_up
-from modules.runtime.scripts import run_as_script
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 from modules.runtime.stopping import Watch
 from modules.training import TrainingStep, train_epoch
 

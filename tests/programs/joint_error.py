@@ -25,9 +25,8 @@ from modules.datasets import blazepose, motion, synthetic, video, video_options
 from modules.datasets.pose import COCO_JOINTS, JOINTS, joints_over_time, person_from
 from modules.datasets.source import open_clip, read_frames, sampled_indices
 from modules.datasets.tracks import JointFinder, read_track
-from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
-from modules.runtime.scripts import run_as_script
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 
 FPS = 30
 

@@ -18,9 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
 from modules.data import VideoData
-from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
-from modules.runtime.scripts import run_as_script
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 
 
 def write(root: Path, split: str, data: VideoData, numbers: list[int]) -> None:

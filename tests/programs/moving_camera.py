@@ -46,9 +46,8 @@ from modules.datasets.motion import (
 from modules.datasets.synthetic import BALLS, RODS
 from modules.evaluation import baselines
 from modules.losses import psnr
-from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.errors import UserError
-from modules.runtime.scripts import run_as_script
+from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 
 Array = NDArray[np.float64]
 

@@ -1,32 +1,43 @@
-"""Files that are whole at any moment, and archives that are what their checksums say."""
+"""Files that are whole at any moment, one retry, a lock, archives that are what they say."""
 
 import errno
+import json
 import os
-import tempfile
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from modules.runtime import patience
+from modules.runtime import files
 from modules.runtime.errors import UserError
 from modules.runtime.files import (
+    LOCK,
+    lock_folder,
     remove_leftovers,
-    sync_folder,
-    try_folder,
+    retried,
+    unlock_folders,
     verify_archive,
     write_atomically,
 )
+from tests.support.disks import is_folder, refusing
+from tests.support.scripts import REPOSITORY
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many attempts as ever, without the time between them."""
-    monkeypatch.setattr(patience, "DELAYS", (0.0,) * len(patience.DELAYS))
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits, which take no time."""
+    waits: list[float] = []
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    return waits
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+# ---------------------------------------------------------------- atomic writing
 
 
 def test_a_reader_finds_the_old_content_or_the_new(tmp_path: Path) -> None:
@@ -50,32 +61,45 @@ def test_synced_before_the_rename_and_the_folder_after(
 ) -> None:
     calls: list[str] = []
     fsync, rename = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
+
+    def sync(file: int) -> None:
+        calls.append("folder" if is_folder(Path(f"/proc/self/fd/{file}")) else "file")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("rename"), rename(a, b)))
     write_atomically(tmp_path / "a", b"x", before=lambda: calls.append("before"))
-    assert calls == ["fsync", "before", "rename", "fsync"]
-    sync_folder(tmp_path)
-    assert calls[4:] == ["fsync"]
+    assert calls == ["file", "before", "rename", "folder"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
-@pytest.mark.parametrize("where", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "; make room there"), (errno.EACCES, "; another program"), (errno.EROFS, "")],
+)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, where: str
+    tmp_path: Path, number: int, advice: str, call: str
 ) -> None:
     path = tmp_path / "last.ckpt"
     write_atomically(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(*(os, "fsync") if where == "fsync" else (Path, "replace"), fail)
-    with pytest.raises(UserError) as caught:
+    with refusing(call, number), pytest.raises(UserError) as caught:
         write_atomically(path, b"new")
-    assert f"{path}: cannot be written ({os.strerror(number)})" in str(caught.value)
-    assert "intact" in str(caught.value)
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["last.ckpt"]
+    message = str(caught.value)
+    assert message.startswith(f"{path}: cannot be written ({os.strerror(number)})")
+    assert message.endswith("; what was there before is intact")
+    assert advice in message or call == "fsync"
+    assert (path.read_bytes(), names(tmp_path)) == (b"old", ["last.ckpt"])
+
+
+def test_a_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, and where a folder may be written but not listed."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
 
 
 def test_what_stops_a_write_is_not_swallowed(tmp_path: Path) -> None:
@@ -98,13 +122,138 @@ def test_leftovers_are_what_killed_processes_left(tmp_path: Path) -> None:
         write_atomically(tmp_path / "last.ckpt", b"x", before=lambda: os._exit(9))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-    (left,) = names(tmp_path)
-    assert left == f".last.ckpt.{pid}.tmp"
+    assert names(tmp_path) == [f".last.ckpt.{pid}.tmp"]
     kept = [".notes", "a.tmp", "last.ckpt"]
     for name in kept:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
     assert names(tmp_path) == kept
+
+
+def test_names_up_to_the_longest(tmp_path: Path) -> None:
+    for name in ("x" * 255, "舞" * 85):
+        write_atomically(tmp_path / name, b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+
+
+# ---------------------------------------------------------------- one retry
+
+
+def refuses(number: int, times: int, wrapped: bool, calls: list[int]) -> int:
+    calls.append(1)
+    if len(calls) > times:
+        return 7
+    error = OSError(number, os.strerror(number))
+    if wrapped:
+        raise UserError("a.ckpt: cannot be written") from error
+    raise error
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY, errno.EIO, errno.ESTALE])
+def test_what_passes_is_tried_again(number: int, wrapped: bool, slept: list[float]) -> None:
+    calls: list[int] = []
+    assert retried(lambda: refuses(number, 4, wrapped, calls)) == 7
+    assert (len(calls), sum(slept)) == (5, pytest.approx(6.0))
+    with pytest.raises(UserError if wrapped else OSError):  # with a limit
+        retried(lambda: refuses(number, 12, wrapped, calls))
+    assert len(calls) == 10
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOENT])
+def test_what_lasts_is_not(number: int, slept: list[float]) -> None:
+    for wrapped in (False, True):
+        with pytest.raises(UserError if wrapped else OSError):
+            retried(lambda wrapped=wrapped: refuses(number, 1, wrapped, []))
+
+    def mistake() -> None:
+        raise UserError("--lr: must be positive")
+
+    with pytest.raises(UserError):
+        retried(mistake)
+    assert slept == []
+
+
+# ---------------------------------------------------------------- one run in a folder
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from modules.runtime.files import lock_folder, unlock_folders
+lock_folder(Path(sys.argv[1]))
+print("locked", flush=True)
+if sys.stdin.readline() == "unlock":
+    unlock_folders()
+os._exit(0)
+"""
+
+
+def holder(folder: Path) -> "subprocess.Popen[str]":
+    """A process that has locked a folder, and ends when it is told something."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, folder],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_folder_is_for_one_process(tmp_path: Path) -> None:
+    other = holder(tmp_path)
+    before = (tmp_path / LOCK).read_bytes()
+    host = json.loads(before)["host"]
+    with pytest.raises(UserError, match=rf"run\.lock: process {other.pid} on {host} is a run"):
+        lock_folder(tmp_path)
+    unlock_folders()  # which is not ours
+    assert (tmp_path / LOCK).read_bytes() == before
+    other.communicate("unlock")
+    assert names(tmp_path) == []  # removed at the end
+    lock_folder(tmp_path)
+    assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+    unlock_folders()
+    assert names(tmp_path) == []
+
+
+def test_the_lock_of_a_process_that_has_ended_is_taken_over(tmp_path: Path) -> None:
+    other = holder(tmp_path)
+    other.kill()
+    # Until somebody asks for its status it has ended, but its number is still its own.
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    lock_folder(tmp_path)
+    other.wait()
+    assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+    unlock_folders()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_a_number_that_is_another_program_s_by_now(tmp_path: Path) -> None:
+    other = holder(tmp_path)
+    lock = json.loads((tmp_path / LOCK).read_text())
+    (tmp_path / LOCK).write_text(json.dumps({**lock, "started": str(int(lock["started"]) - 1)}))
+    lock_folder(tmp_path)
+    other.communicate("")
+    unlock_folders()
+
+
+def test_a_lock_that_nobody_here_can_judge_is_left(tmp_path: Path) -> None:
+    path = tmp_path / LOCK
+    for text, words in (
+        ('{"host": "elsewhere", "process": 1, "started": "5"}', "process 1 on elsewhere is a run"),
+        ("", "cannot be read"),
+        ("[1]", "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words) as caught:
+            lock_folder(tmp_path)
+        assert "remove" in str(caught.value) and str(path) in str(caught.value)
+        assert path.read_text() == text
+
+
+# ---------------------------------------------------------------- archives
 
 
 def archive(path: Path) -> bytes:
@@ -123,8 +272,6 @@ def test_every_byte_of_an_archive_s_records_is_verified(tmp_path: Path) -> None:
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(zipfile.BadZipFile, match="wrong checksum in data/"):
             verify_archive(path)
-        with zipfile.ZipFile(path) as file:
-            assert len(file.namelist()) == 2  # the control: it opens all the same
 
 
 def test_a_record_that_became_a_folder_is_refused(tmp_path: Path) -> None:
@@ -137,18 +284,3 @@ def test_a_record_that_became_a_folder_is_refused(tmp_path: Path) -> None:
         assert file.testzip() is None  # the control
     with pytest.raises(zipfile.BadZipFile, match="folder"):
         verify_archive(path)
-
-
-def test_a_folder_is_tried_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tmp_path.stat().st_mtime_ns
-    try_folder(tmp_path)
-    assert (names(tmp_path), tmp_path.stat().st_mtime_ns) == ([], before)
-
-    def refuse(**_: object) -> None:  # as of mounts that do not remove a file that is open
-        raise OSError(errno.ETXTBSY, os.strerror(errno.ETXTBSY))
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    try_folder(tmp_path)
-    assert names(tmp_path) == []
-    with pytest.raises(FileNotFoundError):  # the control
-        try_folder(tmp_path / "none")

@@ -1,16 +1,101 @@
-"""Scripts end as users expect: exit statuses, one line for a mistake, no traceback."""
+"""Scripts read, speak and end as users expect: one line for a mistake, exit statuses, names in any
+bytes, output that nobody reads."""
 
+import errno
 import io
+import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from modules.runtime.errors import Stopped, UserError
-from modules.runtime.scripts import run_as_script
-from tests.support.scripts import REPOSITORY
+from modules.figures.style import drawable
+from modules.runtime.errors import (
+    ERRORS,
+    MAX_NAMED,
+    Stopped,
+    UserError,
+    in_one_line,
+    named,
+    reason_of,
+    shown,
+)
+from modules.runtime.scripts import ArgumentParser, Output, path_argument, run_as_script
+from tests.support.scripts import REPOSITORY, TINY_RUN, run_script, train
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_parser_guesses_nothing() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--tfr_d_step", type=float)
+    parser.add_argument("--DR")
+    parser.add_argument("ROOT", nargs="?", type=path_argument)
+    found = parser.parse_args(["data/a", "--tfr_d_step", "0.1", "--DR=-data"])
+    assert (found.ROOT, found.tfr_d_step, found.DR) == (Path("data/a"), 0.1, "-data")
+    for words, message in (
+        (["--tfr_d", "0.1"], "--tfr_d"),  # an abbreviation
+        ([""], "ROOT: is empty"),  # Path would take it for the current folder
+        (["--DR", "-data"], r"expected one argument; .* --DR=-value"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parser.parse_args(words)
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_the_first_few_names() -> None:
+    assert MAX_NAMED == 5
+    assert named(range(5)) == "0, 1, 2, 3, 4"
+    assert named(f"{i}.png" for i in range(8)) == "0.png, 1.png, 2.png, 3.png, 4.png and 3 more"
+    # Where only a few of many are given, as of a gap of 10¹⁹ numbers.
+    assert named([7, 8], total=12) == "7, 8 and 7 more"
+    assert named([7, 8], total=2) == "7, 8"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("two\nlines.png: is empty", "two\\nlines.png: is empty"),
+        ("a\r\x1b[31mred\x7f\0", "a\\r\\x1b[31mred\\x7f\\x00"),
+        ("a\x85b\u2028c", "a\\x85b\\u2028c"),
+        ("舞 é → β", "舞 é → β"),
+        # A list of faults keeps its lines; a name with a newline among them does not make one.
+        ("2 faults\n  - a\n  - b\nc", "2 faults\n  - a\n  - b\\nc"),
+        ("a\n - b", "a\\n - b"),
+    ],
+)
+def test_control_characters_make_no_lines(message: str, line: str) -> None:
+    assert in_one_line(message) == line
+    assert in_one_line(line) == line
+
+
+def disk_refuses() -> UserError:
+    error = UserError("a.ckpt: cannot be written (No space left on device); make room")
+    error.__cause__ = OSError(28, "No space left on device")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "Permission denied", "x.png"), "Permission denied"),
+        (disk_refuses(), "No space left on device"),
+        (UserError("run/metrics.csv: has no rows"), "run/metrics.csv: has no rows"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("a\nb"), "ValueError: a\\nb"),
+    ],
+)
+def test_reasons(error: Exception, text: str) -> None:
+    assert reason_of(error) == text
+
+
+# ---------------------------------------------------------------- the end
 
 
 def end_of(outcome: object) -> int:
@@ -117,6 +202,106 @@ def test_a_signal_while_the_interpreter_shuts_down(number: signal.Signals, guard
     assert quiet is guarded, (process.returncode, errors)
 
 
+# ---------------------------------------------------------------- output that is refused
+
+
+class Refusing(io.StringIO):
+    """A stream whose writing fails while `code` is set."""
+
+    code = 0
+
+    def write(self, text: str) -> int:
+        if self.code:
+            raise OSError(self.code, os.strerror(self.code))
+        return super().write(text)
+
+
+def test_it_goes_on_and_says_so_once() -> None:
+    stream, reasons = Refusing(), []
+    output = Output(stream, unread=False, say=reasons.append)
+    for text, code in (("one", 0), ("two", errno.ENOSPC), ("three", errno.EIO), ("four", 0)):
+        stream.code = code
+        print(text, file=output, flush=True)
+    assert stream.getvalue() == "one\nfour\n"
+    assert reasons == ["No space left on device"]
+    assert output.isatty() is False
+    stream.code = errno.EPIPE
+    with pytest.raises(BrokenPipeError):  # unless nobody needs to read it
+        print("five", file=output)
+    print("five", file=Output(stream, unread=True))
+
+
+def test_streams_come_back() -> None:
+    before = sys.stdout, sys.stderr
+    assert end_of(3) == 3
+    assert (sys.stdout, sys.stderr) == before
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from modules.runtime.scripts import run_as_script
+
+def main():
+    for number in range(3):
+        print("epoch", number, "x" * 9999, flush=True)
+    return 7
+
+sys.exit(main()) if sys.argv[2] == "plain" else run_as_script(main, unread=sys.argv[2] == "unread")
+"""
+
+
+def end_with(mode: str, output: int) -> tuple[int, str]:
+    """Status and errors of a script that prints, ends with 7, and has this standard output."""
+    command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), mode]
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    os.close(output)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_log_on_a_full_disk() -> None:
+    status, errors = end_with("read", os.open("/dev/full", os.O_WRONLY))
+    assert status == 7
+    assert errors.startswith("warning: standard output cannot be written (No space left")
+    assert errors.count("\n") == 1
+    assert end_with("plain", os.open("/dev/full", os.O_WRONLY))[0] != 7  # the control
+
+
+@pytest.mark.parametrize(("mode", "status"), [("read", 141), ("unread", 7), ("plain", 1)])
+def test_a_reader_that_has_gone(mode: str, status: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    found, errors = end_with(mode, writer)
+    assert found == status
+    assert ("Traceback" in errors) == (mode == "plain")  # the control
+
+
+def test_a_training_does_not_need_its_reader(dataset: Path, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN, "--num_epoch", "1"]
+    command = [sys.executable, REPOSITORY / "Trainer.py", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 0, done.stderr
+    assert "warning: standard output cannot be written (Broken pipe); going on" in done.stderr
+    assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["last_epoch"] == 0
+
+
+# ---------------------------------------------------------------- names in any bytes
+
+NAME = os.fsdecode(b"caf\xe9 \xff")
+
+
+def test_bytes_that_are_no_utf_8_are_shown_as_they_are() -> None:
+    assert shown(NAME) == drawable(NAME) == r"caf\xe9 \xff"
+    assert shown("plain é\n\ud834") == "plain é\n\\ud834"
+    with pytest.raises(UnicodeEncodeError):
+        NAME.encode()  # the control
+    assert f"é{NAME}".encode("ascii", errors=ERRORS) == rb"\xe9caf\xe9 \xff"
+
+
 def test_names_that_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
@@ -124,3 +309,43 @@ def test_names_that_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) ->
     assert raw.getvalue() == b"error: \\u821e.png: the file is empty\n"
     with pytest.raises(UnicodeEncodeError):  # the control: as a terminal does by itself
         io.TextIOWrapper(io.BytesIO(), encoding="ascii").write("舞")
+
+
+def test_every_command_takes_such_names(dataset: Path, tmp_path: Path) -> None:
+    world, out = tmp_path / NAME, tmp_path / os.fsdecode(b"out\xfe")
+    try:
+        shutil.copytree(dataset, world / "data")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    run, other = world / "run", tmp_path / os.fsdecode(b"r\xfen")
+    train(world / "data", run, "--num_epoch", "1", "--auto_save")
+    shutil.copytree(run, other)
+    for arguments in (
+        ["Trainer.py", "--save_root", other, "--resume", "--num_epoch", "2"],
+        ["Trainer.py", "--test", "--ckpt_path", run / "best.ckpt"],
+        ["Tester.py", "--ckpt_path", run / "best.ckpt", "--save_root", out],
+        ["Tester.py", "--ckpt_path", run / "best.ckpt", "--export", out / "x.pth"],
+        ["dataloader.py", "check", world / "data", "--picture", out / "sheet.png"],
+        ["modules/plots.py", "curves", run],
+        ["modules/plots.py", "frames", run],
+        ["modules/plots.py", "compare", run, other, "--out", out, "--by_name"],
+        ["modules/plots.py", "compare", run, other, "--out", out],
+    ):
+        result = run_script(*arguments)
+        assert (result.returncode, result.stderr) == (0, ""), arguments
+    assert r"r\xfen" in (out / "summary.md").read_text(encoding="utf-8")
+    assert r"r\xfen" in (out / "summary.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp950", "cp1252"])
+def test_messages_print_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "modules.plots", "curves", tmp_path / NAME / "none 舞"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(b"error: ") and rb"caf\xe9 \xff" in line

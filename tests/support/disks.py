@@ -73,10 +73,30 @@ def named(*ends: str) -> Callable[[Path], bool]:
     return lambda path: path.name.endswith(ends)
 
 
-# Answers of systems whose folders cannot be synced.
-NO_FOLDER_SYNC = (
-    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF),
-    errno.EACCES,
-)
-# Of mounts whose server is away for a while.
-AWAY = (errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN)
+@contextlib.contextmanager
+def held(*names: str, code: int = errno.EACCES, times: float = math.inf) -> Iterator[list[str]]:
+    """Files that cannot be written for a while, as where a spreadsheet or a viewer holds them.
+
+    Opening them for writing, and renaming to them, fails so many times; yields the names that were
+    refused so far.
+    """
+    really_open, really_replace = Path.open, os.replace
+    refused: list[str] = []
+
+    def refuse(path: Any) -> None:
+        name = Path(path).name
+        if name in names and len(refused) < times:
+            refused.append(name)
+            raise OSError(code, os.strerror(code), str(path))
+
+    def opening(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if set(mode) & set("wa+x"):
+            refuse(self)
+        return really_open(self, mode, *arguments, **options)
+
+    def replacing(source: Any, target: Any, **options: Any) -> None:
+        refuse(target)
+        really_replace(source, target, **options)
+
+    with mock.patch.object(Path, "open", opening), mock.patch.object(os, "replace", replacing):
+        yield refused

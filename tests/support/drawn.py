@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from modules.figures.style import COLUMN
-from modules.runlog import METRIC_COLUMNS, append_metrics, write_config, write_psnr_per_frame
+from modules.runlog import METRIC_COLUMNS, MetricsTable, write_config, write_psnr_per_frame
 
 BASELINES = {"first_frame": 20.26, "mean_train_frame": 22.73, "nearest_pose": 23.5}
 OPTIONS: dict[str, Any] = {
@@ -65,7 +65,7 @@ def make_run(
             row |= {**dict.fromkeys(names, math.nan), "skipped": 7}
         row |= (rows or {}).get(epoch, {})
         if epoch == 0:
-            append_metrics(folder / "metrics.csv", row)  # the real writer's format
+            MetricsTable(folder / "metrics.csv", []).add(row)  # the real writer's format
         else:
             lines.append(",".join(repr(row[name]) for name in METRIC_COLUMNS) + "\n")
     with (folder / "metrics.csv").open("a") as file:
