@@ -21,7 +21,7 @@ from modules.losses import frame_mse, psnr_of_mse, ssim
 from modules.runtime.device import autocast, exact_convolutions
 from modules.runtime.errors import UserError
 from modules.runtime.graphs import reason
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.sequences import TestSequence, VideoData, to_unit
 from modules.surroundings import background_flicker, region_mse, surroundings
 

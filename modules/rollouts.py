@@ -24,7 +24,7 @@ from modules.runtime import distributed
 from modules.runtime.device import autocast
 from modules.runtime.errors import Stopped
 from modules.runtime.graphs import Graphed, reason
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.seeds import STREAM_STORED, derived_seed
 from modules.sequences import VideoData, to_unit
 
@@ -135,7 +135,7 @@ class StoredRollouts:
                             )
                             graphs = None
                             self._roll(model, group, latents(), watch, made, graphs)
-                    if stop := watch.after_step()[0]:
+                    if stop := distributed.maximum(*watch.requests())[0]:
                         raise Stopped(stop)
         finally:
             model.train(was_training)

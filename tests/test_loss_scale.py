@@ -15,7 +15,7 @@ from modules.options import model_config, parse_trainer
 from modules.plan import Plan
 from modules.runstate import RunState
 from modules.runtime.errors import UserError
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.sequences import Recording, VideoData
 from modules.training import TrainingStep, train_epoch
 

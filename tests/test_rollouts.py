@@ -11,7 +11,7 @@ from modules import rollouts
 from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.rollouts import STRETCH, StoredRollouts, latents_of_groups
 from modules.runtime.errors import Stopped
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.seeds import STREAM_STORED, derived_seed
 from modules.sequences import Recording, VideoData, to_unit
 

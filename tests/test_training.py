@@ -18,7 +18,7 @@ from modules.plan import Plan
 from modules.runstate import Position, RunState
 from modules.runtime import graphs
 from modules.runtime.errors import UserError
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.sequences import Recording, VideoData, gather_clips, to_unit
 from modules.training import Shard, TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loss

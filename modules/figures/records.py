@@ -20,7 +20,7 @@ from modules.metrics_table import MetricsTable
 from modules.runstate import RunState
 from modules.runtime.attempts import reason_of
 from modules.runtime.errors import UserError
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 
 
 class Records:

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 from modules.runtime import platforms, signals
 from modules.runtime.errors import Stopped, UserError, in_one_line
-from modules.runtime.gpu_errors import explained
 from modules.runtime.text import ERRORS
 
 # What a write to a terminal gives that is no longer there.
@@ -45,6 +44,8 @@ def run_as_script(main: Callable[[], int | None]) -> NoReturn:
             status = 128 + stop.signal_number
             print(f"stopped by {stop}; --resume continues from here", file=sys.stderr, flush=True)
         except Exception as error:
+            from modules.runtime.device import explained  # PyTorch, which not all scripts import
+
             if not (message := explained(error)):
                 raise
             status = 2

@@ -43,7 +43,7 @@ from modules.runstate import Position, RunState
 from modules.runtime.arguments import ArgumentParser, path_argument
 from modules.runtime.device import set_up
 from modules.runtime.scripts import run_as_script
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.sequences import VideoData
 from modules.training import TrainingStep, train_epoch
 

@@ -34,7 +34,6 @@ from modules.batches import Clips, draw, epoch_batches, load_clips
 from modules.cvae import CVAE, ModelConfig
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate, validate
-from modules.layout import place
 from modules.options import TrainerOptions
 from modules.plan import Plan
 from modules.runstate import Position, RunState
@@ -46,9 +45,10 @@ from modules.runtime.device import (
     choose_precision,
     describe,
     keep_freed_memory,
+    place,
     set_up,
 )
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.sequences import TestSequence, VideoData, to_unit
 from modules.training import TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loader, usual_rollout, usual_step

@@ -103,10 +103,9 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     import torch
 
     from modules.cvae import CVAE
-    from modules.layout import place
     from modules.options import TrainerOptions, model_config
     from modules.runstate import RunState
-    from modules.runtime.device import choose_precision, set_up
+    from modules.runtime.device import choose_precision, place, set_up
     from modules.sequences import Recording, VideoData
     from modules.training import TrainingStep
 
@@ -199,7 +198,7 @@ def refresh_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """Stored rollouts of 23,410 frames (or 500 small ones), with and without graphs: launches."""
     import torch
 
-    from modules.runtime.stopping import Watch
+    from modules.runtime.signals import Watch
     from modules.sequences import Recording, VideoData
 
     step = new_step({"rollout_every": 1}, size, 2, 2)
@@ -250,11 +249,11 @@ PARALLEL = ("teacher forcing", "free running", "--precision float16", "as --pres
 
 def parallel_steps(size: dict[str, int], clips: int, length: int, counter: Counter) -> Any:
     """Of this rank: rows as of measured()."""
-    from modules.runtime import launch
+    from modules.runtime import distributed
 
-    launch.connect()
+    distributed.connect()
     rows = {name: measured(name, size, clips, length, counter) for name in PARALLEL}
-    launch.disconnect()
+    distributed.disconnect()
     return rows
 
 
