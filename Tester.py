@@ -28,11 +28,10 @@ from modules.cvae import CVAE
 from modules.data import TestSequence, to_uint8, to_unit
 from modules.evaluation import Score, generate, score
 from modules.ink import Ink, find_ink
-from modules.layout import place
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse
 from modules.origins import telling_origins
-from modules.runtime.device import choose_device, choose_precision, describe, set_float32
+from modules.runtime.device import choose_device, choose_precision, describe, place, set_float32
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
 from modules.runtime.scripts import run_as_script

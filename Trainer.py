@@ -31,7 +31,6 @@ from modules.evaluation import Score, baselines, validate
 from modules.figures.records import Records
 from modules.figures.tensorboard import check_tensorboard
 from modules.figures.validation import drawing_of, write_validation
-from modules.layout import place
 from modules.losses import EpochAverages, implied_sigma
 from modules.options import (
     TrainerOptions,
@@ -43,13 +42,13 @@ from modules.options import (
     without_effect,
 )
 from modules.origins import telling_origins
-from modules.runtime import distributed, launch
-from modules.runtime.device import choose_device, choose_precision, describe, set_up
+from modules.runtime import distributed
+from modules.runtime.device import choose_device, choose_precision, describe, place, set_up
 from modules.runtime.errors import Stopped, UserError
 from modules.runtime.files import unlock_folders
 from modules.runtime.graphs import GraphedStep, graphs_wanted
 from modules.runtime.scripts import run_as_script
-from modules.runtime.stopping import Watch, stop
+from modules.runtime.signals import Watch
 from modules.schedules import idle_annealing
 from modules.training import Step, TrainingStep, train_epoch
 
@@ -61,15 +60,15 @@ def all_options() -> tuple[TrainerOptions, frozenset[str], Checkpoint | None]:
 
     Raises UserError for what can be refused before anything costs time.
     """
-    o, explicit = parse_trainer((__doc__ or "").strip())
-    launch.connect()
-    with launch.main_first():
+    distributed.connect()
+    with distributed.main_first():
+        o, explicit = parse_trainer((__doc__ or "").strip())
         o, checkpoint = take_from_checkpoint(o, explicit)
         with telling_origins(o, explicit, checkpoint):
             dataloader.refuse_inside(Path(o.DR or ""), run_folder(o))
             model_config(o).check()
             check_tensorboard(o)
-            launch.check_batch(o.batch_size)
+            distributed.check_batch(o.batch_size)
     return o, explicit, checkpoint
 
 
@@ -204,7 +203,7 @@ def run_epoch(
     stopped, val_loss, val_psnr = distributed.from_main(*seen)
     if stopped:
         state.save()
-        stop(int(stopped))
+        distributed.stop(int(stopped))
 
     names = state.finish_epoch(loss=val_loss, psnr=val_psnr)
     if not records:
@@ -286,14 +285,15 @@ def run_training(
         step, clips = GraphedStep(step), largest_batch(o, train)
 
     beside = records.drawn_beside if records else nullcontext
-    with Watch().watching() as watch, beside(watch):
+    watching = Watch(launched=distributed.world_size() > 1).watching()
+    with watching as watch, beside(watch):
         if not o.resume:
             state.save()  # from here on the run can be resumed, whatever happens
         while state.position.epoch < o.num_epoch:
             run_epoch(state, train, step, clips, video, watch, records)
             watch.saved()
-            if asked := watch.after_step()[0]:
-                stop(asked)
+            if asked := distributed.maximum(*watch.requests())[0]:
+                distributed.stop(asked)
 
     if records:
         compared = (f"{name} {without_model[key]:.2f} dB" for key, name in BASELINES.items())
@@ -311,11 +311,11 @@ def main() -> int:
     # ------------------------------------------------------------ options
     o, explicit, checkpoint = all_options()
 
-    with launch.main_first(), telling_origins(o, explicit, checkpoint):
+    with distributed.main_first(), telling_origins(o, explicit, checkpoint):
         # -------------------------------------------------------- setup
         device = choose_device(o.device, o.gpu)
-        if o.gpu > 1 and not (o.test or o.dry_run or launch.launched()):
-            return launch.launch(start, o.gpu)
+        if o.gpu > 1 and distributed.world_size() == 1 and not (o.test or o.dry_run):
+            return distributed.launch(o.gpu)
         root = run_folder(o) if o.dry_run else prepare_save_root(o)
         set_up(device, o.precision, o.deterministic)
 
@@ -325,9 +325,11 @@ def main() -> int:
             video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))
         elif checkpoint and (other := checkpoint.other_background(video.ink, o.DR)):
             print(f"note: {other}; the model has to learn that first", flush=True)
-        o, choice = auto_sized(o, explicit, train, device, given_weights=checkpoint is not None)
-        notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
-        print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
+
+    known = checkpoint is not None
+    o, choice = auto_sized(o, explicit, train, device, given_weights=known)
+    notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
+    print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
     # ------------------------------------------------------------ model
     model = make_model(model_config(o), checkpoint, o, device)
@@ -339,7 +341,7 @@ def main() -> int:
         run_test(o, root, model, video, device)
     else:
         run_training(o, root, model, train, video, device, checkpoint)
-    launch.disconnect()
+    distributed.disconnect()
     return 0
 
 
@@ -351,7 +353,7 @@ def start() -> None:
         status = int(end.code or 0)
     finally:
         unlock_folders()
-    launch.exit_with(status)
+    distributed.exit_with(status)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Size of the model, length of the run and Muon's rate, for those who type none of them.
 
 A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
-of training frames and their size, the kind of device and its threads alone, so the same machine
-chooses the same.
+of training frames and their size, the kind of device and the CPU's cores alone, so the same machine
+chooses the same, with one process or several.
 The rate follows from the size, a typed one too.
 """
 
 import dataclasses
 import math
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from modules.cvae import COLOURS, FOLDS
 from modules.data import VideoData
 from modules.options import RECIPE, TrainerOptions
+from modules.runtime import distributed
 
 
 class Size(NamedTuple):
@@ -30,9 +32,9 @@ class Size(NamedTuple):
 # frame. The first has its counts from a processor's vectors: features and latent are 64 channels
 # together, and these and the decoder's are halved down to 16 and 8 without a rest, so that it takes
 # a tenth more time than (32, 16, 4, 48) for half as much arithmetic again. The second is for four
-# times as many threads as the two that the first was measured on. The full one is the course's.
+# times as many cores as the two that the first was measured on. The full one is the course's.
 SMALL, MEDIUM, FULL = Size(32, 28, 4, 64), Size(64, 24, 12, 96), Size(128, 32, 12, 192)
-MEDIUM_THREADS = 8
+MEDIUM_CORES = 8
 
 # What a user waits for, in minutes, and predicted frames of 64 × 32 pixels per second, validations
 # and stored rollouts included: `--preset video` on two CPU cores with bfloat16, on an H200. Data
@@ -51,11 +53,22 @@ COST_POWER = 1.75  # of the width: the arithmetic of the three sizes
 RATE_WIDTH, RATE_POWER = 48, 0.5
 
 
-def size_for(device: torch.device, threads: int) -> Size:
+def cpu_cores() -> int:
+    """CPU cores that this process may use, on every rank those of rank 0.
+
+    Not the threads that PyTorch uses: torchrun's OMP_NUM_THREADS=1 would choose another model.
+    """
+    cores = torch.get_num_interop_threads()  # the machine's cores, whatever OMP_NUM_THREADS says
+    if hasattr(os, "sched_getaffinity"):  # fewer in a job that a cluster gives a part of a machine
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return int(distributed.from_main(cores)[0])
+
+
+def size_for(device: torch.device, cores: int) -> Size:
     """The model that a device trains in minutes (a CPU), or at all but full size (a GPU)."""
     if device.type != "cpu":
         return FULL
-    return MEDIUM if threads >= MEDIUM_THREADS else SMALL
+    return MEDIUM if cores >= MEDIUM_CORES else SMALL
 
 
 def fold_for(height: int, width: int, channels: float = math.inf) -> int:
@@ -107,8 +120,8 @@ def auto_sized(
     """
     if not o.auto_size or o.resume or train is None:
         return o, []
-    threads = torch.get_num_threads()
-    usual, pixels, fold = size_for(device, threads), o.frame_H * o.frame_W, o.fold
+    cores = cpu_cores()
+    usual, pixels, fold = size_for(device, cores), o.frame_H * o.frame_W, o.fold
     chosen: dict[str, Any] = {}
     if not given_weights:
         if o.reference != "none" and "fold" not in explicit:
@@ -128,7 +141,7 @@ def auto_sized(
     if not chosen:
         return o, []
     shown = "  ".join(f"{name}={value}" for name, value in chosen.items())
-    where = f"{threads} CPU thread{'s' * (threads > 1)}" if device.type == "cpu" else "a GPU"
+    where = f"{cores} CPU core{'s' * (cores > 1)}" if device.type == "cpu" else "a GPU"
     line = f"note: --auto_size chose {shown} for {len(train.frames):,} training frames on {where}"
     if "num_epoch" in chosen:
         line += f": {max(1, round(minutes))} minutes or so"

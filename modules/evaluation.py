@@ -30,7 +30,7 @@ from modules.losses import (
 from modules.runtime.device import autocast, exact_convolutions
 from modules.runtime.errors import UserError
 from modules.runtime.graphs import graphs_wanted
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from modules.runtime import distributed
 from modules.runtime.device import autocast
 from modules.runtime.errors import Stopped
 from modules.runtime.graphs import Graphed, graphs_wanted
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 
 # Frames that the model makes in one go from a true one, and how many such stretches at a time.
 # After some ten frames its errors have reached their usual size; more would only make the first
@@ -81,7 +81,7 @@ class StoredRollouts:
                         self._roll(
                             model, [stretches[n] for n in numbers], latents, watch, made, graphs
                         )
-                    if stop := watch.after_step()[0]:
+                    if stop := distributed.maximum(*watch.requests())[0]:
                         raise Stopped(stop)
         finally:
             model.train(was_training)

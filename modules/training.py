@@ -29,7 +29,7 @@ from modules.options import TrainerOptions
 from modules.runtime import distributed
 from modules.runtime.device import autocast, choose_precision
 from modules.runtime.errors import UserError
-from modules.runtime.stopping import Watch, stop
+from modules.runtime.signals import Watch
 from modules.schedules import WARM_UP, Plan, step_lr
 
 # Steps from one look at a GPU's sums to the next: each look waits for it.
@@ -210,12 +210,12 @@ def train_epoch(
         last = number + 1 == len(batches)
         if device.type == "cpu" or number % LOOK_EVERY == 0 or last:
             _refuse_divergence(epoch, state.sums.read().skipped_in_a_row)
-        asked, save_due = watch.after_step()
+        asked, save_due = distributed.maximum(*watch.requests())
         if asked or save_due:
             state.save_at(Position(epoch, number + 1, time.perf_counter() - started))
             watch.saved()
         if asked:
-            stop(asked)
+            distributed.stop(asked)
     averages = state.sums.averages(steps=o.train_vi_len - 1)  # waits for the device
     state.position = Position(epoch, len(batches), time.perf_counter() - started)
     return averages

@@ -1,5 +1,9 @@
 """--auto_size: size of the model and epochs by data set and machine."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -8,6 +12,7 @@ from modules.auto_size import (
     MEDIUM,
     SMALL,
     auto_sized,
+    cpu_cores,
     epochs_for,
     fold_for,
     folded,
@@ -17,7 +22,9 @@ from modules.auto_size import (
 from modules.cvae import CVAE
 from modules.data import Recording, VideoData
 from modules.options import TrainerOptions, model_config, parse_trainer
+from modules.runtime import distributed
 from modules.runtime.errors import UserError
+from tests.support.scripts import REPOSITORY
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -98,10 +105,37 @@ def test_the_device_decides_the_size() -> None:
     assert FULL._asdict() == {name: getattr(defaults, name) for name in FULL._fields}
 
 
+def test_the_machine_decides_and_not_the_number_of_threads() -> None:
+    """torchrun's OMP_NUM_THREADS=1 must not choose another model than one process has."""
+    code = (
+        "import torch\nfrom modules.auto_size import cpu_cores\n"
+        "print(cpu_cores(), torch.get_num_threads())"
+    )
+    found = []
+    for threads in ("1", "3", ""):
+        env = {**os.environ, "OMP_NUM_THREADS": threads}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, env=env, capture_output=True, text=True
+        )
+        found.append(done.stdout.split())
+    assert len({cores for cores, _ in found}) == 1
+    assert len({threads for _, threads in found}) > 1  # the control
+
+
+def test_ranks_take_the_cores_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "from_main", lambda *_: [8.0])
+    assert fit("--preset", "best")[0].F_dim == MEDIUM.F_dim
+    monkeypatch.setattr(distributed, "from_main", lambda *_: [7.0])
+    assert fit("--preset", "best")[0].F_dim == SMALL.F_dim == 32
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert cpu_cores() == 1  # of a job that was given one core of the machine
+
+
 @pytest.mark.parametrize("preset", ["best", "video"])
 def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
     options, lines = fit("--preset", preset)
-    size = size_for(CPU, torch.get_num_threads())
+    size = size_for(CPU, cpu_cores())
     assert size._asdict() == {name: getattr(options, name) for name in size._fields}
     assert options.num_epoch == 30  # of 500 predicted frames of 64 x 32
     (line,) = lines

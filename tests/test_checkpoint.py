@@ -27,7 +27,7 @@ from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig, prior_latents
 from modules.data import Recording, VideoData, to_unit
 from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.runtime.errors import Stopped, UserError
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.training import TrainingStep, train_epoch
 from tests.support.comparing import comparable, same
 from tests.support.stepping import at_step

@@ -14,7 +14,7 @@ from modules.data import Recording, TestSequence, VideoData, to_uint8, to_unit
 from modules.evaluation import generate, psnr_drift, score, validate, where_it_fits
 from modules.ink import Ink
 from modules.runtime.errors import Stopped
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 CPU = torch.device("cpu")

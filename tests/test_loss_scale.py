@@ -15,7 +15,7 @@ from modules.losses import EpochAverages
 from modules.optim import LossScale
 from modules.options import model_config, parse_trainer
 from modules.runtime.errors import UserError
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.schedules import Plan
 from modules.training import TrainingStep, train_epoch
 

@@ -128,13 +128,12 @@ class TestOtherOrigins:
         assert said == f"{error} (the environment has CUDA_VISIBLE_DEVICES='')"
 
     def test_numbers_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, ask in (("RANK", distributed.is_main), ("LOCAL_RANK", distributed.local_rank)):
-            monkeypatch.setenv(name, "")
-            ask()  # the control: empty is unset
-            monkeypatch.setenv(name, "first")
-            with pytest.raises(UserError, match=f"{name}='first' in the environment"):
-                ask()
-            monkeypatch.delenv(name)
+        monkeypatch.setenv("LOCAL_RANK", "")
+        assert distributed.local_rank() == 0  # the control: empty is unset
+        monkeypatch.setenv("LOCAL_RANK", "first")
+        with pytest.raises(UserError, match="LOCAL_RANK='first' in the environment"):
+            distributed.local_rank()
+        monkeypatch.delenv("LOCAL_RANK")
         result = run_script("Trainer.py", "--preset", "demo", env={"WORLD_SIZE": "two"})
         assert_refused(result, "WORLD_SIZE='two' in the environment", "unset WORLD_SIZE")
 

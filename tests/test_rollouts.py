@@ -12,7 +12,7 @@ from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.data import STREAM_STORED, Recording, VideoData, derived_seed, to_unit
 from modules.rollouts import STRETCH, StoredRollouts, latents_of_groups
 from modules.runtime.errors import Stopped
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=8)
 RECORDINGS = (Recording(0, 90), Recording(90, 91), Recording(91, 93), Recording(93, 160))

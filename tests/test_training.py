@@ -18,7 +18,7 @@ from modules.optim import optimizer_state
 from modules.options import model_config, parse_trainer
 from modules.runtime import graphs
 from modules.runtime.errors import UserError
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.schedules import Plan
 from modules.training import Shard, TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loss

@@ -19,7 +19,7 @@ from modules.figures.runs import load_run
 from modules.figures.tensorboard import TensorBoardLog
 from modules.runlog import MetricsTable
 from modules.runtime.errors import UserError, reason_of
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 
 
 class Records:

@@ -1,28 +1,34 @@
-"""The device and the precision that the networks run in, and CUDA graphs."""
+"""The device and the precision that networks run in, and what can be done about a GPU's errors."""
 
 import ctypes
 import gc
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from modules.runtime import distributed
 from modules.runtime.errors import UserError
-from modules.runtime.gpus import count_cuda, why_no_cuda, why_no_mps, why_unusable
 
-PRECISIONS = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Kinds of device without float64, on which no optimiser can leave out a step by itself.
 LIMITED = {"mps"}
+# From this compute capability on cuDNN computes depthwise convolutions in channels-last.
+AMPERE = (8, 0)
+NO_KERNELS = "no kernel image is available"  # PyTorch's words where it is not built for a card
 # mallopt()'s parameters, from glibc's malloc.h.
 MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX, MALLOC_ARENA_MAX = -1, -2, -4, -8
+
+Model = TypeVar("Model", bound=nn.Module)
+
+# ---------------------------------------------------------------- which device
 
 
 def choose_device(name: str, gpus: int = 1) -> torch.device:
@@ -30,41 +36,72 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
 
     Raises UserError when there is no such device. A CUDA device that auto cannot use is noted.
     """
-    count, trouble = count_cuda()
-    if name == "cuda" and count == 0:
+    count, trouble = _count_cuda()
+    several = distributed.world_size() > 1
+    if gpus > max(count, 1):
         raise UserError(
-            f"--device cuda: {trouble}, or use --device cpu"
-            if trouble
-            else f"--device cuda: {why_no_cuda()}; use --device cpu"
+            f"--gpu {gpus}: there are {count} GPUs here" + (trouble and f" ({trouble})")
         )
-    use_cuda = name == "cuda" or (name == "auto" and count > 0)
-    if gpus > count > 0 or (gpus > 1 and count == 0):
-        raise UserError(
-            f"--gpu {gpus}: there are {count} GPUs here" + f" ({trouble})" * bool(trouble)
-        )
-    if gpus > 1 and not use_cuda:
+    if gpus > 1 and name not in ("auto", "cuda"):
         raise UserError(f"--gpu {gpus}: needs CUDA; leave out --device {name}")
-    # Each process of a parallel run takes the GPU of its number.
-    number = distributed.local_rank()
-    if use_cuda and number >= count:
-        raise UserError(f"process {number} of this machine has no GPU: there are {count} here")
-    if use_cuda:
-        cards = range(number, max(number + 1, gpus))
-        trouble = next(filter(None, map(why_unusable, cards)), "")
+    if name in ("auto", "cuda") and count:
+        number = distributed.local_rank()  # each process of a machine takes the GPU of its number
+        if number >= count:
+            raise UserError(f"process {number} of this machine has no GPU: there are {count} here")
+        card = torch.device("cuda", number)
+        # What starts the ranks leaves the cards to them: some let in a single process.
+        trouble = "" if gpus > 1 and not several else _why_unusable(card)
         if not trouble:
-            return torch.device("cuda", number)
-        if name == "cuda" or gpus > 1:
-            raise UserError(f"--device cuda: {trouble}, or use --device cpu")
+            return card
+    if name == "cuda" or gpus > 1:
+        built = torch.backends.cuda.is_built()
+        none = "there is no CUDA device here" if built else "this PyTorch is built without CUDA"
+        raise UserError(f"--device cuda: {trouble or none}; use --device cpu")
     if trouble and name == "auto":
         print(f"note: CUDA is not used: {trouble}", flush=True)
-    if name == "mps" and (why := why_no_mps()):
-        raise UserError(f"--device mps: {why}; use --device cpu")
-    several = distributed.world_size() > 1
     if name == "mps" and several:
         raise UserError("--device mps: runs in one process; leave out torchrun, or --device mps")
-    if name == "mps" or (name == "auto" and not several and not why_no_mps()):
+    if name != "cpu" and not several and torch.backends.mps.is_available():
         return torch.device("mps", 0)
+    if name == "mps":
+        raise UserError("--device mps: needs a Mac with an Apple GPU; use --device cpu")
     return torch.device("cpu")
+
+
+def _count_cuda() -> tuple[int, str]:
+    """How many CUDA devices there are, and why none where PyTorch warns that CUDA fails to start.
+
+    A driver that is too old, above all. "" where the machine simply has none.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    said = " ".join(str(warning.message) for warning in caught).partition("CUDA initialization: ")
+    if count or not said[1]:
+        return count, ""
+    what = re.split(r"\. | - ", said[2])[0]
+    return 0, (
+        f"CUDA does not start ({what:.150}): see that nvidia-smi works; update the NVIDIA driver, "
+        f"or install a PyTorch for a CUDA older than {torch.version.cuda}"
+    )
+
+
+def _why_unusable(card: torch.device) -> str:
+    """That this PyTorch is not built for a card, found by running a kernel; "" where it is.
+
+    Other errors are raised: a card that is busy is no reason to train on the CPU.
+    """
+    with warnings.catch_warnings(record=True):  # PyTorch says the same before, over several lines
+        warnings.simplefilter("always")
+        try:
+            torch.ones(1, device=card).item()
+        except RuntimeError as error:
+            if NO_KERNELS not in str(error):
+                raise
+            return (
+                f"PyTorch {torch.__version__} is not built for {torch.cuda.get_device_name(card)}"
+            )
+    return ""
 
 
 def widest_float(device: torch.device) -> torch.dtype:
@@ -77,31 +114,55 @@ def waits_to_decide(device: torch.device) -> bool:
     return device.type in LIMITED
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep freed memory for itself instead of giving it back to the system.
+# ---------------------------------------------------------------- precision
 
-    A step on a CPU allocates and frees the same large tensors again and again. glibc maps each of
-    them again, and the system fills every page with zeros first: a third of a step's time. After
-    this call they come from the heap, which does not shrink. Elsewhere than on Linux with glibc it
-    does nothing.
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The networks' arithmetic for --precision.
+
+    auto takes bfloat16 where the hardware multiplies it (emulated it is slower than float32), else
+    float16 where that is fast, else float32. UserError for bfloat16 on a Mac whose system lacks it.
     """
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        return
-    mallopt(MALLOC_ARENA_MAX, 1)  # one heap for the backward pass's thread too
-    mallopt(MALLOC_MMAP_MAX, 0)
-    mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(MALLOC_TOP_PAD, 2**26)
+    on_old_mac = device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0)
+    if name == "bfloat16" and on_old_mac:
+        raise UserError("--precision bfloat16: an Apple GPU needs macOS 14; use float16 or float32")
+    if name != "auto":
+        return PRECISIONS[name]
+    if _has_bfloat16(device):
+        return torch.bfloat16
+    # Compute capability 7.x (V100, T4, RTX 20) multiplies float16 several times as fast as
+    # float32; but the float16 convolutions of the GTX 16 cards are known to give NaN.
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 7:
+        gtx = "GTX 16" in torch.cuda.get_device_name(device)
+        return torch.float32 if gtx else torch.float16
+    return torch.float32
 
 
-def free_memory() -> int:
-    """Give back what PyTorch keeps of the current GPU's memory; bytes that are free then."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info()[0]
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively."""
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """The context in which networks run; weights, loss and optimiser stay float32 outside it."""
+    half = precision != torch.float32
+    return torch.autocast(device.type, precision if half else torch.bfloat16, enabled=half)
+
+
+def describe(device: torch.device, precision: torch.dtype) -> str:
+    """Device and precision in words, for the first lines of a run."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, {str(precision).removeprefix('torch.')}"
+
+
+# ---------------------------------------------------------------- switches of a process
 
 
 def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
@@ -144,52 +205,103 @@ def exact_convolutions() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The networks' arithmetic for --precision.
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for itself instead of giving it back to the system.
 
-    auto takes bfloat16 where the hardware has it, else float16 where that is fast, else float32.
-    UserError for bfloat16 on a Mac whose system lacks it.
+    A step on a CPU allocates and frees the same large tensors again and again. glibc maps each of
+    them again, and Linux fills every page with zeros first: a third of a step's time. After this
+    call they come from the heap, which does not shrink.
     """
-    on_old_mac = device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0)
-    if name == "bfloat16" and on_old_mac:
-        raise UserError("--precision bfloat16: an Apple GPU needs macOS 14; use float16 or float32")
-    if name != "auto":
-        return PRECISIONS[name]
-    if _has_bfloat16(device):
-        return torch.bfloat16
-    return torch.float16 if _has_fast_float16(device) else torch.float32
+    if sys.platform == "linux":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(MALLOC_ARENA_MAX, 1)  # one heap for the backward pass's thread too
+        mallopt(MALLOC_MMAP_MAX, 0)
+        mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(MALLOC_TOP_PAD, 2**26)
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively; emulated it is slower than float32."""
-    if device.type != "cpu":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def free_memory() -> int:
+    """Give back what PyTorch keeps of the current GPU's memory; bytes that are free then."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
 
 
-def _has_fast_float16(device: torch.device) -> bool:
-    """Whether it is a CUDA card that multiplies float16 several times as fast as float32.
+# ---------------------------------------------------------------- the model's place in memory
 
-    Compute capability 7.x (V100, T4, RTX 20), but not the GTX 16 cards, whose float16 convolutions
-    are known to give NaN. Later cards have bfloat16.
+
+def place(model: Model, device: torch.device, precision: torch.dtype) -> Model:
+    """The model on its device, in channels-last where that computes fastest; the same object.
+
+    On CUDA cards before Ampere (T4, V100) recent versions of cuDNN lack engines for depthwise
+    convolutions in channels-last: where one does not run, these layers alone are computed in
+    PyTorch's usual layout. On an Apple GPU all are, since PyTorch has been wrong there with others.
     """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] != 7:
+    model = model.to(device)
+    if device.type == "mps":
+        return model
+    model = model.to(memory_format=torch.channels_last)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
+        layers: list[Any] = [m for m in model.modules() if hasattr(m, "compute_contiguously")]
+        one_of_each_width = {layer.depth_conv.in_channels: layer.depth_conv for layer in layers}
+        if not all(runs(conv, device, precision) for conv in one_of_each_width.values()):
+            for layer in layers:
+                layer.compute_contiguously()
+    return model
+
+
+def runs(layer: nn.Conv2d, device: torch.device, precision: torch.dtype) -> bool:
+    """Whether one forward and backward pass of a layer in channels-last runs; changes nothing."""
+    x = torch.zeros(2, layer.in_channels, 16, 16, device=device)
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    try:
+        with torch.enable_grad(), autocast(device, precision):
+            out = layer(x)
+        torch.autograd.grad(out.float().sum(), [x, *layer.parameters()])
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
         return False
-    return "GTX 16" not in torch.cuda.get_device_name(device)
+    return True
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """The context in which networks run; weights, loss and optimiser stay float32 outside it."""
-    half = precision != torch.float32
-    return torch.autocast(device.type, precision if half else torch.bfloat16, enabled=half)
+# ---------------------------------------------------------------- errors of a GPU
+
+OUT_OF_MEMORY = (
+    *("CUDA error: out of memory", "MPS backend out of memory", "DefaultCPUAllocator"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+# Words of the error: what to do.
+ADVICE = {
+    NO_KERNELS: "install a PyTorch that is built for the card",
+    "driver on your system is too old": "update the NVIDIA driver",
+    "driver version is insufficient": "update the NVIDIA driver",
+    "busy or unavailable": "another process has it for itself: wait, or choose another GPU with "
+    "CUDA_VISIBLE_DEVICES",
+    "unable to find an engine": "try --precision float32 or another version of PyTorch",
+    "CUDNN_STATUS_NOT_SUPPORTED": "try --precision float32 or another version of PyTorch",
+    "uncorrectable ECC error": "its memory is faulty: restart the machine; --resume continues",
+    "GPU is lost": "restart the machine; --resume continues the run",
+    "NCCL error": "the GPUs cannot reach each other: NCCL_DEBUG=INFO shows why; --gpu 1 works",
+    "not currently implemented for the MPS device": "put PYTORCH_ENABLE_MPS_FALLBACK=1 into the "
+    "environment",
+}
 
 
-def describe(device: torch.device, precision: torch.dtype) -> str:
-    """Device and precision in words, for the first lines of a run."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = "Apple GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}, {str(precision).removeprefix('torch.')}"
+def explained(error: BaseException) -> str | None:
+    """What happened and what to do, in one line; None where the program itself is at fault."""
+    text = str(error).strip()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    ):
+        what = (text.splitlines() or ["an allocation failed"])[0]
+        return (
+            f"not enough memory ({what:.200}); fewer or smaller frames, a shorter clip, a smaller "
+            "batch or a smaller model need less"
+        )
+    if isinstance(error, RuntimeError):  # also PyTorch's own kinds, and NotImplementedError
+        for line in text.splitlines():
+            for words, advice in ADVICE.items():
+                if words in line:
+                    return f"the GPU cannot be used ({line:.200}): {advice}, or use --device cpu"
+    return None

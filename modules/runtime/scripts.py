@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 from modules.runtime import signals
 from modules.runtime.errors import ERRORS, Stopped, UserError, in_one_line, why
-from modules.runtime.gpu_errors import explained
 
 # ---------------------------------------------------------------- the command line
 
@@ -128,6 +127,8 @@ def run_as_script(main: Callable[[], int | None], *, unread: bool = False) -> No
             status = 128 + stop.signal_number
             print(f"stopped by {stop}; --resume continues from here", file=sys.stderr, flush=True)
         except Exception as error:
+            from modules.runtime.device import explained  # PyTorch, which not all scripts import
+
             if not (message := explained(error)):
                 raise
             status = 2

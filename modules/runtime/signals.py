@@ -1,18 +1,33 @@
-"""The signals that ask a run to stop, on this system.
+"""Stopping a run on request: by a signal, or since the launcher died.
 
-SIGTERM: a cluster takes its machine back. SIGINT: Ctrl-C. SIGHUP: the terminal is gone (lost ssh).
-SIGUSR1: a warning before the time limit (Slurm's --signal). SIGBREAK: Ctrl-Break on Windows,
-which has none of the last two.
+The first request is noted; training finishes its step, saves, and then ends with status 128 + the
+signal's number (SIGTERM 143, SIGINT 130, SIGHUP 129). A second one ends the process at once:
+everything on the disk is whole at any moment.
 """
 
+import contextlib
+import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-# By name, since no system has them all.
+from modules.runtime.errors import Stopped
+
+# SIGTERM: a cluster takes its machine back. SIGINT: Ctrl-C. SIGHUP: the terminal is gone (lost
+# ssh). SIGUSR1: a warning before the time limit (Slurm's --signal). SIGBREAK: Ctrl-Break on
+# Windows, which has none of the last two. By name, since no system has them all.
 STOPPING = tuple(
     signal.Signals(getattr(signal, name))
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGBREAK")
     if hasattr(signal, name)
 )
+# A cluster may tell all processes of a job, and torchrun its ranks once more: within this many
+# seconds it is one request.
+ONE_REQUEST = 0.5
+# In mid-epoch last.ckpt is written when the last save is so long ago.
+SAVE_MINUTES = 10.0
 
 
 def heeded() -> tuple[signal.Signals, ...]:
@@ -28,3 +43,63 @@ def ignore() -> None:
     """Let none of them stop this process any more."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+class Watch:
+    """Knows whether this process was asked to stop, and whether a save in mid-epoch is due."""
+
+    def __init__(self, save_minutes: float = SAVE_MINUTES, *, launched: bool = False) -> None:
+        """launched: stop also when the process that started this one is gone, as a rank must.
+
+        Nobody else would end it. (On Windows the number of the parent never changes.)
+        """
+        self._asked = 0  # number of the signal that came
+        self._asked_at = 0.0
+        self._save_seconds = save_minutes * 60.0
+        self._saved_at = time.monotonic()
+        self._launcher = os.getppid() if launched else 0
+
+    @contextmanager
+    def watching(self) -> Iterator["Watch"]:
+        """While inside, signals are noted; the handlers from before come back at the end."""
+        before = {number: signal.signal(number, self._note) for number in heeded()}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked:
+            if time.monotonic() - self._asked_at > ONE_REQUEST:
+                os._exit(128 + number)
+            return
+        self._asked, self._asked_at = number, time.monotonic()
+        # Written without the print machinery, which the signal may have interrupted. After a SIGHUP
+        # there is no terminal to write to.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping after this step; a second signal stops at once\n")
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._asked != 0
+
+    def raise_if_asked(self) -> None:
+        """Raise Stopped if this process was asked to stop."""
+        if self._asked:
+            raise Stopped(self._asked)
+
+    def requests(self) -> tuple[int, int]:
+        """(number of the signal that came or 0, 1 if a save in mid-epoch is due) of this process.
+
+        With several ranks what counts is distributed.maximum() of both.
+        """
+        if self._launcher and not self._asked and os.getppid() != self._launcher:
+            self._note(signal.SIGTERM, None)
+        due = 0 < self._save_seconds <= time.monotonic() - self._saved_at
+        return self._asked, int(due)
+
+    def saved(self) -> None:
+        """A checkpoint was written: count from now."""
+        self._saved_at = time.monotonic()

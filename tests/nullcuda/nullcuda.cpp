@@ -201,11 +201,14 @@ API E cudaRuntimeGetVersion(int *v) {
   *v = 13000;
   return cudaSuccess;
 }
+static int capability() {
+  const char *cc = getenv("NULLCUDA_CC");
+  return cc ? atoi(cc) : 90;
+}
 API E cudaGetDeviceProperties(cudaDeviceProp *p, int) {
   memset(p, 0, sizeof *p);
   strcpy(p->name, "Null GPU");
-  const char *cc = getenv("NULLCUDA_CC");
-  int c = cc ? atoi(cc) : 90;
+  int c = capability();
   p->major = c / 10;
   p->minor = c % 10;
   p->multiProcessorCount = 132;
@@ -654,6 +657,7 @@ API E __cudaPopCallConfiguration(dim3 *g, dim3 *b, size_t *m, void *s) {
   return cudaSuccess;
 }
 static E launch(const void *f, cudaStream_t st) {
+  if (capability() < 70) return ret(cudaErrorNoKernelImageForDevice);  // older than PyTorch's kernels
   LOCK;
   auto it = names.find(f);
   work(S(st), it == names.end() ? "?" : it->second);

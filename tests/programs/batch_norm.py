@@ -43,7 +43,7 @@ from modules.networks import Label_Encoder
 from modules.options import model_config, parse_trainer
 from modules.runtime.device import set_up
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.training import TrainingStep, train_epoch
 
 USUAL = (

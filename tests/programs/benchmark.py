@@ -35,7 +35,6 @@ from modules.cvae import CVAE, ModelConfig
 from modules.data import Clips, TestSequence, VideoData, draw, epoch_batches, load_clips, to_unit
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate, validate
-from modules.layout import place
 from modules.options import TrainerOptions
 from modules.runtime.device import (
     MALLOC_MMAP_MAX,
@@ -45,9 +44,10 @@ from modules.runtime.device import (
     choose_precision,
     describe,
     keep_freed_memory,
+    place,
     set_up,
 )
-from modules.runtime.stopping import Watch
+from modules.runtime.signals import Watch
 from modules.schedules import Plan
 from modules.training import TrainingStep, shard, train_epoch
 from tests.support.reference import usual_loader, usual_rollout, usual_step

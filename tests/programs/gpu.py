@@ -35,10 +35,9 @@ from modules.cvae import CVAE
 from modules.data import Recording, VideoData, epoch_batches
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import validate
-from modules.layout import place
 from modules.options import TrainerOptions, model_config
-from modules.runtime.device import choose_precision, describe, set_up
-from modules.runtime.stopping import Watch
+from modules.runtime.device import choose_precision, describe, place, set_up
+from modules.runtime.signals import Watch
 from modules.schedules import Plan
 from modules.training import TrainingStep, train_epoch
 from tests.programs import benchmark

@@ -99,9 +99,8 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     from modules.checkpoint import RunState
     from modules.cvae import CVAE
     from modules.data import Recording, VideoData
-    from modules.layout import place
     from modules.options import TrainerOptions, model_config
-    from modules.runtime.device import choose_precision, set_up
+    from modules.runtime.device import choose_precision, place, set_up
     from modules.runtime.graphs import GraphedStep
     from modules.training import TrainingStep
 
@@ -202,7 +201,7 @@ def refresh_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     import torch
 
     from modules.data import Recording, VideoData
-    from modules.runtime.stopping import Watch
+    from modules.runtime.signals import Watch
 
     state, _ = new_step({"rollout_every": 1}, size, 2, 2)
     count = 23410 if size["F_dim"] == FULL["F_dim"] else 500
@@ -247,11 +246,11 @@ PARALLEL = ("teacher forcing", "free running", "--precision float16", "as --pres
 
 def parallel_steps(size: dict[str, int], clips: int, length: int, counter: Counter) -> Any:
     """Of this rank: rows as of measured()."""
-    from modules.runtime import launch
+    from modules.runtime import distributed
 
-    launch.connect()
+    distributed.connect()
     rows = {name: measured(name, size, clips, length, counter) for name in PARALLEL}
-    launch.disconnect()
+    distributed.disconnect()
     return rows
 
 

@@ -283,11 +283,11 @@ def test_no_earlier_graph_is_collected_in_a_capture(control: bool, library: Path
 @pytest.mark.parametrize(
     ("wanted", "status", "words", "machine"),
     [
-        ("cuda", 2, "error: --device cuda: the NVIDIA driver on your system is too old", OLD),
-        ("auto", 0, "note: CUDA is not used: the NVIDIA driver on your system is too old", OLD),
+        ("cuda", 2, "error: --device cuda: CUDA does not start (The NVIDIA driver on", OLD),
+        ("auto", 0, "note: CUDA is not used: CUDA does not start (The NVIDIA driver on", OLD),
         ("cuda", 2, "error: --device cuda: CUDA does not start", {"NULLCUDA_ERROR": "999"}),
         ("cuda", 2, "error: --device cuda: there is no CUDA device", {"NULLCUDA_COUNT": "0"}),
-        ("cuda", 2, "has compute capability 6.0, and PyTorch", {"NULLCUDA_CC": "60"}),
+        ("cuda", 2, "is not built for Null GPU", {"NULLCUDA_CC": "60"}),
         ("auto", 0, "on CPU", {"NULLCUDA_CC": "60"}),
         ("auto", 0, "on Null GPU, float16", {"NULLCUDA_CC": "75"}),
         ("auto", 0, "on Null GPU, bfloat16", {"NULLCUDA_CC": "86"}),

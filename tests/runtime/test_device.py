@@ -1,16 +1,29 @@
 """Which device and precision a run gets, and in what words."""
 
+import re
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
 
+from modules.cvae import CVAE, ModelConfig
+from modules.data import Previous
+from modules.networks import DepthConv
 from modules.runtime import device as device_module
-from modules.runtime.device import autocast, choose_device, choose_precision, describe
+from modules.runtime.device import (
+    ADVICE,
+    autocast,
+    choose_device,
+    choose_precision,
+    describe,
+    explained,
+    place,
+    runs,
+)
 from modules.runtime.errors import UserError
-from modules.runtime.gpus import has_kernels
 from tests.support.scripts import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -20,15 +33,13 @@ def gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """As if the machine had so many GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90"])
+    monkeypatch.setattr(device_module, "_why_unusable", lambda card: "")
 
 
 def apple(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
     """As if the machine had an Apple GPU."""
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
-    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: there)
 
 
 def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,94 +92,60 @@ def test_no_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 0)
     apple(monkeypatch, there=False)
     assert choose_device("auto") == CPU
-    with pytest.raises(UserError, match=r"--device mps: this PyTorch is built without.*cpu"):
-        choose_device("mps")
-    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
-    with pytest.raises(UserError, match=r"--device mps: it needs a Mac.*use --device cpu"):
+    with pytest.raises(UserError, match=r"--device mps: needs a Mac.*use --device cpu"):
         choose_device("mps")
 
 
 def test_a_card_that_pytorch_was_not_built_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Found by running a kernel; the process that only starts ranks leaves the cards alone."""
     gpus(monkeypatch, 2)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 0))
-    with pytest.raises(UserError, match=r"a card has compute capability 6\.0.*sm_75.*--device cpu"):
+    monkeypatch.setattr(device_module, "_why_unusable", lambda card: "not built for it")
+    assert choose_device("auto", 2) == torch.device("cuda", 0)
+    with pytest.raises(UserError, match="--device cuda: not built for it; use --device cpu"):
         choose_device("cuda")
-    with pytest.raises(UserError, match=r"capability 6\.0"):
-        choose_device("auto", 2)
     assert capsys.readouterr().out == ""
     assert choose_device("auto") == CPU
-    assert "note: CUDA is not used: a card has compute capability 6.0" in capsys.readouterr().out
+    assert capsys.readouterr().out == "note: CUDA is not used: not built for it\n"
     apple(monkeypatch)
     assert choose_device("auto").type == "mps"
+    monkeypatch.setattr(device_module.distributed, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="not built for it"):  # a rank of --gpu 2
+        choose_device("auto", 2)
 
 
 @pytest.mark.parametrize(
-    ("warning", "words"),
+    "reason",
     [
-        (
-            "CUDA initialization: The NVIDIA driver on your system is too old (found version "
-            "11040). Please update your GPU driver. More.",
-            "driver on your system is too old \\(found version 11040\\): update the driver",
-        ),
-        (
-            "CUDA initialization: CUDA unknown error - this may be due to an environment. More.",
-            "CUDA does not start \\(CUDA unknown error.*nvidia-smi",
-        ),
+        "The NVIDIA driver on your system is too old (found version 11040)",
+        "CUDA unknown error - this may be due to an environment",
     ],
 )
 def test_why_there_is_no_cuda(
-    warning: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gpus(monkeypatch, 0)
-    monkeypatch.setattr(
-        torch.cuda, "is_available", lambda: bool(warnings.warn(warning, stacklevel=1))
-    )
-    with pytest.raises(UserError, match=words):
-        choose_device("cuda")
-    with pytest.raises(UserError, match=words):
-        choose_device("cuda", 2)
+    said = f"CUDA initialization: {reason}. Please update. More."
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(warnings.warn(said, stacklevel=1)))
+    words = re.escape(f"CUDA does not start ({reason.partition(' - ')[0]})")
+    for count in (1, 2):
+        with pytest.raises(UserError, match=words):
+            choose_device("cuda", count)
     assert choose_device("auto") == CPU
     out = capsys.readouterr().out
-    assert out.startswith("note: CUDA is not used: ")
+    assert re.match(f"note: CUDA is not used: {words}.*nvidia-smi.*driver", out)
     assert out.count("\n") == 1
     assert choose_device("cpu") == CPU
     assert capsys.readouterr().out == ""  # nobody asked
 
 
-def test_no_cuda_without_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("built", "words"), [(True, "there is no CUDA"), (False, "built without")])
+def test_no_cuda_without_a_reason(built: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 0)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=7 shows"):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    with pytest.raises(UserError, match=f"--device cuda: .*{words}.*; use --device cpu"):
         choose_device("cuda")
-    monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(UserError, match="built without CUDA"):
-        choose_device("cuda")
-
-
-@pytest.mark.parametrize(
-    ("card", "runs"),
-    [
-        ((7, 5), True),
-        ((7, 0), False),  # older than its kernels
-        ((8, 6), True),  # kernels for 8.0 run on 8.6
-        ((9, 0), True),
-        ((12, 0), True),  # compute_90 is compiled for later cards when it is loaded
-        ((6, 1), False),
-    ],
-)
-def test_kernels_for_a_card(card: tuple[int, int], runs: bool) -> None:
-    assert has_kernels(card, ["sm_75", "sm_80", "sm_90", "compute_90"]) == runs
-    assert has_kernels(card, []) and has_kernels(card, ["gfx90a"])  # nothing is known
-
-
-def test_kernels_with_a_suffix() -> None:
-    assert has_kernels((9, 0), ["sm_90a"])
-    assert not has_kernels((9, 1), ["sm_90a"])
-    assert has_kernels((12, 1), ["sm_120f"])
-    assert not has_kernels((12, 0), ["sm_75", "sm_90"])  # a card that is too new
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -281,3 +258,198 @@ def test_description_names_device_and_precision(monkeypatch: pytest.MonkeyPatch)
     assert describe(torch.device("mps"), torch.float32) == "Apple GPU, float32"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     assert describe(torch.device("cuda", 1), torch.float32) == "GPU 1, float32"
+
+
+# ---------------------------------------------------------------- the model's place in memory
+
+CONFIG = ModelConfig(F_dim=32, L_dim=4, N_dim=8, D_out_dim=32, frame_H=8, frame_W=12)
+
+
+def new_model() -> CVAE:
+    torch.manual_seed(0)
+    return CVAE(CONFIG).train()
+
+
+class Card:
+    """A CPU that says it is a CUDA card."""
+
+    type = "cuda"
+
+
+def placed(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch, works: bool = False
+) -> tuple[CVAE, list[Any]]:
+    """A model on a card of this capability, and the layers that were tried there."""
+    tried: list[Any] = []
+
+    def probe(layer: torch.nn.Conv2d, *_: Any) -> bool:
+        tried.append(layer)
+        return works
+
+    monkeypatch.setattr(device_module, "runs", probe)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(CVAE, "to", lambda self, *a, **k: _to(self, *a, **k))
+    return place(new_model(), Card(), torch.float16), tried  # type: ignore[arg-type]
+
+
+def _to(model: CVAE, *arguments: Any, **options: Any) -> CVAE:
+    if arguments and isinstance(arguments[0], Card):
+        return model
+    return torch.nn.Module.to(model, *arguments, **options)
+
+
+def inputs_of_depthwise(model: CVAE) -> list[torch.Tensor]:
+    """What its depthwise layers are given in a step, with the gradient that they get."""
+    seen: list[torch.Tensor] = []
+    for module in model.modules():
+        if isinstance(module, DepthConv):
+            module.depth_conv.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    clips = [torch.rand(3, 2, 8, 12, 3).permute(0, 1, 4, 2, 3) for _ in range(2)]
+    noise = torch.randn(2, 2, 8, 8, 12)
+    previous = Previous.of(clips[0], teacher_forcing=True)
+    model(*clips, noise, previous, sequential=False).mse.mean().backward()
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("capability", "works", "contiguous"),
+    [((7, 5), False, True), ((7, 5), True, False), ((8, 0), False, False)],
+)
+def test_only_where_the_probe_fails(
+    capability: tuple[int, int], works: bool, contiguous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tried = placed(capability, monkeypatch, works)
+    layers = [m for m in model.modules() if isinstance(m, DepthConv)]
+    widths = {layer.depth_conv.in_channels for layer in layers}
+    if capability < (8, 0) and works:  # every width is tried, once
+        assert sorted(layer.in_channels for layer in tried) == sorted(widths)
+        assert len(widths) < len(layers)
+    assert bool(tried) == (capability < (8, 0))
+    assert {layer.contiguous for layer in layers} == {contiguous}
+    monkeypatch.undo()
+    seen = inputs_of_depthwise(model)
+    assert len(seen) > 10
+    assert {x.is_contiguous() for x in seen} == {contiguous}
+    # Other layers keep channels-last.
+    assert model.Generator[1].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    for layer in layers:  # as PyTorch asks when it chooses: a kernel for one channel is both
+        strides = layer.depth_conv.weight.stride()
+        assert (strides[1] == strides[0]) == contiguous
+
+
+def test_the_values_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed, _ = placed((7, 0), monkeypatch)
+    monkeypatch.undo()
+    plain = new_model()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(changed.state_dict()[name], value)
+    torch.manual_seed(1)
+    inputs_of_depthwise(changed)
+    torch.manual_seed(1)
+    inputs_of_depthwise(plain)
+    for (name, a), b in zip(changed.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_an_apple_gpu_has_the_usual_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CVAE, "to", lambda self, *a, **k: self if a else _to(self, **k))
+    model = place(new_model(), torch.device("mps"), torch.float32)
+    assert all(p.is_contiguous() for p in model.parameters())
+    monkeypatch.undo()
+    control, _ = placed((8, 0), monkeypatch)
+    assert not all(p.is_contiguous() for p in control.parameters())
+
+
+def test_the_probe_changes_nothing_and_hears_an_engine_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = torch.nn.Conv2d(6, 6, 3, padding=1, groups=6).to(memory_format=torch.channels_last)
+    assert runs(layer, CPU, torch.bfloat16)
+    assert all(p.grad is None for p in layer.parameters())
+
+    class Missing(torch.autograd.Function):
+        @staticmethod
+        def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    whole = torch.nn.Conv2d.forward
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda s, x: Missing.apply(whole(s, x)))
+    assert not runs(layer, CPU, torch.float32)
+    assert layer(torch.zeros(1, 6, 4, 4)).shape == (1, 6, 4, 4)  # its forward pass alone runs
+
+
+# ---------------------------------------------------------------- errors of a GPU
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "an allocation failed"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"), "2 GiB"),
+        (RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"), "smaller"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), "smaller batch"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "smaller model"),
+        (
+            RuntimeError(
+                "CUDA error: no kernel image is available for execution on the device\nCUDA kernel"
+            ),
+            "built for the card",
+        ),
+        (
+            RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
+            "update the NVIDIA driver",
+        ),
+        (
+            RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"),
+            "CUDA_VISIBLE_DEVICES",
+        ),
+        (
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            "--precision float32",
+        ),
+        (RuntimeError("NCCL error in: x.cpp:1, unhandled system error"), "--gpu 1"),
+        (
+            NotImplementedError(
+                "The operator 'aten::example' is not currently implemented for the MPS device. If"
+            ),
+            "PYTORCH_ENABLE_MPS_FALLBACK=1",
+        ),
+    ],
+)
+def test_one_line_with_what_to_do(error: Exception, words: str) -> None:
+    message = explained(error)
+    assert message is not None
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),  # our own fault
+        RuntimeError("shape '[2]' is invalid for input of size 3"),
+        TypeError("Cannot convert a MPS Tensor to float64 dtype"),
+        ValueError(next(iter(ADVICE))),  # not PyTorch's
+    ],
+)
+def test_faults_of_the_program_stay_faults(error: Exception) -> None:
+    assert explained(error) is None
+
+
+@pytest.mark.parametrize(("words", "status"), [("busy or unavailable", 2), ("illegal access", 1)])
+def test_a_script_ends_so(words: str, status: int) -> None:
+    code = (
+        "from modules.runtime.scripts import run_as_script\n"
+        f"def main():\n    raise RuntimeError('CUDA error: {words}')\n"
+        "run_as_script(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == status
+    assert done.stderr.startswith("error: ") == (status == 2)
+    assert ("Traceback" in done.stderr) == (status == 1)

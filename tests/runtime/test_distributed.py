@@ -1,25 +1,28 @@
-"""Several processes (gloo, on CPUs): the same run as one process with the whole batch."""
+"""Several ranks (gloo, on CPUs): the same run as one process's with the whole batch.
+
+By torchrun, and by distributed.launch(), which --gpu N uses.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from modules import runlog
-from modules.runtime import distributed, launch
-from modules.runtime.errors import UserError
+from modules.runtime import distributed
+from modules.runtime.errors import Stopped, UserError
 from tests.support.data import make_dataset
 from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 # 20 frames in clips of 4, two a step: the last step has one clip, so the second rank has none.
 RUN = ("--num_epoch", "2", "--batch_size", "2", "--precision", "float32")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +39,32 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def torchrun(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """A script in two processes on this machine, as a user starts it."""
+def hooked(path: Path, body: str = "pass", more: str = "") -> Path:
+    """A Trainer in which `body` is run before each training step, and `more` once before all.
+
+    Under torchrun it trains; without it starts two ranks of itself, as --gpu 2 does.
+    """
+    path.write_text(
+        f"import os, signal, sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "import Trainer\nfrom modules import runstate\nfrom modules.runtime import distributed\n"
+        "from modules.training import TrainingStep\n"
+        "whole_step, calls = TrainingStep.dispatch, iter(range(10**6))\n"
+        "def step(self, *arguments, **options):\n"
+        "    number, rank = next(calls), distributed.rank()\n"
+        f"    {body}\n"
+        "    whole_step(self, *arguments, **options)\n"
+        f"TrainingStep.dispatch = step\n{more}\n"
+        "if __name__ == '__main__':\n"
+        "    Trainer.start() if 'RANK' in os.environ else sys.exit(distributed.launch(2))\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def python(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own. Its pipes close when the last rank has ended."""
     return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", "2", script, *arguments),
-        ],
+        [sys.executable, *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -50,156 +72,184 @@ def torchrun(script: Path, *arguments: str | Path) -> subprocess.CompletedProces
     )
 
 
-def hooked(path: Path, body: str) -> Path:
-    """A Trainer in which `at_step(number, rank)` is called before each training step."""
-    path.write_text(
-        f"import os, signal, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "import Trainer\nfrom modules.runtime import distributed\n"
-        "from modules.training import TrainingStep\n"
-        "whole_step, calls = TrainingStep.dispatch, iter(range(10**6))\n"
-        f"def at_step(number, rank):\n    {body}\n"
-        "def step(self, *arguments, **options):\n"
-        "    at_step(next(calls), distributed.rank())\n"
-        "    whole_step(self, *arguments, **options)\n"
-        "TrainingStep.dispatch = step\n"
-        "if __name__ == '__main__':\n    Trainer.start()\n",
-        encoding="utf-8",
-    )
-    return path
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
-
-
 def assert_same_run(a: Path, b: Path) -> None:
     """Weights, batch-norm statistics and metrics equal to rounding."""
-    for name, value in weights(a).items():
-        torch.testing.assert_close(weights(b)[name], value, rtol=1e-3, atol=2e-5, msg=name)
-    one, two = (runlog.read_metrics(run / "metrics.csv") for run in (a, b))
-    for name in set(one) - {"frames_per_second", "seconds"}:
-        assert one[name].tolist() == pytest.approx(two[name].tolist(), rel=1e-3), name
+    one, two = (torch.load(r / "last.ckpt", weights_only=True)["state_dict"] for r in (a, b))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=name)
+    rows, others = (runlog.read_metrics(run / "metrics.csv") for run in (a, b))
+    for name in set(rows) - {"frames_per_second", "seconds"}:
+        assert rows[name].tolist() == pytest.approx(others[name].tolist(), rel=1e-3), name
 
 
-def test_two_processes_train_what_one_does(data: Path, alone: Path, tmp_path: Path) -> None:
-    run = tmp_path / "two"
-    result = torchrun(REPOSITORY / "Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
-    assert result.returncode == 0, result.stderr
-    assert_same_run(alone, run)
-    assert result.stdout.count("best validation PSNR") == 1  # rank 0 speaks for all
-    # The control: the weights moved by far more than the tolerance.
-    torch.manual_seed(0)
-    other = run_script(
-        *("Trainer.py", "--DR", data, "--save_root", tmp_path / "other", *TINY_RUN, *RUN),
-        *("--no_shuffle",),
-    )
-    assert other.returncode == 0
-    with pytest.raises(AssertionError):
-        assert_same_run(alone, tmp_path / "other")
-
-
-def test_gradients_added_up_in_one_call_give_the_same(
-    data: Path, alone: Path, tmp_path: Path
-) -> None:
-    """As on GPUs, where it is part of a graph, in place of DistributedDataParallel."""
-    script = hooked(tmp_path / "by_hand.py", "pass")
-    text = script.read_text()
-    for name, line in (
-        ("by_hand", "distributed.adds_gradients = lambda device: True\n"),
-        ("not_at_all", "distributed.add_up_gradients = lambda parameters: None\n"),
+@slow
+def test_two_ranks_train_what_one_process_does(data: Path, alone: Path, tmp_path: Path) -> None:
+    """With DistributedDataParallel, and with gradients added up in one call, as on GPUs."""
+    by_hand = "distributed.adds_gradients = lambda device: True"
+    for name, more, command in (
+        ("usual", "", TORCHRUN),
+        ("by_hand", by_hand, ()),
+        # The control: each rank by itself.
+        ("apart", f"{by_hand}\ndistributed.add_up_gradients = lambda parameters: None", ()),
     ):
-        text = text.replace("whole_step, calls", f"{line}whole_step, calls")
-        script.write_text(text)
-        run = tmp_path / name
-        result = torchrun(script, "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
+        run, script = tmp_path / name, hooked(tmp_path / f"{name}.py", more=more)
+        result = python(*command, script, "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
         assert result.returncode == 0, result.stderr
-    assert_same_run(alone, tmp_path / "by_hand")
-    with pytest.raises(AssertionError):  # the control: each rank by itself
-        assert_same_run(alone, tmp_path / "not_at_all")
+        assert result.stdout.count("best validation PSNR") == 1  # rank 0 speaks for all
+        if name == "apart":
+            with pytest.raises(AssertionError):
+                assert_same_run(alone, run)
+        else:
+            assert_same_run(alone, run)
 
 
-def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_one_process_goes_on(
-    data: Path, alone: Path, tmp_path: Path
+@slow
+@pytest.mark.parametrize(
+    ("number", "receiver", "status"),
+    [
+        (signal.SIGTERM, "os.getpid()", 143),  # to a rank, of which the launcher knows nothing
+        (signal.SIGUSR1, "os.getppid()", 138),
+        (signal.SIGINT, "os.getppid()", 130),
+    ],
+)
+def test_one_signal_stops_all_ranks_saved(
+    data: Path, alone: Path, tmp_path: Path, number: signal.Signals, receiver: str, status: int
 ) -> None:
-    body = "if (number, rank) == (1, 1): os.kill(os.getpid(), signal.SIGTERM)"
-    run = tmp_path / "stopped"
-    script = hooked(tmp_path / "signalled.py", body)
-    result = torchrun(script, "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
-    assert result.returncode != 0
-    saved = torch.load(run / "last.ckpt", weights_only=True)
-    assert saved["training"]["position"]["step"] == 2
-    assert result.stderr.count("stopped by SIGTERM") == 2
+    """Rank 0 takes two seconds to save; one process continues what two began."""
+    saves, run = tmp_path / "saves", tmp_path / "run"
+    script = hooked(
+        tmp_path / "two.py",
+        f"(number, rank) == (1, 1) and (os.kill({receiver}, {int(number)}), time.sleep(1.0))",
+        "save = runstate.save_checkpoints\n"
+        "def slowly(paths, content):\n"
+        "    time.sleep(2.0)\n"
+        "    save(paths, content)\n"
+        f"    open({str(saves)!r}, 'a').write(str(distributed.rank()))\n"
+        "runstate.save_checkpoints = slowly",
+    )
+    result = python(script, "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr and "torch/distributed" not in result.stderr
+    assert result.stderr.count(f"stopped by {number.name}") == 2
+    assert saves.read_text() == "00"  # at the start, and once when it was stopped; by rank 0
+    position = torch.load(run / "last.ckpt", weights_only=True)["training"]["position"]
+    assert (position["epoch"], position["step"]) == (0, 2)
     resumed = run_script("Trainer.py", "--save_root", run, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(alone, run)
 
 
-def test_a_rank_that_dies_ends_all(data: Path, tmp_path: Path) -> None:
-    script = hooked(tmp_path / "dying.py", "if (number, rank) == (1, 1): os._exit(7)")
-    result = torchrun(script, "--DR", data, "--save_root", tmp_path / "run", *TINY_RUN, *RUN)
-    assert result.returncode != 0  # and not a time-out
-    assert "exitcode  : 7" in result.stderr
+@slow
+def test_a_second_signal_to_the_launcher_ends_all_at_once(data: Path, tmp_path: Path) -> None:
+    body = "rank and (os.kill(os.getppid(), 15), time.sleep(1), os.kill(os.getppid(), 2))"
+    script = hooked(tmp_path / "two.py", f"{body}; time.sleep(200)")
+    result = python(script, "--DR", data, "--save_root", tmp_path / "run", *TINY_RUN, *RUN)
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_a_mistake_is_one_line(data: Path, tmp_path: Path) -> None:
-    arguments = ("--DR", tmp_path / "none", "--save_root", tmp_path / "run", *TINY_RUN, *RUN)
-    result = torchrun(REPOSITORY / "Trainer.py", *arguments)
-    assert result.returncode != 0
-    assert result.stderr.count("error: ") == 1
-    assert str(tmp_path / "none") in result.stderr
+@slow
+def test_ranks_whose_torchrun_died_save_and_end(data: Path, tmp_path: Path) -> None:
+    """Nobody would ever end them."""
+    run = tmp_path / "run"
+    body = "(number, rank) == (1, 1) and (os.kill(os.getppid(), 9), time.sleep(1.0))"
+    script = hooked(tmp_path / "orphans.py", body)
+    options = (*TINY_RUN, "--num_epoch", "500")
+    result = python(*TORCHRUN, script, "--DR", data, "--save_root", run, *options)
+    assert result.returncode == -9
+    assert result.stderr.count("stopped by SIGTERM") == 2
+    position = torch.load(run / "last.ckpt", weights_only=True)["training"]["position"]
+    assert position["epoch"] * 3 + position["step"] in range(2, 30)
 
 
-# ---------------------------------------------------------------- the parts, in launched processes
-
-
-def check_words() -> None:
-    """What two ranks tell each other, in each of them."""
-    launch.connect()
-    rank = dist.get_rank()
-    assert distributed.maximum(rank, 5 - rank) == [1, 5]
-    assert distributed.from_main(rank + 0.5) == [0.5]
-    try:
-        launch.check_batch(3)
-    except UserError as error:
-        assert "multiple of the 2 processes" in str(error)
-    else:
-        raise AssertionError("3 clips cannot be shared by 2")
-    launch.disconnect()
-
-
-def fail() -> None:
-    launch.connect()
-    if dist.get_rank() == 1:
-        sys.exit(2)
-    dist.barrier()
-
-
-def wait_for_signal() -> None:
-    from modules.runtime.stopping import Watch
-
-    launch.connect()
-    with Watch().watching() as watch:
-        if dist.get_rank() == 0:
-            os.kill(os.getppid(), signal.SIGTERM)
-        while not watch.after_step()[0]:
-            pass
-    launch.exit_with(143)
-
-
+@slow
 @pytest.mark.parametrize(
-    ("function", "status"), [("check_words", 0), ("fail", 2), ("wait_for_signal", 143)]
+    ("body", "status", "words"),
+    [
+        ("(number, rank) == (1, 1) and os._exit(7)", 7, ""),
+        ("(number, rank) == (1, 1) and os.kill(os.getpid(), 9)", 137, ""),
+        # A fault of the program keeps its traceback: the rank's own, not the launcher's.
+        ("if (number, rank) == (0, 1): raise KeyError('x')", 1, "KeyError: 'x'"),
+    ],
 )
-def test_launched_processes(function: str, status: int, tmp_path: Path) -> None:
-    """By launch(), which --gpu N uses; in a process of its own, as it takes over the signals."""
-    script = tmp_path / "launch.py"
-    script.write_text(
-        f"import sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from modules.runtime import launch\nfrom tests.runtime import test_distributed\n"
-        "if __name__ == '__main__':\n"
-        f"    sys.exit(launch.launch(test_distributed.{function}, 2))\n"
-    )
-    env: dict[str, Any] = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=120, env=env
-    )
+def test_a_rank_that_fails_ends_all(
+    data: Path, tmp_path: Path, body: str, status: int, words: str
+) -> None:
+    arguments = ("--DR", data, "--save_root", tmp_path / "run", *TINY_RUN, *RUN)
+    result = python(hooked(tmp_path / "dying.py", body), *arguments)
     assert result.returncode == status, result.stderr
+    assert words in result.stderr and "ChildFailedError" not in result.stderr
+
+
+@slow
+@pytest.mark.parametrize("start", [(), TORCHRUN])
+def test_a_mistake_is_one_line(start: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+    script = hooked(tmp_path / "two.py")
+    for mistake in (("--DR", str(tmp_path / "none")), ("--batch_size", "3"), ("--typo", "1")):
+        arguments = ("--DR", data, "--save_root", tmp_path / "run", *TINY_RUN, *RUN, *mistake)
+        result = python(*start, script, *arguments)
+        assert result.returncode == (1 if start else 2)  # torchrun has a status of its own
+        assert result.stderr.count("error: ") == 1
+        assert mistake[1 if mistake[0] == "--DR" else 0] in result.stderr
+        assert start or result.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------- meeting
+
+
+@pytest.fixture
+def rank_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a rank."""
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setattr(distributed, "TIMEOUT", distributed.TIMEOUT / 1800)
+
+
+@pytest.mark.usefixtures("rank_1")
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("RANK", "", "variable RANK expected"),
+        ("RANK", "a", "'a'"),
+        ("MASTER_PORT", "", "MASTER_PORT"),
+        ("MASTER_PORT", "1", "127.0.0.1"),  # nobody is there
+        ("WORLD_SIZE", "many", "WORLD_SIZE='many' in the environment"),
+    ],
+)
+def test_ranks_that_cannot_meet_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    if not value:
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match=r"unset WORLD_SIZE for a") as caught:
+        distributed.connect()
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not dist.is_initialized()
+
+
+@pytest.mark.usefixtures("rank_1")
+@pytest.mark.parametrize(("nccl", "backend"), [(True, "cpu:gloo,cuda:nccl"), (False, "gloo")])
+def test_gpus_without_nccl_use_gloo(
+    monkeypatch: pytest.MonkeyPatch, nccl: bool, backend: str
+) -> None:
+    used: list[object] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", used.append)
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: nccl)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda b, **_: used.append(b))
+    distributed.connect()
+    assert used == [1, backend]
+
+
+def test_ranks_end_after_rank_0_has_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[tuple[int, ...]] = []
+    monkeypatch.setattr(distributed, "maximum", lambda *v: met.append(v) or list(v))
+    with pytest.raises(Stopped, match="SIGHUP"):
+        distributed.stop(signal.SIGHUP)
+    assert met == [(0,)]

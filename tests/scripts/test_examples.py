@@ -35,7 +35,6 @@ NOT_RUN = {
     "python tests/programs/kernels.py": "test_cuda_path.py",
     "python tests/programs/gpu.py": "test_cuda_path.py",
     "python tests/programs/campaign.py --kills": "test_campaign.py",
-    "python tests/programs/campaign.py --epochs": "test_campaign.py",
 }
 # How many commands of a page run at least, and files that they leave.
 RUN = {

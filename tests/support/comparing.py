@@ -43,3 +43,15 @@ def metrics_without_time(path: Path) -> list[list[str]]:
         rows = list(csv.reader(file))
     keep = [i for i, name in enumerate(rows[0]) if name not in TIME_COLUMNS]
     return [[row[i] if i < len(row) else "(missing)" for i in keep] for row in rows]
+
+
+def contents_of_run(run: Path) -> dict[str, Any]:
+    """Everything in a run's folder that must not depend on interruptions.
+
+    Not last.prev.ckpt: it is of one save earlier, which may be one in mid-epoch.
+    """
+    named = [path for path in run.glob("*.ckpt") if path.name != "last.prev.ckpt"]
+    found: dict[str, Any] = {path.name: comparable(path) for path in named}
+    found["metrics"] = metrics_without_time(run / "metrics.csv")
+    found["psnr"] = (run / "psnr_per_frame.csv").read_text(encoding="utf-8")
+    return found
