@@ -41,9 +41,9 @@ from modules.options import (
     parse_trainer,
     resolved,
     run_folder,
+    telling_origins,
     without_effect,
 )
-from modules.origins import telling_origins
 from modules.plan import idle_annealing
 from modules.runstate import RunState, prepare_save_root, take_from_checkpoint
 from modules.runtime import distributed, launch
@@ -67,6 +67,8 @@ def all_options() -> tuple[TrainerOptions, frozenset[str], Checkpoint | None]:
     launch.connect()
     with launch.main_first():
         o, checkpoint = take_from_checkpoint(o, explicit)
+        if o.test and checkpoint and "val_vi_len" not in explicit:
+            o.val_vi_len = checkpoint.options.get("val_vi_len", o.val_vi_len)
         with telling_origins(o, explicit, checkpoint):
             dataloader.refuse_inside(Path(o.DR or ""), run_folder(o))
             model_config(o).check()

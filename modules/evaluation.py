@@ -134,6 +134,7 @@ def validate(
     seed: int,
     device: torch.device,
     precision: torch.dtype,
+    latent_scale: float = 1.0,
     graph: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Score, Tensor]:
@@ -152,6 +153,7 @@ def validate(
                 watch.raise_if_asked()
 
         kind: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
+        kind["latent_scale"] = latent_scale
         made = generate(model, [sequence], **kind, graph=graph, advance=advance, keep=True)
     scored = where_it_fits(lambda x: score(x, video.frames, video.labels, video.ink), made[0])
     return scored, made[0]
