@@ -12,8 +12,8 @@ and .png.
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +25,12 @@ import dataloader
 from modules import runlog
 from modules.checkpoint import Checkpoint, export, load_weights
 from modules.cvae import CVAE
-from modules.data import TestSequence, to_uint8, to_unit
-from modules.evaluation import Score, generate, score
-from modules.ink import Ink, find_ink
+from modules.data import TestSequence, VideoData, to_uint8, to_unit
+from modules.datasets.person import frames_per_second
+from modules.evaluation import Score, generate, score, validate
+from modules.ink import find_ink
 from modules.losses import frame_mse, psnr_of_mse
-from modules.options import TesterOptions, as_lines, parse
-from modules.origins import telling_origins
+from modules.options import TesterOptions, as_lines, parse, telling_origins
 from modules.runtime.device import choose_device, choose_precision, describe, place, set_float32
 from modules.runtime.errors import UserError
 from modules.runtime.files import write_atomically
@@ -66,6 +66,7 @@ def all_options() -> tuple[TesterOptions, frozenset[str], Checkpoint]:
     save_root = o.save_root or str(path.parent / o.split)
     height, width = checkpoint.config.frame_H, checkpoint.config.frame_W
     decided = {"DR": data_root, "save_root": save_root, "frame_H": height, "frame_W": width}
+    decided["val_vi_len"] = o.val_vi_len or checkpoint.options.get("val_vi_len", 630)
     o = dataclasses.replace(o, **decided)  # type: ignore[arg-type]
     with telling_origins(o, typed, checkpoint):
         dataloader.refuse_inside(Path(data_root), Path(save_root))
@@ -75,37 +76,25 @@ def all_options() -> tuple[TesterOptions, frozenset[str], Checkpoint]:
 # ---------------------------------------------------------------- data
 
 
-@dataclass(frozen=True)
-class Video:
-    """What to generate; truth where it is known."""
-
-    sequence: TestSequence
-    truth: torch.Tensor | None  # (T, H, W, 3) uint8
-    ink: Ink  # of the labels
-
-    @property
-    def name(self) -> str:
-        """Its folder's number."""
-        return self.sequence.name
-
-
-def load_videos(o: TesterOptions, checkpoint: Checkpoint) -> list[Video]:
-    """The sequences of the split, in numeric order.
+def load_data(
+    o: TesterOptions, checkpoint: Checkpoint
+) -> tuple[list[TestSequence], VideoData | None]:
+    """The sequences of the split, in numeric order, and with --split val the true video.
 
     Raises UserError on faults of the data, and where its labels are not drawn as those that the
     checkpoint was trained on.
     """
     assert o.DR is not None and o.frame_H is not None and o.frame_W is not None
     size = {"height": o.frame_H, "width": o.frame_W, "workers": o.num_workers}
-    if o.split == "val":
-        # Longer than any video: the whole one is wanted.
-        video = dataloader.load_val(Path(o.DR), val_vi_len=2**31, **size)
-        ink = checkpoint.ink_for(video.ink, o.DR)
-        return [Video(TestSequence("0", video.frames[0], video.labels), video.frames, ink)]
-    return [
-        Video(s, None, checkpoint.ink_for(find_ink(s.labels.numpy()), o.DR))
-        for s in dataloader.load_test(Path(o.DR), **size)
-    ]
+    if o.split == "test":
+        sequences = dataloader.load_test(Path(o.DR), **size)
+        for sequence in sequences:
+            checkpoint.ink_for(find_ink(sequence.labels.numpy()), o.DR)
+        return sequences, None
+    assert o.val_vi_len is not None
+    video = dataloader.load_val(Path(o.DR), **size, val_vi_len=o.val_vi_len)
+    video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))
+    return [TestSequence("0", video.frames[0], video.labels)], video
 
 
 # ---------------------------------------------------------------- run: output
@@ -127,37 +116,61 @@ def submission_lines(videos: list[np.ndarray]) -> Iterator[str]:
             row += 1
 
 
-def write_frames(folder: Path, video: np.ndarray) -> None:
-    """{t}.png for each frame of (T, H, W, 3) uint8; frames of an earlier, longer video go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.png"):
-        if old.stem.isdecimal() and int(old.stem) >= len(video):
-            old.unlink()
-    for t, frame in enumerate(video):
-        Image.fromarray(frame).save(folder / f"{t}.png")
+def remove_frames(folder: Path, first: int) -> None:
+    """Remove {t}.png of t ≥ first, which an earlier and longer video left, and no other file."""
+    for path in folder.glob("*.png"):
+        if path.stem.isdecimal() and int(path.stem) >= first:
+            path.unlink()
 
 
-def write_results(root: Path, videos: list[Video], made: list[np.ndarray], fps: float) -> None:
+def remove_earlier(root: Path, names: list[str]) -> None:
+    """Remove what an earlier run of the Tester left of sequences that are not among the names."""
+    for gif in root.glob("pred_seq*.gif"):
+        name = gif.stem.removeprefix("pred_seq")
+        if name.isdecimal() and name not in names:
+            folder = root / "frames" / name
+            remove_frames(folder, 0)
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+            gif.with_suffix(".mp4").unlink(missing_ok=True)
+            gif.unlink()  # the last, as it tells that the rest is the Tester's
+    for table in ("samples.csv", "st_lpips.csv"):
+        (root / table).unlink(missing_ok=True)
+
+
+def write_results(root: Path, names: list[str], made: list[np.ndarray], fps: float) -> None:
     """GIFs, MP4s, frames and submission.csv. Raises UserError when the disk or folder refuses."""
     from modules.figures import gifs  # drawing is imported when there is something to draw
 
     try:
-        for video, frames in zip(videos, made, strict=True):
-            write_frames(root / "frames" / video.name, frames)
-            gifs.write_gif(root / f"pred_seq{video.name}.gif", frames, fps=min(fps, 50))
-            gifs.write_mp4(root / f"pred_seq{video.name}.mp4", frames, fps=fps)
-        table = "".join(submission_lines(made)).encode()
-        write_atomically(root / "submission.csv", table)
+        remove_earlier(root, names)
+        for name, frames in zip(names, made, strict=True):
+            gifs.write_gif(root / f"pred_seq{name}.gif", frames, fps=min(fps, 50))
+            gifs.write_mp4(root / f"pred_seq{name}.mp4", frames, fps=fps)
+            folder = root / "frames" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_frames(folder, len(frames))
+            for t, frame in enumerate(frames):
+                Image.fromarray(frame).save(folder / f"{t}.png")
+        write_atomically(root / "submission.csv", "".join(submission_lines(made)).encode())
     except OSError as error:
         raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
 
 
-def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarray) -> None:
+def submitted_psnr(pixels: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """PSNR in dB of frames 1 … 600 as integers, which is how submissions are scored.
+
+    pixels, truth: (T, H, W, 3) uint8. The given frame 0 does not count.
+    """
+    part = slice(1, SUBMISSION_FRAMES + 1)
+    made, true = (torch.from_numpy(frames[part]).permute(0, 3, 1, 2) for frames in (pixels, truth))
+    return psnr_of_mse(frame_mse(made / 255.0, true / 255.0)).double().numpy()
+
+
+def report_score(root: Path, video: VideoData, result: Score, pixels: np.ndarray) -> None:
     """psnr_per_frame.csv and .png, and the two averages in words."""
     from modules.figures import frames
 
-    assert video.truth is not None
-    result = score(made, video.truth, video.sequence.labels, video.ink)
     of_frames = result.psnr, result.inside, result.outside
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", *of_frames)
     frames.draw_psnr_per_frame(
@@ -165,25 +178,24 @@ def report_score(root: Path, video: Video, made: torch.Tensor, pixels: np.ndarra
         result.psnr,
         inside=result.inside,
         outside=result.outside,
-        labels=video.sequence.labels.numpy(),
-        truth=video.truth.numpy(),
+        labels=video.labels.numpy(),
+        truth=video.frames.numpy(),
         prediction=pixels,
     )
-    rounded = torch.from_numpy(pixels).permute(0, 3, 1, 2)[1 : SUBMISSION_FRAMES + 1] / 255.0
-    target = video.truth.permute(0, 3, 1, 2)[1 : SUBMISSION_FRAMES + 1] / 255.0
-    submitted = psnr_of_mse(frame_mse(rounded, target)).double().mean().item()
+    submitted = submitted_psnr(pixels, video.frames.numpy())
     print(
         f"PSNR {result.mean_psnr:.4f} dB, SSIM {result.mean_ssim:.4f}, average over frames "
         f"1-{len(result.psnr)}\n"
-        f"PSNR {submitted:.4f} dB, average over frames 1-{len(rounded)} rounded to integers "
-        f"(as submissions are scored)\n{result.details()}"
+        f"PSNR {submitted.mean():.4f} dB, average over frames 1-{len(submitted)} rounded to "
+        f"integers (as submissions are scored)\n{result.details()}"
     )
 
 
-def report_st_lpips(root: Path, network: nn.Module, video: Video, made: torch.Tensor) -> None:
-    """st_lpips.csv, of frames 1 … T-1, and its average in words."""
-    assert video.truth is not None
-    distances = st_lpips(network, made[1:], to_unit(video.truth[1:]).permute(0, 3, 1, 2))
+def report_st_lpips(
+    root: Path, network: nn.Module, truth: torch.Tensor, made: torch.Tensor
+) -> None:
+    """st_lpips.csv, of frames 1 … T-1, and its average in words. truth: (T, H, W, 3) uint8."""
+    distances = st_lpips(network, made[1:], to_unit(truth[1:]).permute(0, 3, 1, 2))
     lines = ["frame,st_lpips", *(f"{t},{float(d)!r}" for t, d in enumerate(distances, 1))]
     write_atomically(root / "st_lpips.csv", ("\n".join(lines) + "\n").encode())
     print(f"ST-LPIPS {distances.mean():.4f}, average over frames 1-{len(distances)}; 0 = equal")
@@ -211,54 +223,41 @@ def report_samples(root: Path, scores: list[Score]) -> None:
 # ---------------------------------------------------------------- run: generation
 
 
-def sample_futures(model: CVAE, video: Video, o: TesterOptions, made: torch.Tensor) -> list[Score]:
-    """The scores of --n_samples futures of the validation video, the given one first.
+def settings(model: CVAE, o: TesterOptions) -> dict[str, Any]:
+    """How everything is generated here."""
+    device = next(model.parameters()).device
+    how = {"device": device, "precision": choose_precision(o.precision, device)}
+    return {**how, "seed": o.seed, "latent_scale": o.latent_scale, "graph": True}
+
+
+def sample_futures(
+    model: CVAE, sequence: TestSequence, video: VideoData, o: TesterOptions
+) -> list[Score]:
+    """The scores of --n_samples futures of the validation video but for the first.
 
     Future k has the latents of sequence number k, which no other sequence of this split uses.
     """
-    assert video.truth is not None
-    device = next(model.parameters()).device
-    labels = video.sequence.labels
-    scores = [score(made, video.truth, labels, video.ink)]
-    steps = len(video.sequence.labels) - 1
-    with tqdm(total=(o.n_samples - 1) * steps, desc="samples", leave=False, disable=None) as bar:
+    scores: list[Score] = []
+    total = (o.n_samples - 1) * (len(sequence.labels) - 1)
+    with tqdm(total=total, desc="samples", leave=False, disable=None) as bar:
         for first in range(1, o.n_samples, o.batch_size):
             numbers = list(range(first, min(first + o.batch_size, o.n_samples)))
-            futures = generate(
-                model,
-                [video.sequence] * len(numbers),
-                numbers=numbers,
-                seed=o.seed,
-                device=device,
-                precision=choose_precision(o.precision, device),
-                latent_scale=o.latent_scale,
-                batch_size=o.batch_size,
-                advance=bar.update,
-            )
-            scores += [score(future, video.truth, labels, video.ink) for future in futures]
+            batch: dict[str, Any] = {"numbers": numbers, "batch_size": o.batch_size}
+            how = {**settings(model, o), **batch, "advance": bar.update}
+            futures = generate(model, [sequence] * len(numbers), **how)
+            scores += [score(made, video.frames, video.labels, video.ink) for made in futures]
     return scores
 
 
-def generate_all(model: CVAE, videos: list[Video], o: TesterOptions) -> list[torch.Tensor]:
-    """Each video from its first frame, (T, 3, H, W) in [0, 1]. Raises UserError if not finite."""
-    device = next(model.parameters()).device
-    total = sum(len(video.sequence.labels) - 1 for video in videos)
+def generate_all(
+    model: CVAE, sequences: list[TestSequence], o: TesterOptions
+) -> list[torch.Tensor]:
+    """Each sequence from its first frame, (T, 3, H, W) in [0, 1]."""
+    total = sum(len(sequence.labels) - 1 for sequence in sequences)
+    numbers = [int(sequence.name) for sequence in sequences]
     with tqdm(total=total, desc="frames", leave=False, disable=None) as bar:
-        made = generate(
-            model,
-            [video.sequence for video in videos],
-            numbers=[int(video.name) for video in videos],
-            seed=o.seed,
-            device=device,
-            precision=choose_precision(o.precision, device),
-            latent_scale=o.latent_scale,
-            batch_size=o.batch_size,
-            advance=bar.update,
-        )
-    if not all(torch.isfinite(video).all() for video in made):
-        cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
-        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite{cause}")
-    return made
+        batch: dict[str, Any] = {"numbers": numbers, "batch_size": o.batch_size}
+        return generate(model, sequences, **settings(model, o), **batch, advance=bar.update)
 
 
 def main() -> None:
@@ -283,23 +282,32 @@ def main() -> None:
         print("\n".join(as_lines(o)), flush=True)
 
         # -------------------------------------------------------- data
-        videos = load_videos(o, checkpoint)
-    total = sum(len(video.sequence.labels) - 1 for video in videos)
+        sequences, video = load_data(o, checkpoint)
+    total = sum(len(sequence.labels) - 1 for sequence in sequences)
 
     # ------------------------------------------------------------ model
     model = place(checkpoint.build_model(), device, precision)
-    print(f"{len(videos)} sequences, {total} frames to make on {describe(device, precision)}")
+    print(f"{len(sequences)} sequences, {total} frames to make on {describe(device, precision)}")
 
     # ------------------------------------------------------------ run
-    made = generate_all(model, videos, o)
-    pixels = [to_uint8(video).numpy() for video in made]
-    write_results(root, videos, pixels, dataloader.frames_per_second(Path(o.DR or "")) or 15)
-    if o.split == "val":
-        report_score(root, videos[0], made[0], pixels[0])
+    result = None
+    if video:  # as Trainer.py validates
+        result, prediction = validate(model, video, **settings(model, o))
+        made = [prediction.cpu()]
+    else:
+        made = generate_all(model, sequences, o)
+    if not all(torch.isfinite(frames).all() for frames in made):
+        cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
+        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite{cause}")
+    pixels = [to_uint8(frames).numpy() for frames in made]
+    names = [sequence.name for sequence in sequences]
+    write_results(root, names, pixels, frames_per_second(Path(o.DR or "")) or 15)
+    if video and result:
+        report_score(root, video, result, pixels[0])
         if perceptual:
-            report_st_lpips(root, perceptual, videos[0], made[0])
+            report_st_lpips(root, perceptual, video.frames, made[0])
         if o.n_samples > 1:
-            report_samples(root, sample_futures(model, videos[0], o, made[0]))
+            report_samples(root, [result, *sample_futures(model, sequences[0], video, o)])
     print(f"frames, videos and submission.csv are in {root}")
 
 

@@ -39,9 +39,9 @@ from modules.options import (
     parse_trainer,
     resolved,
     run_folder,
+    telling_origins,
     without_effect,
 )
-from modules.origins import telling_origins
 from modules.runtime import distributed
 from modules.runtime.device import choose_device, choose_precision, describe, place, set_up
 from modules.runtime.errors import Stopped, UserError
@@ -64,6 +64,8 @@ def all_options() -> tuple[TrainerOptions, frozenset[str], Checkpoint | None]:
     with distributed.main_first():
         o, explicit = parse_trainer((__doc__ or "").strip())
         o, checkpoint = take_from_checkpoint(o, explicit)
+        if o.test and checkpoint and "val_vi_len" not in explicit:
+            o.val_vi_len = checkpoint.options.get("val_vi_len", o.val_vi_len)
         with telling_origins(o, explicit, checkpoint):
             dataloader.refuse_inside(Path(o.DR or ""), run_folder(o))
             model_config(o).check()

@@ -17,21 +17,19 @@ written below ROOT. How training clips are cut from them: modules/sequences.py. 
 T labels of a test sequence, H, W height and width in pixels.
 """
 
-import argparse
-import contextlib
 import csv
 import os
 import re
 import shlex
-import sys
 import warnings
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +37,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from modules.data import Recording, TestSequence, VideoData, epoch_clips, to_uint8, to_unit
-from modules.datasets import inspection, video_options
+from modules.data import Recording, TestSequence, VideoData
+from modules.datasets import inspection
 from modules.datasets.images import (
     BLACK,
     IMAGE_SUFFIXES,
@@ -52,37 +50,27 @@ from modules.datasets.images import (
     to_rgb,
 )
 from modules.datasets.naming import PLAIN, frame_numbers, renumber
-from modules.datasets.person import frames_per_second
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
+from modules.datasets.video_options import (
+    COMMANDS,
+    CheckOptions,
+    DemoOptions,
+    RenumberOptions,
+    VideoOptions,
+    checked,
+)
 from modules.ink import Ink, find_ink
+from modules.options import parse_command
 from modules.runlog import read_table
 from modules.runtime.errors import MAX_NAMED, UserError, named
-from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
+from modules.runtime.scripts import run_as_script
 
-# What other code may import from here; data types and clip functions live in modules/data.py.
-__all__ = [
-    "Recording",
-    "TestSequence",
-    "VideoData",
-    "epoch_clips",
-    "frames_per_second",
-    "load_test",
-    "load_train_val",
-    "load_val",
-    "refuse_inside",
-    "to_uint8",
-    "to_unit",
-]
-
-MAX_SIDE = 2**13  # of a frame of `demo`, pixels
-CONTACT_SHEET = "contact_sheet.png"  # `video` writes it into the new data set
-CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
 MAX_LISTED = 20  # corrupted files of one folder, wrong lines of one file
+CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
 
 
-# ----------------------------------------------------------------------------------------
-# Faults
+# ---------------------------------------------------------------- faults
 
 
 class Faults:
@@ -106,27 +94,23 @@ class Faults:
 
     def raise_if_any(self) -> None:
         """Raises UserError with every fault; a single one makes a single line."""
-        if self.count == 0:
-            return
         if len(self.lines) == 1:
             raise UserError(f"{self.root}: 1 fault in the data set: {self.lines[0]}", about="DR")
-        listing = "".join(f"\n  - {line}" for line in self.lines)
-        raise UserError(f"{self.root}: {self.count} faults in the data set{listing}", about="DR")
+        if self.lines:
+            listing = "".join(f"\n  - {line}" for line in self.lines)
+            raise UserError(
+                f"{self.root}: {self.count} faults in the data set{listing}", about="DR"
+            )
 
 
-# ----------------------------------------------------------------------------------------
-# Structure: which files there are, without opening an image
+# ---------------------------------------------------------------- which files there are
 
 
-def _list_folder(root: Path, where: str, faults: Faults) -> list[os.DirEntry[str]] | None:
+def _list_folder(root: Path, where: str, faults: Faults) -> list[Path] | None:
     """What is in a folder apart from hidden files, by name; None if there is no such folder."""
-
-    def read() -> list[os.DirEntry[str]]:
-        with os.scandir(root / where) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-
     try:
-        return read()
+        found = sorted((root / where).iterdir(), key=lambda path: path.name)
+        return [path for path in found if not path.name.startswith(".")]
     except FileNotFoundError:
         faults.add(where, "the folder is missing")
     except NotADirectoryError:
@@ -136,78 +120,49 @@ def _list_folder(root: Path, where: str, faults: Faults) -> list[os.DirEntry[str
     return None
 
 
-def _of_kinds(parts: Sequence[tuple[str, str, str]]) -> list[tuple[str, str]]:
-    """(name, stem) of the images among files (name, stem, suffix).
-
-    Kinds beyond PNG and JPEG count where there are none of these, or for a number that these lack.
-    """
-    usual = [(name, stem) for name, stem, suffix in parts if suffix.lower() in USUAL_SUFFIXES]
-    others = [
-        (name, stem)
-        for name, stem, suffix in parts
-        if suffix.lower() in IMAGE_SUFFIXES and suffix.lower() not in USUAL_SUFFIXES
-    ]
-    if not usual or not others:
-        return usual or others
-    stems = {stem for _, stem in usual}
-    return sorted(usual + [o for o in others if PLAIN.fullmatch(o[1]) and o[1] not in stems])
-
-
 def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
-    """The images of a folder by frame number, in numeric order. Files of other kinds are ignored.
+    """The images of a folder by frame number, in numeric order.
 
+    Other files are ignored, and so is every kind but PNG and JPEG in a folder that has these.
     Empty if the folder is missing or has none, which is then among the faults.
     """
-    entries = _list_folder(root, where, faults)
-    if entries is None:
+    if (files := _list_folder(root, where, faults)) is None:
         return {}
-    by_number: dict[int, list[str]] = {}
-    # A Path for each would be slow.
-    parts = [(entry.name, *os.path.splitext(entry.name)) for entry in entries]  # noqa: PTH122
-    images = _of_kinds(parts)
-    found = frame_numbers([stem for _, stem in images])
-    if found is None:  # then those with the layout's own names still count
-        unnumbered = [name for name, stem in images if not PLAIN.fullmatch(stem)]
-        images = [(name, stem) for name, stem in images if PLAIN.fullmatch(stem)]
-        found = [int(match[1]) for _, stem in images if (match := PLAIN.fullmatch(stem))]
-        faults.add(where, f"images whose name is not a frame number: {named(unnumbered)}")
-    elif not images:
-        others = Counter(s.lower() for _, _, s in parts if s.lower() in OTHER_SUFFIXES)
+    images = [path for path in files if path.suffix.lower() in USUAL_SUFFIXES]
+    images = images or [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        others = Counter(s for path in files if (s := path.suffix.lower()) in OTHER_SUFFIXES)
         held = "".join(f"; it has {n} {s} files: convert them to PNG" for s, n in others.items())
         faults.add(where, f"the folder has no images (0.png, 1.png, …){held}")
-    for number, (name, _) in zip(found, images, strict=True):
-        by_number.setdefault(number, []).append(name)
-    numbers = sorted(by_number)
-    if twice := [number for number in numbers if len(by_number[number]) > 1]:
-        pairs = (" = ".join(by_number[number]) for number in twice[:MAX_NAMED])
-        faults.add(where, f"frame numbers used twice: {named(pairs, len(twice))}")
-    return {number: root / where / by_number[number][0] for number in numbers}
-
-
-def _renumber_hint(root: Path, where: str) -> str:
-    """The command that renames a split's images and labels together; none for test sequences."""
-    if where.startswith("test"):
-        return ""
-    split = where.split("/")[0]
-    folders = [root / split / f"{split}_{kind}" for kind in ("img", "label")]
-    run = shlex.join(str(folder) for folder in folders if folder.is_dir())
-    return f"; run: python dataloader.py renumber {run}"
+        return {}
+    if (found := frame_numbers([path.stem for path in images])) is None:
+        # Those with the layout's own names still count.
+        wrong = [path.name for path in images if not PLAIN.fullmatch(path.stem)]
+        faults.add(where, f"images whose name is not a frame number: {named(wrong)}")
+        images = [path for path in images if PLAIN.fullmatch(path.stem)]
+        found = frame_numbers([path.stem for path in images]) or []
+    by_number: dict[int, list[Path]] = {}
+    for number, path in sorted(zip(found, images, strict=True)):
+        by_number.setdefault(number, []).append(path)
+    twice = [" = ".join(p.name for p in paths) for paths in by_number.values() if len(paths) > 1]
+    if twice:
+        faults.add(where, f"frame numbers used twice: {named(twice)}")
+    return {number: paths[0] for number, paths in by_number.items()}
 
 
 def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> None:
     """Numbering starts at 0 or 1 and has no gaps."""
     if not (ordered := sorted(numbers)):
         return  # already reported
+    # A test sequence's labels must not be renumbered without its first frame.
+    video = not where.startswith("test")
+    hint = "; `python dataloader.py renumber` renames images and labels together" * video
     if ordered[0] > 1:
-        hint = _renumber_hint(faults.root, where)
         faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1{hint}")
-    # Only the gaps that are named are enumerated: a name may be a date in seconds.
-    gaps: list[int] = []
-    for before, after in pairwise(ordered):
-        gaps.extend(range(before + 1, min(after, before + 1 + MAX_NAMED)))
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
-        hint = _renumber_hint(faults.root, where)
-        which = named(gaps[:MAX_NAMED], missing)
+        # Only those that are named are enumerated: a name may be a date in seconds.
+        gaps = (n for before, after in pairwise(ordered) for n in range(before + 1, after))
+        which = named(islice(gaps, MAX_NAMED), missing)
         faults.add(where, f"gaps in the numbering; missing: {which}{hint}")
 
 
@@ -231,9 +186,9 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
 
     Without the file, the whole folder is one recording. Empty if the file has a fault.
     """
-    where = "train/clips.csv"
+    where, first, end = "train/clips.csv", min(numbers, default=0), max(numbers, default=-1) + 1
     if not os.path.lexists(root / where):
-        return [(min(numbers), max(numbers) + 1)] if numbers else []
+        return [(first, end)] if numbers else []
     try:
         rows = read_table(root / where)
     except OSError as error:
@@ -252,7 +207,6 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
 
     wrong: list[tuple[str, str]] = []
     clips: list[tuple[int, int, int]] = []  # start, stop, line
-    first, end = min(numbers, default=0), max(numbers, default=-1) + 1
     for line, cells in rows[1:]:
         place, text = f"{where} line {line}", f"{','.join(cells):.60}"
         if len(cells) != 2 or not all(re.fullmatch(r"-?[0-9]{1,18}", cell) for cell in cells):
@@ -274,25 +228,18 @@ def _read_clips(root: Path, numbers: Collection[int], faults: Faults) -> list[tu
     return [] if wrong else [(start, stop) for start, stop, _ in clips]
 
 
-# ----------------------------------------------------------------------------------------
-# Pixels
+# ---------------------------------------------------------------- pixels
 
 
 @dataclass
 class ImageFolder:
-    """Images of one folder that are to be read, in order; then their pixels and faults."""
+    """Images of one folder that are to be read, in order; then their pixels."""
 
     where: str
     files: list[Path]
     pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height) as stored
-    corrupted: list[tuple[str, str]] = field(default_factory=list)  # file, what is wrong with it
     clear: bool = False  # whether an image has transparent pixels
-
-    @property
-    def ground(self) -> int:
-        """What transparent pixels become: black in labels, white in frames."""
-        return BLACK if "_label" in self.where else WHITE
 
     def tensor(self) -> Tensor:
         return torch.from_numpy(self.pixels)  # (N, H, W, 3) uint8
@@ -318,7 +265,7 @@ def _read_images(
             return image
         stored = image.size
         folder.clear |= is_clear(image)
-        image = to_rgb(image, folder.ground)
+        image = to_rgb(image, BLACK if "_label" in folder.where else WHITE)
         if stored != size:
             image = image.resize(size, Image.Resampling.BILINEAR)
         folder.pixels[index] = np.asarray(image)
@@ -327,29 +274,33 @@ def _read_images(
     for folder in folders:
         folder.pixels = np.zeros((len(folder.files), size[1], size[0], 3), np.uint8)
     jobs = [(folder, index) for folder in folders for index in range(len(folder.files))]
+    corrupted: dict[str, list[tuple[str, str]]] = {folder.where: [] for folder in folders}
     pool = ThreadPoolExecutor(max_workers=max(1, workers))
-    # Progress is shown on a terminal only, not in a log file.
-    hidden = not (progress and sys.stderr.isatty())
-    bar = tqdm(total=len(jobs), desc="reading", unit=" images", disable=hidden, leave=False)
+    # None: on a terminal, not in a log file.
+    hidden = None if progress else True
     try:
         # Pillow warns of large images and raises for huge ones; here both are faults.
-        with warnings.catch_warnings():
+        with (
+            tqdm(
+                total=len(jobs), desc="reading", unit=" images", disable=hidden, leave=False
+            ) as bar,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             for (folder, index), result in zip(jobs, pool.map(read, jobs), strict=True):
                 bar.update()
                 if isinstance(result, str):
-                    folder.corrupted.append((f"{folder.where}/{folder.files[index].name}", result))
+                    place = f"{folder.where}/{folder.files[index].name}"
+                    corrupted[folder.where].append((place, result))
                 else:
                     folder.sizes[result] += 1
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for the whole folder
-        bar.close()
-    for folder in folders:
-        faults.add_listed(folder.where, folder.corrupted, "corrupted images")
+    for where, found in corrupted.items():
+        faults.add_listed(where, found, "corrupted images")
 
 
-# ----------------------------------------------------------------------------------------
-# Splits
+# ---------------------------------------------------------------- splits
 
 
 @dataclass
@@ -364,19 +315,23 @@ class SplitFiles:
     def video(self, ink: Ink | None) -> VideoData:
         return VideoData(self.images.tensor(), self.labels.tensor(), self.recordings, ink)
 
-    def sequence(self) -> TestSequence:
-        return TestSequence(self.name, self.images.tensor()[0], self.labels.tensor())
 
+def _read_splits(
+    splits: Sequence[SplitFiles],
+    size: tuple[int, int],
+    workers: int,
+    faults: Faults,
+    progress: bool = False,
+) -> Ink:
+    """Read the pixels of all splits; what the first one's labels are drawn on.
 
-def _find_ink(folders: Sequence[ImageFolder], faults: Faults) -> Ink | None:
-    """What the first folder's labels are drawn on; another background elsewhere is a fault.
-
-    folders: of labels that were read. None if there are other faults: labels may be missing.
+    Another background elsewhere is a fault. Raises UserError with all faults together.
     """
-    if faults.count:
-        return None
-    first, ink = folders[0], find_ink(folders[0].pixels)
-    for folder in folders[1:] if ink.is_certain(first.pixels) else ():
+    _read_images(_folders(splits), size, workers, faults, progress)
+    faults.raise_if_any()
+    labels = [split.labels for split in splits]
+    first, ink = labels[0], find_ink(labels[0].pixels)
+    for folder in labels[1:] if ink.is_certain(first.pixels) else ():
         other = find_ink(folder.pixels)
         if not ink.shares_background(other) and other.is_certain(folder.pixels):
             faults.add(
@@ -384,6 +339,7 @@ def _find_ink(folders: Sequence[ImageFolder], faults: Faults) -> Ink | None:
                 f"labels are drawn on {other.colour}, those of {first.where} on {ink.colour};"
                 " draw all on one background",
             )
+    faults.raise_if_any()
     return ink
 
 
@@ -436,11 +392,10 @@ def _check_video(
 
 def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
     """Names of the folders of test sequences by their number. Files are ignored."""
-    entries = _list_folder(root, where, faults)
-    if entries is None:
+    if (entries := _list_folder(root, where, faults)) is None:
         return {}
-    # Not entry.is_dir(): it raises at a link into a folder that may not be read.
-    names = [entry.name for entry in entries if os.path.isdir(entry.path)]  # noqa: PTH112
+    # Not Path.is_dir(): it raises at a link into a folder that may not be read.
+    names = [path.name for path in entries if os.path.isdir(path)]  # noqa: PTH112
     sequences: dict[int, str] = {}
     if odd := [name for name in names if not re.fullmatch("[0-9]+", name)]:
         faults.add(where, f"folders whose name is not a number: {named(odd)}")
@@ -486,7 +441,7 @@ def load_train_val(
     *,
     height: int,
     width: int,
-    train_vi_len: int,
+    train_vi_len: int = 2,
     val_vi_len: int,
     partial: float = 1.0,
     workers: int = 2,
@@ -515,9 +470,7 @@ def load_train_val(
             faults.add("train", f"--train_vi_len {train_vi_len} {what}")
     val = _check_video(root, "val", faults, limit=val_vi_len)
     splits = [split for split in (train, val) if split is not None]
-    _read_images(_folders(splits), (width, height), workers, faults, progress)
-    ink = _find_ink([split.labels for split in splits], faults)
-    faults.raise_if_any()
+    ink = _read_splits(splits, (width, height), workers, faults, progress)
     return (train.video(ink) if train is not None else None), val.video(ink)
 
 
@@ -525,12 +478,8 @@ def load_val(
     root: Path, *, height: int, width: int, val_vi_len: int, workers: int = 2
 ) -> VideoData:
     """Read the validation video alone; see `load_train_val`."""
-    root = Path(root)
-    faults = _open_root(root)
-    val = _check_video(root, "val", faults, limit=val_vi_len)
-    _read_images(_folders([val]), (width, height), workers, faults)
-    faults.raise_if_any()
-    return val.video(None)
+    size: dict[str, Any] = {"height": height, "width": width, "val_vi_len": val_vi_len}
+    return load_train_val(root, **size, workers=workers, need_train=False)[1]
 
 
 def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[TestSequence]:
@@ -538,10 +487,8 @@ def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[
     root = Path(root)
     faults = _open_root(root)
     sequences = _check_tests(root, faults)
-    _read_images(_folders(sequences), (width, height), workers, faults)
-    _find_ink([files.labels for files in sequences], faults)
-    faults.raise_if_any()
-    return [files.sequence() for files in sequences]
+    _read_splits(sequences, (width, height), workers, faults)
+    return [TestSequence(s.name, s.images.tensor()[0], s.labels.tensor()) for s in sequences]
 
 
 def refuse_inside(root: Path, results: Path) -> None:
@@ -549,62 +496,44 @@ def refuse_inside(root: Path, results: Path) -> None:
 
     Nothing is written to a split; a folder next to the splits, in ROOT itself, is allowed.
     """
-    folder, top = Path(os.path.abspath(results)), Path(os.path.abspath(root))  # noqa: PTH100
-    for place, base in ((folder, top), (folder.resolve(), top.resolve())):
-        inside = place.relative_to(base).parts[:1] if place.is_relative_to(base) else ()
-        if inside and inside[0] in ("train", "val", "test"):
-            raise UserError(
-                f"--save_root {results}: is inside the data set's {inside[0]}/; give another folder"
-            )
-    # By another name: one mount of several, or one written in other case on macOS and Windows.
-    above = [place for place in (folder, *folder.parents) if os.path.lexists(place)]
+    folder = results.resolve()
     for split in ("train", "val", "test"):
-        with contextlib.suppress(OSError):
-            if any((top / split).samefile(place) for place in above):
-                raise UserError(
-                    f"--save_root {results}: is inside the data set's {split}/; give another folder"
-                )
+        part = (root / split).resolve()
+        # The same folder by another name: a mount, or another case on macOS and Windows.
+        same = os.path.exists(part) and any(  # noqa: PTH110
+            os.path.exists(above) and part.samefile(above)  # noqa: PTH110
+            for above in (folder, *folder.parents)
+        )
+        if same or folder.is_relative_to(part):
+            raise UserError(
+                f"--save_root {results}: is inside the data set's {split}/; give another folder"
+            )
 
 
-# ----------------------------------------------------------------------------------------
-# Command line
+# ---------------------------------------------------------------- command line
 
 
-def _print_split(
-    name: str, what: str, lengths: Sequence[int], splits: Sequence[SplitFiles]
-) -> None:
+def _print_split(name: str, what: str, lengths: Sequence[int], parts: Sequence[SplitFiles]) -> None:
     """Print two lines on a split; image sizes as stored, each with its number of files."""
     print(f"{name:<6} {what} of {', '.join(map(str, lengths)) or 0} frames")
-    sizes = []
+    shown = []
     for kind in ("images", "labels"):
-        found: Counter[tuple[int, int]] = sum(
-            (getattr(files, kind).sizes for files in splits), Counter()
-        )
-        ranked = (f"{w} x {h} ({count})" for (w, h), count in found.most_common())
-        sizes.append(f"{kind}: {named(ranked, len(found)) or 'none'}")
-    print(f"{'':<6} {'; '.join(sizes)}")
+        sizes: Counter[tuple[int, int]] = sum((getattr(p, kind).sizes for p in parts), Counter())
+        ranked = (f"{w} x {h} ({count})" for (w, h), count in sizes.most_common())
+        shown.append(f"{kind}: {named(ranked, len(sizes)) or 'none'}")
+    print(f"{'':<6} {'; '.join(shown)}")
 
 
-def _inspect(
-    videos: dict[str, SplitFiles], tests: Sequence[SplitFiles], ink: Ink
-) -> inspection.Findings:
-    """The findings on pixels that were read."""
-    train, val = (
-        inspection.SplitPixels(
-            name,
-            files.images.pixels,
-            files.labels.pixels,
-            names=[path.stem for path in files.images.files],
-            starts=[recording.start for recording in files.recordings],
-            ink=ink,
-        )
-        for name, files in videos.items()
+def _pixels(name: str, files: SplitFiles, ink: Ink) -> inspection.SplitPixels:
+    """What was read of train or val, for its inspection."""
+    return inspection.SplitPixels(
+        name,
+        files.images.pixels,
+        files.labels.pixels,
+        names=[path.stem for path in files.images.files],
+        starts=[recording.start for recording in files.recordings],
+        ink=ink,
     )
-    sequences = [
-        inspection.TestPixels(files.name, files.images.pixels[0], files.labels.pixels)
-        for files in tests
-    ]
-    return inspection.inspect(train, val, sequences)
 
 
 def _draw(path: Path, title: str, findings: inspection.Findings) -> Path:
@@ -612,26 +541,18 @@ def _draw(path: Path, title: str, findings: inspection.Findings) -> Path:
     # Importing matplotlib takes nearly half a second, and only drawing needs it.
     from modules.figures.contact_sheet import SheetSequence, SheetSplit, write_contact_sheet
 
-    def shown(split: inspection.SplitPixels, copies: Sequence[int]) -> SheetSplit:
-        return SheetSplit(
-            name=split.name,
-            frames=split.frames,
-            labels=split.labels,
-            names=split.names,
-            starts=split.starts,
-            steps=split.steps,
-            cuts=split.cuts,
-            blank=split.blank,
-            copies=copies,
-        )
-
+    names = [name for name in SheetSplit._fields if name != "copies"]
+    train, val = (
+        SheetSplit(**{name: getattr(split, name) for name in names})
+        for split in (findings.train, findings.val)
+    )
     copies = [index for index, _ in (*findings.copies.identical, *findings.copies.near)]
     tests = [
         SheetSequence(test.name, test.first_frame, test.labels[0], len(test.labels))
         for test in findings.tests
     ]
-    train, val = shown(findings.train, ()), shown(findings.val, copies)
-    return write_contact_sheet(path, title, train, val, tests, findings.train.ink)
+    ink = findings.train.ink
+    return write_contact_sheet(path, title, train, val._replace(copies=copies), tests, ink)
 
 
 def check(root: Path, workers: int, picture: Path | None = None) -> None:
@@ -649,8 +570,8 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
     videos = {split: _check_video(root, split, faults) for split in ("train", "val")}
     with_test = os.path.lexists(root / "test")
     tests = _check_tests(root, faults) if with_test else []
-    folders = _folders([*videos.values(), *tests])
-    _read_images(folders, CHECKED_SIZE, workers, faults, progress=True)
+    splits = [*videos.values(), *tests]
+    ink = _read_splits(splits, CHECKED_SIZE, workers, faults, progress=True)
     print(f"{root}: sizes are width x height in pixels (number of files)")
     for split, files in videos.items():
         lengths = [rec.stop - rec.start for rec in files.recordings]
@@ -661,13 +582,15 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
         _print_split("test", f"{len(tests)} sequence(s)", lengths, tests)
     else:
         print("test   absent (optional)")
-    ink = _find_ink([split.labels for split in (*videos.values(), *tests)], faults)
-    faults.raise_if_any()
-    assert ink is not None
     print(f"labels are drawn on {ink.colour}")
-    if clear := [folder.where for folder in folders if folder.clear]:
+    if clear := [folder.where for folder in _folders(splits) if folder.clear]:
         print(f"transparent pixels are taken as white in frames, black in labels: {named(clear)}")
-    findings = _inspect(videos, tests, ink)
+    train, val = (_pixels(split, files, ink) for split, files in videos.items())
+    sequences = [
+        inspection.TestPixels(files.name, files.images.pixels[0], files.labels.pixels)
+        for files in tests
+    ]
+    findings = inspection.inspect(train, val, sequences)
     for pixels in (findings.train, findings.val):
         print(f"{pixels.name:<6} {pixels.summary()}")
     for line in findings.warnings():
@@ -677,87 +600,43 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
     print("no faults")
 
 
-DEMO_NUMBERS = (  # option, default, smallest value, help
-    ("train", 1200, 2, "training frames"),
-    ("val", 300, 2, "validation frames"),
-    ("test", 3, 0, "test sequences"),
-    ("test_length", 120, 2, "labels of each test sequence"),
-    ("seed", 0, 0, "seed of the motion"),
-    ("frame_H", 32, 8, "height of the images, pixels"),
-    ("frame_W", 64, 8, "width of the images, pixels"),
-)
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Make or check a data set in the folder layout.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="make a small synthetic data set")
-    demo.add_argument("root", type=path_argument, metavar="ROOT", help="folder of the new data set")
-    for name, default, least, text in DEMO_NUMBERS:
-        text = f"{text}, at least {least} (default {default})"
-        demo.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
-    checker = commands.add_parser("check", help="print what a data set holds, or list its faults")
-    checker.add_argument(
-        "root", type=path_argument, metavar="ROOT", help="folder with train/ and val/"
-    )
-    text = "draw a contact sheet: labels over frames, differences between frames, cuts"
-    checker.add_argument("--picture", type=path_argument, metavar="FILE.png", help=text)
-    text = "rename images to 0.png, 1.png, … in the order of their numbers"
-    renumberer = commands.add_parser("renumber", help=text, description=text)
-    text = "folder of images; give images and their labels together, so that they stay together"
-    renumberer.add_argument("folders", type=path_argument, nargs="+", metavar="FOLDER", help=text)
-    text = "make a data set of your own video: finds the person's joints and draws the labels"
-    video_options.add_arguments(commands.add_parser("video", help=text, description=text))
-    return parser
-
-
-def _make_demo(opt: argparse.Namespace) -> None:
-    """The command `demo`. Raises UserError."""
-    for name, _, least, _ in DEMO_NUMBERS:
-        if (value := getattr(opt, name)) < least:
-            raise UserError(f"--{name} {value} is too small; it must be at least {least}")
-        if value > (most := MAX_SIDE if name.startswith("frame") else 2**31):
-            raise UserError(f"--{name} {value} is too large; it must be at most {most}")
-    sizes = {"test_length": opt.test_length, "height": opt.frame_H, "width": opt.frame_W}
-    make_demo(opt.root, train=opt.train, val=opt.val, test=opt.test, seed=opt.seed, **sizes)
-    print(
-        f"{opt.root}: {opt.train} training and {opt.val} validation frames, {opt.test} test"
-        f" sequences of {opt.test_length} labels, {opt.frame_W} x {opt.frame_H} pixels"
-    )
+def _import(o: VideoOptions, workers: int) -> None:
+    """The command `video`, and what to type next."""
+    import_video(o)
+    out = shlex.quote(str(o.out))
+    if o.like:
+        run = f"runs/{o.like.resolve().name}"
+        checkpoint, made = (shlex.quote(f"{run}/{n}") for n in ("best.ckpt", o.out.resolve().name))
+        print(f"render: python Tester.py --ckpt_path {checkpoint} --DR {out} --save_root {made}")
+        return
+    check(o.out, workers, o.out / "contact_sheet.png")
+    run = shlex.quote(f"runs/{o.out.resolve().name}")
+    print(f"train: python Trainer.py --preset video --DR {out} --save_root {run}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands. Raises UserError."""
-    opt = _parser().parse_args(argv)
+    o, typed = parse_command(COMMANDS, "Make or check a data set in the folder layout.", argv)
     workers = min(8, os.cpu_count() or 1)
-    if opt.command == "demo":
-        _make_demo(opt)
-    elif opt.command == "check":
-        check(opt.root, workers, opt.picture)
-    elif opt.command == "renumber":
+    if isinstance(o, DemoOptions):
+        sizes = {"train": o.train, "val": o.val, "test": o.test, "test_length": o.test_length}
+        make_demo(o.root, **sizes, seed=o.seed, height=o.frame_H, width=o.frame_W)
+        print(
+            f"{o.root}: {o.train} training and {o.val} validation frames, {o.test} test sequences"
+            f" of {o.test_length} labels, {o.frame_W} x {o.frame_H} pixels"
+        )
+    elif isinstance(o, CheckOptions):
+        check(o.root, workers, o.picture)
+    elif isinstance(o, RenumberOptions):
         try:
-            gaps = renumber(opt.folders)
+            gaps = renumber(o.folders)
         except OSError as error:
             raise UserError(f"cannot rename {error.filename}: {error.strerror}") from error
-        print(f"renumbered from 0: {named(opt.folders)}")
+        print(f"renumbered from 0: {named(o.folders)}")
         if gaps:
             print(f"there were gaps before: {named(gaps)}; rows of clips.csv should start there")
     else:
-        options = video_options.options_from(opt)
-        import_video(options)
-        out = shlex.quote(str(options.out))
-        if options.like:
-            run = f"runs/{options.like.resolve().name}"
-            checkpoint, made = (
-                shlex.quote(f"{run}/{name}") for name in ("best.ckpt", options.out.resolve().name)
-            )
-            print(
-                f"render: python Tester.py --ckpt_path {checkpoint} --DR {out} --save_root {made}"
-            )
-            return
-        check(options.out, workers, options.out / CONTACT_SHEET)
-        run = shlex.quote(f"runs/{options.out.resolve().name}")
-        print(f"train: python Trainer.py --preset video --DR {out} --save_root {run}")
+        _import(checked(o, typed), workers)
 
 
 if __name__ == "__main__":

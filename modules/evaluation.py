@@ -141,6 +141,8 @@ def validate(
     seed: int,
     device: torch.device,
     precision: torch.dtype,
+    latent_scale: float = 1.0,
+    graph: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Score, Tensor]:
     """Free-running prediction of the validation video with prior latents, and its score.
@@ -158,6 +160,7 @@ def validate(
                 watch.raise_if_asked()
 
         kind: dict[str, Any] = {"seed": seed, "device": device, "precision": precision}
+        kind["latent_scale"] = latent_scale
         made = generate(model, [sequence], **kind, advance=advance, keep=True)
     scored = where_it_fits(lambda x: score(x, video.frames, video.labels, video.ink), made[0])
     return scored, made[0]

@@ -1,4 +1,4 @@
-"""Every option of Trainer.py and Tester.py, each with its default, its range and a line of help.
+"""Every option of the scripts, each with its default, its range and a line of help.
 
 A field of a dataclass is an option: its name is what users type, its annotation the type. The
 parser is made from the fields, so an option cannot exist in one place and be missing in another.
@@ -8,20 +8,24 @@ import argparse
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, UnionType
-from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from modules.cvae import COLOURS, FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.data import AUGMENTATIONS
 from modules.runtime.errors import UserError, why
-from modules.runtime.scripts import ArgumentParser
+from modules.runtime.scripts import ArgumentParser, path_argument
+
+if TYPE_CHECKING:
+    from modules.checkpoint import Checkpoint
 
 T = TypeVar("T")
 
-# Of every whole number: what seeds and sizes in PyTorch can hold.
-LARGEST = 2**63 - 1
+REQUIRED: Any = dataclasses.MISSING  # in place of a default
+LARGEST = 2**63 - 1  # of every whole number: what seeds and sizes in PyTorch can hold
 
 # The checkpoint that a run is resumed from, and the one before it.
 LAST, PREVIOUS = "last.ckpt", "last.prev.ckpt"
@@ -39,32 +43,10 @@ class Need(NamedTuple):
     met: Callable[[Any], bool]  # of an object with the options as attributes
 
 
-def _runs_freely(o: Any) -> bool:
-    """Whether some epoch or step may run freely."""
-    return o.tfr < 1 or o.tfr_d_step > 0
-
-
-FAST = Need("without --fast_train", lambda o: o.fast_train)
-MULTISTEP = Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep")
-FRESH = Need("with --ckpt_path, which brings its weights", lambda o: o.ckpt_path is None)
-DECAY = Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step)
-FALLING = Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience)
-FREE = Need("without --tfr below 1 or --tfr_d_step", _runs_freely)
-OWN_FREE = Need(
-    "without free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)",
-    lambda o: _runs_freely(o) and not o.rollout_every,
-)
-DETECTOR = Need("without --detector_patience", lambda o: o.detector_patience)
-CYCLES = Need("without --kl_anneal_type Cyclical", lambda o: o.kl_anneal_type == "Cyclical")
-ANNEALING = Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None")
-TRAINING = Need("with --test", lambda o: o.gpu == 1 or not o.test)
-NO_AUTO_SAVE = Need("with --auto_save", lambda o: not o.auto_save)
-
-
 def option(
     default: Any,
     group: str,
-    help_text: str,
+    help: str,
     *,
     choices: Sequence[str] | Sequence[int] | None = None,
     at_least: float | None = None,
@@ -74,19 +56,23 @@ def option(
     bookkeeping: bool = False,
     resumable: bool = False,
     needs: Need | None = None,
+    metavar: str | None = None,
+    positional: bool = False,
+    convert: Callable[[str], Any] | None = None,
 ) -> Any:
     """One option, and every fact about it.
 
+    default:     REQUIRED if there is none
     shown:       what --help prints as the default when it is derived later
     bookkeeping: it changes no number, so a comparison of runs leaves it out
     resumable:   a resumed run may change it; bookkeeping always may
     needs:       what it needs to have an effect; None: nothing
+    metavar:     what --help prints for the value; None: its type
+    convert:     makes the value of what was typed; None: the annotation does
     """
-    meta: dict[str, Any] = {"group": group, "help": help_text, "choices": choices, "shown": shown}
-    meta["needs"] = needs
-    meta |= {"bounds": (at_least, above, at_most)}
-    meta |= {"bookkeeping": bookkeeping, "resumable": resumable or bookkeeping}
-    return dataclasses.field(default=default, metadata=meta)
+    facts = {name: value for name, value in locals().items() if name != "default"}
+    facts["resumable"] = resumable or bookkeeping
+    return dataclasses.field(default=default, metadata=facts)
 
 
 @dataclasses.dataclass
@@ -101,8 +87,8 @@ class TrainerOptions:
     frame_W: int = option(64, DATA, "frame width in pixels", at_least=4, at_most=8192)
     partial: float = option(1.0, DATA, "use only this first part of the training frames, 0-1", above=0, at_most=1)
     fast_train: bool = option(False, DATA, "start with short epochs: see the next two")
-    fast_partial: float = option(0.4, DATA, "fraction of an epoch's clips that a short epoch visits, drawn again for each epoch, 0-1", above=0, at_most=1, needs=FAST)
-    fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0, needs=FAST)
+    fast_partial: float = option(0.4, DATA, "fraction of an epoch's clips that a short epoch visits, drawn again for each epoch, 0-1", above=0, at_most=1, needs=Need("without --fast_train", lambda o: o.fast_train))
+    fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0, needs=Need("without --fast_train", lambda o: o.fast_train))
     augment: tuple[str, ...] = option((), DATA, "augment training clips, each as a whole: mirror half of them, shift by up to 1/16, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
     num_workers: int = option(2, DATA, "threads that decode the images, once, at the start; no result depends on it", at_least=1, bookkeeping=True)
 
@@ -114,7 +100,7 @@ class TrainerOptions:
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame, and may take the background from it; in training a random frame of the same recording stands for it", choices=REFERENCES)
     fold: int = option(1, MODEL, "n: the networks see n x n pixels as one with n² as many channels, for large frames; 1: the five networks as they are", choices=FOLDS)
     auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim, num_epoch, with --reference the fold, and a preset's rate of Muon, where they are not typed, by the machine, the number of training frames and the width: some ten minutes on a CPU, twenty on a GPU; the run prints what it chose and expects", bookkeeping=True)
-    init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=("default", "copy"), needs=FRESH)
+    init: str = option("default", MODEL, "initialisation: PyTorch's, or one with which the model copies the previous frame", choices=("default", "copy"), needs=Need("with --ckpt_path, which brings its weights", lambda o: o.ckpt_path is None))
     output: str = option("linear", MODEL, "how the generator's frame is bounded in training: not at all; clamped to [0, 1], with the gradient of the value as it was; or by a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips in a step, over all GPUs", at_least=1)
@@ -122,28 +108,28 @@ class TrainerOptions:
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
     optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised steps for convolutions that mix channels, Adam for the rest, at a rate that rises over the first 20 steps", choices=("Adam", "AdamW", "Muon"))
     lr_scheduler: str = option("constant", OPTIMISATION, "how the learning rate falls: not at all, at lr_milestones, or step by step along a cosine to 0", choices=("constant", "multistep", "cosine"))
-    lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is multiplied by lr_gamma, once more each", at_least=0, shown="at 1/2 and 3/4 of num_epoch", needs=MULTISTEP)
-    lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1, needs=MULTISTEP)
+    lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs from which the rate is multiplied by lr_gamma, once more each", at_least=0, shown="at 1/2 and 3/4 of num_epoch", needs=Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep"))
+    lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1, needs=Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep"))
     grad_clip: float = option(1.0, OPTIMISATION, "largest norm of the gradient; 0 = no clipping", at_least=0)
     ema: float = option(0.0, OPTIMISATION, "validate and save a running average of the weights with this decay per step, e.g. 0.99; 0 = the weights themselves", at_least=0, at_most=0.99999)
 
     tfr: float = option(1.0, TEACHER_FORCING, "teacher-forcing ratio at the start: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
-    tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0, needs=DECAY)
-    tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1, needs=FALLING)
-    detach: bool = option(False, TEACHER_FORCING, "free running: stop the gradient at each fed-back frame; faster, and more stable over long videos", needs=OWN_FREE)
+    tfr_sde: int = option(10, TEACHER_FORCING, "epoch from which the ratio falls (start decay epoch)", at_least=0, needs=Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step))
+    tfr_d_step: float = option(0.1, TEACHER_FORCING, "how much the ratio falls per epoch", at_least=0, at_most=1, needs=Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience))
+    detach: bool = option(False, TEACHER_FORCING, "free running: stop the gradient at each fed-back frame; faster, and more stable over long videos", needs=Need("without free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)", lambda o: (o.tfr < 1 or o.tfr_d_step > 0) and not o.rollout_every))
     frame_noise: float = option(0.0, TEACHER_FORCING, "noise added in training to the frame that the next is made from, forced or fed back: each clip has a standard deviation drawn from 0 to this, on the scale of [0, 1]", at_least=0, at_most=1)
     jump: float = option(0.0, TEACHER_FORCING, "share of training steps that start from a random frame of the same recording in place of frame t-1, so that the model learns to remove what no longer belongs there; 0-1", at_least=0, at_most=1)
-    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames, half of them anew each time; teacher forcing is then drawn for each step of each clip, and what is not forced starts from those, all steps at once; 0 = off", at_least=0, needs=FREE)
+    rollout_every: int = option(0, TEACHER_FORCING, "every so many epochs, run freely over the training set and store the frames, half of them anew each time; teacher forcing is then drawn for each step of each clip, and what is not forced starts from those, all steps at once; 0 = off", at_least=0, needs=Need("without --tfr below 1 or --tfr_d_step", lambda o: o.tfr < 1 or o.tfr_d_step > 0))
     detector_patience: int = option(0, TEACHER_FORCING, "raise the ratio to 1 again when validation has plateaued for this many epochs (2 or more); 0 = never", at_least=0)
-    detector_threshold: float = option(0.1, TEACHER_FORCING, "plateaued: PSNR and loss, as 10·log10, both differ by less than this many dB", above=0, needs=DETECTOR)
+    detector_threshold: float = option(0.1, TEACHER_FORCING, "plateaued: PSNR and loss, as 10·log10, both differ by less than this many dB", above=0, needs=Need("without --detector_patience", lambda o: o.detector_patience))
 
     kl_anneal_type: str = option("Cyclical", KL_ANNEALING, "how β rises; None: constant", choices=("Cyclical", "Monotonic", "None"))
-    kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run; β is 0 in a cycle's first epoch", at_least=1, needs=CYCLES)
-    kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "part of a cycle in which β rises, 0-1; the rest is plateau", above=0, at_most=1, needs=ANNEALING)
+    kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles in the whole run; β is 0 in a cycle's first epoch", at_least=1, needs=Need("without --kl_anneal_type Cyclical", lambda o: o.kl_anneal_type == "Cyclical"))
+    kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "part of a cycle in which β rises, 0-1; the rest is plateau", above=0, at_most=1, needs=Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None"))
     kl_beta: float = option(1.0, KL_ANNEALING, "plateau of β (None: the constant); 0 switches the KL term off", at_least=0)
 
     save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset", bookkeeping=True)
-    per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=NO_AUTO_SAVE)
+    per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=Need("with --auto_save", lambda o: not o.auto_save))
     auto_save: bool = option(False, SAVING, "save best_loss.ckpt and best_both.ckpt (lowest loss; highest PSNR at once) beside best.ckpt, in place of epoch=N.ckpt", bookkeeping=True)
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation", bookkeeping=True)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)", bookkeeping=True)
@@ -152,7 +138,7 @@ class TrainerOptions:
     resume_if_any: bool = option(False, SAVING, "--resume where save_root holds a run, else start one there: for jobs that a scheduler starts again", bookkeeping=True)
 
     device: str = option("auto", RUN, "auto takes CUDA where there is one, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), bookkeeping=True)
-    gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1, bookkeeping=True, needs=TRAINING)
+    gpu: int = option(1, RUN, "GPUs of this machine to train on; leave it out under torchrun, which starts the processes", at_least=1, bookkeeping=True, needs=Need("with --test", lambda o: o.gpu == 1 or not o.test))
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "arithmetic of the networks; auto: bfloat16 where the hardware has it, float16 on CUDA cards that are fast with that alone (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
     deterministic: bool = option(False, RUN, "CUDA: only kernels that give the same bits every time; slower. A CPU needs no such switch")
@@ -175,6 +161,7 @@ class TesterOptions:
     save_root: str | None = option(None, SAVING, "folder for the results", shown="a folder named after the split, next to the checkpoint")
     export: str | None = option(None, SAVING, "write the five networks' weights to this new file in the older form {state_dict, optimizer, lr, tfr, last_epoch}, for use elsewhere, and stop; needs no data set", shown="none")
     split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
+    val_vi_len: int | None = option(None, DATA, "with --split val: frames of the validation video; a shorter one is used whole", at_least=2, shown="the checkpoint's, else 630")
     num_workers: int = option(2, DATA, "threads that decode the images; no result depends on it", at_least=1)
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not carry it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
     frame_W: int | None = option(None, MODEL, "frame width, likewise", at_least=4, at_most=8192, shown="the checkpoint's, else 64")
@@ -218,83 +205,66 @@ RECIPE: dict[str, Any] = {
     "kl_beta": 0.001,
 }
 
+# What a run by a recipe also wants: its best checkpoints, and pictures of them.
+SHOWN: dict[str, Any] = {"auto_save": True, "store_visualization": True}
+
 # A preset's options lie between the defaults and what is typed.
 PRESETS: dict[str, dict[str, Any]] = {
     # The procedural data set, small enough to be learnt on two cores in minutes.
     "demo": {
-        "DR": "runs/demo_data",
-        "save_root": "runs/demo",
-        "auto_save": True,
-        "store_visualization": True,
-        "F_dim": 16,
-        "L_dim": 16,
-        "N_dim": 4,
-        "D_out_dim": 32,
         **RECIPE,
+        **SHOWN,
+        **{"DR": "runs/demo_data", "save_root": "runs/demo", "num_epoch": 10},
+        **{"F_dim": 16, "L_dim": 16, "N_dim": 4, "D_out_dim": 32},
         "init": "default",  # too narrow for copying
-        "num_epoch": 10,
     },
     # The five networks as they are. Frames are clamped wherever they are used, so it changes no
     # frame that they are clamped in training as well; unbounded, single steps had losses of 1e7.
-    "best": {
-        **RECIPE,
-        "output": "clamp",
-        "auto_size": True,
-        "auto_save": True,
-        "store_visualization": True,
-    },
+    "best": {**RECIPE, **SHOWN, "output": "clamp", "auto_size": True},
     # Cameras that move, several rooms, larger frames, which --auto_size folds. The background comes
     # from the first frame, clean, so it does not have to survive the model's own frames. Shifts and
     # changes of light stand in for footage that is not there.
     "video": {
         **RECIPE,
-        "reference": "first",
-        "augment": ("shift", "colour"),
-        "auto_size": True,
-        "auto_save": True,
-        "store_visualization": True,
+        **SHOWN,
+        **{"reference": "first", "augment": ("shift", "colour"), "auto_size": True},
     },
 }
 
 
-def _argument_type(hint: Any) -> tuple[type, bool]:
-    """(scalar type, takes several values) of a field's annotation."""
-    if isinstance(hint, UnionType):
-        hint = next(arg for arg in get_args(hint) if arg is not type(None))
-    if get_args(hint):
-        return get_args(hint)[0], True
-    return hint, False
+def _add_options(parser: argparse.ArgumentParser, options_class: type) -> None:
+    """Declare the fields of a dataclass of options, grouped as they are."""
+    hints, groups = get_type_hints(options_class), {}
+    for entry in dataclasses.fields(options_class):
+        facts, hint = entry.metadata, hints[entry.name]
+        if (group := facts["group"]) not in groups:
+            groups[group] = parser.add_argument_group(group)
+        if isinstance(hint, UnionType):
+            hint = next(kind for kind in get_args(hint) if kind is not type(None))
+        several = get_origin(hint) in (tuple, list) and not facts["convert"]
+        scalar = get_args(hint)[0] if several else hint
+        text, required = facts["help"], entry.default is REQUIRED
+        if scalar is not bool and not required:
+            text += f" ({facts['shown'] or entry.default})"
+        how: dict[str, Any] = {"help": text.replace("%", "%%")}
+        if scalar is bool:
+            how |= {"action": "store_true", "default": argparse.SUPPRESS}
+        else:
+            how["type"] = facts["convert"] or (path_argument if scalar is Path else scalar)
+            how |= {"choices": facts["choices"], "nargs": "+" if several else None}
+            how["metavar"] = facts["metavar"] or (
+                None if facts["choices"] else scalar.__name__.upper()
+            )
+        if not facts["positional"]:
+            how |= {"default": argparse.SUPPRESS, "required": required}
+        groups[group].add_argument(entry.name if facts["positional"] else f"--{entry.name}", **how)
 
 
 def build_parser(options_class: type, description: str) -> argparse.ArgumentParser:
-    """The command line of a dataclass of options, grouped as its fields are."""
-    parser = ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    hints = get_type_hints(options_class)
-    groups: dict[str, Any] = {}
-    for entry in dataclasses.fields(options_class):
-        meta = entry.metadata
-        group = groups.setdefault(meta["group"], None) or parser.add_argument_group(meta["group"])
-        groups[meta["group"]] = group
-        scalar, several = _argument_type(hints[entry.name])
-        text = meta["help"]
-        if scalar is not bool:
-            text += f" ({meta['shown'] or entry.default})"
-        text = text.replace("%", "%%")
-        flag = f"--{entry.name}"
-        if scalar is bool:
-            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
-        else:
-            group.add_argument(
-                flag,
-                type=scalar,
-                nargs="+" if several else None,
-                choices=meta["choices"],
-                default=argparse.SUPPRESS,
-                metavar=None if meta["choices"] else scalar.__name__.upper(),
-                help=text,
-            )
+    """The command line of a dataclass of options."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser(description=description, formatter_class=shape)
+    _add_options(parser, options_class)
     return parser
 
 
@@ -306,11 +276,28 @@ def parse(
     Returns the options and the names of those that were typed. Raises UserError on unknown options
     and on values out of range.
     """
-    typed = vars(build_parser(options_class, description).parse_args(argv))
+    return _made(options_class, vars(build_parser(options_class, description).parse_args(argv)))
+
+
+def parse_command(
+    commands: Mapping[str, type], description: str, argv: Sequence[str] | None = None
+) -> tuple[Any, frozenset[str]]:
+    """As parse(), of one of several commands; the help of each is its class's docstring."""
+    parser = ArgumentParser(description=description)
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, options_class in commands.items():
+        text = options_class.__doc__
+        _add_options(subparsers.add_parser(name, help=text, description=text), options_class)
+    typed = vars(parser.parse_args(argv))
+    return _made(commands[typed.pop("command")], typed)
+
+
+def _made(options_class: type[T], typed: dict[str, Any]) -> tuple[T, frozenset[str]]:
+    """The options with the values that were typed, which are checked. Raises UserError."""
     for name, value in typed.items():
         if isinstance(value, list):
             typed[name] = tuple(value)
-        elif name in PATHS and value.startswith("~"):
+        elif name in PATHS and isinstance(value, str) and value.startswith("~"):
             # As in --save_root=~/runs, or on Windows: shells expand it at the start of a word only.
             with contextlib.suppress(RuntimeError):  # no such user
                 typed[name] = str(Path(value).expanduser())
@@ -323,23 +310,50 @@ def parse(
 def check_ranges(options: Any) -> None:
     """Raise UserError for the first option that is outside its range or not finite."""
     for entry in dataclasses.fields(options):
-        at_least, above, at_most = entry.metadata["bounds"]
+        at_least, above, at_most = (entry.metadata[k] for k in ("at_least", "above", "at_most"))
         value = getattr(options, entry.name)
         if value == "":  # as of "$ROOT" with a variable that was never set
             raise UserError(f"--{entry.name}: is empty; give a value, or leave the option out")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
-            if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"--{entry.name} {number}: must be a finite number")
-            if at_least is not None and number < at_least:
-                raise UserError(f"--{entry.name} {number}: must be at least {at_least}")
-            if above is not None and number <= above:
-                raise UserError(f"--{entry.name} {number}: must be above {above}")
-            if at_most is None and isinstance(number, int):
-                at_most = LARGEST
-            if at_most is not None and number > at_most:
-                raise UserError(f"--{entry.name} {number}: must be at most {at_most}")
+            most = LARGEST if at_most is None and isinstance(number, int) else at_most
+            for holds, what in (
+                (isinstance(number, int) or math.isfinite(number), "a finite number"),
+                (at_least is None or number >= at_least, f"at least {at_least}"),
+                (above is None or number > above, f"above {above}"),
+                (most is None or number <= most, f"at most {most}"),
+            ):
+                if not holds:
+                    raise UserError(f"--{entry.name} {number}: must be {what}")
+
+
+@contextlib.contextmanager
+def telling_origins(
+    options: Any, typed: Collection[str], checkpoint: "Checkpoint | None" = None
+) -> Iterator[None]:
+    """Errors from inside that are about a preset's or a checkpoint's value say whose it is."""
+    try:
+        yield
+    except UserError as error:
+        first, newline, rest = str(error).partition("\n")
+        preset = PRESETS.get(getattr(options, "preset", None) or "", {})
+        kept = {*checkpoint.config.to_dict(), *({"DR"} - preset.keys())} if checkpoint else set()
+        resumed, told = bool(getattr(options, "resume", False)), []
+        for entry in dataclasses.fields(options):
+            name, value = entry.name, re.escape(str(getattr(options, entry.name)))
+            if name in typed or not (
+                name == error.about or re.search(rf"--{name} {value}(?![\w.])", first)
+            ):
+                continue
+            if checkpoint and (resumed or name in kept):
+                told.append(f"--{name} comes from the checkpoint {checkpoint.path}")
+            elif name in preset:
+                told.append(f"--{name} comes from --preset {options.preset}")
+            if told and not (resumed and not entry.metadata["resumable"]):
+                told[-1] += f"; --{name} replaces it"
+        said = f"{first} ({'; '.join(told)}){newline}{rest}" if told else str(error)
+        raise UserError(said) from error
 
 
 def parse_trainer(
@@ -372,37 +386,38 @@ def _holds_run(options: TrainerOptions) -> bool:
         raise UserError(f"--resume_if_any: {folder} cannot be read ({why(error)})") from error
 
 
-def check_combinations(options: TrainerOptions, explicit: frozenset[str] = frozenset()) -> None:
+def check_combinations(o: TrainerOptions, explicit: frozenset[str] = frozenset()) -> None:
     """Refuse combinations that make no sense (UserError). explicit: names of typed options."""
-    if options.DR is None and not (options.resume or options.ckpt_path):
-        raise UserError(
-            "no data set: give its root with --DR, or --preset demo for one that needs no download"
-        )
-    if options.test and options.ckpt_path is None:
-        raise UserError("--test validates a checkpoint: name it with --ckpt_path")
-    for name in ("resume", "resume_if_any"):
-        if options.test and getattr(options, name):
-            raise UserError(f"--test and --{name} are mutually exclusive: --test takes --ckpt_path")
-    if options.resume and options.ckpt_path is not None:
-        raise UserError(
-            "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "
-            "save_root, --ckpt_path starts a new run from given weights"
-        )
-    needed = COLOURS * (8 if options.fold == 1 else options.fold**2)
-    widths = {name: getattr(options, name) for name in ("F_dim", "D_out_dim")}
-    if options.auto_size:  # which makes the others as wide as they must be
+    needed = COLOURS * (8 if o.fold == 1 else o.fold**2)
+    widths = {"F_dim": o.F_dim, "D_out_dim": o.D_out_dim}
+    if o.auto_size:  # which makes the others as wide as they must be
         widths = {name: value for name, value in widths.items() if name in explicit}
-    if options.init == "copy" and min(widths.values(), default=needed) < needed:
-        raise UserError(
-            f"--init copy: needs --F_dim and --D_out_dim of at least {needed}, so that the "
-            "colours find a way through the narrowest layers"
-        )
-    if options.init == "copy" and options.output == "sigmoid":
-        raise UserError("--init copy: a sigmoid would bend what is copied; use another --output")
-    if options.detector_patience == 1:
-        raise UserError(
-            "--detector_patience 1: a plateau takes at least two validations; 2 or more"
-        )
+    copying = o.init == "copy"
+    wrong = {
+        "no data set: give its root with --DR, or --preset demo for one that needs no download": (
+            o.DR is None and not (o.resume or o.ckpt_path)
+        ),
+        "--test validates a checkpoint: name it with --ckpt_path": o.test and o.ckpt_path is None,
+        "--test and --resume are mutually exclusive: --test takes --ckpt_path": o.test and o.resume,
+        "--test and --resume_if_any are mutually exclusive: --test takes --ckpt_path": (
+            o.test and o.resume_if_any
+        ),
+        "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "
+        "save_root, --ckpt_path starts a new run from given weights": o.resume and o.ckpt_path,
+        f"--init copy: needs --F_dim and --D_out_dim of at least {needed}, so that the colours "
+        "find a way through the narrowest layers": (
+            copying and min(widths.values(), default=needed) < needed
+        ),
+        "--init copy: a sigmoid would bend what is copied; use another --output": (
+            copying and o.output == "sigmoid"
+        ),
+        "--detector_patience 1: a plateau takes at least two validations; 2 or more": (
+            o.detector_patience == 1
+        ),
+    }
+    for message, applies in wrong.items():
+        if applies:
+            raise UserError(message)
 
 
 # What follows from other options is computed where it is needed and never stored in place of None:
@@ -428,11 +443,8 @@ def milestones(options: TrainerOptions) -> tuple[int, ...]:
 
 def resolved(options: TrainerOptions) -> TrainerOptions:
     """The options with the derived ones filled in, as they are printed and noted in config.json."""
-    derived: dict[str, Any] = {
-        "save_root": str(run_folder(options)),
-        "lr_milestones": milestones(options),
-    }
-    return dataclasses.replace(options, **derived)
+    folder, epochs = str(run_folder(options)), milestones(options)
+    return dataclasses.replace(options, save_root=folder, lr_milestones=epochs)
 
 
 # Options that no longer exist, with the value that a run may have had for one of the same numbers
@@ -455,15 +467,10 @@ def saved_options(values: dict[str, Any]) -> TrainerOptions:
 
     Raises UserError if one of them no longer exists, TypeError if one is unknown.
     """
-    current = {name: value for name, value in values.items() if name not in RETIRED}
-    retired = {name: value for name, value in values.items() if name in RETIRED}
-    options = TrainerOptions(**current)
-    for name, value in retired.items():
-        if RETIRED[name](options) not in (value, ...):
-            raise UserError(f"it was trained with --{name} {value}, which no longer exists")
-    derived = (options.num_epoch // 2, options.num_epoch * 3 // 4)
-    if "kl_norm" in retired and tuple(options.lr_milestones or ()) == derived:
-        options.lr_milestones = None  # these versions stored what they had derived
+    options = TrainerOptions(**{name: v for name, v in values.items() if name not in RETIRED})
+    for name in RETIRED.keys() & values.keys():
+        if RETIRED[name](options) not in (values[name], ...):
+            raise UserError(f"it was trained with --{name} {values[name]}, which no longer exists")
     return options
 
 

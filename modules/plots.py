@@ -9,59 +9,61 @@ Everything is drawn from files that a run has written, so it can be redrawn at a
 are in modules/figures.
 """
 
-import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 from modules.figures.compare import compare
 from modules.figures.curves import draw_curves
 from modules.figures.frames import redraw_frames
-from modules.figures.schedules import schedules
+from modules.figures.schedules import ScheduleOptions, schedules
+from modules.options import REQUIRED, option, parse_command
 from modules.runtime.errors import UserError
-from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
+from modules.runtime.scripts import run_as_script
+
+
+@dataclass
+class CurvesOptions:
+    """redraw RUN/curves.png from its metrics.csv"""
+
+    runs: tuple[Path, ...] = option(
+        REQUIRED, "runs", "folder of a run", positional=True, metavar="RUN"
+    )
+
+
+@dataclass
+class FramesOptions(CurvesOptions):
+    """draw RUN/psnr_per_frame_curve.png from its psnr_per_frame.csv"""
+
+
+@dataclass
+class CompareOptions(CurvesOptions):
+    """figures and summary table of several runs"""
+
+    out: Path = option(REQUIRED, "results", "folder for the results", metavar="DIR")
+    by_name: bool = option(
+        False, "results", "label the runs in the figures by their folders, not by their settings"
+    )
+
+
+COMMANDS = {
+    "curves": CurvesOptions,
+    "frames": FramesOptions,
+    "compare": CompareOptions,
+    "schedules": ScheduleOptions,
+}
 
 
 def main() -> None:
     """Run one of the commands. Raises UserError."""
-    parser = ArgumentParser(
-        prog="python -m modules.plots", description="Draw the figures and tables of a report."
-    )
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{curves,frames,compare,schedules}"
-    )
-    for name, text in (
-        ("curves", "redraw RUN/curves.png from its metrics.csv"),
-        ("frames", "draw RUN/psnr_per_frame_curve.png from its psnr_per_frame.csv"),
-        ("compare", "figures and summary table of several runs"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "runs", nargs="+", type=path_argument, metavar="RUN", help="folder of a run"
-        )
-        if name == "compare":
-            command.add_argument(
-                "--out",
-                type=path_argument,
-                required=True,
-                metavar="DIR",
-                help="folder for the results",
-            )
-            command.add_argument(
-                "--by_name",
-                action="store_true",
-                help="label the runs in the figures by their folders, not by their settings",
-            )
-    commands.add_parser(
-        "schedules", add_help=False, help="β, teacher forcing and learning rate of Trainer options"
-    )
+    o, typed = parse_command(COMMANDS, "Draw the figures and tables of a report.")
     try:
-        if sys.argv[1:2] == ["schedules"]:  # takes Trainer.py's options, by their own parser
-            lines = schedules(sys.argv[2:])
+        if isinstance(o, ScheduleOptions):
+            lines = schedules(o, typed)
+        elif isinstance(o, CompareOptions):
+            lines = compare(o.runs, o.out, by_name=o.by_name)
         else:
-            options = parser.parse_args()
-            if options.command == "compare":
-                lines = compare(options.runs, options.out, by_name=options.by_name)
-            else:
-                draw = draw_curves if options.command == "curves" else redraw_frames
-                lines = [f"wrote {draw(folder)}" for folder in options.runs]
+            draw = redraw_frames if isinstance(o, FramesOptions) else draw_curves
+            lines = [f"wrote {draw(folder)}" for folder in o.runs]
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
     print("\n".join(lines))

@@ -1,27 +1,37 @@
 """Options: the contract's names and defaults, what wins over what, and what is refused."""
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from modules.checkpoint import load_checkpoint
+from modules.cvae import CVAE, ModelConfig
 from modules.options import (
     PRESETS,
+    REQUIRED,
     TesterOptions,
     TrainerOptions,
     as_lines,
     build_parser,
     effective,
     milestones,
+    option,
     parse,
+    parse_command,
     parse_trainer,
     resolved,
     run_folder,
     saved_options,
+    telling_origins,
     without_effect,
 )
 from modules.runtime.errors import UserError
+from tests.support.scripts import assert_refused, run_script, train
 
 # Every option that the contract names, with its default where it gives one.
 CONTRACT = {
@@ -146,6 +156,30 @@ def test_no_data_set_names_both_ways() -> None:
         ("--resume --ckpt_path a", "--resume and --ckpt_path"),
         ("--num_workers 0", "--num_workers 0"),
         ("stray", "stray"),
+        ("--batch-size 2", "--batch-size"),
+        ("-lr 0.1", "-lr"),
+        ("--auto_save True", "True"),
+        ("--lr", "--lr: expected one argument"),
+        ("--lr_milestones", "--lr_milestones: expected at least one argument"),
+        ("--num_epoch 1e3", "--num_epoch: invalid int value: '1e3'"),
+        ("--lr 0,001", "--lr: invalid float value: '0,001'"),
+        ("--lr_milestones 3,4", "--lr_milestones: invalid int value: '3,4'"),
+        ("--lr_milestones 3 -1", "--lr_milestones -1: must be at least 0"),
+        ("--partial 1.01", "--partial 1.01: must be at most 1"),
+        ("--lr 1e999", "--lr inf"),
+        ("--kl_beta nan", "--kl_beta nan"),
+        ("--kl_beta=-inf", "--kl_beta -inf: must be a finite number"),
+        (f"--num_epoch 1{'0' * 400}", "--num_epoch 1000"),
+        (f"--kl_anneal_cycle 1{'0' * 400}", "must be at most"),
+        (f"--F_dim 1{'0' * 18}", "must be at most 65536"),
+        ("--save_root=", "--save_root: is empty"),
+        ("--optim adam", "--optim: invalid choice: 'adam'"),
+        ("--device cuda:0", "--device"),
+        ("--test --resume", "--test validates a checkpoint"),
+        ("--test --resume --ckpt_path a", "--test and --resume are mutually exclusive"),
+        ("--test --resume_if_any --ckpt_path a", "--test and --resume_if_any are mutually"),
+        ("--init copy --F_dim 16", "--F_dim and --D_out_dim of at least 24"),
+        ("--init copy --output sigmoid", "a sigmoid would bend"),
     ],
 )
 def test_refused(typed: str, words: str) -> None:
@@ -196,18 +230,15 @@ def test_effective_options_are_those_that_change_numbers() -> None:
 
 
 def test_options_of_earlier_versions() -> None:
-    old = {**dataclasses.asdict(trainer("--num_epoch", "20")), "lr_milestones": [10, 15]}
-    old |= {"grow_from": None, "grow_epochs": 10, "kl_norm": "sum"}
-    assert saved_options(old).lr_milestones is None  # that version stored what it had derived
-    assert saved_options({**old, "lr_milestones": [3, 7]}).lr_milestones == [3, 7]
+    known = dataclasses.asdict(trainer("--num_epoch", "20", "--lr_milestones", "10", "15"))
+    old = {**known, "grow_from": None, "grow_epochs": 10, "kl_norm": "sum"}
+    assert saved_options(old) == saved_options(known) == TrainerOptions(**known)
     with pytest.raises(UserError, match="--kl_norm mean"):
         saved_options({**old, "kl_norm": "mean"})
     with pytest.raises(UserError, match="--grow_from 4"):
         saved_options({**old, "grow_from": 4})
     with pytest.raises(TypeError, match="never_heard_of"):
         saved_options({**old, "never_heard_of": 1})
-    typed = dataclasses.asdict(trainer("--num_epoch", "20", "--lr_milestones", "10", "15"))
-    assert saved_options(typed).lr_milestones == (10, 15)  # typed, in this version
 
 
 def test_options_without_effect_are_noted() -> None:
@@ -222,6 +253,14 @@ def test_options_without_effect_are_noted() -> None:
     assert notes("--tfr_sde", "3") == ""
     assert "--per_save has no effect with --auto_save" in notes("--per_save", "2", "--auto_save")
     assert "--kl_anneal_cycle" in notes("--kl_anneal_cycle", "4", "--kl_anneal_type", "Monotonic")
+    assert "--rollout_every has no effect" in notes("--rollout_every", "1", "--tfr_d_step", "0")
+    assert "--detach has no effect" in notes("--detach", "--tfr_d_step", "0")
+    assert "--detach has no effect" in notes("--detach", "--rollout_every", "1", "--tfr", "0")
+    assert notes("--rollout_every", "1") == notes("--detach", "--tfr", "0") == ""
+    assert "--tf_draw has no effect" in notes("--tf_draw", "step", "--tfr_d_step", "0")
+    assert notes("--tf_draw", "step", "--tfr_d_step", "0", "--tfr", "0.5") == ""
+    assert "--gpu has no effect" in notes("--gpu", "2", "--test", "--ckpt_path", "a.ckpt")
+    assert notes("--gpu", "1", "--test", "--ckpt_path", "a.ckpt") == ""
 
 
 @pytest.mark.parametrize("name", ["autotune", "no_graph"])
@@ -255,28 +294,6 @@ def test_printed_options_hold_every_value() -> None:
     assert "lr=0.5" in text
 
 
-def test_options_that_only_free_running_uses_say_so() -> None:
-    def said(*typed: str) -> str:
-        options, explicit = parse_trainer("", ["--DR", "d", *typed])
-        return "\n".join(without_effect(options, explicit))
-
-    assert "--rollout_every has no effect" in said("--rollout_every", "1", "--tfr_d_step", "0")
-    assert "--detach has no effect" in said("--detach", "--tfr_d_step", "0")
-    assert "--detach has no effect" in said("--detach", "--rollout_every", "1", "--tfr", "0")
-    assert said("--rollout_every", "1") == said("--detach", "--tfr", "0") == ""
-
-
-def test_more_options_without_effect() -> None:
-    def said(*typed: str) -> str:
-        options, explicit = parse_trainer("", ["--DR", "d", *typed])
-        return "\n".join(without_effect(options, explicit))
-
-    assert "--tf_draw has no effect" in said("--tf_draw", "step", "--tfr_d_step", "0")
-    assert said("--tf_draw", "step", "--tfr_d_step", "0", "--tfr", "0.5") == ""
-    assert "--gpu has no effect" in said("--gpu", "2", "--test", "--ckpt_path", "a.ckpt")
-    assert said("--gpu", "1", "--test", "--ckpt_path", "a.ckpt") == ""
-
-
 def test_a_validation_alone_goes_next_to_its_checkpoint() -> None:
     line = ("--test", "--ckpt_path", "runs/a/best.ckpt")
     for more in ((), ("--DR", "data/dance"), ("--preset", "demo")):
@@ -292,3 +309,92 @@ def test_a_home_folder_is_found_where_the_shell_left_it(monkeypatch: pytest.Monk
     assert Path(options.save_root or "") == Path("/home/someone/runs/a")
     options, _ = parse_trainer("", ["--DR=a/~b", "--save_root=~nobody-of-this-name/x"])
     assert (options.DR, options.save_root) == ("a/~b", "~nobody-of-this-name/x")
+
+
+@dataclasses.dataclass
+class One:
+    """the first command"""
+
+    files: tuple[Path, ...] = option(REQUIRED, "g", "files", positional=True, metavar="FILE")
+    out: Path = option(REQUIRED, "g", "a folder")
+    size: tuple[int, int] = option(
+        (4, 2), "g", "size", shown="4x2", convert=lambda text: tuple(map(int, text.split("x")))
+    )
+
+
+@dataclasses.dataclass
+class Two(One):
+    """the second: 100 % of the files"""
+
+    rates: tuple[float, ...] = option((1.0,), "g", "rates", above=0)
+
+
+def test_commands_have_options_of_their_own() -> None:
+    commands = {"one": One, "two": Two}
+    o, typed = parse_command(commands, "", ["one", "a", "b", "--out", "c", "--size", "8x9"])
+    assert o == One((Path("a"), Path("b")), Path("c"), (8, 9)) and type(o) is One
+    assert typed == {"files", "out", "size"}
+    o, typed = parse_command(commands, "", ["two", "a", "--out", "c"])
+    assert o == Two((Path("a"),), Path("c"), (4, 2), (1.0,)) and typed == {"files", "out"}
+    for arguments, words in (
+        ([], "command"),
+        (["three"], "three"),
+        (["one", "a"], "--out"),
+        (["one", "--out", "c"], "FILE"),
+        (["one", "", "--out", "c"], "FILE"),
+        (["one", "a", "--out", "c", "--rates", "1"], "--rates"),
+        (["two", "a", "--out", "c", "--rates", "1", "0"], "--rates 0.0: must be above 0"),
+        (["two", "a", "--ou", "c"], "--ou"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            parse_command(commands, "", arguments)
+
+
+def test_an_error_says_where_an_untyped_value_came_from(tmp_path: Path) -> None:
+    torch.save(CVAE(ModelConfig(8, 4, 4, 8)).state_dict(), tmp_path / "x.pt")
+    checkpoint = load_checkpoint(tmp_path / "x.pt")
+    its = f"comes from the checkpoint {checkpoint.path}"
+
+    def said(error: UserError, *typed: str, resumed: bool = False, given: Any = None) -> str:
+        options, explicit = parse_trainer("", ["--DR", "a", *typed])
+        options.resume = resumed
+        with (
+            pytest.raises(UserError) as caught,
+            telling_origins(options, explicit - {"DR"} if given else explicit, given),
+        ):
+            raise error
+        return str(caught.value)
+
+    demo, size = ("--preset", "demo"), UserError("--batch_size 8: no\n  - a")
+    told = "--batch_size 8: no (--batch_size comes from --preset demo; --batch_size replaces it)"
+    assert said(size, *demo) == f"{told}\n  - a"
+    assert said(size, *demo, "--batch_size", "8") == str(size)  # typed
+    assert said(UserError("--batch_size 80: no"), *demo) == "--batch_size 80: no"  # a hint
+    assert said(UserError("--batch_size 2: no")) == "--batch_size 2: no"  # a default
+    missing = UserError("a: the folder is missing", about="DR")
+    assert said(missing) == str(missing)
+    assert said(missing, given=checkpoint) == f"{missing} (--DR {its}; --DR replaces it)"
+    latent = UserError("--N_dim 12: no")
+    assert said(latent, given=checkpoint) == f"{latent} (--N_dim {its}; --N_dim replaces it)"
+    # A resumed run keeps the options that would change its numbers.
+    assert said(latent, given=checkpoint, resumed=True) == f"{latent} (--N_dim {its})"
+    with pytest.raises(ValueError, match="as it was"), telling_origins(TesterOptions(), set()):
+        raise ValueError("as it was")
+
+
+def test_a_moved_data_set_is_named_by_every_script(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(shutil.copytree(dataset, tmp_path / "data"))
+    train(data, tmp_path / "run", "--num_epoch", "1", "--auto_save")
+    data.rename(tmp_path / "elsewhere")
+    last = tmp_path / "run/last.ckpt"
+    for arguments in (
+        ["Tester.py", "--ckpt_path", last],
+        ["Trainer.py", "--ckpt_path", last, "--save_root", tmp_path / "new"],
+        ["Trainer.py", "--save_root", tmp_path / "run", "--resume"],
+    ):
+        origin = f"(--DR comes from the checkpoint {last}; --DR replaces it)"
+        assert_refused(run_script(*arguments), f"{data}: 1 fault", "folder is missing", origin)
+    result = run_script("Tester.py", "--ckpt_path", last, "--DR", tmp_path / "elsewhere")
+    assert result.returncode == 0, result.stderr  # what it says to do works

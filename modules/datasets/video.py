@@ -185,7 +185,7 @@ def _command(
         "size": f"{o.size[0]}x{o.size[1]}",
         "fit": o.fit,
         "val_frames": o.val_frames,
-        "test": o.test,
+        "test": list(o.test) if o.test else None,
         "pause": o.pause,
         "max_gap": o.max_gap,
         "smooth": o.smooth,

@@ -1,38 +1,87 @@
-"""The options of `python dataloader.py video`, one a line, with units and defaults."""
+"""The options of dataloader.py's commands, one a line, with units and defaults."""
 
-import argparse
-import math
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from modules.options import REQUIRED, option
 from modules.runtime.errors import UserError
-from modules.runtime.scripts import path_argument
+
+DATA_SET, LABELS, JOINTS = "data set", "labels", "finding joints"
+
+
+def _size(text: str) -> tuple[int, int]:
+    """(width, height) of WIDTHxHEIGHT. Raises UserError."""
+    try:
+        width, height = map(int, text.lower().split("x"))
+    except ValueError:
+        raise UserError(f"--size {text}: must be WIDTHxHEIGHT, such as 64x32") from None
+    if min(width, height) < 8:
+        raise UserError(f"--size {text} is too small; it must be at least 8x8")
+    return width, height
+
+
+@dataclass
+class DemoOptions:
+    """make a small synthetic data set"""
+
+    # fmt: off
+    root: Path = option(REQUIRED, DATA_SET, "folder of the new data set", positional=True, metavar="ROOT")
+    train: int = option(1200, DATA_SET, "training frames", at_least=2, at_most=1_000_000)
+    val: int = option(300, DATA_SET, "validation frames", at_least=2, at_most=1_000_000)
+    test: int = option(3, DATA_SET, "test sequences", at_least=0, at_most=1_000_000)
+    test_length: int = option(120, DATA_SET, "labels of each test sequence", at_least=2, at_most=1_000_000)
+    seed: int = option(0, DATA_SET, "seed of the motion", at_least=0)
+    frame_H: int = option(32, DATA_SET, "height of the images, pixels", at_least=8, at_most=8192)
+    frame_W: int = option(64, DATA_SET, "width of the images, pixels", at_least=8, at_most=8192)
+    # fmt: on
+
+
+@dataclass
+class CheckOptions:
+    """print what a data set holds, or list its faults"""
+
+    # fmt: off
+    root: Path = option(REQUIRED, DATA_SET, "folder with train/ and val/", positional=True, metavar="ROOT")
+    picture: Path | None = option(None, DATA_SET, "draw a contact sheet: labels over frames, differences between frames, cuts", metavar="FILE.png", shown="none")
+    # fmt: on
+
+
+@dataclass
+class RenumberOptions:
+    """rename images to 0.png, 1.png, … in the order of their numbers"""
+
+    # fmt: off
+    folders: tuple[Path, ...] = option(REQUIRED, DATA_SET, "folder of images; give images and their labels together, so that they stay together", positional=True, metavar="FOLDER")
+    # fmt: on
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """The checked options of `dataloader.py video`."""
+    """make a data set of your own video: finds the person's joints and draws the labels"""
 
-    clips: list[Path]
-    out: Path
-    labels_only: bool
-    like: Path | None
-    fps: float
-    source_fps: float | None
-    size: tuple[int, int]  # width, height
-    fit: str
-    val_frames: int | None  # None: chosen by the length of the video
-    test: list[int] | None  # likewise
-    pause: float  # s
-    labels: list[Path]
-    max_gap: float  # s
-    smooth: float  # frames
-    detector: str
-    weights: Path | None
-    detect_size: int
-    device: str
-    batch_size: int
+    # fmt: off
+    clips: tuple[Path, ...] = option(REQUIRED, DATA_SET, "video, GIF, or folder of images", positional=True, metavar="CLIP")
+    out: Path = option(None, DATA_SET, "folder of the new data set; it must be given", metavar="ROOT", shown="with --labels_only, ROOT_CLIP beside --like")
+    labels_only: bool = option(False, DATA_SET, "make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
+    like: Path | None = option(None, DATA_SET, "with --labels_only: data set made by this command, of the person who is to make the motion; brings --size, --fps, limb lengths and floor line", metavar="ROOT", shown="none")
+    fps: float = option(15.0, DATA_SET, "frames/s of the data set; a slower clip keeps its own rate", metavar="N", above=0)
+    source_fps: float | None = option(None, DATA_SET, "frames/s of a folder of images or of a clip with unknown rate; of another clip, frames/s that replace its time stamps", metavar="N", above=0, shown="that of --fps, so every frame is used")
+    size: tuple[int, int] = option((64, 32), DATA_SET, "width x height of the images, pixels", metavar="WxH", shown="64x32", convert=_size)
+    fit: str = option("person", DATA_SET, "person: crop the same part of every frame, large enough for all places of the person, with the aspect ratio of --size; stretch: resize the whole frame", choices=("person", "stretch"))
+    val_frames: int | None = option(None, DATA_SET, "frames of the validation video", metavar="N", at_least=2, shown="630, but at most a fifth of all")
+    test: tuple[int, ...] | None = option(None, DATA_SET, "length of each test sequence, frames; 0: none", metavar="N", at_least=0, shown="one of 630, but at most a tenth of all frames")
+    pause: float = option(1.0, DATA_SET, "seconds left out between two splits of one recording", metavar="S", at_least=0)
+    labels: tuple[Path, ...] = option((), LABELS, "labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of JSON files (one per frame of the clip), or a JSON or CSV file of all frames (OpenPose, AlphaPose, COCO, Halpe, MMPose, MediaPipe, DeepLabCut, SLEAP)", metavar="DIR", shown="none")
+    max_gap: float = option(0.5, LABELS, "longest gap in seconds over which a missing person or joint is interpolated; a longer one ends the recording", metavar="S", at_least=0)
+    smooth: float = option(0.7, LABELS, "standard deviation of the Gaussian that smooths joints over time, frames; 0: no smoothing", metavar="N", at_least=0)
+    detector: str = option("auto", JOINTS, "what finds joints: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU)", choices=("auto", "blazepose", "rcnn"), shown="auto: blazepose if it is installed")
+    weights: Path | None = option(None, JOINTS, "rcnn: weights of torchvision's keypointrcnn_resnet50_fpn", metavar="FILE", shown="downloaded by torchvision, 226 MB, once")
+    detect_size: int = option(800, JOINTS, "rcnn: shorter side, in pixels, at which joints are searched; smaller is faster and finds fewer", metavar="N", at_least=32)
+    device: str = option("auto", JOINTS, "rcnn: where joints are searched", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
+    batch_size: int = option(4, JOINTS, "rcnn: frames per batch", metavar="N", at_least=1)
+    # fmt: on
 
     def gap_frames(self) -> int:
         """max_gap in frames of the data set."""
@@ -43,85 +92,37 @@ class VideoOptions:
         return round(self.pause * self.fps)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command `video`."""
-    add = parser.add_argument
-    # fmt: off
-    add("clips", type=path_argument, nargs="+", metavar="CLIP", help="video, GIF, or folder of images")
-    add("--out", type=path_argument, metavar="ROOT", help="folder of the new data set; it must be given (default: with --labels_only, ROOT_CLIP beside --like)")
-    add("--labels_only", action="store_true", help="make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
-    add("--like", type=path_argument, metavar="ROOT", help="with --labels_only: data set made by this command, of the person who is to make the motion; brings --size, --fps, limb lengths and floor line")
-    add("--fps", type=float, default=15.0, metavar="N", help="frames/s of the data set; a slower clip keeps its own rate (default 15)")
-    add("--source_fps", type=float, metavar="N", help="frames/s of a folder of images or of a clip with unknown rate; of another clip, frames/s that replace its time stamps (default: that of --fps, so every frame is used)")
-    add("--size", default="64x32", metavar="WxH", help="width x height of the images, pixels (default 64x32)")
-    add("--fit", choices=("person", "stretch"), default="person", help="person: crop the same part of every frame, large enough for all places of the person, with the aspect ratio of --size; stretch: resize the whole frame (default person)")
-    add("--val_frames", type=int, metavar="N", help="frames of the validation video (default: 630, but at most a fifth of all)")
-    add("--test", type=int, nargs="+", metavar="N", help="length of each test sequence, frames; 0: none (default: one of 630, but at most a tenth of all frames)")
-    add("--pause", type=float, default=1.0, metavar="S", help="seconds left out between two splits of one recording (default 1)")
-    add("--labels", type=path_argument, nargs="+", default=[], metavar="DIR", help="labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of JSON files (one per frame of the clip), or a JSON or CSV file of all frames (OpenPose, AlphaPose, COCO, Halpe, MMPose, MediaPipe, DeepLabCut, SLEAP)")
-    add("--max_gap", type=float, default=0.5, metavar="S", help="longest gap in seconds over which a missing person or joint is interpolated; a longer one ends the recording (default 0.5)")
-    add("--smooth", type=float, default=0.7, metavar="N", help="standard deviation of the Gaussian that smooths joints over time, frames; 0: no smoothing (default 0.7)")
-    add("--detector", choices=("auto", "blazepose", "rcnn"), default="auto", help="what finds joints: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU) (default auto: blazepose if it is installed)")
-    add("--weights", type=path_argument, metavar="FILE", help="rcnn: weights of torchvision's keypointrcnn_resnet50_fpn (default: downloaded by torchvision, 226 MB, once)")
-    add("--detect_size", type=int, default=800, metavar="N", help="rcnn: shorter side, in pixels, at which joints are searched; smaller is faster and finds fewer (default 800)")
-    add("--device", choices=("auto", "cuda", "cpu"), default="auto", help="rcnn: where joints are searched (default auto: CUDA if available)")
-    add("--batch_size", type=int, default=4, metavar="N", help="rcnn: frames per batch (default 4)")
-    # fmt: on
-
+COMMANDS = {
+    "demo": DemoOptions,
+    "check": CheckOptions,
+    "renumber": RenumberOptions,
+    "video": VideoOptions,
+}
 
 # Decided by the data set of --like, or without meaning for test sequences.
 WITHOUT_LABELS_ONLY = ("fps", "size", "fit", "val_frames", "test", "pause")
 
 
-def _with_out(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with --out filled in. Raises UserError."""
-    like = values["like"]
-    if values["labels_only"]:
-        if like is None:
+def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
+    """The options with --out filled in. typed: names of those that were. Raises UserError."""
+    if o.labels_only:
+        if o.like is None:
             raise UserError("--labels_only needs --like ROOT: the data set of the trained person")
-        default = argparse.ArgumentParser()
-        add_arguments(default)
-        usual = vars(default.parse_args(["clip"]))
-        for name in WITHOUT_LABELS_ONLY:
-            if values[name] != usual[name]:
-                raise UserError(f"--{name} has no effect with --labels_only; leave it out")
-        if values["out"] is None:
-            clip = values["clips"][0]
-            values["out"] = like.with_name(f"{like.resolve().name}_{clip.stem}")
-    elif like is not None:
-        raise UserError(f"--like {like} needs --labels_only")
-    elif values["out"] is None:
+        if idle := [name for name in WITHOUT_LABELS_ONLY if name in typed]:
+            raise UserError(f"--{idle[0]} has no effect with --labels_only; leave it out")
+        if o.out is None:
+            name = f"{o.like.resolve().name}_{o.clips[0].stem}"
+            o = dataclasses.replace(o, out=o.like.with_name(name))
+    elif o.like is not None:
+        raise UserError(f"--like {o.like} needs --labels_only")
+    elif o.out is None:
         raise UserError("--out is missing: name the folder of the new data set")
-    return values
-
-
-def options_from(arguments: argparse.Namespace) -> VideoOptions:
-    """Check what was typed. Raises UserError."""
-    values = {key: value for key, value in vars(arguments).items() if key != "command"}
-    try:
-        width, height = map(int, values["size"].lower().split("x"))
-    except ValueError:
-        raise UserError(f"--size {values['size']}: must be WIDTHxHEIGHT, such as 64x32") from None
-    if min(width, height) < 8:
-        raise UserError(f"--size {values['size']} is too small; it must be at least 8x8")
-    o = VideoOptions(**{**_with_out(values), "size": (width, height)})
-    positive = {"fps": o.fps, "source_fps": o.source_fps, "batch_size": o.batch_size}
-    for name, value in positive.items():
-        if value is not None and not (0 < value < math.inf):
-            raise UserError(f"--{name} {value:g} must be above 0")
-    for name, value in {"max_gap": o.max_gap, "smooth": o.smooth, "pause": o.pause}.items():
-        if not 0 <= value < math.inf:
-            raise UserError(f"--{name} {value:g} must not be negative")
-    if o.val_frames is not None and o.val_frames < 2:
-        raise UserError(f"--val_frames {o.val_frames} is too small; it must be at least 2")
-    if o.test is not None and o.test != [0] and min(o.test) < 2:
+    if o.test is not None and o.test != (0,) and min(o.test) < 2:
         raise UserError(f"--test {min(o.test)} is too small; a sequence needs at least 2 labels")
-    if o.detect_size < 32:
-        raise UserError(f"--detect_size {o.detect_size} is too small; it must be at least 32")
     if o.labels and len(o.labels) != len(o.clips):
         raise UserError(
-            f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the same"
-            " order"
+            f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the"
+            " same order"
         )
     if o.like and o.out.resolve() == o.like.resolve():
         raise UserError(f"--out {o.out} is the data set of --like; give another folder")

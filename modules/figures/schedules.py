@@ -1,6 +1,5 @@
 """The schedules of a set of options before training: β, teacher forcing, learning rate by epoch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from modules.options import (
     TrainerOptions,
     check_combinations,
     option,
-    parse,
     without_effect,
 )
 from modules.runtime.errors import UserError
@@ -40,7 +38,7 @@ from modules.schedules import epoch_plan, idle_annealing, kl_weight
 
 @dataclass
 class ScheduleOptions(TrainerOptions):
-    """Trainer.py's options and those of this figure."""
+    """draw β, teacher forcing and learning rate that Trainer.py's options will give"""
 
     # fmt: off
     out: str = option("schedules.png", "figure", "PNG file to write")
@@ -104,10 +102,8 @@ def fu_figure() -> Figure:
     return figure
 
 
-def schedules(argv: Sequence[str]) -> list[str]:
-    """The `schedules` command; returns lines to be printed."""
-    description = "Draw β, teacher forcing and learning rate that Trainer.py's options will give."
-    options, explicit = parse(ScheduleOptions, description, argv)
+def schedules(options: ScheduleOptions, explicit: frozenset[str]) -> list[str]:
+    """The `schedules` command; returns lines to be printed. explicit: names of typed options."""
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: figures are PNG files; give a name that ends in .png")

@@ -10,7 +10,7 @@ from PIL import Image
 
 import dataloader
 from modules.datasets.driving import Build, build_from, floor_line, measure, nearest_label, retarget
-from modules.datasets.person import style_of
+from modules.datasets.person import frames_per_second, style_of
 from modules.datasets.pose import JOINTS, LIMBS, STANDARD, Style, draw_labels
 from modules.runtime.errors import UserError
 from tests.support.clips import BODY_POINTS, draw, make_folder, middle, write_openpose
@@ -179,7 +179,7 @@ def test_another_clip_drives_the_trained_person(
     assert (sequence.first_frame == train.frames[0]).all()  # of the nearest pose
     assert (sequence.labels[0] == train.labels[0]).all()  # its own label, to the pixel
     assert not (sequence.labels[9] == train.labels[9]).all()  # the control: others are made
-    assert dataloader.frames_per_second(out) == dataloader.frames_per_second(trained_on) == 15
+    assert frames_per_second(out) == frames_per_second(trained_on) == 15
     again = run_script("dataloader.py", "video", clip, "--out", out, *options)
     assert "already finished" in again.stdout
 

@@ -21,10 +21,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+
 from modules.datasets import blazepose, motion, synthetic, video, video_options
 from modules.datasets.pose import COCO_JOINTS, JOINTS, joints_over_time, person_from
 from modules.datasets.source import open_clip, read_frames, sampled_indices
 from modules.datasets.tracks import JointFinder, read_track
+from modules.options import parse
 from modules.runtime.errors import UserError
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 
@@ -44,9 +46,7 @@ def write_clip(out: Path, seconds: float, seed: int, height: int, width: int) ->
 
 def compare(clip_path: Path, root: Path) -> None:
     """Print the distances, in parts of the figure's height."""
-    arguments = argparse.ArgumentParser()
-    video_options.add_arguments(arguments)
-    o = video_options.options_from(arguments.parse_args([str(clip_path), "--out", str(root)]))
+    o, _ = parse(video_options.VideoOptions, "", [str(clip_path), "--out", str(root)])
     clip = open_clip(clip_path, None)
     true = np.load(clip_path.with_suffix(".npy"))[sampled_indices(clip, o.fps)]
     height = synthetic.make_scene(0, clip.size[1], clip.size[0]).camera.scale

@@ -5,9 +5,8 @@
 A test makes it again and compares, so the page cannot go stale.
 """
 
-import argparse
 import dataclasses
-import re
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from modules.datasets.video_options import add_arguments
-from modules.options import PRESETS, TesterOptions, TrainerOptions
+from modules.datasets.video_options import COMMANDS
+from modules.options import PRESETS, REQUIRED, TesterOptions, TrainerOptions
 
 OPENING = """\
 # All options
@@ -36,13 +35,8 @@ Three columns need a word:
 - **resume**: `--resume` continues a run with its own options. It accepts another value only where
   this column says yes; any other change is an error. (`--test` and `--ckpt_path` cannot be combined
   with `--resume` at all.)
-"""
 
-VIDEO = """\
-## dataloader.py video
-
-`python dataloader.py video CLIP … --out ROOT`: a data set from your own video, see
-[own_video.md](own_video.md).
+[own_video.md](own_video.md) says how `dataloader.py video` makes a data set from your own video.
 """
 
 
@@ -59,42 +53,44 @@ def number(value: float) -> str:
 
 def values_of(entry: dataclasses.Field[Any], hint: Any) -> str:
     """What may be typed after an option: its choices, or the range of a number."""
+    facts = entry.metadata
     several = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
-    if entry.metadata["choices"]:
-        of = "one or more of " if several else ""
-        return of + ", ".join(f"`{choice}`" for choice in entry.metadata["choices"])
-    if several:
-        return "one or more numbers"
+    several = several and not facts["convert"]
+    of = "one or more, each " if several else ""
+    if facts["choices"]:
+        return of.replace(", each", " of") + ", ".join(f"`{choice}`" for choice in facts["choices"])
     if hint is bool:
         return "flag"
-    at_least, above, at_most = entry.metadata["bounds"]
+    at_least, above, at_most = (facts[name] for name in ("at_least", "above", "at_most"))
     if at_least is not None and at_most is not None:
-        return f"{number(at_least)} to {number(at_most)}"
-    parts = [
-        f"{sign} {number(bound)}"
-        for sign, bound in (("≥", at_least), (">", above))
-        if bound is not None
-    ]
-    if at_most is not None:
-        parts.append(f"≤ {number(at_most)}")
+        return f"{of}{number(at_least)} to {number(at_most)}"
+    bounds = (("≥", at_least), (">", above), ("≤", at_most))
+    parts = [f"{sign} {number(bound)}" for sign, bound in bounds if bound is not None]
+    if parts:
+        return of + ", ".join(parts)
+    if facts["metavar"]:
+        return f"{facts['metavar']}{' …' if several else ''}"
     kinds = {kind for kind in get_args(hint) or (hint,) if kind is not type(None)}
-    return ", ".join(parts) or ("path" if kinds == {str} else "number")
+    return "path" if kinds == {str} else "number"
 
 
 def default_of(entry: dataclasses.Field[Any]) -> str:
     """The default as --help shows it."""
+    if entry.default is REQUIRED:
+        return "required"
     if entry.default is False:
         return "off"
     return entry.metadata["shown"] or f"`{entry.default}`"
 
 
-def script_section(title: str, options: type, *, trainer: bool) -> list[str]:
+def section(title: str, options: type, *, trainer: bool = False) -> list[str]:
     """A heading, and a table for each group of a dataclass of options."""
     hints = get_type_hints(options)
     groups: dict[str, list[list[str]]] = {}
     for entry in dataclasses.fields(options):
         meta = entry.metadata
-        row = [f"`--{entry.name}`", default_of(entry), values_of(entry, hints[entry.name])]
+        name = meta["metavar"] if meta["positional"] else f"--{entry.name}"
+        row = [f"`{name}`", default_of(entry), values_of(entry, hints[entry.name])]
         row.append(meta["help"])
         if trainer:
             row += [meta["needs"].idle if meta["needs"] else "", "yes" if meta["resumable"] else ""]
@@ -128,54 +124,16 @@ def shown(value: Any) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else f"`{value}`"
 
 
-class Recorder(argparse.ArgumentParser):
-    """A parser that remembers what was declared."""
-
-    def __init__(self) -> None:
-        self.declared: list[argparse.Action] = []
-        super().__init__(add_help=False)
-
-    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
-        action = super().add_argument(*args, **kwargs)
-        self.declared.append(action)
-        return action
-
-
-def video_section() -> list[str]:
-    """The table of `dataloader.py video`."""
-    parser = Recorder()
-    add_arguments(parser)
-    rows = []
-    for action in parser.declared:
-        text, default = split_default(action.help or "")
-        if not default:
-            default = "required" if action.required else "none"
-        names = ", ".join(action.option_strings) or str(action.metavar)
-        if action.choices:
-            values = ", ".join(f"`{choice}`" for choice in action.choices)
-        elif action.nargs == 0:
-            default, values = "off", "flag"
-        else:
-            values = f"{action.metavar}{' …' if action.nargs == '+' else ''}"
-        rows.append([f"`{names}`", default, values, text])
-    return [*VIDEO.splitlines(), "", *table(["option", "default", "values", "meaning"], rows)]
-
-
-def split_default(text: str) -> tuple[str, str]:
-    """A help text without the default at its end, and that default ("" if it names none)."""
-    match = re.fullmatch(r"(.*?) \(default:? (.*)\)", text)
-    return (match[1], match[2]) if match else (text, "")
-
-
 def page() -> str:
     """The whole page, Markdown."""
+    commands = (section(f"dataloader.py {name}", o) for name, o in COMMANDS.items())
     lines = [
         *OPENING.splitlines(),
         "",
-        *script_section("Trainer.py", TrainerOptions, trainer=True),
+        *section("Trainer.py", TrainerOptions, trainer=True),
         *preset_section(),
-        *script_section("Tester.py", TesterOptions, trainer=False),
-        *video_section(),
+        *section("Tester.py", TesterOptions),
+        *itertools.chain(*commands),
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
 

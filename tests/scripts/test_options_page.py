@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from modules import options
+from modules.datasets.video_options import COMMANDS
 from modules.options import TesterOptions, TrainerOptions
 from tests.programs import options_page
 from tests.support.documents import text_of
@@ -26,13 +27,14 @@ def test_the_command_writes_the_page() -> None:
 
 
 def test_every_option_is_there_once_for_each_script() -> None:
-    page = options_page.page()
-    trainer, tester = page.split("## Tester.py\n")
-    for script, text in ((TrainerOptions, trainer.split("## Presets")[0]), (TesterOptions, tester)):
+    trainer, rest = options_page.page().split("\n## Presets")
+    tester, *commands = rest.split("\n## Tester.py")[1].split("\n## dataloader.py ")
+    parts = [(TrainerOptions, trainer), (TesterOptions, tester)]
+    for script, text in [*parts, *zip(COMMANDS.values(), commands, strict=True)]:
         for entry in dataclasses.fields(script):
-            assert text.split("## dataloader.py")[0].count(f"\n| `--{entry.name}` |") == 1
-    for name in ("CLIP", "--out", "--labels", "--max_gap"):
-        assert f"\n| `{name}` |" in page.split("## dataloader.py video")[1]
+            positional = entry.metadata["positional"]
+            name = entry.metadata["metavar"] if positional else f"--{entry.name}"
+            assert text.count(f"\n| `{name}` |") == 1
 
 
 def test_a_change_of_an_option_or_preset_changes_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,15 +54,3 @@ def test_a_change_of_an_option_or_preset_changes_the_page(monkeypatch: pytest.Mo
     monkeypatch.setattr(options_page, "TrainerOptions", Changed)
     assert "| `--lr` | `0.5` |" in options_page.page()
     assert "| `--lr` | `0.001` |" in before
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("seconds left out (default 1)", ("seconds left out", "1")),
-        ("weights (default: fetched, 226 MB, once)", ("weights", "fetched, 226 MB, once")),
-        ("folder of the new data set", ("folder of the new data set", "")),
-    ],
-)
-def test_defaults_in_help_texts(text: str, parts: tuple[str, str]) -> None:
-    assert options_page.split_default(text) == parts

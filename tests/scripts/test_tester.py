@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from modules import runlog
+from Tester import submitted_psnr
+from tests.support.data import make_dataset
 from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
 
 
@@ -114,10 +116,6 @@ class TestTester:
         assert (still[:, 1:] == still[0, 1:]).all()  # the control: the prior's mean, three times
         assert table("--n_samples", "1")[1] == []
 
-    def test_futures_need_a_truth(self, trained: Path) -> None:
-        arguments = ("--ckpt_path", trained / "last.ckpt", "--n_samples", "2")
-        assert_refused(run_script("Tester.py", *arguments), "--n_samples 2", "--split val")
-
     def test_st_lpips(self, trained: Path, dataset: Path, tmp_path: Path) -> None:
         size = ("--frame_H", "24", "--frame_W", "24", "--num_epoch", "1")  # large enough for it
         result = run_script(
@@ -147,7 +145,6 @@ class TestTester:
         psnr = runlog.read_psnr_per_frame(tmp_path / "out" / "psnr_per_frame.csv").psnr
         np.testing.assert_allclose(-10 * np.log10(distances), psnr, rtol=1e-5)
         assert f"ST-LPIPS {distances.mean():.4f}, average over frames 1-9" in result.stdout
-        assert_refused(run_script("Tester.py", *arguments, "--st_lpips"), "--split val")
         small = ("--ckpt_path", trained / "last.ckpt", "--save_root", tmp_path / "small")
         assert_refused(
             run_script("Tester.py", *small, "--split", "val", "--st_lpips"), "are too small"
@@ -187,16 +184,40 @@ class TestTester:
         assert run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt").returncode == 0
         assert (tmp_path / "test/submission.csv").exists()
 
-    def test_frames_of_a_longer_video_do_not_stay(self, trained: Path, tmp_path: Path) -> None:
-        folder = tmp_path / "frames/0"
-        folder.mkdir(parents=True)
-        for name in ("3.png", "700.png", "mine.png"):
-            (folder / name).write_bytes(b"")
-        arguments = ("--ckpt_path", trained / "best.ckpt", "--save_root", tmp_path)
-        assert run_script("Tester.py", *arguments).returncode == 0
-        names = {p.name for p in folder.iterdir()}
-        assert "700.png" not in names
-        assert "mine.png" in names
+    def test_what_an_earlier_longer_run_left_goes_and_nothing_else(
+        self, trained: Path, dataset: Path, tmp_path: Path
+    ) -> None:
+        def generate(data: Path) -> dict[str, bytes]:
+            ckpt = ("--ckpt_path", trained / "best.ckpt", "--save_root", tmp_path / "out")
+            result = run_script("Tester.py", *ckpt, "--DR", data)
+            assert result.returncode == 0, result.stderr
+            files = (path for path in (tmp_path / "out").rglob("*") if path.is_file())
+            return {str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in files}
+
+        short = make_dataset(tmp_path / "short", tests=(4,))
+        fresh = generate(short)
+        long = generate(make_dataset(tmp_path / "long", tests=(9, 4, 3)))
+        assert {"pred_seq2.gif", "frames/0/8.png", "frames/2/2.png"} <= long.keys()
+        mine = ("notes.txt", "frames/0/mine.png", "frames/1/mine.png", "frames/7/0.png")
+        mine += ("pred_seq_mine.gif", "psnr_per_frame.csv")
+        for name in mine:
+            (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "out" / name).write_bytes(b"mine")
+        (tmp_path / "out/samples.csv").write_bytes(b"of a validation, with --n_samples")
+        assert generate(short) == {**fresh, **dict.fromkeys(mine, b"mine")}
+        assert not (tmp_path / "out/frames/2").exists()
+
+
+def test_submissions_are_scored_on_frames_1_to_600_as_integers() -> None:
+    truth = np.zeros((700, 2, 2, 3), np.uint8)
+    made = np.full_like(truth, 51)  # 0.2: 10·log10(1 / 0.04) = 13.979… dB
+    made[0], made[601:] = 255, 255  # neither counts
+    made[600] = 102  # 0.4: 6.02 dB less
+    psnr = submitted_psnr(made, truth)
+    assert len(psnr) == 600
+    assert psnr[0] == pytest.approx(10 * np.log10(25), abs=1e-5)
+    assert psnr.mean() == pytest.approx(10 * np.log10(25) - 20 * np.log10(2) / 600, abs=1e-5)
+    assert len(submitted_psnr(made[:3], truth[:3])) == 2  # a shorter video
 
 
 class TestReference:

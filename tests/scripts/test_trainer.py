@@ -1,7 +1,7 @@
 """Trainer.py through its command line, tiny."""
 
 import json
-import shutil
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from modules.cvae import CVAE, ModelConfig
 from modules.diagnosis import BASELINES
 from modules.training import TrainingStep
 from tests.support.comparing import same
-from tests.support.data import make_dataset
-from tests.support.scripts import TINY, TINY_RUN, assert_refused, run_script, train
+from tests.support.scripts import TINY, TINY_RUN, run_script, train
 
 CHECKPOINTS = {
-    *("best.ckpt", "best_loss.ckpt", "best_both.ckpt"),
+    *("best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"),
     *("last.ckpt", "last.prev.ckpt"),
 }
 
@@ -83,11 +82,6 @@ class TestTrainer:
         rows = (tmp_path / "a" / "test" / "submission.csv").read_text().count("\n") - 1
         assert rows == 3 * 30
 
-    def test_one_plain_line_per_epoch(self, dataset: Path, tmp_path: Path) -> None:
-        text = train(dataset, tmp_path / "a", "--num_epoch", "3")
-        assert sum(line.startswith("epoch ") for line in text.splitlines()) == 3
-        assert "\r" not in text
-
     def test_checkpoint_is_a_superset_of_the_older_one(self, trained: Path) -> None:
         content = state(trained / "last.ckpt")
         assert content["last_epoch"] == 2
@@ -98,19 +92,18 @@ class TestTrainer:
 
     def test_best_checkpoints_are_of_the_best_epochs(self, trained: Path) -> None:
         metrics = runlog.read_metrics(trained / "metrics.csv")
-        assert state(trained / "best.ckpt")["last_epoch"] == np.argmax(metrics["val_psnr"])
+        assert state(trained / "best_psnr.ckpt")["last_epoch"] == np.argmax(metrics["val_psnr"])
         assert state(trained / "best_loss.ckpt")["last_epoch"] == np.argmin(metrics["val_loss"])
 
     def test_per_save(self, dataset: Path, tmp_path: Path) -> None:
-        train(dataset, tmp_path / "a", "--num_epoch", "5", "--per_save", "2")
+        text = train(dataset, tmp_path / "a", "--num_epoch", "5", "--per_save", "2")
+        assert sum(line.startswith("epoch ") for line in text.splitlines()) == 5
+        assert "\r" not in text  # no progress bars outside a terminal
         found = {p.name for p in (tmp_path / "a").glob("*.ckpt")}
         assert found == {
             *("epoch=0.ckpt", "epoch=2.ckpt", "epoch=4.ckpt"),
-            *("best.ckpt", "last.ckpt", "last.prev.ckpt"),
+            *("last.ckpt", "last.prev.ckpt"),
         }
-        metrics = runlog.read_metrics(tmp_path / "a" / "metrics.csv")
-        best = state(tmp_path / "a" / "best.ckpt")["last_epoch"]
-        assert best == np.argmax(metrics["val_psnr"])
         for epoch in (0, 2, 4):
             assert state(tmp_path / "a" / f"epoch={epoch}.ckpt")["last_epoch"] == epoch
 
@@ -123,19 +116,11 @@ class TestTrainer:
         train(dataset, tmp_path / "b", "--num_epoch", "3", "--seed", "1")
         assert not same(state(tmp_path / "b" / "last.ckpt")["state_dict"], weights)
 
-    @pytest.mark.parametrize(
-        "more",
-        [
-            ("--tfr", "0.5", "--tfr_sde", "1", "--lr_scheduler", "cosine", "--batch_size", "3"),
-            ("--detector_patience", "2", "--detector_threshold", "50", "--tfr", "0"),
-        ],
-        ids=["schedules", "detector"],
-    )
-    def test_resumed_equals_uninterrupted(
-        self, dataset: Path, tmp_path: Path, more: tuple[str, ...]
-    ) -> None:
+    def test_resumed_equals_uninterrupted(self, dataset: Path, tmp_path: Path) -> None:
         whole, parts = tmp_path / "whole", tmp_path / "parts"
-        more = (*more, "--kl_anneal_cycle", "2", "--auto_save")
+        more = ("--tfr", "0.5", "--tfr_sde", "1", "--lr_scheduler", "cosine", "--batch_size", "3")
+        more += ("--detector_patience", "2", "--detector_threshold", "50")
+        more += ("--kl_anneal_cycle", "2", "--auto_save")
         train(dataset, whole, "--num_epoch", "5", *more)
         # The interruption: as if killed after epoch 2, with a later row already in metrics.csv.
         stop_after(dataset, parts, 2, *more)
@@ -150,33 +135,6 @@ class TestTrainer:
             assert one[name].tolist() == two[name].tolist(), name
         assert json.loads((parts / "config.json").read_text())["resumed_at"] == [3]
 
-    @pytest.mark.parametrize("columns", [14, 17])
-    def test_a_run_of_an_earlier_version_resumes_and_draws(
-        self, trained: Path, tmp_path: Path, columns: int
-    ) -> None:
-        run = tmp_path / "old"
-        shutil.copytree(trained, run)
-        for name, count in (("metrics.csv", columns), ("psnr_per_frame.csv", 2)):
-            rows = [line.split(",") for line in (run / name).read_text().splitlines()]
-            (run / name).write_text("".join(",".join(row[:count]) + "\n" for row in rows))
-        for command in (
-            ["curves", run],
-            ["frames", run],
-            ["compare", run, "--out", tmp_path / "o"],
-        ):
-            result = run_script("modules/plots.py", *command)
-            assert result.returncode == 0, result.stderr
-        result = run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "5")
-        assert result.returncode == 0, result.stderr
-        old, new = (runlog.read_metrics(r / "metrics.csv") for r in (trained, run))
-        assert tuple(new) == runlog.METRIC_COLUMNS
-        assert new["epoch"].tolist() == [0, 1, 2, 3, 4]
-        for name in runlog.METRIC_COLUMNS[:columns]:
-            assert new[name][:3].tolist() == old[name].tolist(), name
-        for name in runlog.METRIC_COLUMNS[columns:]:
-            assert np.isfinite(new[name]).tolist() == [False] * 3 + [True] * 2, name
-        assert (run / "psnr_per_frame.csv").read_text().startswith("frame,psnr,inside,outside\n")
-
     def test_a_run_below_the_baselines_says_so(self, dataset: Path, tmp_path: Path) -> None:
         # At a rate of next to nothing the model stays what it was.
         still = ("--num_epoch", "4", "--lr", "1e-9")
@@ -189,67 +147,18 @@ class TestTrainer:
         with mock.patch.object(sequences, "baselines", lambda *_: nothing):  # the control
             assert "warning" not in train(dataset, tmp_path / "b", *still)
 
-    def test_resume_can_prolong(self, dataset: Path, trained: Path, tmp_path: Path) -> None:
-        run = tmp_path / "longer"
-        shutil.copytree(trained, run)
-        result = run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "4")
-        assert result.returncode == 0, result.stderr
-        assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2, 3]
-        assert state(run / "last.ckpt")["last_epoch"] == 3
-
-    @pytest.mark.parametrize("version", ["this", "an earlier one"])
-    def test_derived_milestones_follow_a_prolonged_run(
-        self, dataset: Path, tmp_path: Path, version: str
-    ) -> None:
+    def test_derived_milestones_follow_a_prolonged_run(self, dataset: Path, tmp_path: Path) -> None:
         run = tmp_path / "a"
         train(dataset, run, "--num_epoch", "4", "--lr", "0.01", "--lr_scheduler", "multistep")
         rates = runlog.read_metrics(run / "metrics.csv")["lr"]
         assert rates.tolist() == pytest.approx([0.01, 0.01, 1e-3, 1e-4])  # milestones 2 and 3
-        if version != "this":  # which stored what it derived, and options that are gone
-            content = state(run / "last.ckpt")
-            content["options"] |= {"lr_milestones": (2, 3), "kl_norm": "sum"}
-            content["options"] |= {"grow_from": None, "grow_epochs": 10}
-            torch.save(content, run / "last.ckpt")
         result = run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "12")
         assert result.returncode == 0, result.stderr
-        rates = runlog.read_metrics(run / "metrics.csv")["lr"][4:]
+        metrics = runlog.read_metrics(run / "metrics.csv")
+        assert metrics["epoch"].tolist() == list(range(12))
+        rates = metrics["lr"][4:]
         expected = [0.01] * 2 + [1e-3] * 3 + [1e-4] * 3  # epochs 4-11: milestones 6 and 9
         assert rates.tolist() == pytest.approx(expected)
-
-    def test_a_run_with_an_option_that_is_gone_cannot_be_resumed(
-        self, trained: Path, tmp_path: Path
-    ) -> None:
-        run = tmp_path / "a"
-        shutil.copytree(trained, run)
-        content = state(run / "last.ckpt")
-        content["options"]["kl_norm"] = "mean"
-        torch.save(content, run / "last.ckpt")
-        assert_refused(
-            run_script("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "9"),
-            *("last.ckpt", "--kl_norm mean"),
-        )
-
-    def test_resume_refuses_what_would_be_another_run(
-        self, dataset: Path, trained: Path, tmp_path: Path
-    ) -> None:
-        def resume(run: Path, *more: str | Path):
-            return run_script("Trainer.py", "--save_root", run, "--resume", *more)
-
-        assert_refused(resume(trained, "--lr", "0.5"), "--lr 0.001 → 0.5")
-        assert_refused(resume(trained, "--preset", "video"), "--preset None → video")
-        assert_refused(
-            resume(trained, "--seed", "3", "--batch_size", "9"), "--seed", "--batch_size"
-        )
-        assert_refused(resume(tmp_path / "none"), "no run to continue", "last.ckpt")
-        other = make_dataset(tmp_path / "other", train=25)
-        assert_refused(resume(trained, "--DR", other, "--num_epoch", "4"), "is not what this run")
-        assert len(runlog.read_metrics(trained / "metrics.csv")["epoch"]) == 3
-
-    def test_a_folder_with_a_run_is_never_overwritten(self, dataset: Path, trained: Path) -> None:
-        before = {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
-        result = run_script("Trainer.py", "--DR", dataset, "--save_root", trained, *TINY_RUN)
-        assert_refused(result, str(trained), "--resume")
-        assert before == {p.name: p.read_bytes() for p in trained.iterdir() if p.is_file()}
 
     def test_fine_tuning(self, dataset: Path, trained: Path, tmp_path: Path) -> None:
         run = tmp_path / "tuned"
@@ -296,15 +205,31 @@ class TestTrainer:
         assert small.returncode == 0, small.stderr
         assert Image.open(tmp_path / "small/frames/0/3.png").size == (16, 16)
 
-    def test_test_mode_gives_the_run_s_own_number(self, trained: Path, tmp_path: Path) -> None:
-        result = run_script(
-            *("Trainer.py", "--test", "--ckpt_path", trained / "last.ckpt", "--device", "cpu"),
-            *("--save_root", tmp_path / "t"),
-        )
-        assert result.returncode == 0, result.stderr
-        metrics = runlog.read_metrics(trained / "metrics.csv")
-        assert f"PSNR {metrics['val_psnr'][-1]:.4f} dB" in result.stdout
-        assert {p.name for p in (tmp_path / "t").iterdir()} == {
+    def test_validating_gives_one_number_in_both_scripts(
+        self, dataset: Path, tmp_path: Path
+    ) -> None:
+        """For the length that the run validated on, and for any that is typed."""
+        run = tmp_path / "run"
+        train(dataset, run, "--num_epoch", "1", "--val_vi_len", "7")
+        own = runlog.read_metrics(run / "metrics.csv")["val_psnr"][-1]
+        found = {}
+        for more, frames in (((), 7), (("--val_vi_len", "5"), 5), (("--val_vi_len", "630"), 10)):
+            for name, how in (
+                ("a", ("Trainer.py", "--test")),
+                ("b", ("Tester.py", "--split", "val", "--batch_size", "1")),
+                ("c", ("Tester.py", "--split", "val", "--batch_size", "5")),
+            ):
+                out = tmp_path / f"{name}{frames}"
+                where = ("--ckpt_path", run / "last.ckpt", "--save_root", out, "--device", "cpu")
+                result = run_script(*how, *where, *more)
+                assert result.returncode == 0, result.stderr
+                found[name, frames] = re.findall(r"PSNR ([\d.]+) dB, SSIM ([\d.]+)", result.stdout)
+                table = runlog.read_psnr_per_frame(out / "psnr_per_frame.csv")
+                assert table.frame.tolist() == list(range(1, frames))
+            assert found["a", frames] == found["b", frames] == found["c", frames]
+        assert found["a", 7][0][0] == f"{own:.4f}"
+        assert len({numbers[0] for numbers in found.values()}) == 3  # the control
+        assert {p.name for p in (tmp_path / "a7").iterdir()} == {
             "psnr_per_frame.csv",
             "psnr_per_frame.png",
         }
@@ -370,7 +295,7 @@ class TestTrainer:
         assert "50 training steps in a row" in result.stderr
         assert "Traceback" not in result.stderr
         files = {p.name for p in (tmp_path / "b").iterdir()}
-        assert not [name for name in files if name.startswith("best")]  # NaN is never best
+        assert not files & {"best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"}  # NaN is never best
 
 
 def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
