@@ -143,13 +143,13 @@ def write_frames(folder: Path, video: np.ndarray) -> None:
 
 def write_results(root: Path, videos: list[Video], made: list[np.ndarray], fps: float) -> None:
     """GIFs, MP4s, frames and submission.csv. Raises UserError when the disk or folder refuses."""
-    from modules.figures import gifs  # drawing is imported when there is something to draw
+    from modules.figures import media  # drawing is imported when there is something to draw
 
     try:
         for video, frames in zip(videos, made, strict=True):
             write_frames(root / "frames" / video.name, frames)
-            gifs.write_gif(root / f"pred_seq{video.name}.gif", frames, fps=min(fps, 50))
-            gifs.write_mp4(root / f"pred_seq{video.name}.mp4", frames, fps=fps)
+            media.write_gif(root / f"pred_seq{video.name}.gif", frames, fps=min(fps, 50))
+            media.write_mp4(root / f"pred_seq{video.name}.mp4", frames, fps=fps)
         table = "".join(submission_lines(made)).encode()
         write_atomically(root / "submission.csv", table)
     except OSError as error:

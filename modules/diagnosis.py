@@ -67,7 +67,7 @@ def diagnose(metrics: Metrics, baselines: Any, options: Options) -> list[Finding
     if len(psnr) >= min(planned, max(FEWEST, planned / 2)):  # … and below any baseline
         found.append(below_baselines(psnr, baselines, options))
     if len(psnr) >= planned:
-        found.append(ends_below_best(psnr, options))
+        found.append(ends_below_best(psnr))
     return [finding for finding in found if finding]
 
 
@@ -132,23 +132,16 @@ def below_baselines(val_psnr: np.ndarray, baselines: Any, options: Options) -> F
     return None
 
 
-def ends_below_best(val_psnr: np.ndarray, options: Options) -> Finding | None:
+def ends_below_best(val_psnr: np.ndarray) -> Finding | None:
     """The last epoch is more than 0.3 dB below the best: another checkpoint is better."""
     best = best_epoch(val_psnr)
     if best is None or not val_psnr[-1] < val_psnr[best] - BEHIND:
         return None
-    per_save = options.get("per_save")
-    if options.get("auto_save"):
-        advice = "best_psnr.ckpt holds the better one"
-    elif isinstance(per_save, int) and per_save > 0 and best % per_save == 0:
-        advice = f"epoch={best}.ckpt holds the better one"
-    else:
-        advice = "its checkpoint was not kept: `--auto_save` keeps the best"
     return Finding(
         "ends below best",
         f"the last epoch, {val_psnr[-1]:.2f} dB, is below the best, {val_psnr[best]:.2f} dB in "
         f"epoch {best}",
-        advice,
+        "best.ckpt holds the better one",
     )
 
 

@@ -157,7 +157,7 @@ class TrainerOptions:
     save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset", bookkeeping=True)
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=NO_AUTO_SAVE)
     auto_save: bool = option(False, SAVING, "save best.ckpt, best_psnr.ckpt and best_loss.ckpt by validation instead", bookkeeping=True)
-    store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation", bookkeeping=True)
+    store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) of the best validation so far", bookkeeping=True)
     save_minutes: float = option(10.0, SAVING, "write last.ckpt in mid-epoch too when the last save is this many minutes old; 0 = at the end of epochs only", at_least=0, bookkeeping=True)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)", bookkeeping=True)
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)

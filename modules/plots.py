@@ -9,6 +9,7 @@ Everything is drawn from files that a run has written, so it can be redrawn at a
 are in modules/figures.
 """
 
+import argparse
 import sys
 
 from modules.figures.compare import compare
@@ -45,11 +46,8 @@ def main() -> None:
                 metavar="DIR",
                 help="folder for the results",
             )
-            command.add_argument(
-                "--by_name",
-                action="store_true",
-                help="label the runs in the figures by their folders, not by their settings",
-            )
+            # Runs are always labelled by their folders; scripts may still ask for it.
+            command.add_argument("--by_name", action="store_true", help=argparse.SUPPRESS)
     commands.add_parser(
         "schedules", add_help=False, help="β, teacher forcing and learning rate of Trainer options"
     )
@@ -59,7 +57,7 @@ def main() -> None:
         else:
             options = parser.parse_args()
             if options.command == "compare":
-                lines = compare(options.runs, options.out, by_name=options.by_name)
+                lines = compare(options.runs, options.out)
             else:
                 draw = draw_curves if options.command == "curves" else redraw_frames
                 lines = [f"wrote {draw(folder)}" for folder in options.runs]

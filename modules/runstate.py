@@ -1,7 +1,6 @@
 """What a run carries from step to step, how it starts from a checkpoint, and how it is saved."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, why
-from modules.runtime.files import NO_ROOM, remove_leftovers, try_folder
+from modules.runtime.files import remove_leftovers, try_folder
 from modules.sequences import VideoData
 
 
@@ -153,8 +152,6 @@ class RunState:
         self.last_epoch = -1  # the last one that was finished
         # Rows of metrics.csv that could not be written, see metrics_table.py.
         self.unwritten: list[dict[str, Any]] = []
-        # Called when there was no room for a checkpoint, before it is tried again.
-        self.make_room: Callable[[], object] = lambda: None
         self.plan: Plan
         self.begin_epoch()
 
@@ -221,20 +218,10 @@ class RunState:
             return
         content = self._content(posterior)
         if names:
-            self._write([self.root / name for name in names], content)
+            save_checkpoints([self.root / name for name in names], content)
         if self.stored is not None:  # as large as the data set: only in the one that is resumed
             content["training"]["rollouts"] = self.stored.frames
-        self._write([self.root / LAST], content)
-
-    def _write(self, paths: list[Path], content: dict[str, Any]) -> None:
-        """Save checkpoints; once more where there was no room. UserError."""
-        try:
-            save_checkpoints(paths, content)
-        except UserError as error:
-            if getattr(error.__cause__, "errno", None) not in NO_ROOM:
-                raise
-            self.make_room()
-            save_checkpoints(paths, content)
+        save_checkpoints([self.root / LAST], content)
 
     def save_at(self, position: Position) -> None:
         """Write last.ckpt in mid-epoch. Every rank must ask."""
