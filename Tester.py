@@ -140,13 +140,13 @@ def remove_earlier(root: Path, names: list[str]) -> None:
 
 def write_results(root: Path, names: list[str], made: list[np.ndarray], fps: float) -> None:
     """GIFs, MP4s, frames and submission.csv. Raises UserError when the disk or folder refuses."""
-    from modules.figures import gifs  # drawing is imported when there is something to draw
+    from modules.figures import media  # drawing is imported when there is something to draw
 
     try:
         remove_earlier(root, names)
         for name, frames in zip(names, made, strict=True):
-            gifs.write_gif(root / f"pred_seq{name}.gif", frames, fps=min(fps, 50))
-            gifs.write_mp4(root / f"pred_seq{name}.mp4", frames, fps=fps)
+            media.write_gif(root / f"pred_seq{name}.gif", frames, fps=min(fps, 50))
+            media.write_mp4(root / f"pred_seq{name}.mp4", frames, fps=fps)
             folder = root / "frames" / name
             folder.mkdir(parents=True, exist_ok=True)
             remove_frames(folder, len(frames))

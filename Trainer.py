@@ -7,7 +7,7 @@
     python Trainer.py --test --ckpt_path runs/a/best.ckpt
 
 The run's folder then holds config.json, metrics.csv (a row per epoch), curves.png,
-psnr_per_frame.csv and .png of the latest validation, and the checkpoints.
+psnr_per_frame.csv and .png of the best validation, and the checkpoints.
 """
 
 import dataclasses
@@ -28,9 +28,7 @@ from modules.data import VideoData, describe_data, fingerprint, largest_batch
 from modules.datasets.demo import demo_data
 from modules.diagnosis import BASELINES
 from modules.evaluation import Score, baselines, validate
-from modules.figures.records import Records
-from modules.figures.tensorboard import check_tensorboard
-from modules.figures.validation import drawing_of, write_validation
+from modules.figures.records import Records, check_tensorboard, validation_files
 from modules.losses import EpochAverages, implied_sigma
 from modules.options import (
     TrainerOptions,
@@ -130,7 +128,9 @@ def run_test(
     result, made = validate(model, video, **validation_settings(o, device))
     if not torch.isfinite(made).all():
         raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
-    write_validation(root, result, video, made, visualize=o.store_visualization)
+    files = validation_files(root, result, video, made, visualize=o.store_visualization)
+    for write in files.values():
+        write()
     print(
         f"validation PSNR {result.mean_psnr:.4f} dB, SSIM {result.mean_ssim:.4f}, "
         f"loss {result.loss:.6f}: {root}\n{result.details()}"
@@ -157,7 +157,7 @@ def start_run(
         if epoch >= o.num_epoch:
             if records:
                 records.table.resume(state.last_epoch)
-                records.draw_curves()  # it may have been stopped just before
+                records.pending |= records.curves()  # it may have been stopped just before
                 records.finish()
             print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
             return False
@@ -215,12 +215,11 @@ def run_epoch(
     row["seconds"] = train_seconds + time.perf_counter() - trained_at
     # The row first: a resumed run drops rows after its checkpoint's epoch, but could not make
     # up a missing one.
-    records.add(row, drawing_of(result, video, made, visualize=o.store_visualization))
-    if ended := state.position.epoch >= o.num_epoch:  # nothing is trained beside which to draw
-        records.finish_drawing()
+    records.add(row, result, video, made)
     state.save(*names)
     print(runlog.epoch_line(row, o.num_epoch, state.best.epoch == row["epoch"]), flush=True)
-    if not ended:  # at the end all of them are printed
+    if state.position.epoch < o.num_epoch:  # at the end all is drawn and all warnings are printed
+        records.draw()
         records.warn(latest=True)
 
 
@@ -278,7 +277,7 @@ def run_training(
     known["data_fingerprint"] = fingerprint(train, video)
     train = train.to(device)
     state = RunState(o, root, model, train, **known)
-    records = Records(state, len(video.frames)) if distributed.is_main() else None
+    records = Records(state) if distributed.is_main() else None
     if not start_run(state, checkpoint, config, records):
         return
     step: Step = TrainingStep(state, train)
@@ -286,16 +285,18 @@ def run_training(
     if graphs_wanted(device):  # of one size, so that two graphs are enough
         step, clips = GraphedStep(step), largest_batch(o, train)
 
-    beside = records.drawn_beside if records else nullcontext
-    watching = Watch(launched=distributed.world_size() > 1).watching()
-    with watching as watch, beside(watch):
-        if not o.resume:
-            state.save()  # from here on the run can be resumed, whatever happens
-        while state.position.epoch < o.num_epoch:
-            run_epoch(state, train, step, clips, video, watch, records)
-            watch.saved()
-            if asked := distributed.maximum(*watch.requests())[0]:
-                distributed.stop(asked)
+    with Watch(launched=distributed.world_size() > 1).watching() as watch:
+        try:
+            if not o.resume:
+                state.save()  # from here on the run can be resumed, whatever happens
+            while state.position.epoch < o.num_epoch:
+                run_epoch(state, train, step, clips, video, watch, records)
+                watch.saved()
+                if asked := distributed.maximum(*watch.requests())[0]:
+                    distributed.stop(asked)
+        finally:
+            if records:
+                records.finish()
 
     if records:
         compared = (f"{name} {without_model[key]:.2f} dB" for key, name in BASELINES.items())

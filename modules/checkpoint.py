@@ -10,7 +10,7 @@ optimiser's state) and more: `config` (the model's settings), `labels` (what the
 import io
 import math
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from modules.runtime import distributed
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, named, why
 from modules.runtime.files import (
-    NO_ROOM,
     lock_folder,
     remove_leftovers,
     retried,
@@ -440,8 +439,6 @@ class RunState:
         self.last_epoch = -1  # the last one that was finished
         # Rows of metrics.csv that could not be written, see runlog.MetricsTable.
         self.unwritten: list[dict[str, Any]] = []
-        # Called when there was no room for a checkpoint, before it is tried again.
-        self.make_room: Callable[[], object] = lambda: None
         self.plan: Plan
         self.begin_epoch()
 
@@ -484,25 +481,15 @@ class RunState:
         if not distributed.is_main():
             return
         content = self._content(posterior)
-        self._write([self.root / name for name in names], content)
+        save_checkpoints([self.root / name for name in names], content)
         if self.stored is not None:  # as large as the data set: only in the one that is resumed
             content["training"]["rollouts"] = self.stored.frames
-        self._write([self.root / LAST], content)
+        save_checkpoints([self.root / LAST], content)
 
     def save_at(self, position: Position) -> None:
         """Write last.ckpt in mid-epoch. Every rank must ask."""
         self.position = position
         self.save()
-
-    def _write(self, paths: list[Path], content: dict[str, Any]) -> None:
-        """Save checkpoints; once more where there was no room. UserError."""
-        try:
-            save_checkpoints(paths, content)
-        except UserError as error:
-            if getattr(error.__cause__, "errno", None) not in NO_ROOM:
-                raise
-            self.make_room()
-            save_checkpoints(paths, content)
 
     def _content(self, posterior: Tensor | None) -> dict[str, Any]:
         """What a checkpoint holds: the older code's keys, and what a resumed run needs."""

@@ -131,7 +131,7 @@ class TrainerOptions:
     save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, after data set or preset", bookkeeping=True)
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every so many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=Need("with --auto_save", lambda o: not o.auto_save))
     auto_save: bool = option(False, SAVING, "save best_loss.ckpt and best_both.ckpt (lowest loss; highest PSNR at once) beside best.ckpt, in place of epoch=N.ckpt", bookkeeping=True)
-    store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) after each validation", bookkeeping=True)
+    store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) of the best validation so far", bookkeeping=True)
     tensorboard: bool = option(False, SAVING, "log the columns of metrics.csv for TensorBoard too (needs its package: pip install tensorboard)", bookkeeping=True)
     ckpt_path: str | None = option(None, SAVING, "start from these weights (fine-tuning), or the checkpoint of --test", shown="none", bookkeeping=True)
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)

@@ -40,9 +40,6 @@ class CompareOptions(CurvesOptions):
     """figures and summary table of several runs"""
 
     out: Path = option(REQUIRED, "results", "folder for the results", metavar="DIR")
-    by_name: bool = option(
-        False, "results", "label the runs in the figures by their folders, not by their settings"
-    )
 
 
 COMMANDS = {
@@ -60,7 +57,7 @@ def main() -> None:
         if isinstance(o, ScheduleOptions):
             lines = schedules(o, typed)
         elif isinstance(o, CompareOptions):
-            lines = compare(o.runs, o.out, by_name=o.by_name)
+            lines = compare(o.runs, o.out)
         else:
             draw = redraw_frames if isinstance(o, FramesOptions) else draw_curves
             lines = [f"wrote {draw(folder)}" for folder in o.runs]

@@ -73,7 +73,7 @@ def test_a_last_epoch_below_the_best() -> None:
     found = ends_below_best(np.array([25.0, 26.0, 25.6]))
     assert found is not None
     assert "25.60 dB, is below the best, 26.00 dB in epoch 1" in found.fact
-    assert found.advice == "best.ckpt holds the better one"
+    assert "best.ckpt holds" in found.advice
     assert ends_below_best(np.array([25.0, 26.0, 25.8])) is None
     assert ends_below_best(np.array([25.0, 26.0, math.nan])) is None
     assert ends_below_best(np.array([math.nan])) is None

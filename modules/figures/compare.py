@@ -1,34 +1,36 @@
 """`python -m modules.plots compare`: several runs in overlaid figures and in a table.
 
-Every run is labelled by the settings in which it differs from the others; the table is sorted by
-validation PSNR.
+A run has its folder's name in all of them. The table is sorted by validation PSNR and has a column
+for each setting in which the runs differ.
 """
 
 import csv
 import io
 import itertools
 import math
-import textwrap
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from modules.diagnosis import BASELINES
 from modules.figures.runs import Run, frames_of, load_run
+from modules.figures.schedules import forcing_text, kl_text, value_text
 from modules.figures.style import (
     BLACK,
     BLUE,
+    COLUMN,
     DASH_DOT,
     DASHED,
     DOTTED,
     GREEN,
     MARKED_UP_TO,
     ORANGE,
+    PAGE,
     PURPLE,
     SKY,
     SOLID,
@@ -37,15 +39,13 @@ from modules.figures.style import (
     add_baselines,
     add_line,
     add_marks,
-    arrange,
     drawable,
     new_figure,
-    new_panel,
     number_axis,
     save,
+    shorten,
     whole_number_axis,
 )
-from modules.figures.words import forcing_text, kl_text, value_text
 from modules.options import effective
 from modules.runtime.errors import UserError, shown
 from modules.runtime.files import write_atomically
@@ -76,13 +76,21 @@ def settings(run: Run) -> dict[str, str]:
     return texts
 
 
-def shortest_paths(paths: set[str]) -> dict[str, str]:
-    """Each absolute path → as many of its last parts as distinguish it from the others."""
-    depth, short = 0, dict.fromkeys(paths, "")
-    while len(set(short.values())) < len(paths) or "" in short.values():
-        depth += 1
-        short = {path: str(Path(*Path(path).parts[-depth:])) for path in paths}
-    return short
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last part of each path, or as many as distinguish it from the others."""
+    parts = [path.resolve().parts for path in paths]
+    names = []
+    for own in parts:
+        depth = 1
+        while depth < len(own) and [other[-depth:] for other in parts].count(own[-depth:]) > 1:
+            depth += 1
+        names.append(str(Path(*own[-depth:])))
+    return names
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """The runs' names in tables and legends: their folders', longer where two are equal."""
+    return short_names([run.folder for run in runs])
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
@@ -91,42 +99,12 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
     A setting without effect in some runs differs only if the others do not agree on it.
     """
     texts = [settings(run) for run in runs]
-    short = shortest_paths({text["data"] for text in texts if "data" in text})
+    roots = sorted({text["data"] for text in texts if "data" in text})
+    short = dict(zip(roots, short_names([Path(root) for root in roots]), strict=True))
     texts = [{**text, "data": short[text["data"]]} if "data" in text else text for text in texts]
     names = dict.fromkeys(name for text in texts for name in text)
     columns = {name: [text.get(name) for text in texts] for name in names}
     return {name: values for name, values in columns.items() if len({*values} - {None}) > 1}
-
-
-def run_labels(runs: Sequence[Run]) -> list[str]:
-    """A unique label for each run: the settings in which it differs from the others.
-
-    Where more than half of the runs agree on a setting, only the others name it. A run without a
-    setting of its own is labelled by its folder's name.
-    """
-    columns = differing_settings(runs)
-    usual = {
-        name: value
-        for name, values in columns.items()
-        for value, count in Counter(values).items()
-        if 2 * count > len(runs)
-    }
-    labels = []
-    for i, run in enumerate(runs):
-        parts = [
-            str(values[i]) if name == "start" else f"{name}={values[i]}"
-            for name, values in columns.items()
-            if values[i] is not None and values[i] != usual.get(name)
-        ]
-        alone = f"{run.name}, with the settings of most" if columns else run.name
-        labels.append(", ".join(parts) or alone)
-    for name_of in (lambda run: run.name, lambda run: str(run.folder)):
-        twice = {label for label in labels if labels.count(label) > 1}
-        labels = [
-            f"{label} ({name_of(run)})" if label in twice and label != name_of(run) else label
-            for label, run in zip(labels, runs, strict=True)
-        ]
-    return labels
 
 
 # ----------------------------------------------------------------------------------------
@@ -141,19 +119,12 @@ IN_COLUMNS = frozenset(
 )
 
 
-def run_names(runs: Sequence[Run]) -> list[str]:
-    """The folders' names, or their paths if two names are the same."""
-    names = [run.name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
-
-
-def summary_rows(runs: Sequence[Run], *, by_name: bool = False) -> list[dict[str, Any]]:
+def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row for each run, best first: the highest validation PSNR, and the settings.
 
     Numbers are plain numbers, None where there is none; the same columns in every row.
     """
     differing, names = differing_settings(runs), run_names(runs)
-    labels = names if by_name else run_labels(runs)
     shortest = min(len(run.epochs) for run in runs)
     unequal = any(len(run.epochs) != shortest for run in runs)
     rows: list[dict[str, Any]] = []
@@ -175,7 +146,6 @@ def summary_rows(runs: Sequence[Run], *, by_name: bool = False) -> list[dict[str
             row[f"best of first {shortest} epochs (dB)"] = value
         row |= {n: values[i] or "" for n, values in differing.items() if n not in IN_COLUMNS}
         row["minutes"] = float(np.nansum(run.metrics["seconds"])) / 60
-        row["label in the figures"] = labels[i]
         rows.append(row)
 
     def height(row: dict[str, Any]) -> float:
@@ -283,7 +253,7 @@ VIEWS = {
     "kl": View("training: KL divergence", "KL (nats)", "train_kl"),
     "total": View("training: total loss", "reconstruction + β·KL", "train_loss"),
     "ssim": View("validation SSIM by epoch", "SSIM (0 to 1)", "val_ssim"),
-    "frames": View("PSNR per frame, latest validation", "PSNR (dB)", "psnr", "frame"),
+    "frames": View("PSNR per frame, best validation", "PSNR (dB)", "psnr", "frame"),
 }
 # File → its title and panels.
 COMPARISONS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -304,25 +274,23 @@ def time_unit(runs: Sequence[Run]) -> tuple[str, float]:
     return ("min", 60.0) if longest < 180 * 60 else ("h", 3600.0)
 
 
-def comparison_figure(name: str, runs: Sequence[Run], *, by_name: bool = False) -> Figure:
-    """The figure DIR/`name`.png of `compare`, a key of COMPARISONS; runs in the order given.
+def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
+    """Frame numbers and PSNR of the run's best validation; None where they are not known."""
+    table = frames_of(run.folder)
+    return (table.frame, table.psnr) if table is not None and run.shows_best(table) else None
 
-    by_name: the legend has the folders' names in place of the settings that differ.
-    """
+
+def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
+    """The figure DIR/`name`.png of `compare`, a key of COMPARISONS; runs in the order given."""
     title, keys = COMPARISONS[name]
-    figure, columns = new_figure(), 2 if name == "overview" else 1
-    unit, seconds = time_unit(runs)
+    columns, width = (2, PAGE) if name == "overview" else (1, COLUMN)
     looks: list[Look] = [
         {"color": colour, "ls": style, "marker": marker}
         for colour, style, marker, _ in zip(
             *map(itertools.cycle, (RUN_COLOURS, RUN_STYLES, RUN_MARKERS)), runs, strict=False
         )
     ]
-    characters = 104 if columns > 1 else 48  # of a line of legend
-    labels = [
-        textwrap.fill(drawable(label), characters, break_on_hyphens=False)
-        for label in (run_names(runs) if by_name else run_labels(runs))
-    ]
+    labels = [drawable(shorten(name, 40)) for name in run_names(runs)]
     handles = [
         Line2D([], [], label=label, lw=1.2, ms=3 * (len(run.epochs) <= MARKED_UP_TO), **look)
         for run, label, look in zip(runs, labels, looks, strict=True)
@@ -330,57 +298,74 @@ def comparison_figure(name: str, runs: Sequence[Run], *, by_name: bool = False) 
     star: Look = {"marker": "*", "ms": 8, "mec": BLACK, "mew": 0.5}
     if any(VIEWS[key].column == "val_psnr" for key in keys):
         handles.append(Line2D([], [], label="best epoch", ls="None", color="white", **star))
-    xlabels = {"epoch": "epoch", "time": f"training time ({unit})", "frame": "frame"}
-    panels = []
-    for heading, ylabel, column, axis in (VIEWS[key] for key in keys):
-        panel = new_panel(figure, ylabel, height=3.4, heading=heading, xlabel=xlabels[axis])
-        panels.append(panel)
-        drawn: list[tuple[np.ndarray, np.ndarray]] = []
-        for run, look in zip(runs, looks, strict=True):
-            if axis == "frame":
-                if (table := frames_of(run.folder)) is None:
-                    continue
-                x, y = table.frame, table.psnr
-            else:
-                x, y = run.epochs, run.metrics[column]
-                if axis == "time":
-                    x = np.nancumsum(run.metrics["seconds"]) / seconds
-            add_line(panel, x, y, column, **look)
-            drawn.append((x, y))
-            if column == "val_psnr" and (best := run.best()) is not None:
-                at = {"color": look["color"], "zorder": 5, **star}
-                add_marks(panel, x[best : best + 1], y[best : best + 1], "best", **at)
-        if column == "val_psnr":
-            add_baselines(panel, common_baselines(runs))
-        losses = [y for _, y in drawn if not ylabel.startswith(("PSNR", "SSIM"))]
-        number_axis(panel.axes, np.concatenate(losses) if losses else None)
-        if axis == "time":
-            panel.axes.set_xlim(left=0)
-        elif drawn:
-            ends = [(x.min(), x.max()) for x, _ in drawn]
-            whole_number_axis(panel.axes, min(a for a, _ in ends), max(b for _, b in ends))
-    arrange(figure, panels, title=title, handles=handles, columns=columns)
+    figure, rows = new_figure(1.0, width=width), -(-len(keys) // columns)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(keys) :]:
+        axes.remove()
+    for axes, key in zip(panels, keys, strict=False):
+        draw_view(axes, VIEWS[key], runs, looks, star)
+    handles += panels[0].get_legend_handles_labels()[0]  # of the baselines
+    # About 7 characters of 7 pt are 1 cm; the sample of a line takes as much as 7 more.
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    ncols = max(1, int(width * 7) // (longest + 7))
+    figure.set_figheight((1.5 + 4.6 * rows + 0.4 * -(-len(handles) // ncols)) / 2.54)
+    legend = figure.legend(handles=handles, loc="outside upper left", ncols=ncols, title=title)
+    legend.set(alignment="left")
     return figure
 
 
-def compare(folders: Sequence[Path], out: Path, *, by_name: bool = False) -> list[str]:
+def draw_view(axes: Axes, view: View, runs: Sequence[Run], looks: list[Look], star: Look) -> None:
+    """One panel: a line for each run, and a star at its best epoch where that is a PSNR."""
+    unit, seconds = time_unit(runs)
+    xlabels = {"epoch": "epoch", "time": f"training time ({unit})", "frame": "frame"}
+    axes.set(title=view.heading, ylabel=view.ylabel, xlabel=xlabels[view.x])
+    drawn: list[tuple[np.ndarray, np.ndarray]] = []
+    for run, look in zip(runs, looks, strict=True):
+        if view.x == "frame":
+            if (known := best_frames(run)) is None:
+                continue
+            x, y = known
+        else:
+            x, y = run.epochs, run.metrics[view.column]
+            if view.x == "time":
+                x = np.nancumsum(run.metrics["seconds"]) / seconds
+        add_line(axes, x, y, view.column, **look)
+        drawn.append((x, y))
+        if view.column == "val_psnr" and (best := run.best()) is not None:
+            at = {"color": look["color"], "zorder": 5, **star}
+            add_marks(axes, x[best : best + 1], y[best : best + 1], "best", **at)
+    if view.column == "val_psnr":
+        add_baselines(axes, common_baselines(runs))
+    losses = [y for _, y in drawn if not view.ylabel.startswith(("PSNR", "SSIM"))]
+    number_axis(axes, np.concatenate(losses) if losses else None)
+    if view.x == "time":
+        axes.set_xlim(left=0)
+    elif drawn:
+        ends = [(x.min(), x.max()) for x, _ in drawn]
+        whole_number_axis(axes, min(a for a, _ in ends), max(b for _, b in ends))
+
+
+def compare(folders: Sequence[Path], out: Path) -> list[str]:
     """Write figures and summary of the runs into the folder `out`; returns lines to be printed.
 
-    by_name: see comparison_figure. Raises UserError for folders that are not runs or given twice.
+    Raises UserError for folders that are not runs or given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise UserError(f"{folder}: is given twice; give every run once")
     runs = [load_run(folder) for folder in folders]
-    rows, notes = summary_rows(runs, by_name=by_name), summary_notes(runs)
-    without = [run for run in runs if frames_of(run.folder) is None]
+    rows, notes = summary_rows(runs), summary_notes(runs)
+    without = [run for run in runs if best_frames(run) is None]
     if without:
         names = ", ".join(str(run.folder) for run in without)
-        notes.append(f"Not in the figure of PSNR per frame, without psnr_per_frame.csv: {names}.")
+        notes.append(
+            "Not in the figure of PSNR per frame, without a psnr_per_frame.csv of their best "
+            f"validation: {names}."
+        )
     out.mkdir(parents=True, exist_ok=True)
     written = [
-        save(comparison_figure(name, runs, by_name=by_name), out / f"{name}.png")
+        save(comparison_figure(name, runs), out / f"{name}.png")
         for name in COMPARISONS
         if name != "psnr_per_frame" or len(without) < len(runs)
     ]

@@ -15,20 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from modules.figures.pictures import caption_font, enlarge, viewing_scale, write_png
-from modules.figures.style import (
-    AXIS_TEXT,
-    BLUE,
-    DPI,
-    GREY,
-    ORANGE,
-    PURPLE,
-    TEXT,
-    VERMILLION,
-    new_figure,
-)
+from modules.figures.media import picture_grid, write_png
+from modules.figures.style import BLUE, DPI, GREY, ORANGE, PURPLE, VERMILLION, new_figure
 from modules.ink import Ink
 
 Pixels = NDArray[np.uint8]
@@ -66,27 +56,6 @@ def overlay(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
     return np.rint(laid).clip(0, 255).astype(np.uint8)
 
 
-def _strip(
-    pictures: Pixels, captions: Sequence[str], heading: str, colours: Sequence[str]
-) -> Image.Image:
-    """Rows of six pictures, each with its caption above it, under a heading."""
-    scale, gap = viewing_scale(pictures.shape[1]), 8
-    high, wide = pictures.shape[1] * scale, pictures.shape[2] * scale
-    font, small = caption_font(26), caption_font(max(12, min(22, wide // 9)))
-    line = 32
-    rows = -(-len(pictures) // COLUMNS)
-    size = (COLUMNS * (wide + gap) + gap, 48 + rows * (high + line + gap))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((gap, 24), heading, fill="black", font=font, anchor="lm")
-    for index, picture in enumerate(enlarge(pictures, scale)):
-        x = gap + index % COLUMNS * (wide + gap)
-        y = 48 + index // COLUMNS * (high + line + gap)
-        draw.text((x, y + line // 2), captions[index], colours[index], small, anchor="lm")
-        sheet.paste(Image.fromarray(picture), (x, y + line))
-    return sheet
-
-
 def _split_strip(split: SheetSplit, rows: int, heading: str, ink: Ink) -> Image.Image:
     """Evenly spaced frames under their labels; the first jumps and blank labels too."""
     shown = np.linspace(0, len(split.frames) - 1, min(rows * COLUMNS, len(split.frames)))
@@ -100,7 +69,7 @@ def _split_strip(split: SheetSplit, rows: int, heading: str, ink: Ink) -> Image.
     ]
     colours = [VERMILLION if t in split.cuts or split.blank[t] else "black" for t in order]
     pictures = overlay(split.frames[order], split.labels[order], ink)
-    return _strip(pictures, captions, heading, colours)
+    return picture_grid(pictures, captions, heading, columns=COLUMNS, colours=colours)
 
 
 def _test_strip(tests: Sequence[SheetSequence], ink: Ink) -> Image.Image:
@@ -110,21 +79,17 @@ def _test_strip(tests: Sequence[SheetSequence], ink: Ink) -> Image.Image:
     labels = np.stack([test.label for test in some])
     captions = [f"{test.name}: {test.length} labels" for test in some]
     heading = f"test, {len(tests)} sequence(s), first frames"
-    return _strip(overlay(frames, labels, ink), captions, heading, ["black"] * len(some))
+    return picture_grid(overlay(frames, labels, ink), captions, heading, columns=COLUMNS)
 
 
 def _steps_chart(splits: Sequence[SheetSplit], width: int) -> Image.Image:
     """How much each frame differs from the one before; recordings, jumps, blank labels, copies."""
-    figure = new_figure()
-    figure.set_size_inches(width / DPI, 2 * 1.15 + 0.5)
-    for row, split in enumerate(splits):
-        axes = figure.add_subplot(len(splits), 1, row + 1)
+    figure = new_figure(7.0, width=width / DPI * 2.54)
+    panels = figure.subplots(len(splits))
+    for axes, split in zip(panels, splits, strict=True):
         _plot_steps(axes, split)
-        if row == 0:
-            title = "Difference to the frame before (mean over pixels, 0-255)"
-            axes.set_title(title, fontsize=AXIS_TEXT, loc="left")
-    axes.set_xlabel("frame, in order", fontsize=AXIS_TEXT)
-    figure.subplots_adjust(0.06, 0.13, 0.985, 0.9, hspace=0.42)
+    panels[0].set_title("Difference to the frame before (mean over pixels, 0-255)")
+    panels[-1].set_xlabel("frame, in order")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return Image.open(buffer).convert("RGB")
@@ -151,11 +116,9 @@ def _plot_steps(axes: Axes, split: SheetSplit) -> None:
             axes.plot(where, 0 * where, "|", color=colour, clip_on=False, label=name)
     axes.set_xlim(0, max(last, 1))
     axes.set_ylim(0, top)
-    axes.set_ylabel(split.name, fontsize=AXIS_TEXT)
-    axes.tick_params(labelsize=TEXT, length=2.5, pad=2)
-    axes.grid(color="#DDDDDD", linewidth=0.4)
+    axes.set_ylabel(split.name)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=TEXT, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+        axes.legend(ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def write_contact_sheet(

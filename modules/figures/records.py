@@ -1,97 +1,105 @@
 """What a run writes besides its checkpoints: metrics.csv, config.json, figures, TensorBoard's log.
 
-None of it ends the run. What cannot be written is tried again, warned of once and written at the
-next chance: after the next epoch, and at the end. Figures are drawn beside the training, see
-beside.py.
+None of it ends the run. What cannot be written is tried again with the next figures and at the end;
+a warning names it once.
 """
 
-import json
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from modules import runlog
 from modules.checkpoint import RunState
-from modules.figures.beside import DRAWING_LIMIT, STOPPING_LIMIT, BesideArtist, worth_a_process
-from modules.figures.drawing import Artist, Curves, Job, Text
-from modules.figures.runs import load_run
-from modules.figures.tensorboard import TensorBoardLog
+from modules.data import VideoData, to_uint8
+from modules.evaluation import Score, where_it_fits
+from modules.figures.runs import load_run, validation_title
+from modules.options import TrainerOptions
 from modules.runlog import MetricsTable
-from modules.runtime.errors import UserError, reason_of
-from modules.runtime.signals import Watch
+from modules.runtime.errors import UserError, reason_of, shown
+from modules.runtime.files import retried
+
+# Drawing may take this part of a run's time; then the figures wait for a later epoch.
+SHARE = 0.02
+
+# matplotlib takes a second to import, so figures are imported where they are drawn.
 
 
 class Records:
     """The files of a run, for the rank that writes them."""
 
-    def __init__(self, state: RunState, frames: int) -> None:
-        """frames: of the validation video."""
-        self.state, self.frames = state, frames
+    def __init__(self, state: RunState) -> None:
+        self.state = state
         self.o, self.root = state.o, state.root
         self.table = MetricsTable(self.root / "metrics.csv", state.unwritten)
-        self.artist: Artist | BesideArtist = Artist(self.root)
+        self.pending: dict[str, Callable[[], object]] = {}  # by file name, how it is written
+        self.warned: set[str] = set()
         self.board: TensorBoardLog | None = None
-        self.warned: set[str] = set()  # files that a warning has named
-        self.watch: Watch | None = None
-
-    # -------------------------------------------------------- the start
+        self.began = time.perf_counter()
+        self.drawing = -1.0  # seconds spent on it since then; below 0 before the first time
 
     def begin(self, config: dict[str, Any], *, resumed: bool) -> None:
         """Write config.json and start TensorBoard's log where it is asked for.
 
-        A new run needs its config.json: UserError. A resumed one goes on without. metrics.csv must
-        be as it is to be continued.
+        A new run needs its config.json: UserError. A resumed one goes on without.
         """
-        try:
-            runlog.write_config(self.root / "config.json", config)
-        except UserError:
-            if not resumed:
-                raise
-            self._draw(Text("config.json", json.dumps(config, indent=2) + "\n"))
+        path = self.root / "config.json"
+        if resumed:
+            self.pending[path.name] = lambda: runlog.write_config(path, config)
+            self._write_pending("config.json")
+        else:
+            runlog.write_config(path, config)
         if self.o.tensorboard:
-            self._tolerate("TensorBoard's log", self._open_board)
+            self._try("TensorBoard's log", self._open_board)
 
     def _open_board(self) -> None:
         self.board = TensorBoardLog(self.root, self.o)
 
-    @contextmanager
-    def drawn_beside(self, watch: Watch) -> Iterator[None]:
-        """While inside, figures are drawn beside the training where that saves time.
+    def add(self, row: dict[str, Any], result: Score, video: VideoData, made: torch.Tensor) -> None:
+        """An epoch's row of metrics.csv, and psnr_per_frame.csv if it is the best one so far.
 
-        Whatever the end, the latest are drawn first, for seconds only if the run is to stop.
+        Its figures are drawn later. result, made: of the epoch's validation, (T, 3, H, W) in [0, 1]
         """
-        self.watch = watch
-        epochs = self.o.num_epoch - self.state.position.epoch - 1
-        gpu = self.state.sums.sums.is_cuda
-        if worth_a_process(epochs, self.frames, visualize=self.o.store_visualization, gpu=gpu):
-            before, self.artist = self.artist, BesideArtist(self.root)
-            if isinstance(before, Artist) and before.owed:  # config.json at most
-                self.artist.draw(*before.jobs)
-        self.state.make_room = lambda: self.artist.wait(lambda: STOPPING_LIMIT)
-        try:
-            yield
-        except BaseException:
-            self.finish_drawing(STOPPING_LIMIT)
-            raise
-        else:
-            self.finish()
-        finally:
-            self.artist.close()
-
-    # -------------------------------------------------------- an epoch
-
-    def add(self, row: dict[str, Any], validation: Job) -> None:
-        """An epoch's row of metrics.csv, and the figures that show it."""
         self.table.add(row)
         if self.board is not None:
             board = self.board
-            self._tolerate("TensorBoard's log", lambda: board.add(row))
-        self._draw(validation, Curves(tuple(self.table.unwritten)))
+            self._try("TensorBoard's log", lambda: board.add(row))
+        self.pending |= self.curves()
+        if self.state.best.epoch == row["epoch"]:
+            visualize = self.o.store_visualization
+            self.pending |= validation_files(
+                self.root, result, video, made, row["epoch"], visualize=visualize
+            )
+            self._write_pending("psnr_per_frame.csv")  # compare reads it beside metrics.csv
 
-    def draw_curves(self) -> None:
-        """Draw the curves of what metrics.csv holds."""
-        self._draw(Curves(tuple(self.table.unwritten)))
+    def curves(self) -> dict[str, Callable[[], object]]:
+        """How curves.png and latent.png are drawn, from the rows so far."""
+
+        def draw_curves() -> None:
+            from modules.figures import curves
+
+            curves.save_curves(load_run(self.root, self.table.unwritten))
+
+        def draw_latent() -> None:
+            from modules.figures import curves
+
+            curves.save_latent(load_run(self.root, self.table.unwritten))
+
+        return {"curves.png": draw_curves, "latent.png": draw_latent}
+
+    def draw(self) -> None:
+        """Draw what is pending, after the first epoch or if drawing has taken little time."""
+        began = time.perf_counter()
+        if self.drawing <= SHARE * (began - self.began):
+            self._write_pending(*self.pending)
+            self.drawing = max(self.drawing, 0.0) + time.perf_counter() - began
+
+    def finish(self) -> None:
+        """The run ends or is stopped: a last attempt at all that is not written yet."""
+        self.table.finish()
+        self._write_pending(*self.pending, insist=True)
 
     def warn(self, *, latest: bool = False) -> None:
         """Print what the run's metrics say that a user must not overlook, and what to try."""
@@ -102,51 +110,125 @@ class Records:
         for finding in found:
             print(finding.line(), flush=True)
 
-    # -------------------------------------------------------- the end
+    def _write_pending(self, *names: str, insist: bool = False) -> None:
+        """Write these of what is pending; insist: try for a moment what is refused."""
+        for name in names:
+            if self._try(name, self.pending[name], insist=insist):
+                del self.pending[name]
 
-    def finish_drawing(self, limit: float = DRAWING_LIMIT) -> dict[str, str]:
-        """Wait until all figures are drawn; why not, by file name, those that cannot be.
-
-        limit: seconds that it may take; less once the run is asked to stop
-        """
-
-        def seconds() -> float:
-            stopping = self.watch is not None and self.watch.asked
-            return min(limit, STOPPING_LIMIT if stopping else math.inf)
-
-        faults = self.artist.finish(seconds)
-        self._warn_once(faults, "drawn")
-        return faults
-
-    def finish(self) -> None:
-        """The run is over: a last attempt at what could not be written."""
-        self.table.finish()
-        if faults := self.finish_drawing():
-            reason = next(iter(faults.values()))
-            print(f"warning: {self._paths(faults)}: not drawn to the end ({reason})", flush=True)
-
-    # -------------------------------------------------------- what goes wrong
-
-    def _draw(self, *jobs: Job) -> None:
-        self._warn_once(self.artist.draw(*jobs), "drawn")
-
-    def _tolerate(self, what: str, action: Callable[[], object]) -> None:
+    def _try(self, name: str, action: Callable[[], object], *, insist: bool = False) -> bool:
+        """Whether it could be done; a warning when it cannot for the first time."""
         try:
-            action()
-        except Exception as error:
-            self._warn_once({what: reason_of(error)}, "written")
+            retried(action) if insist else action()
+        except Exception as error:  # whatever it is, the training is worth more
+            if name not in self.warned:
+                self.warned.add(name)
+                what = self.root / name if "." in name else name
+                print(
+                    f"warning: {what}: cannot be written ({reason_of(error)}); training goes on, "
+                    "and it is tried again later",
+                    flush=True,
+                )
+            return False
+        return True
 
-    def _warn_once(self, faults: dict[str, str], verb: str) -> None:
-        """One line about what has failed for the first time."""
-        new = {name: reason for name, reason in faults.items() if name not in self.warned}
-        self.warned |= new.keys()
-        if new:
-            reason = next(iter(new.values()))
-            print(
-                f"warning: {self._paths(new)}: cannot be {verb} ({reason}); training goes on, and "
-                "it is tried again after every epoch",
-                flush=True,
-            )
 
-    def _paths(self, faults: dict[str, str]) -> str:
-        return ", ".join(str(self.root / name) if "." in name else name for name in faults)
+def validation_files(
+    root: Path,
+    result: Score,
+    video: VideoData,
+    made: torch.Tensor,
+    epoch: int | None = None,
+    *,
+    visualize: bool,
+) -> dict[str, Callable[[], object]]:
+    """What shows a validation, by file name how it is written: psnr_per_frame.csv and .png, and to
+    visualize val.gif and val_sheet.png.
+
+    made: (T, 3, H, W) in [0, 1]; epoch: in the titles, None where it is not known
+    """
+    labels, truth = video.labels.numpy(), video.frames.numpy()
+    prediction = where_it_fits(to_uint8, made).cpu().numpy()
+    psnr = result.psnr
+    title = validation_title(epoch, result.mean_psnr)
+
+    def write_table() -> None:
+        runlog.write_psnr_per_frame(
+            root / "psnr_per_frame.csv", psnr, result.inside, result.outside
+        )
+
+    def draw_frames() -> None:
+        from modules.figures import frames
+
+        frames.draw_psnr_per_frame(
+            root / "psnr_per_frame.png",
+            psnr,
+            inside=result.inside,
+            outside=result.outside,
+            title=validation_title(epoch),
+            labels=labels,
+            truth=truth,
+            prediction=prediction,
+        )
+
+    def write_gif() -> None:
+        from modules.figures import media
+
+        media.write_comparison_gif(root / "val.gif", labels, truth, prediction, title=title)
+
+    def write_sheet() -> None:
+        from modules.figures import media
+
+        media.write_sheet(root / "val_sheet.png", labels, truth, prediction, psnr, title=title)
+
+    files: dict[str, Callable[[], object]] = {
+        "psnr_per_frame.csv": write_table,
+        "psnr_per_frame.png": draw_frames,
+    }
+    return files | ({"val.gif": write_gif, "val_sheet.png": write_sheet} if visualize else {})
+
+
+# ---------------------------------------------------------------- TensorBoard
+
+# The package `tensorboard` is imported only with --tensorboard, so it is optional.
+
+
+def check_tensorboard(o: TrainerOptions) -> None:
+    """Raise UserError if --tensorboard is asked for and its package cannot be imported."""
+    if o.tensorboard:
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"--tensorboard: its package cannot be imported ({error}); run "
+                "`pip install tensorboard`, or leave the option out"
+            ) from error
+
+
+class TensorBoardLog:
+    """The columns of metrics.csv as scalars by epoch, in event files in a run's folder.
+
+    A new file starts with all rows that metrics.csv has so far, and an event at step 0 that makes
+    readers discard earlier files, so a resumed run shows no epoch twice.
+    """
+
+    def __init__(self, root: Path, o: TrainerOptions) -> None:
+        """root: the run's folder, its metrics.csv already truncated to the resumed epoch."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Flushed after each epoch, so the interval (in seconds) need not be short.
+        self.writer = SummaryWriter(str(root), purge_step=0, flush_secs=600)
+        lines = ["| option | value |", "| --- | --- |"]
+        lines += [f"| {name} | {value} |" for name, value in vars(o).items()]
+        self.writer.add_text("options", shown("\n".join(lines)), 0)
+        if (path := root / "metrics.csv").exists():
+            columns = runlog.read_metrics(path)
+            for values in zip(*columns.values(), strict=True):
+                self.add(dict(zip(columns, values, strict=True)))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Log an epoch's row of metrics.csv. Raises OSError if it cannot be written."""
+        for name in runlog.METRIC_COLUMNS[1:]:
+            if name in row:
+                self.writer.add_scalar(name, float(row[name]), int(row["epoch"]))
+        self.writer.flush()

@@ -46,6 +46,15 @@ class Run:
         """Row with the highest val_psnr (among the first `within` ones); None if all are NaN."""
         return best_epoch(self.metrics["val_psnr"][:within])
 
+    def shows_best(self, table: FrameTable) -> bool:
+        """Whether a psnr_per_frame.csv is of the best validation: it has its average.
+
+        Runs of earlier versions have that of the latest one.
+        """
+        best = self.best()
+        average = float(table.psnr.mean())
+        return best is not None and abs(average - self.metrics["val_psnr"][best]) < 1e-4
+
     def findings(self, *, latest: bool = False) -> list[Finding]:
         """What a user must not overlook; latest: only what the last epoch has brought."""
         find = news if latest else diagnose
@@ -153,3 +162,9 @@ def frames_of(folder: Path) -> FrameTable | None:
     if not table.frame.size:
         raise UserError(f"{path}: has no rows")
     return table
+
+
+def validation_title(epoch: int | None, average: float | None = None) -> str:
+    """Which validation a figure shows; epoch: None where it is not known, average in dB."""
+    which = "Validation" if epoch is None else f"Best validation, epoch {epoch}"
+    return which if average is None else f"{which}, average {average:.2f} dB"

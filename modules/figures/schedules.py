@@ -1,4 +1,4 @@
-"""The schedules of a set of options before training: β, teacher forcing, learning rate by epoch."""
+"""The schedules of a set of options before training, drawn and in words."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +14,15 @@ from modules.figures.style import (
     GREEN,
     PURPLE,
     VERMILLION,
-    Panel,
     add_line,
     add_teacher_forcing,
-    arrange,
     axis_from_zero,
     new_figure,
-    new_panel,
+    plain_number,
     rate_axis,
     save,
     whole_number_axis,
 )
-from modules.figures.words import forcing_text, kl_text
 from modules.options import (
     TrainerOptions,
     check_combinations,
@@ -59,46 +56,43 @@ def schedule_table(o: TrainerOptions) -> dict[str, np.ndarray]:
 
 def schedules_figure(o: TrainerOptions) -> Figure:
     """β, teacher forcing and learning rate by epoch."""
-    table, options, figure = schedule_table(o), vars(o), new_figure()
+    table, options = schedule_table(o), vars(o)
     epoch = table["epoch"]
-    text = f"KL annealing: {kl_text(options)}"
-    weight = new_panel(figure, "β (KL weight)", height=2.4, heading=text)
+    title = f"Schedules, num_epoch {o.num_epoch}"
+    figure = new_figure(12.0, title)
+    weight, forcing, rate = figure.subplots(3, sharex=True)
+    weight.set(ylabel="β (KL weight)", title=f"KL annealing: {kl_text(options)}")
     add_line(weight, epoch, table["beta"], "beta", color=GREEN)
-    axis_from_zero(weight.axes, table["beta"])
-    text = f"teacher forcing (TF): {forcing_text({**options, 'detector_patience': 0})}"
-    forcing = new_panel(figure, "TF ratio (0 to 1)", share=weight, height=2.4, heading=text)
-    text = "probability" + (" (but for the detector)" if o.detector_patience else "")
-    add_line(forcing, epoch, table["tfr"], "tfr", text, color=PURPLE, ls=DASHED, marker="s")
-    text = f"TF on, drawn with seed {o.seed}: {int(table['tf_active'].sum())} of {o.num_epoch}"
-    add_teacher_forcing(forcing, epoch, table["tf_active"], text)
-    axis_from_zero(forcing.axes, np.ones(1))
-    text = f"learning rate: {o.lr_scheduler}"
-    rate = new_panel(
-        figure, "learning rate", share=weight, height=2.0, heading=text, xlabel="epoch"
-    )
+    axis_from_zero(weight, table["beta"])
+    active = table["tf_active"]
+    detector = ", but for the detector" if o.detector_patience else ""
+    text = f"teacher forcing (TF): {forcing_text({**options, 'detector_patience': 0})}{detector}"
+    text += f"\nbands: on, drawn with seed {o.seed}: {int(active.sum())} of {o.num_epoch} epochs"
+    forcing.set(ylabel="TF ratio (0 to 1)", title=text)
+    add_line(forcing, epoch, table["tfr"], "tfr", color=PURPLE, ls=DASHED, marker="s")
+    add_teacher_forcing(forcing, epoch, active)
+    axis_from_zero(forcing, np.ones(1))
+    rate.set(ylabel="learning rate", title=f"learning rate: {o.lr_scheduler}", xlabel="epoch")
     add_line(rate, epoch, table["lr"], "lr", color=BLACK, drawstyle="steps-mid")
-    rate_axis(rate.axes, table["lr"])
-    whole_number_axis(weight.axes, 0, o.num_epoch - 1)
-    arrange(figure, [weight, forcing, rate], title=f"Schedules, num_epoch {o.num_epoch}")
+    rate_axis(rate, table["lr"])
+    whole_number_axis(weight, 0, o.num_epoch - 1)
     return figure
 
 
 def fu_figure() -> Figure:
     """The two KL weights of Fu et al. 2019, figure 1, over 40,000 iterations."""
-    figure = new_figure()
-    panels: list[Panel] = []
-    for kind, ratio, colour in (("Monotonic", 0.25, BLUE), ("Cyclical", 0.5, VERMILLION)):
+    figure = new_figure(8.0, "KL weight as in Fu et al. 2019")
+    panels = figure.subplots(2, sharex=True)
+    kinds = (("Monotonic", 0.25, BLUE), ("Cyclical", 0.5, VERMILLION))
+    for axes, (kind, ratio, colour) in zip(panels, kinds, strict=True):
         how: dict[str, Any] = {"anneal_type": kind, "cycles": 4, "ratio": ratio}
         beta = np.array([kl_weight(i, num_epoch=40_000, **how) for i in range(40_000)])
         options = {"kl_anneal_type": kind, "kl_anneal_cycle": 4, "kl_anneal_ratio": ratio}
-        share, text = panels[0] if panels else None, kl_text({**options, "kl_beta": 1.0})
-        panel = new_panel(figure, "β (KL weight)", share=share, height=2.4, heading=text)
-        add_line(panel, np.arange(40_000), beta, "beta", color=colour)
-        axis_from_zero(panel.axes, beta)
-        panels.append(panel)
-    panels[-1].xlabel = "iteration"
-    whole_number_axis(panels[0].axes, 0, 40_000)
-    arrange(figure, panels, title="KL weight as in Fu et al. 2019")
+        axes.set(ylabel="β (KL weight)", title=kl_text({**options, "kl_beta": 1.0}))
+        add_line(axes, np.arange(40_000), beta, "beta", color=colour)
+        axis_from_zero(axes, beta)
+    panels[-1].set_xlabel("iteration")
+    whole_number_axis(panels[0], 0, 40_000)
     return figure
 
 
@@ -121,3 +115,36 @@ def schedules(options: ScheduleOptions, explicit: frozenset[str]) -> list[str]:
         figure = schedules_figure(options)
     out.parent.mkdir(parents=True, exist_ok=True)
     return [*notes, f"wrote {save(figure, out)}"]
+
+
+# ---------------------------------------------------------------- in words
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as a user would type it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(value_text, value))
+    return plain_number(value) if isinstance(value, float) else str(value)
+
+
+def kl_text(options: dict[str, Any]) -> str:
+    """The KL annealing of a run in words."""
+    kind, beta = options.get("kl_anneal_type"), value_text(options.get("kl_beta", "?"))
+    if kind == "None":
+        return f"none, β = {beta}"
+    cycles = f", {options.get('kl_anneal_cycle', '?')} cycles" if kind == "Cyclical" else ""
+    ratio = value_text(options.get("kl_anneal_ratio", "?"))
+    return f"{kind or '?'}{cycles}, ratio {ratio}" + ("" if beta == "1" else f", β to {beta}")
+
+
+def forcing_text(options: dict[str, Any]) -> str:
+    """The teacher forcing of a run in words."""
+    ratio, step = (value_text(options.get(name, "?")) for name in ("tfr", "tfr_d_step"))
+    if ratio == "0":
+        text = "none"
+    elif step == "0":
+        text = f"{ratio} throughout"
+    else:
+        text = f"{ratio}, −{step} per epoch from {options.get('tfr_sde', '?')}"
+    patience = options.get("detector_patience")
+    return f"{text}, detector (patience {patience})" if patience else text

@@ -1,84 +1,198 @@
-"""Comparing runs: labels, the summary table, the overlaid figures."""
+"""Reading runs back, comparing them, and `python -m modules.plots`."""
 
 import csv
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modules import plots
 from modules.figures.compare import (
     COMPARISONS,
+    RUN_COLOURS,
     RUN_STYLES,
     VIEWS,
+    best_frames,
     common_baselines,
     compare,
     comparison_figure,
-    run_labels,
+    differing_settings,
+    run_names,
     summary_notes,
+    summary_rows,
 )
-from modules.figures.runs import load_run
+from modules.figures.curves import draw_curves
+from modules.figures.runs import Run, frames_of, lineage, load_run
 from modules.figures.style import PAGE
+from modules.runlog import METRIC_COLUMNS
 from modules.runtime.errors import UserError
 from tests.support.drawn import BASELINES, check_layout, colours, make_run, set_parent
+from tests.support.scripts import REPOSITORY
+
+HEADER = ",".join(METRIC_COLUMNS) + "\n"
+
+# ---------------------------------------------------------------- a run's folder
 
 
-def labels_of(*folders: Path) -> list[str]:
-    return run_labels([load_run(folder) for folder in folders])
+def test_a_run_is_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {2: {"val_psnr": 31.5}, 5: {"val_psnr": 33.25}, 6: {"val_psnr": math.nan}}
+    folder = make_run(tmp_path / "dance", 8, rows=rows, options={"tfr": 0.5})
+    run = load_run(folder)
+    assert (run.name, run.options["tfr"]) == ("dance", 0.5)
+    assert run.epochs.tolist() == list(range(8))
+    assert (run.best(), run.best(within=4)) == (5, 2)
+    monkeypatch.chdir(folder)
+    assert load_run(Path()).name == "dance"
+    # The last rows may not be in the file yet, or another value of theirs.
+    late = [{**dict.fromkeys(METRIC_COLUMNS, 0.0), "epoch": e, "val_psnr": 40 + e} for e in (7, 8)]
+    psnr = load_run(folder, late).metrics["val_psnr"]
+    assert psnr[[2, 5, 7, 8]].tolist() == [31.5, 33.25, 47, 48] and len(psnr) == 9
+    (folder / "config.json").unlink()
+    assert load_run(folder).options == {}
+    (folder / "psnr_per_frame.csv").unlink()
+    assert frames_of(folder) is None
 
 
-def test_labels_say_just_what_differs(tmp_path: Path) -> None:
+def test_no_epoch_is_best_without_numbers(tmp_path: Path) -> None:
+    never = {epoch: {"val_psnr": math.nan} for epoch in range(3)}
+    assert load_run(make_run(tmp_path / "nan", 3, rows=never)).best() is None
+    infinite = {1: {"val_psnr": math.inf}}
+    assert load_run(make_run(tmp_path / "infinite", 3, rows=infinite)).best() != 1
+    later = never | {2: {"val_psnr": 20.0}}
+    run = load_run(make_run(tmp_path / "later", 3, rows=later))
+    assert (run.best(), run.best(within=2)) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "missing"),
+        ("", "is empty"),
+        ("epoch,val_psnr\n0,20\n", "lacks the columns train_loss, "),
+        (HEADER, "has no rows"),
+        (HEADER + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a valid CSV file"),
+        (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "1\n", "without an epoch number"),
+        (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "\n", "has no rows"),  # a spreadsheet's
+        (HEADER + "0.5" + ",1" * (len(METRIC_COLUMNS) - 1) + "\n", "not an integer from 0 on"),
+        (HEADER + "-1" + ",1" * (len(METRIC_COLUMNS) - 1) + "\n", "not an integer from 0 on"),
+        (b"\xff\xfe\x00binary", ""),
+    ],
+)
+def test_faults_of_metrics_are_named(
+    tmp_path: Path, content: str | bytes | None, said: str
+) -> None:
+    folder = make_run(tmp_path / "run")
+    load_run(folder)  # the control
+    path = folder / "metrics.csv"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=rf"metrics\.csv: .*{said}"):
+        load_run(folder)
+
+
+def test_other_files_and_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none: there is no such folder"):
+        load_run(tmp_path / "none")
+    folder = make_run(tmp_path / "run")
+    for content in ("x\ny\n", "frame,psnr\n1,x\n", "frame,psnr\n"):
+        (folder / "psnr_per_frame.csv").write_text(content)
+        with pytest.raises(UserError, match=r"psnr_per_frame\.csv: "):
+            frames_of(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_run(folder)
+
+
+def test_lineage_that_cannot_be_followed(tmp_path: Path) -> None:
+    a, b = make_run(tmp_path / "a", 4), make_run(tmp_path / "b", 4)
+    set_parent(b, tmp_path / "gone", 2)
+    assert [part.shift for part in lineage(load_run(b))] == [0]
+    set_parent(b, a, -1)  # the parent had not finished an epoch
+    assert len(lineage(load_run(b))) == 1
+    set_parent(b, None, 2)
+    assert len(lineage(load_run(b))) == 1
+    set_parent(b, Path("/elsewhere/a"), 2)  # both were moved: found next to it
+    assert [part.shift for part in lineage(load_run(b))] == [0, 3]
+    set_parent(a, b, 1)
+    set_parent(b, a, 2)  # each is the other's parent
+    assert [part.run.name for part in lineage(load_run(a))] == ["b", "a"]
+    set_parent(a, a, 1)
+    assert len(lineage(load_run(a))) == 1
+
+
+def test_runs_of_earlier_versions_lack_diagnostics(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    table = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
+    for columns, has_latent in ((17, True), (14, False)):
+        (folder / "metrics.csv").write_text("".join(f"{','.join(r[:columns])}\n" for r in table))
+        metrics = load_run(folder).metrics
+        assert np.isnan(metrics["val_psnr_inside"]).all() and len(metrics["val_flicker"]) == 10
+        assert np.isnan(metrics["val_ssim"]).all() != has_latent
+        draw_curves(folder)
+        assert (folder / "latent.png").exists() == has_latent
+        (folder / "latent.png").unlink(missing_ok=True)
+    (folder / "psnr_per_frame.csv").write_text("frame,psnr\n1,20.5\n2,21.5\n")
+    found = frames_of(folder)
+    assert found is not None and found.psnr.tolist() == [20.5, 21.5]
+
+
+def test_findings_come_from_the_run_s_files(tmp_path: Path) -> None:
+    falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
+    run = load_run(make_run(tmp_path / "a", rows=falling, options={"auto_save": True}))
+    assert [finding.name for finding in run.findings()] == [
+        *("falling", "last below baselines", "ends below best"),
+    ]
+    assert "best.ckpt" in run.findings()[-1].advice
+    assert [finding.name for finding in run.findings(latest=True)] == ["ends below best"]
+    assert load_run(make_run(tmp_path / "b")).findings() == []
+    running = load_run(make_run(tmp_path / "c", rows=falling, options={"num_epoch": 30}))
+    assert [finding.name for finding in running.findings()] == ["falling"]
+
+
+# ---------------------------------------------------------------- several runs
+
+
+def differing(*folders: Path) -> dict[str, list[str | None]]:
+    return differing_settings([load_run(folder) for folder in folders])
+
+
+def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
+    def names(*folders: Path) -> list[str]:
+        return run_names([load_run(folder) for folder in folders])
+
+    a, other = make_run(tmp_path / "x/a"), make_run(tmp_path / "y/a", options={"tfr": 0.5})
+    b, c = make_run(tmp_path / "b", options={"tfr": 0.0}), make_run(tmp_path / "x/c")
+    # Whatever it is compared with; but for one of the same name.
+    assert names(a, b) == ["a", "b"] and names(c, a, b) == ["c", "a", "b"]
+    assert names(a, b, other) == ["x/a", "b", "y/a"]
+    assert names(make_run(tmp_path / "z/x/a"), a)[1] == f"{tmp_path.name}/x/a"
+
+
+def test_settings_that_differ(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a")
-    assert labels_of(a, make_run(tmp_path / "b", options={"tfr": 0.0})) == ["tfr=1", "tfr=0"]
+    assert differing(a, make_run(tmp_path / "b", options={"tfr": 0.0})) == {"tfr": ["1", "0"]}
     # Options without effect here, bookkeeping, and where the run was kept, are no difference.
     same = {"num_workers": 8, "DR": f"{Path.cwd()}/data", "lr_milestones": [1], "per_save": 9}
-    assert labels_of(a, make_run(tmp_path / "c", options=same)) == ["a", "c"]
+    assert differing(a, make_run(tmp_path / "c", options=same)) == {}
     # Negative control: the same option where it has an effect.
     steps = {"lr_scheduler": "multistep", "lr_milestones": [1]}
     d, e = (
         make_run(tmp_path / n, options={**steps, "lr_milestones": [m]}) for n, m in ("d1", "e2")
     )
-    assert labels_of(d, e) == ["lr_milestones=1", "lr_milestones=2"]
-    assert labels_of(a, d) == ["lr_scheduler=constant", "lr_scheduler=multistep"]
-    cyclical, none = (
-        {"kl_anneal_type": k, "kl_beta": b} for k, b in (("Cyclical", 1), ("None", 0))
-    )
-    f, g = make_run(tmp_path / "f", options=cyclical), make_run(tmp_path / "g", options=none)
-    assert labels_of(f, g) == [
-        *("kl_anneal_type=Cyclical, kl_beta=1", "kl_anneal_type=None, kl_beta=0"),
-    ]
-
-
-def test_labels_are_unique(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / n, options={"tfr": t}) for n, t in (("x/a", 1), ("y/a", 1))]
-    other = make_run(tmp_path / "z", options={"tfr": 0.5})
-    assert labels_of(*folders) == [f"a ({folder})" for folder in folders]
-    labels = labels_of(*folders, other)
-    assert len(set(labels)) == 3 and labels[2] == "tfr=0.5"
+    assert differing(d, e) == {"lr_milestones": ["1", "2"]}
+    none = make_run(tmp_path / "none", options={"kl_anneal_type": "None", "kl_beta": 0.0})
+    assert differing(a, none)["kl_anneal_type"] == ["Cyclical", "None"]
     child = make_run(tmp_path / "child")
-    set_parent(child, other, 7)
-    assert labels_of(make_run(tmp_path / "b"), child) == [
-        "from scratch",
-        "fine-tuned from z, epoch 7",
-    ]
-
-
-def test_labels_of_many_runs_name_what_most_of_them_do_not_share(tmp_path: Path) -> None:
-    changes = ({}, {"tfr": 0.0}, {"train_vi_len": 64}, {"kl_anneal_type": "None", "kl_beta": 0.0})
-    folders = [make_run(tmp_path / str(i), options=change) for i, change in enumerate(changes)]
-    assert labels_of(*folders) == [
-        "0, with the settings of most",
-        *("tfr=0", "train_vi_len=64", "kl_anneal_type=None, kl_beta=0"),
-    ]
-    # Where no value is that of more than half, all are named.
-    assert labels_of(folders[0], folders[2]) == ["train_vi_len=16", "train_vi_len=64"]
-
-
-def test_data_roots_are_told_apart_by_as_little_as_will_do(tmp_path: Path) -> None:
+    set_parent(child, d, 7)
+    assert differing(a, child) == {"start": ["from scratch", "fine-tuned from d, epoch 7"]}
     roots = ("/data/a/dance", "/data/b/dance", "/data/b/walk")
-    a, b, walk = (make_run(tmp_path / str(i), options={"DR": root}) for i, root in enumerate(roots))
-    assert labels_of(a, b) == ["data=a/dance", "data=b/dance"]
-    assert labels_of(a, walk) == ["data=dance", "data=walk"]
+    one, two, walk = (make_run(tmp_path / str(i), options={"DR": r}) for i, r in enumerate(roots))
+    assert differing(one, two) == {"data": ["a/dance", "b/dance"]}
+    assert differing(one, walk) == {"data": ["dance", "walk"]}
 
 
 @pytest.fixture
@@ -126,6 +240,24 @@ def test_summary_is_best_first(
         assert any(said in line for line in printed)
 
 
+def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
+    """Of a run whose last epoch is worse than its best."""
+    falling = {e: {"val_psnr": 26.0 - abs(e - 3)} for e in range(10)}
+    best = make_run(tmp_path / "best", rows=falling)
+    runs = [load_run(best)]
+    (row,) = summary_rows(runs)
+    assert (row["average PSNR (dB)"], row["best epoch"], row["last PSNR (dB)"]) == (26, 3, 20)
+    (star,) = [e for e in comparison_figure("psnr", runs).axes[0].lines if e.get_gid() == "best"]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (3, 26)
+    (curve,) = comparison_figure("psnr_per_frame", runs).axes[0].lines
+    assert curve.get_ydata().mean() == pytest.approx(26)
+    # The control: one whose table is of the last epoch, as earlier versions wrote it.
+    last = make_run(tmp_path / "last", rows=falling, frames=20.0)
+    assert best_frames(load_run(last)) is None
+    both = comparison_figure("psnr_per_frame", [load_run(last), *runs]).axes[0].lines
+    assert [each.get_ydata().mean() for each in both] == [pytest.approx(26)]
+
+
 def test_overlaid_figures(three: list[Path]) -> None:
     runs = [load_run(folder) for folder in three]
     figure = comparison_figure("training_loss", runs)
@@ -143,11 +275,7 @@ def test_overlaid_figures(three: list[Path]) -> None:
         for legend in figure.legends
         for text in legend.get_texts()
     ]
-    assert entries == run_labels(runs)  # in the order that was asked for
-
-    named = comparison_figure("training_loss", runs, by_name=True)
-    texts = [text.get_text() for legend in named.legends for text in legend.get_texts()]
-    assert texts == [run.name for run in runs] != entries
+    assert entries == run_names(runs)  # in the order that was asked for
 
     figure = comparison_figure("psnr", runs)
     check_layout(figure)
@@ -160,6 +288,22 @@ def test_overlaid_figures(three: list[Path]) -> None:
     assert len(figure.axes) == len(VIEWS) == 9
     figure = comparison_figure("psnr_per_frame", runs)
     assert [each.get_xdata().tolist() for each in figure.axes[0].lines] == [list(range(1, 41))] * 3
+
+
+def test_many_runs(tmp_path: Path) -> None:
+    one = load_run(make_run(tmp_path / "one", 3))
+    runs = [Run(tmp_path / f"a rather long name of run {i}", {}, one.metrics) for i in range(28)]
+    assert len(RUN_COLOURS) == 7 and len({str(style) for style in RUN_STYLES}) == 4
+    for name, width in (("validation_loss", None), ("overview", PAGE)):
+        figure = comparison_figure(name, runs)
+        check_layout(figure, *([width] if width else []))
+        shown = [each for each in figure.axes[0].lines if str(each.get_gid()).startswith("val_")]
+        looks = {(each.get_color(), str(each._dash_pattern)) for each in shown}
+        assert len(looks) == len(shown) == 28  # each has one of its own
+        boxes = [axes.get_window_extent() for axes in figure.axes]
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y0 >= max(box.y1 for box in boxes)
+        assert min(box.height for box in boxes) > 200  # pixels: not squeezed by the legend
 
 
 def test_baselines_that_the_runs_share(tmp_path: Path) -> None:
@@ -197,7 +341,7 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
         "bare has no config.json",
         "nan: no validation gave a number",
         "nan: 7 sequences were skipped",
-        f"without psnr_per_frame.csv: {bare}",
+        f"of their best validation: {nan}, {bare}.",
         "different data roots: nan data, bare ?, whole data, other other.",
     ):
         assert said in printed
@@ -211,3 +355,52 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"summary.md", "summary.csv"}
     with pytest.raises(UserError, match="given twice"):
         compare([whole, tmp_path / "nan" / ".." / "whole"], tmp_path / "two")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "modules.plots", *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_commands_as_a_user_types_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = make_run(tmp_path / "run"), make_run(tmp_path / "b", options={"lr": 0.01})
+    done = command("compare", run, other, "--out", tmp_path / "new" / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"wrote {tmp_path / 'new' / 'out' / 'summary.md'}" in done.stdout
+    call(monkeypatch, "curves", run, other)
+    printed = f"wrote {run / 'curves.png'}\nwrote {other / 'curves.png'}\n"
+    assert capsys.readouterr().out == printed
+    (run / "psnr_per_frame.png").write_bytes(b"with pictures")
+    call(monkeypatch, "frames", run)
+    assert colours(run / "psnr_per_frame_curve.png") > 20
+    assert (run / "psnr_per_frame.png").read_bytes() == b"with pictures"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["plots.py", *map(str, arguments)])
+    plots.main()
+
+
+def test_schedules_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "s.png"
+    call(monkeypatch, "schedules", "--num_epoch", 20, "--kl_anneal_cycle", 4, "--out", out)
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    assert colours(out) > 20
+    call(monkeypatch, "schedules", "--lr_gamma", 0.5, "--detector_patience", 3, "--out", out)
+    printed = capsys.readouterr().out
+    assert "--lr_gamma has no effect" in printed and "detector" in printed
+    call(monkeypatch, "schedules", "--fu_figure", "--out", out)
+    for wrong in (["--fu_figure", "--lr", 1], ["--out", "x.jpg"], ["--tfr", 2], ["--lrr", 1]):
+        with pytest.raises(UserError):
+            call(monkeypatch, "schedules", *wrong)

@@ -30,11 +30,9 @@ from modules.figures.style import (
     DASHED,
     ORANGE,
     VERMILLION,
-    Panel,
     add_line,
-    arrange,
+    legend_above,
     new_figure,
-    new_panel,
     number_axis,
     save,
     whole_number_axis,
@@ -112,26 +110,17 @@ def psnr_by_epoch(root: Path, epochs: int, seed: int) -> np.ndarray:
 
 def draw(results: dict[str, np.ndarray], path: Path) -> None:
     """A panel for each data set."""
-    figure = new_figure()
-    panels: list[Panel] = []
-    for name, values in results.items():
-        last = name == list(results)[-1]
-        panel = new_panel(
-            *(figure, "validation PSNR (dB)"),
-            share=panels[0] if panels else None,
-            heading=name,
-            xlabel="epoch" if last else None,
-        )
+    figure = new_figure(1.5 + 4.0 * len(results))
+    panels = figure.subplots(len(results), sharex=True, squeeze=False).ravel()
+    for axes, (name, values) in zip(panels, results.items(), strict=True):
+        axes.set(title=name, ylabel="validation PSNR (dB)")
         for way, column in zip(WAYS, values.T, strict=True):
             label = f"{way} statistics"
-            add_line(panel, np.arange(len(values)), column, way, label, **LOOKS[way])
-        number_axis(panel.axes)
-        panels.append(panel)
-    whole_number_axis(panels[0].axes, 0, max(map(len, results.values())) - 1)
-    handles = panels[0].handles
-    for panel in panels:
-        panel.handles = []
-    arrange(figure, panels, title="The same weights, two kinds of statistics", handles=handles)
+            add_line(axes, np.arange(len(values)), column, way, label, **LOOKS[way])
+        number_axis(axes)
+    whole_number_axis(panels[0], 0, max(map(len, results.values())) - 1)
+    panels[-1].set_xlabel("epoch")
+    legend_above(figure, panels[0])
     save(figure, path)
 
 

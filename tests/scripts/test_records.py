@@ -1,29 +1,38 @@
-"""Only what loses work may end a run: what becomes of the rest, through the command line."""
+"""What a run writes besides checkpoints, through the command line: when it is drawn, of which
+epoch, and that only what loses work may end a run."""
 
 import errno
+import math
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from modules import runlog
 from modules.checkpoint import load_checkpoint
-from modules.figures import beside, curves, drawing, frames
-from modules.runtime import files
+from modules.figures import curves, frames, media, records
+from modules.figures.compare import best_frames
+from modules.figures.runs import load_run
+from modules.options import TrainerOptions
+from modules.runtime import attempts, patience
 from modules.runtime.errors import UserError
-from tests.support.disks import held
+from modules.training import TrainingStep
+from tests.support.refusing import held
 from tests.support.scripts import TINY_RUN, assert_refused, resume, run_script, train
 
 FIGURES = ("curves.png", "latent.png", "psnr_per_frame.csv", "psnr_per_frame.png", "val.gif")
+VISUAL = "--store_visualization"
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(drawing, "WAITS", (0.0,))
+    monkeypatch.setattr(attempts, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(patience, "DELAYS", (0.0, 0.0))
 
 
 def warnings(text: str) -> list[str]:
@@ -31,59 +40,159 @@ def warnings(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("warning: ") and "tried" in line]
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.EIO])
+# ---------------------------------------------------------------- when, and of which epoch
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Each figure that is drawn, with its title or the number of epochs that it shows."""
+    found: list[tuple[str, str]] = []
+    save_curves, draw_frames = curves.save_curves, frames.draw_psnr_per_frame
+    write_gif, write_sheet = media.write_comparison_gif, media.write_sheet
+
+    def noting(name: str, real: Callable[..., Any], of: Callable[..., str]) -> Callable[..., Any]:
+        def wrapper(*given: Any, **more: Any) -> Any:
+            found.append((name, of(*given, **more)))
+            return real(*given, **more)
+
+        return wrapper
+
+    def title(*_: Any, title: str, **__: Any) -> str:
+        return title
+
+    count = noting("curves.png", save_curves, lambda run: str(len(run.epochs)))
+    monkeypatch.setattr(curves, "save_curves", count)
+    monkeypatch.setattr(frames, "draw_psnr_per_frame", noting("frames", draw_frames, title))
+    monkeypatch.setattr(media, "write_comparison_gif", noting("gif", write_gif, title))
+    monkeypatch.setattr(media, "write_sheet", noting("sheet", write_sheet, title))
+    return found
+
+
+def scores(monkeypatch: pytest.MonkeyPatch, *levels: float) -> None:
+    """Let the epochs of a run have such PSNR, one after another."""
+    from modules import evaluation
+
+    real, left = evaluation.validate, iter(levels)
+
+    def validate(*given: Any, **more: Any) -> Any:
+        result, made = real(*given, **more)
+        level = next(left)
+        psnr = result.psnr - result.psnr.mean() + level
+        return result._replace(psnr=psnr), made
+
+    monkeypatch.setattr(evaluation, "validate", validate)
+
+
+def test_figures_are_of_the_best_epoch(
+    dataset: Path,
+    tmp_path: Path,
+    drawn: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a run that is worse at its end; figures wait where drawing has taken long."""
+    run = tmp_path / "run"
+    scores(monkeypatch, 20.0, 25.0, 27.0, 26.0, 22.0)
+    monkeypatch.setattr(records, "SHARE", 0.0)  # nothing but the first epoch and the end
+    train(dataset, run, "--num_epoch", "5", VISUAL)
+    assert [shown for name, shown in drawn if name == "curves.png"] == ["1", "5"]
+    for name in ("frames", "gif", "sheet"):
+        titles = [shown for each, shown in drawn if each == name]
+        assert len(titles) == 2 and "epoch 0" in titles[0] and "epoch 2" in titles[1], titles
+        assert name == "frames" or titles[1].endswith("average 27.00 dB")  # it computes its own
+    # The table, the figure of frames and the figures of a comparison are of one epoch.
+    found = load_run(run)
+    assert found.best() == 2
+    shown = best_frames(found)
+    assert shown is not None and shown[1].mean() == pytest.approx(27.0)
+
+
+def test_figures_are_drawn_as_long_as_they_take_little_time(
+    dataset: Path,
+    tmp_path: Path,
+    drawn: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores(monkeypatch, 20.0, 19.0, 27.0)
+    monkeypatch.setattr(records, "SHARE", math.inf)
+    train(dataset, tmp_path / "run", "--num_epoch", "3")
+    assert [shown for name, shown in drawn if name == "curves.png"] == ["1", "2", "3"]
+    titles = [shown for name, shown in drawn if name == "frames"]
+    assert titles == ["Best validation, epoch 0", "Best validation, epoch 2"]  # not of epoch 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_run_that_is_stopped_draws_what_is_due(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, run = TrainingStep.__call__, tmp_path / "run"
+
+    def stopping(self: TrainingStep, *arguments: Any, epoch: int, number: int) -> None:
+        if epoch == 2:
+            for name in FIGURES[:2]:
+                (run / name).unlink(missing_ok=True)  # those of the first epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, *arguments, epoch=epoch, number=number)
+
+    monkeypatch.setattr(records, "SHARE", 0.0)
+    arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "4")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingStep, "__call__", stopping)
+        result = run_script("Trainer.py", *arguments, VISUAL)
+    assert result.returncode == 143, result.stderr
+    assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1]
+    assert {path.name for path in run.iterdir()} >= {*FIGURES, "val_sheet.png"}
+    assert not [path for path in run.iterdir() if "tmp" in path.name]
+    assert resume(run).returncode == 0
+
+
+# ---------------------------------------------------------------- what cannot be written
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
 def test_figures_that_cannot_be_written(dataset: Path, tmp_path: Path, code: int) -> None:
     run = tmp_path / "run"
     with held(*FIGURES, "val_sheet.png", code=code):
-        text = train(dataset, run, "--num_epoch", "2", "--store_visualization")
-    assert len(warnings(text)) == 1  # for all, and not again after the second epoch
-    assert all(str(run / name) in warnings(text)[0] for name in FIGURES)
+        text = train(dataset, run, "--num_epoch", "2", VISUAL)
+    for name in (*FIGURES, "val_sheet.png"):  # each once, though tried several times
+        assert len([line for line in warnings(text) if f"{run / name}: " in line]) == 1
     assert load_checkpoint(run / "last.ckpt").last_epoch == 1
     names = {path.name for path in run.iterdir()}
     assert not names & set(FIGURES) and not [name for name in names if "tmp" in name]
-    assert "not drawn to the end" in text
     assert resume(run).returncode == 0  # nothing to train: the curves are made up for
     assert (run / "curves.png").exists()
 
 
-def test_a_figure_comes_back_with_the_next_epoch(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(dataset, tmp_path / "sound", "--num_epoch", "2", "--store_visualization")
-    with held("val.gif", "psnr_per_frame.csv", times=4) as refused:
-        text = train(dataset, tmp_path / "run", "--num_epoch", "2", "--store_visualization")
-    assert len(refused) == 4
-    assert len(warnings(text)) == 1
-    for name in ("val.gif", "psnr_per_frame.csv", "psnr_per_frame.png", "val_sheet.png"):
-        one, two = (tmp_path / run / name for run in ("sound", "run"))
+def test_a_figure_comes_back(dataset: Path, tmp_path: Path) -> None:
+    train(dataset, tmp_path / "sound" / "run", "--num_epoch", "2", VISUAL)
+    with held("val.gif", "curves.png", times=2) as refused:
+        text = train(dataset, tmp_path / "run", "--num_epoch", "2", VISUAL)
+    assert sorted(refused) == ["curves.png", "val.gif"]
+    assert len(warnings(text)) == 2
+    for name in (*FIGURES, "val_sheet.png"):
+        one, two = (tmp_path / run / name for run in ("sound/run", "run"))
         assert one.read_bytes() == two.read_bytes(), name
 
 
-def raising(error: BaseException) -> Callable[..., Any]:
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    return fail
-
-
 @pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("usetex"),
-        ImportError("no font"),
-        RecursionError(),
-        KeyError("x"),
-    ],
+    "error", [MemoryError(), RuntimeError("usetex"), ImportError("no font"), RecursionError()]
 )
 def test_drawing_that_crashes(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(curves, "curves_figure", raising(error))
-    monkeypatch.setattr(frames, "draw_psnr_per_frame", raising(error))
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(curves, "curves_figure", fail)
+    if isinstance(error, ImportError):  # matplotlib itself is broken
+        monkeypatch.setitem(sys.modules, "modules.figures.frames", None)
+        monkeypatch.delattr("modules.figures.frames")
+    else:
+        monkeypatch.setattr(frames, "psnr_per_frame_figure", fail)
     text = train(dataset, tmp_path / "run", "--num_epoch", "1")
+    assert len(warnings(text)) == 2
     assert type(error).__name__ in warnings(text)[0]
-    assert (tmp_path / "run/latent.png").exists()  # the others are drawn
+    # The others are written, and the run is whole.
+    assert (tmp_path / "run/latent.png").exists() and (tmp_path / "run/metrics.csv").exists()
     assert load_checkpoint(tmp_path / "run/last.ckpt").last_epoch == 0
 
 
@@ -91,7 +200,11 @@ def test_a_request_to_end_is_no_failure_of_drawing(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: not everything is swallowed."""
-    monkeypatch.setattr(curves, "curves_figure", raising(KeyboardInterrupt()))
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(curves, "curves_figure", interrupt)
     arguments = ("--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN, "--num_epoch", "1")
     assert run_script("Trainer.py", *arguments).returncode == 130
 
@@ -101,11 +214,12 @@ def test_metrics_that_are_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
     with held("metrics.csv"):
         text = train(dataset, run, "--num_epoch", "2")
     assert text.count("metrics.csv: cannot be written (Permission denied)") == 1
-    assert "--resume writes them" in text
+    assert "metrics.unwritten.csv" in text
     assert (run / "curves.png").exists()  # drawn with the rows that the file lacks
     result = resume(run, "--num_epoch", "3")
     assert result.returncode == 0, result.stderr
     assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
+    assert not (run / "metrics.unwritten.csv").exists()
 
 
 def test_config_that_is_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
@@ -115,135 +229,27 @@ def test_config_that_is_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
         assert_refused(run_script("Trainer.py", *arguments), "config.json")  # of a new run
     train(dataset, tmp_path / "again", "--num_epoch", "1")
     run = tmp_path / "again"
-    with held("config.json", times=5):
+    with held("config.json", times=1):
         result = resume(run, "--num_epoch", "2")
     assert result.returncode == 0, result.stderr
     assert len(warnings(result.stdout)) == 1
     assert runlog.read_config(run)["resumed_at"] == [1]
 
 
-class TestCheckpoints:
-    def test_a_moment_is_waited_for(self, dataset: Path, tmp_path: Path) -> None:
-        with held("last.ckpt", times=2) as refused:
-            train(dataset, tmp_path / "run", "--num_epoch", "1")
-        assert refused == ["last.ckpt"] * 2
-        assert load_checkpoint(tmp_path / "run/last.ckpt").last_epoch == 0
-
-    def test_then_the_run_ends_with_the_earlier_one_intact(
-        self, dataset: Path, tmp_path: Path
-    ) -> None:
-        run = tmp_path / "run"
+def test_checkpoints_that_are_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with held("last.ckpt", times=2) as refused:  # a moment is waited for
         train(dataset, run, "--num_epoch", "1")
-        before = (run / "last.ckpt").read_bytes()
-        with held("last.ckpt") as refused:
-            assert_refused(resume(run, "--num_epoch", "2"), "last.ckpt: cannot be written")
-        assert len(refused) == 3
-        assert (run / "last.ckpt").read_bytes() == before
-        assert resume(run, "--num_epoch", "2").returncode == 0
+    assert refused == ["last.ckpt"] * 2
+    before = (run / "last.ckpt").read_bytes()
+    with held("last.ckpt") as refused:  # then the run ends with the earlier one intact
+        assert_refused(resume(run, "--num_epoch", "2"), "last.ckpt: cannot be written")
+    assert len(refused) == 3
+    assert (run / "last.ckpt").read_bytes() == before
+    assert resume(run, "--num_epoch", "2").returncode == 0
 
 
-def test_space_is_kept_for_the_next_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[int] = []
-    artist = drawing.Artist(tmp_path)
-    artist.owed["val.gif"] = lambda: drawn.append(1)
-    (tmp_path / "last.ckpt").write_bytes(bytes(1000))
-    (tmp_path / "val.gif").write_bytes(bytes(100))
-    usage = drawing.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(drawing.shutil, "disk_usage", lambda _: usage._replace(free=1099))
-    assert "next checkpoint" in artist.draw()["val.gif"]
-    assert drawn == []
-    monkeypatch.setattr(drawing.shutil, "disk_usage", lambda _: usage._replace(free=1100))
-    assert artist.draw() == {}
-    assert drawn == [1]
-
-
-# ---------------------------------------------------------------- drawn beside the training
-
-
-@pytest.fixture
-def always_beside(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Whatever the size of the run; the numbers of the processes that drew."""
-    monkeypatch.setattr(beside, "worth_a_process", lambda *_, **__: True)
-    monkeypatch.setattr("modules.figures.records.worth_a_process", lambda *_, **__: True)
-    numbers: list[int] = []
-    start = beside.DrawingProcess.__init__
-
-    def noting(self: beside.DrawingProcess, root: Path) -> None:
-        start(self, root)
-        numbers.append(self.popen.pid)
-
-    monkeypatch.setattr(beside.DrawingProcess, "__init__", noting)
-    return numbers
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def test_beside_the_training_the_same_files_come_out(
-    dataset: Path, tmp_path: Path, always_beside: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = ("--num_epoch", "2", "--store_visualization")
-    text = train(dataset, tmp_path / "beside" / "run", *options)
-    assert len(always_beside) == 1
-    assert gone(always_beside[0])
-    assert warnings(text) == []
-    with monkeypatch.context() as patch:
-        patch.setattr("modules.figures.records.worth_a_process", lambda *_, **__: False)
-        train(dataset, tmp_path / "in_place" / "run", *options)
-    assert len(always_beside) == 1  # the control
-    one, two = (tmp_path / name / "run" for name in ("beside", "in_place"))
-    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
-    for name in (*FIGURES, "val_sheet.png"):
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_a_run_that_is_stopped_has_drawn_its_last_validation(
-    dataset: Path, tmp_path: Path, always_beside: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from modules.training import TrainingStep
-
-    monkeypatch.setattr("modules.figures.records.STOPPING_LIMIT", 120.0)  # of a busy machine
-    step = TrainingStep.__call__
-
-    def stopping(self: TrainingStep, *arguments: Any, epoch: int, number: int) -> None:
-        if epoch == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(self, *arguments, epoch=epoch, number=number)
-
-    run = tmp_path / "run"
-    arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "3")
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", stopping)
-        result = run_script("Trainer.py", *arguments, "--store_visualization")
-    assert result.returncode == 143, result.stderr
-    assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0]
-    assert {path.name for path in run.iterdir()} >= {*FIGURES, "val_sheet.png"}
-    assert not [path for path in run.iterdir() if "tmp" in path.name]
-    assert gone(always_beside[0])
-    assert resume(run).returncode == 0
-
-
-def test_a_process_that_crashes_costs_the_figures_only(
-    dataset: Path, tmp_path: Path, always_beside: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(beside, "CODE", "import os; os.kill(os.getpid(), 11)  # {!r}")
-    run = tmp_path / "run"
-    text = train(dataset, run, "--num_epoch", "3")
-    assert always_beside == []
-    assert len(warnings(text)) == 1
-    assert "SIGSEGV" in warnings(text)[0]
-    assert not (run / "curves.png").exists()
-    assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
-    assert resume(run).returncode == 0
-    assert (run / "curves.png").exists()
+# ---------------------------------------------------------------- TensorBoard
 
 
 def test_a_tensorboard_log_that_cannot_be_written(
@@ -256,9 +262,53 @@ def test_a_tensorboard_log_that_cannot_be_written(
         def add(self, _row: dict[str, Any]) -> None:
             raise UserError("event file cannot be written") from OSError(28, "No space left")
 
-    monkeypatch.setattr("modules.figures.tensorboard.check_tensorboard", lambda _: None)
-    monkeypatch.setattr("modules.figures.records.TensorBoardLog", Board)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", records)  # it can be imported
+    monkeypatch.setattr(records, "TensorBoardLog", Board)
     text = train(dataset, tmp_path / "run", "--num_epoch", "2", "--tensorboard")
     assert len(warnings(text)) == 1
     assert "TensorBoard's log" in warnings(text)[0]
     assert load_checkpoint(tmp_path / "run/last.ckpt").last_epoch == 1
+
+
+def test_a_resumed_tensorboard_log_shows_no_epoch_twice(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the optional package tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def events() -> dict[str, list[tuple[int, float]]]:
+        """(epoch, value) of every scalar, as TensorBoard would show them."""
+        found = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0})
+        found.Reload()
+        names = found.Tags()["scalars"]
+        return {name: [(each.step, each.value) for each in found.Scalars(name)] for name in names}
+
+    def row(epoch: int, value: float) -> dict[str, float]:
+        return {**dict.fromkeys(runlog.METRIC_COLUMNS, value), "epoch": epoch}
+
+    o, path = TrainerOptions(tensorboard=True), tmp_path / "metrics.csv"
+    log = records.TensorBoardLog(tmp_path, o)
+    for epoch in range(4):
+        runlog.append_metrics(path, row(epoch, 1.0))
+        log.add(row(epoch, 1.0))
+    # Negative control: what the resumed run has to make TensorBoard forget is there.
+    assert events()["val_psnr"] == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)]
+    runlog.truncate_metrics(path, 1)  # the newest whole checkpoint was that of epoch 1
+    log = records.TensorBoardLog(tmp_path, o)
+    log.add(row(2, math.nan))
+    assert sorted(events()) == sorted(runlog.METRIC_COLUMNS[1:])
+    for values in events().values():
+        assert [epoch for epoch, _ in values] == [0, 1, 2]
+        assert np.isnan(values[2][1])
+
+
+def test_tensorboard_without_its_package(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in sys.modules if n.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # an import of it fails from here on
+    run = tmp_path / "run"
+    command = ["Trainer.py", "--DR", dataset, "--save_root", run, "--num_epoch", "1", *TINY_RUN]
+    result = run_script(*command, "--tensorboard")
+    assert_refused(result, "--tensorboard", "pip install tensorboard")
+    assert result.stderr.count("\n") == 1
+    assert not run.exists()  # refused before anything was begun

@@ -1,0 +1,263 @@
+"""Videos to look at: GIFs, MP4s, and stills of a few frames.
+
+A GIF's palette costs quality, so scores come from tensors and PNGs.
+
+Legend: T frames, H, W height and width in pixels; videos are (T, H, W, 3) uint8 RGB.
+"""
+
+import importlib.util
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from modules.runtime.files import write_atomically
+
+VIEWING_HEIGHT = 128  # about how high a small frame is shown, pixels
+LEAST_SIDE = 256  # pixels of an MP4's shorter side: players show smaller ones as a stamp
+GREYS = 8  # first entries of a GIF's palette, for captions
+
+
+def check_videos(**videos: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The videos that are given, by name. Raises ValueError unless all are (T, H, W, 3) uint8, of
+    one shape without a zero."""
+    given = {name: video for name, video in videos.items() if video is not None}
+    for name, video in given.items():
+        if not isinstance(video, np.ndarray) or video.dtype != np.uint8:
+            kind = getattr(video, "dtype", type(video).__name__)
+            raise ValueError(f"{name}: must be a uint8 array (0-255), it is {kind}")
+        if video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
+            raise ValueError(f"{name}: must be (T, H, W, 3), it is {video.shape}")
+    shapes = {name: video.shape for name, video in given.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the videos differ in shape: {shapes}")
+    return given
+
+
+def viewing_scale(height: int) -> int:
+    """Whole factor that makes a small frame about 128 pixels high; 1 for larger ones."""
+    return max(1, round(VIEWING_HEIGHT / height))
+
+
+def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
+    """(T, H, W, …) → (T, H·scale, W·scale, …): every pixel a square of its own (nearest)."""
+    return pictures.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def caption_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib carries with it: the same on every machine."""
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(path), size)
+
+
+# ----------------------------------------------------------------------------------------
+# GIF
+
+
+def colours_of(video: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` colours, (count, 3) uint8, for all frames together (median cut)."""
+    sample = video[np.unique(np.linspace(0, len(video) - 1, 64).round().astype(int))]
+    image = Image.fromarray(sample.reshape(-1, sample.shape[2], 3)).quantize(count)
+    return np.array(image.getpalette(), np.uint8).reshape(-1, 3)[:count]
+
+
+def to_palette(video: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """(T, H, W, 3) → (T, H, W) uint8, indices of near colours.
+
+    A pixel keeps its colour while that is within 8 of 255 levels of its own, so that the noise of a
+    still background is not stored in every frame.
+    """
+    video = video.copy()
+    for t in range(1, len(video)):
+        near = (np.abs(video[t].astype(np.int16) - video[t - 1]) <= 8).all(axis=-1)
+        video[t][near] = video[t - 1][near]
+    table = Image.new("P", (1, 1))
+    table.putpalette(palette.tobytes())
+    image = Image.fromarray(video.reshape(-1, video.shape[2], 3))
+    # No dithering: it flickers and doubles the file.
+    indices = image.quantize(palette=table, dither=Image.Dither.NONE)
+    return np.asarray(indices).reshape(video.shape[:3])
+
+
+def save_gif(path: Path, frames: np.ndarray, palette: np.ndarray, fps: float) -> Path:
+    """Write (T, H, W) palette indices as a GIF that loops, whole or not at all."""
+    if not 0 < fps <= 50:
+        raise ValueError(f"fps {fps}: a GIF shows more than 0 and at most 50 frames a second")
+    images = [Image.fromarray(frame) for frame in frames]
+    for image in images:
+        image.putpalette(palette.tobytes())
+    # GIF counts hundredths of a second, and players take 0 and 1 for 10. The durations differ by
+    # one of them, so that the whole lasts as long as it should.
+    ends = np.round(np.arange(len(frames) + 1) * 100 / fps).astype(int)
+    durations = (10 * np.diff(ends)).tolist()  # ms
+    buffer = io.BytesIO()
+    images[0].save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=durations if len(frames) > 1 else durations[0],
+        loop=0,
+        optimize=True,  # pixels that stay are not written again
+    )
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def write_gif(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path:
+    """Write one sequence, (T, H, W, 3) uint8, as a GIF; small frames are enlarged.
+
+    Colours are reduced to 256 for the whole sequence. Equal neighbouring frames become one that
+    lasts as long as all of them. Raises ValueError.
+    """
+    check_videos(frames=frames)
+    palette = colours_of(frames, 256)
+    indices = to_palette(frames, palette)
+    return save_gif(path, enlarge(indices, viewing_scale(frames.shape[1])), palette, fps)
+
+
+def write_comparison_gif(
+    path: Path,
+    labels: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    *,
+    title: str = "",
+    fps: float = 15,
+) -> Path:
+    """Write label | truth | prediction side by side (label | prediction without a truth).
+
+    All (T, H, W, 3) uint8; small frames are enlarged. The frame's number and the title stand above.
+    Raises ValueError.
+    """
+    videos = check_videos(label=labels, truth=truth, prediction=prediction)
+    scale = viewing_scale(prediction.shape[1])
+    greys = np.linspace(0, 255, GREYS).round().astype(np.uint8)[:, None].repeat(3, axis=1)
+    # The labels' few bright colours get entries of their own: by area they would get none.
+    images = np.concatenate([video for name, video in videos.items() if name != "label"])
+    palette = np.concatenate([greys, colours_of(labels, 48), colours_of(images, 200)])
+    white = ((0, 0), (0, 0), (0, 1), (0, 0))  # a column between the pictures
+    panels = [np.pad(video, white, constant_values=255) for video in videos.values()]
+    indices = to_palette(np.concatenate(panels, axis=2)[:, :, :-1], palette)
+    font, line, step = caption_font(12), 17, (prediction.shape[2] + 1) * scale
+    frames = []
+    for t, picture in enumerate(enlarge(indices, scale)):
+        captions = Image.new("L", (picture.shape[1], 2 * line), 255)
+        draw = ImageDraw.Draw(captions)
+        draw.text((2, line // 2), f"frame {t}   {title}", fill=0, font=font, anchor="lm")
+        for column, name in enumerate(videos):
+            place = (column * step + 2, line + line // 2)
+            draw.text(place, name, fill=0, font=font, anchor="lm")
+        frames.append(np.concatenate([np.asarray(captions) // (256 // GREYS), picture]))
+    return save_gif(path, np.stack(frames), palette, fps)
+
+
+# ----------------------------------------------------------------------------------------
+# MP4
+
+
+def write_mp4(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path | None:
+    """Write one sequence, (T, H, W, 3) uint8, as an MP4 that every player shows (H.264, 4:2:0).
+
+    Small frames are enlarged by a whole factor. None without the package imageio-ffmpeg. Raises
+    ValueError, and OSError when it cannot be written.
+    """
+    check_videos(frames=frames)
+    if not 0 < fps < 1e4:
+        raise ValueError(f"fps {fps}: must be above 0")
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        return None
+    large = enlarge(frames, max(1, round(LEAST_SIDE / min(frames.shape[1:3]))))
+    _, height, width, _ = large.shape
+    odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))  # 4:2:0 has a colour for 2 x 2 pixels
+    # Bit-exact: no version numbers and dates, so that the same frames give the same file.
+    exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-crf", "16", "-preset", "veryfast"]
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole.mp4"
+        iio.imwrite(
+            whole,
+            np.pad(large, odd, mode="edge"),
+            plugin="FFMPEG",
+            fps=fps,
+            codec="libx264",
+            quality=None,
+            macro_block_size=1,
+            output_params=exact,
+            ffmpeg_log_level="error",
+        )
+        write_atomically(path, whole.read_bytes())
+    return path
+
+
+# ----------------------------------------------------------------------------------------
+# Stills
+
+
+def picture_grid(
+    pictures: np.ndarray,
+    captions: Sequence[str],
+    heading: str,
+    *,
+    columns: int,
+    colours: Sequence[str] | None = None,
+) -> Image.Image:
+    """Pictures in rows, exact pixels, each with its caption above it, under a heading.
+
+    pictures: (N, H, W, 3) uint8; captions, colours of the captions: (N,)
+    """
+    scale, gap = viewing_scale(pictures.shape[1]), 8
+    high, wide = pictures.shape[1] * scale, pictures.shape[2] * scale
+    small = caption_font(max(12, min(22, wide // 9)))
+    font, line, top = caption_font(max(14, min(26, wide * columns // 40))), 32, 48
+    rows = -(-len(pictures) // columns)
+    size = (columns * (wide + gap) + gap, top + rows * (high + line + gap))
+    grid = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(grid)
+    draw.text((gap, top // 2), heading, fill="black", font=font, anchor="lm")
+    for index, picture in enumerate(enlarge(pictures, scale)):
+        x = gap + index % columns * (wide + gap)
+        y = top + index // columns * (high + line + gap)
+        colour = colours[index] if colours else "black"
+        draw.text((x, y + line // 2), captions[index], colour, small, anchor="lm")
+        grid.paste(Image.fromarray(picture), (x, y + line))
+    return grid
+
+
+def write_png(path: Path, image: Image.Image) -> Path:
+    """Write an image, whole or not at all. Raises UserError."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def write_sheet(
+    path: Path,
+    labels: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    psnr: np.ndarray,
+    *,
+    title: str = "",
+    columns: int = 8,
+) -> Path:
+    """Write a still of up to `columns` evenly spaced frames: rows label, truth and prediction.
+
+    labels, truth, prediction: (T, H, W, 3) uint8; psnr: (T-1,) in dB for frames 1 … T-1, shown
+    above the predictions. Raises ValueError.
+    """
+    videos = check_videos(label=labels, truth=truth, prediction=prediction)
+    if psnr.shape != (len(prediction) - 1,):
+        raise ValueError(f"psnr has shape {psnr.shape}, for {len(prediction)} frames")
+    shown = np.unique(np.linspace(0, len(prediction) - 1, columns).round().astype(int))
+    captions = [f"{t}: label" for t in shown]
+    captions += ["truth" for _ in shown if truth is not None]
+    captions += [f"{psnr[t - 1]:.2f} dB" if t else "given" for t in shown]
+    pictures = np.concatenate([video[shown] for video in videos.values()])
+    heading = f"{title}   Rows: {', '.join(videos)} with PSNR".strip()
+    return write_png(path, picture_grid(pictures, captions, heading, columns=len(shown)))

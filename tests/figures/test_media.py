@@ -1,0 +1,256 @@
+"""GIFs and MP4s as a viewer shows them, and stills of exact pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modules.figures.contact_sheet import SheetSequence, SheetSplit, overlay, write_contact_sheet
+from modules.figures.media import (
+    check_videos,
+    viewing_scale,
+    write_comparison_gif,
+    write_gif,
+    write_mp4,
+    write_sheet,
+)
+from modules.ink import Ink
+from modules.runtime.errors import UserError
+from tests.support.drawn import video
+
+ON_BLACK = Ink((0, 0, 0), 255)
+
+
+def gif_frames(path: Path) -> tuple[np.ndarray, list[int]]:
+    """Frames (T, H, W, 3) as a viewer shows them, and their durations in ms."""
+    frames, durations = [], []
+    with Image.open(path) as image:
+        for t in range(image.n_frames):
+            image.seek(t)
+            frames.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info["duration"])
+    return np.stack(frames), durations
+
+
+def moving_square(frames: int, noise: float = 0.0) -> np.ndarray:
+    """A red square on a grey gradient, with a sensor's noise."""
+    rng = np.random.default_rng(0)
+    images = np.tile(np.linspace(60, 200, 64), (frames, 32, 1))[..., None].repeat(3, axis=3)
+    for t in range(frames):
+        images[t, 10:20, t % 54 : t % 54 + 10] = (200, 30, 30)
+    return np.clip(images + noise * rng.normal(size=images.shape), 0, 255).astype(np.uint8)
+
+
+def test_comparison_gif(tmp_path: Path) -> None:
+    truth = moving_square(30)
+    labels, prediction = truth[..., ::-1].copy(), truth[:, :, ::-1].copy()
+    path = write_comparison_gif(tmp_path / "val.gif", labels, truth, prediction, title="epoch 3")
+    frames, durations = gif_frames(path)
+    assert len(frames) == 30
+    assert sum(durations) == 2000 and set(durations) == {60, 70}  # hundredths of a second
+    bar = frames.shape[1] - 128
+    assert frames.shape[2] == 3 * 256 + 2 * 4 and 20 < bar < 50
+    for column, frames_shown in enumerate((labels, truth, prediction)):
+        panel = frames[:, bar:, column * 260 : column * 260 + 256]
+        np.testing.assert_array_equal(panel, panel[:, ::4, ::4].repeat(4, 1).repeat(4, 2))
+        error = panel[:, ::4, ::4].astype(int) - frames_shown
+        assert np.abs(error).max() <= 24, column
+    assert (frames[:, bar:, 256:260] == 255).all()  # the separators
+    captions = frames[:, :bar]
+    assert all((captions[t] != captions[t + 1]).any() for t in range(29))  # the frame's number
+    assert (captions[3][:, 260:] == captions[4][:, 260:]).all()
+    plain, _ = gif_frames(write_comparison_gif(path, labels, truth, prediction))
+    assert (plain[:, :bar] != captions).any()  # without the title
+    narrow, _ = gif_frames(write_comparison_gif(path, labels, None, prediction))
+    assert narrow.shape[1:] == (128 + bar, 2 * 256 + 4, 3)
+    # Equal frames stay apart by their numbers.
+    still = video(1).repeat(40, axis=0)
+    assert len(gif_frames(write_comparison_gif(path, still, still, still))[0]) == 40
+
+
+def test_gifs_last_as_long_as_the_video(tmp_path: Path) -> None:
+    equal = video(1).repeat(40, axis=0)
+    equal[20:23] = 255 - equal[0]
+    frames, durations = gif_frames(write_gif(tmp_path / "a.gif", equal, fps=20))
+    assert durations == [1000, 150, 850]  # equal neighbours are one
+    assert frames.shape == (3, 128, 192, 3)
+    assert np.abs(frames[:, ::16, ::16].astype(int) - equal[[0, 20, 23]]).max() <= 24
+    _, durations = gif_frames(write_gif(tmp_path / "b.gif", video(7), fps=15))
+    assert sum(durations) == 470 and len(durations) == 7
+    assert len(gif_frames(write_gif(tmp_path / "c.gif", equal[:1]))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("height", "scale"), [(16, 8), (32, 4), (48, 3), (64, 2), (100, 1), (128, 1), (720, 1)]
+)
+def test_only_small_frames_are_enlarged(tmp_path: Path, height: int, scale: int) -> None:
+    assert viewing_scale(height) == scale
+    path = write_gif(tmp_path / "a.gif", video(2, height, 20))
+    with Image.open(path) as image:
+        assert image.size == (20 * scale, height * scale)
+
+
+def test_comparison_gif_of_a_whole_validation_video_stays_small(tmp_path: Path) -> None:
+    frames = 630 // 5
+    truth, prediction = moving_square(frames, noise=1.0), moving_square(frames, noise=3.0)
+    path = write_comparison_gif(tmp_path / "val.gif", moving_square(frames), truth, prediction)
+    assert path.stat().st_size < 6e6 / 5
+
+
+def test_other_shapes_and_values_are_refused(tmp_path: Path) -> None:
+    good, out = video(5), tmp_path / "x"
+    assert check_videos(truth=good, labels=None) == {"truth": good}
+    too_bright = good.astype(np.int64) + 4  # as uint8 this would wrap around to black
+    psnr = np.ones(4)
+    for bad, said in (
+        (too_bright, "must be a uint8 array .* it is int64"),
+        (good / 255.0, "it is float64"),
+        (good.tolist(), "it is list"),
+        (good[0], r"must be \(T, H, W, 3\)"),
+        (good[..., :1], r"must be \(T, H, W, 3\)"),
+        (good[:0], r"must be \(T, H, W, 3\)"),
+    ):
+        for write in (
+            lambda bad=bad: write_gif(out, bad),
+            lambda bad=bad: write_comparison_gif(out, good, bad, good),
+            lambda bad=bad: write_sheet(out, good, good, bad, psnr),
+        ):
+            with pytest.raises(ValueError, match=said):
+                write()
+    for write in (
+        lambda: write_comparison_gif(out, good, good[:4], good),
+        lambda: write_sheet(out, good, good, good, np.ones(5)),
+        lambda: write_gif(out, good, fps=0),
+        lambda: write_gif(out, good, fps=90),
+    ):
+        with pytest.raises(ValueError):
+            write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = video(4)
+    before = write_gif(tmp_path / "a.gif", frames).read_bytes()
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    for write in (
+        lambda: write_gif(tmp_path / "a.gif", 255 - frames),
+        lambda: write_comparison_gif(tmp_path / "b.gif", frames, frames, frames),
+        lambda: write_sheet(tmp_path / "c.png", frames, frames, frames, np.ones(3)),
+    ):
+        with pytest.raises(UserError, match="No space"):
+            write()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+    assert (tmp_path / "a.gif").read_bytes() == before
+
+
+def test_sheet_shows_exact_pixels(tmp_path: Path) -> None:
+    labels, truth, prediction = (video(50, 32, 64, seed) for seed in range(3))
+    path = write_sheet(
+        tmp_path / "s.png", labels, truth, prediction, np.linspace(20, 30, 49), columns=4
+    )
+    with Image.open(path) as image:
+        sheet = np.asarray(image)
+    found = []
+    for frames_shown in (labels, truth, prediction):
+        for t in (0, 16, 33, 49):
+            big = frames_shown[t].repeat(4, 0).repeat(4, 1)
+            corners = np.argwhere((sheet[:, :, :] == big[0, 0]).all(axis=2))
+            places = [
+                (y, x)
+                for y, x in corners
+                if sheet[y : y + 128, x : x + 256].shape == big.shape
+                and (sheet[y : y + 128, x : x + 256] == big).all()
+            ]
+            assert len(places) == 1, t
+            found.append(places[0])
+    rows, columns = [y for y, _ in found[::4]], [x for _, x in found[:4]]
+    assert rows == sorted(rows) and columns == sorted(columns)
+    assert all(y == found[i // 4 * 4][0] for i, (y, _) in enumerate(found))
+    few = write_sheet(tmp_path / "few.png", labels[:3], None, prediction[:3], np.ones(2))
+    with Image.open(few) as image:
+        assert image.width < sheet.shape[1]
+
+
+# ---------------------------------------------------------------- MP4
+
+
+def test_mp4_has_every_frame_at_its_rate(tmp_path: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
+    import imageio.v3 as iio
+
+    frames = moving_square(24)
+    path = write_mp4(tmp_path / "a.mp4", frames, fps=12.5)
+    assert path is not None
+    about, read = iio.immeta(path, plugin="FFMPEG"), iio.imread(path, plugin="FFMPEG")
+    assert about["fps"] == 12.5 and about["codec"] == "h264" and "yuv420p" in about["pix_fmt"]
+    assert len(read) == 24 and min(read.shape[1:3]) >= 224
+    scale = read.shape[1] // frames.shape[1]
+    small = read[:, scale // 2 :: scale, scale // 2 :: scale]
+    assert np.abs(small.astype(int) - frames).mean() < 6
+    assert np.abs(small[5].astype(int) - frames[20]).mean() > 6  # the control: another frame
+    first = path.read_bytes()
+    write_mp4(path, frames, fps=12.5)
+    assert path.read_bytes() == first
+    with pytest.raises(ValueError, match="fps 0"):
+        write_mp4(path, frames, fps=0)
+
+
+@pytest.mark.parametrize(("size", "stored"), [((301, 403), (302, 404)), ((300, 402), (300, 402))])
+def test_large_and_odd_mp4s_stay_their_size(
+    size: tuple[int, int], stored: tuple[int, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
+    import imageio.v3 as iio
+
+    path = write_mp4(tmp_path / "a.mp4", np.full((3, *size, 3), 90, np.uint8))
+    read = iio.imread(path, plugin="FFMPEG")
+    assert read.shape == (3, *stored, 3)  # 4:2:0 needs even sides
+    assert np.abs(read.astype(int) - 90).max() <= 3
+
+
+def test_no_mp4_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert write_mp4(tmp_path / "a.mp4", moving_square(3)) is None
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- the contact sheet of a data set
+
+
+def test_overlay_by_hand() -> None:
+    frame = np.full((1, 1, 3, 3), 100, np.uint8)
+    label = np.array([[[[0, 0, 0], [255, 0, 0], [0, 51, 0]]]], np.uint8)
+    laid = [[[[100, 100, 100], [255, 0, 0], [80, 131, 80]]]]
+    assert overlay(frame, label, ON_BLACK).tolist() == laid
+    # Pale on white: a whole line keeps its colour; half of one is half of it and of the frame.
+    pale = np.array([[[[255, 255, 255], [155, 205, 255], [205, 231, 255]]]], np.uint8)
+    laid = [[[[100, 100, 100], [155, 205, 255], [128, 154, 178]]]]
+    assert overlay(frame, pale, Ink((255, 255, 255), 100)).tolist() == laid
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_marks_are_drawn_where_they_are_given(tmp_path: Path, marked: bool) -> None:
+    """Vermillion for a jump, orange for a blank label, purple for a copy; none without them."""
+    frames = np.full((10, 16, 32, 3), 90, np.uint8)
+
+    def split(name: str, copies: tuple[int, ...] = ()) -> SheetSplit:
+        blank = np.zeros(10, bool)
+        blank[7] = marked
+        names = [str(t) for t in range(10)]
+        cuts = (4,) if marked else ()
+        return SheetSplit(name, frames, frames // 9, names, [0], np.ones(9), cuts, blank, copies)
+
+    test = SheetSequence("0", frames[0], frames[0], 12)
+    train, val = split("train"), split("val", (2,) if marked else ())
+    path = write_contact_sheet(tmp_path / "sheet.png", "data", train, val, [test], ON_BLACK)
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    for colour in ((0xD5, 0x5E, 0x00), (0xE6, 0x9F, 0x00), (0xCC, 0x79, 0xA7)):
+        assert ((pixels == colour).all(axis=1).sum() > 5) == marked, colour
