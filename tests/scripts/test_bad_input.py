@@ -372,7 +372,7 @@ ROWS = [
     Row(f"{TEST} --latent_scale nan", ("--latent_scale nan",)),
     Row(f"{TEST} --batch_size 0", ("--batch_size 0",)),
     Row(f"{TEST} --seed {2**64}", ("--seed",)),
-    Row(f"{TEST} --frame_H 24", ("--frame_H 24: ", "was trained with 16")),
+    Row(f"{TEST} --frame_H 24", ("--frame_H 24: ", "are for --frame_H 16")),
     Row(f"{TEST} --DR TMP/none", ("none: 1 fault in the data set: the folder is missing",)),
     Row(f"{TEST} --DR ''", ("--DR",)),
     Row(f"{TEST} --save_root ''", ("--save_root",)),
