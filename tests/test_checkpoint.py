@@ -166,12 +166,12 @@ def test_which_validation_earns_which_name() -> None:
 
 OPTIONS = (
     "--DR d --F_dim 8 --L_dim 4 --N_dim 4 --D_out_dim 8 --frame_H 8 --frame_W 8 --train_vi_len 4 "
-    "--batch_size 2 --precision float32 --num_epoch 4 --ema 0.9 --rollout_every 1 --tfr 0.5 "
+    "--batch_size 2 --precision float32 --num_epoch 3 --ema 0.9 --rollout_every 1 --tfr 0.5 "
     "--tf_draw step --tfr_sde 1 --tfr_d_step 0.2 --lr_scheduler cosine --lr_warmup 7 "
     "--detector_patience 2 --detector_threshold 50 --frame_noise 0.1 --auto_save"
 )
 STEPS = 3  # of an epoch: clips of 4 from 22 frames, in batches of 2
-VALIDATIONS = ((0.010, 20.0), (0.009, 19.9), (0.0095, 25.0), (0.02, 24.0))  # loss, PSNR
+VALIDATIONS = ((0.010, 20.0), (0.009, 19.9), (0.0095, 25.0))  # loss, PSNR
 
 
 def new_state(root: Path, model: CVAE | None = None, *more: str) -> RunState:
@@ -208,7 +208,7 @@ def resumed(root: Path, *more: str) -> RunState:
 def results(root: Path, epochs: list[Any]) -> dict[str, Any]:
     """What must not depend on interruptions."""
     files = {p.name: comparable(p) for p in root.glob("*.ckpt") if p.name != PREVIOUS}
-    return {**files, "epochs": [(list(plan), list(averages)) for plan, averages, _ in epochs[-3:]]}
+    return {**files, "epochs": [(list(plan), list(averages)) for plan, averages, _ in epochs[-2:]]}
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("whole")
     found = results(root, go_on(new_state(root)))
     assert {name: found[name]["last_epoch"] for name in found if name != "epochs"} == {
-        **{"best.ckpt": 2, "best_loss.ckpt": 1, "best_both.ckpt": 0, LAST: 3}
+        **{"best.ckpt": 2, "best_loss.ckpt": 1, "best_both.ckpt": 0, LAST: 2}
     }
     assert "rollouts" not in found["best.ckpt"]["training"]  # as large as the data set
     return found
@@ -346,13 +346,15 @@ def test_a_run_of_an_earlier_version_goes_on_with_the_names_of_today(
         root = tmp_path / str(killed)
         root.mkdir()
         content = torch.load(stopped / LAST, weights_only=True)
-        content["options"] |= {"weights": None}  # an option that is gone
+        # An option that is gone, and a typed one that equals what would be derived.
+        content["options"] |= {"weights": None, "lr_milestones": (1, 2)}
         torch.save(content, root / LAST)
         both = "best_both.ckpt" if killed else "best.ckpt"
         torch.save({**content, "last_epoch": 0}, root / both)
         torch.save({**content, "last_epoch": 1}, root / "best_psnr.ckpt")
         resumed(root)
-        take_from_checkpoint(TrainerOptions(save_root=str(root), resume=True), frozenset())
+        o = TrainerOptions(save_root=str(root), resume=True)
+        assert take_from_checkpoint(o, frozenset())[0].lr_milestones == (1, 2)
         assert "note: best_psnr.ckpt is now best.ckpt" in capsys.readouterr().out
         found = {p.name: load_checkpoint(p).last_epoch for p in root.glob("best*")}
         assert found == {"best_both.ckpt": 0, "best.ckpt": 1}
