@@ -432,7 +432,7 @@ def test_nothing_is_written_where_something_is(clip: Path, openpose: Path, tmp_p
 def test_help_gives_units_and_defaults() -> None:
     result = run_script("dataloader.py", "video", "--help")
     text = " ".join(result.stdout.split())
-    for words in ("frames/s", "pixels", "seconds", "default 64x32", "default 15", "--labels"):
+    for words in ("frames/s", "pixels", "seconds", "(64x32)", "(15.0)", "--labels"):
         assert words in text
 
 
