@@ -56,7 +56,7 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
     if name == "cuda" or gpus > 1:
         built = torch.backends.cuda.is_built()
         none = "there is no CUDA device here" if built else "this PyTorch is built without CUDA"
-        raise UserError(f"--device cuda: {trouble or none}; use --device cpu")
+        raise UserError(f"--device cuda: {trouble or none}, or use --device cpu")
     if trouble and name == "auto":
         print(f"note: CUDA is not used: {trouble}", flush=True)
     if name == "mps" and several:
@@ -98,9 +98,8 @@ def _why_unusable(card: torch.device) -> str:
         except RuntimeError as error:
             if NO_KERNELS not in str(error):
                 raise
-            return (
-                f"PyTorch {torch.__version__} is not built for {torch.cuda.get_device_name(card)}"
-            )
+            name = torch.cuda.get_device_name(card)
+            return f"PyTorch {torch.__version__} is not built for {name}: install one that is"
     return ""
 
 

@@ -5,10 +5,8 @@ Numbers need a real GPU: the last tests, which run wherever there is one.
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -426,24 +424,6 @@ def test_a_run_on_two_gpus_is_resumed_on_one(library: Path, tmp_path: Path) -> N
     assert "resuming in epoch 2" in out
     out = finished(script(library, *tiny, "--batch_size", "3", "--gpu", "2", **two), 2)
     assert "--batch_size 3: must be a multiple of the 2 processes" in out
-
-
-@pytest.mark.slow
-def test_sigterm_in_training_on_cuda_is_resumed(library: Path, tmp_path: Path) -> None:
-    data, run = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
-    tiny = ("Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, "--num_epoch", "200")
-    process = script(library, *tiny, "--device", "cuda")
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.csv").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    finished(process, 143)
-    done = len((run / "metrics.csv").read_text().splitlines())
-    out = finished(
-        script(library, "Trainer.py", "--save_root", run, "--resume", "--num_epoch", str(done + 1))
-    )
-    assert "resuming in epoch" in out
 
 
 # ---------------------------------------------------------------- a real GPU

@@ -103,7 +103,7 @@ def test_a_card_that_pytorch_was_not_built_for(
     gpus(monkeypatch, 2)
     monkeypatch.setattr(device_module, "_why_unusable", lambda card: "not built for it")
     assert choose_device("auto", 2) == torch.device("cuda", 0)
-    with pytest.raises(UserError, match="--device cuda: not built for it; use --device cpu"):
+    with pytest.raises(UserError, match="--device cuda: not built for it, or use --device cpu"):
         choose_device("cuda")
     assert capsys.readouterr().out == ""
     assert choose_device("auto") == CPU
@@ -144,7 +144,7 @@ def test_why_there_is_no_cuda(
 def test_no_cuda_without_a_reason(built: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 0)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
-    with pytest.raises(UserError, match=f"--device cuda: .*{words}.*; use --device cpu"):
+    with pytest.raises(UserError, match=f"--device cuda: .*{words}.*, or use --device cpu"):
         choose_device("cuda")
 
 
