@@ -171,12 +171,12 @@ def test_derived_values_are_computed_and_not_stored() -> None:
 def test_every_fact_about_an_option_stands_at_the_option() -> None:
     fields = {entry.name: entry.metadata for entry in dataclasses.fields(TrainerOptions)}
     resumable = {name for name, meta in fields.items() if meta["resumable"]}
-    assert {"num_epoch", "DR", "gpu", "recompute", "save_minutes"} <= resumable
+    assert {"num_epoch", "DR", "gpu", "recompute"} <= resumable
     assert not {"lr", "seed", "F_dim", "tfr", "precision", "train_vi_len"} & resumable
     bookkeeping = {name for name, meta in fields.items() if meta["bookkeeping"]}
     assert bookkeeping == resumable - {"num_epoch"}
     needy = {name for name, meta in fields.items() if meta["needs"]}
-    assert {"fast_partial", "lr_gamma", "detach", "rollout_every", "tf_draw"} <= needy
+    assert {"fast_partial", "lr_gamma", "detach", "rollout_every"} <= needy
 
 
 def test_effective_options_are_those_that_change_numbers() -> None:
@@ -224,21 +224,6 @@ def test_options_without_effect_are_noted() -> None:
     assert "--kl_anneal_cycle" in notes("--kl_anneal_cycle", "4", "--kl_anneal_type", "Monotonic")
 
 
-@pytest.mark.parametrize("name", ["autotune", "no_graph"])
-def test_options_for_cuda_say_so_elsewhere(name: str) -> None:
-    options, explicit = parse_trainer("", ["--DR", "data", f"--{name}"])
-    for device in ("cpu", "mps"):
-        (note,) = without_effect(options, explicit, device)
-        assert note == f"note: --{name} has no effect without CUDA"
-    assert without_effect(options, explicit, "cuda") == []
-
-
-def test_autotune_and_deterministic_exclude_each_other() -> None:
-    options, explicit = parse_trainer("", ["--DR", "data", "--autotune", "--deterministic"])
-    (note,) = without_effect(options, explicit)
-    assert note == "note: --autotune has no effect with --deterministic"
-
-
 def test_tester_options() -> None:
     options, _ = parse(TesterOptions, "", ["--ckpt_path", "a.ckpt"])
     assert (options.split, options.latent_scale, options.seed) == ("test", 1.0, 0)
@@ -271,8 +256,6 @@ def test_more_options_without_effect() -> None:
         options, explicit = parse_trainer("", ["--DR", "d", *typed])
         return "\n".join(without_effect(options, explicit))
 
-    assert "--tf_draw has no effect" in said("--tf_draw", "step", "--tfr_d_step", "0")
-    assert said("--tf_draw", "step", "--tfr_d_step", "0", "--tfr", "0.5") == ""
     assert "--gpu has no effect" in said("--gpu", "2", "--test", "--ckpt_path", "a.ckpt")
     assert said("--gpu", "1", "--test", "--ckpt_path", "a.ckpt") == ""
 

@@ -56,12 +56,12 @@ def hooked(path: Path, body: str) -> Path:
         f"import os, signal, sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
         "import Trainer\nfrom modules.runtime import distributed\n"
         "from modules.training import TrainingStep\n"
-        "whole_step, calls = TrainingStep.dispatch, iter(range(10**6))\n"
+        "whole_step, calls = TrainingStep.__call__, iter(range(10**6))\n"
         f"def at_step(number, rank):\n    {body}\n"
         "def step(self, *arguments, **options):\n"
         "    at_step(next(calls), distributed.rank())\n"
         "    whole_step(self, *arguments, **options)\n"
-        "TrainingStep.dispatch = step\n"
+        "TrainingStep.__call__ = step\n"
         "if __name__ == '__main__':\n    Trainer.start()\n",
         encoding="utf-8",
     )
@@ -91,7 +91,7 @@ def test_two_processes_train_what_one_does(data: Path, alone: Path, tmp_path: Pa
     torch.manual_seed(0)
     other = run_script(
         *("Trainer.py", "--DR", data, "--save_root", tmp_path / "other", *TINY_RUN, *RUN),
-        *("--no_shuffle",),
+        *("--seed", "1"),
     )
     assert other.returncode == 0
     with pytest.raises(AssertionError):

@@ -379,7 +379,7 @@ def test_one_signal_stops_all_ranks_saved(
         "import Trainer\nfrom modules import runstate\n"
         "from modules.runtime import distributed, launch\n"
         "from modules.training import TrainingStep\n"
-        "whole_step, calls = TrainingStep.dispatch, iter(range(99))\n"
+        "whole_step, calls = TrainingStep.__call__, iter(range(99))\n"
         "save = runstate.save_checkpoints\n"
         "def step(self, *arguments, **options):\n"
         "    if (next(calls), distributed.rank()) == (1, 1):\n"
@@ -389,7 +389,7 @@ def test_one_signal_stops_all_ranks_saved(
         "def slowly(paths, content):\n"
         "    time.sleep(2.0)\n"
         "    save(paths, content)\n"
-        "TrainingStep.dispatch, runstate.save_checkpoints = step, slowly\n"
+        "TrainingStep.__call__, runstate.save_checkpoints = step, slowly\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(launch.launch(Trainer.start, 2))\n",
         encoding="utf-8",
@@ -420,13 +420,13 @@ def test_ranks_whose_torchrun_died_save_and_end(
         f"import os, signal, sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
         "import Trainer\nfrom modules.runtime import distributed\n"
         "from modules.training import TrainingStep\n"
-        "whole_step, calls = TrainingStep.dispatch, iter(range(10**6))\n"
+        "whole_step, calls = TrainingStep.__call__, iter(range(10**6))\n"
         "def step(self, *arguments, **options):\n"
         "    if (next(calls), distributed.rank()) == (1, 1):\n"
         f"        os.kill(os.getppid(), {int(number)})\n"
         "        time.sleep(1.0)\n"
         "    whole_step(self, *arguments, **options)\n"
-        "TrainingStep.dispatch = step\n"
+        "TrainingStep.__call__ = step\n"
         "if __name__ == '__main__':\n    Trainer.start()\n",
         encoding="utf-8",
     )

@@ -30,14 +30,14 @@ def train(dataset: Path, run: Path, *more: str) -> subprocess.CompletedProcess[s
 
 def at_call(number: int, act: Callable[[], Any]) -> Any:
     """A patch that acts before the number-th training step (from 0) of this process."""
-    whole_step, calls = TrainingStep.dispatch, iter(range(10**6))
+    whole_step, calls = TrainingStep.__call__, iter(range(10**6))
 
     def step(self: TrainingStep, *arguments: Any, **options: Any) -> None:
         if next(calls) == number:
             act()
         whole_step(self, *arguments, **options)
 
-    return mock.patch.object(TrainingStep, "dispatch", step)
+    return mock.patch.object(TrainingStep, "__call__", step)
 
 
 def contents(run: Path) -> dict[str, Any]:
@@ -96,10 +96,10 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
 
 
 EVERYTHING = (
-    *("--tf_draw", "step", "--tfr", "0.6", "--tfr_sde", "2", "--rollout_every", "1"),
+    *("--tfr", "0.6", "--tfr_sde", "2", "--rollout_every", "1"),
     *("--augment", "shift", "colour"),
-    *("--optim", "Muon", "--lr_warmup", "5", "--lr_scheduler", "cosine"),
-    *("--prior", "learned", "--recon", "sigma", "--output", "sigmoid"),
+    *("--optim", "Muon", "--lr_scheduler", "cosine"),
+    *("--prior", "learned", "--output", "sigmoid"),
     *("--jump", "0.4", "--reference", "first", "--fold", "2"),
 )
 
@@ -232,7 +232,7 @@ def test_a_second_signal_stops_at_once(dataset: Path, tmp_path: Path) -> None:
         "def endless(self, *arguments, **options):\n"
         "    print('in the step', flush=True)\n"
         "    while True: time.sleep(0.05)\n"
-        "TrainingStep.dispatch = endless\n"
+        "TrainingStep.__call__ = endless\n"
         "import Trainer\nTrainer.start()\n"
     )
     process = subprocess.Popen(
