@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,25 @@ from torch import Tensor
 
 from modules.ink import Ink, find_ink
 
-if TYPE_CHECKING:
-    from modules.options import TrainerOptions
+
+class DataOptions(Protocol):
+    """Those of the run's options (options.py) that its clips and their random numbers follow."""
+
+    seed: int
+    train_vi_len: int
+    batch_size: int
+    num_epoch: int
+    frame_H: int
+    frame_W: int
+    fast_train: bool
+    fast_partial: float
+    fast_train_epoch: int
+    augment: tuple[str, ...]
+    frame_noise: float
+    jump: float
+    reference: str
+    rollout_every: int
+
 
 # ---------------------------------------------------------------- seeds
 
@@ -189,7 +206,7 @@ def epoch_clips(
     return clips[: max(1, round(fraction * len(clips)))]
 
 
-def epoch_batches(o: "TrainerOptions", data: VideoData, epoch: int) -> Sequence[Tensor]:
+def epoch_batches(o: DataOptions, data: VideoData, epoch: int) -> Sequence[Tensor]:
     """The batches of an epoch: each the frame numbers that its clips start at, (B,) int64."""
     short = o.fast_train and epoch < o.fast_train_epoch
     clips = epoch_clips(
@@ -202,7 +219,7 @@ def epoch_batches(o: "TrainerOptions", data: VideoData, epoch: int) -> Sequence[
     return torch.from_numpy(clips).to(data.frames.device).split(o.batch_size)
 
 
-def largest_batch(o: "TrainerOptions", data: VideoData) -> int:
+def largest_batch(o: DataOptions, data: VideoData) -> int:
     """Clips of the largest batch of a run; a short epoch may have fewer than one batch."""
     return max(len(epoch_batches(o, data, epoch)[0]) for epoch in (0, o.num_epoch - 1))
 
@@ -240,7 +257,7 @@ class Draws(NamedTuple):
 
 
 def draw(
-    o: "TrainerOptions",
+    o: DataOptions,
     generator: torch.Generator,
     *,
     tfr: float,

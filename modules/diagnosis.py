@@ -29,7 +29,7 @@ BASELINES = {
 REMEDIES = {
     "jump": "`--jump 0.3`",
     "frame_noise": "`--frame_noise 0.3`",
-    "rollout_every": "`--rollout_every 1 --tfr 0.5 --tf_draw step`",
+    "rollout_every": "`--rollout_every 1 --tfr 0.5`",
 }
 FEWER = "fewer epochs (`--num_epoch`)"
 REFERENCE = "`--reference first`"

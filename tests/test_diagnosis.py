@@ -110,7 +110,7 @@ def test_advice_is_what_the_run_does_not_do_yet() -> None:
 
     plain = advice(**vars(TrainerOptions()))
     assert plain == (
-        "try `--jump 0.3`, `--frame_noise 0.3`, `--rollout_every 1 --tfr 0.5 --tf_draw step`, "
+        "try `--jump 0.3`, `--frame_noise 0.3`, `--rollout_every 1 --tfr 0.5`, "
         "`--reference first` or fewer epochs (`--num_epoch`)"
     )
     assert "--jump" not in advice(jump=0.2) and "--frame_noise" in advice(jump=0.2)

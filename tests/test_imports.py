@@ -1,6 +1,6 @@
 """Imports point one way, computed from the source, so that a new file is covered by default.
 
-modules/runtime, and networks with layers, know nobody; the other files of modules/ itself (the
+modules/runtime and networks know nobody; the other files of modules/ itself (the
 model and its training) know those and each other; modules/datasets and modules/figures know these
 but not each other; the scripts know all, and nothing imports a script. Imports inside functions and
 under TYPE_CHECKING count too.
@@ -24,9 +24,9 @@ SCRIPTS = ("Trainer", "Tester", "dataloader")
 READS_DATA = {"Trainer", "Tester"}  # they may import dataloader, and nothing else may
 COMMANDS = "modules.plots"  # the command line of the figures: `python -m modules.plots`
 ROOMS = ("runtime", "datasets", "figures")  # folders of modules/
-# How a script ends: the model and its training do not care.
+# How a process of a run is started, and how a script ends: the model and its training do not care.
 FOR_SCRIPTS = {"modules.runtime.scripts"}
-NETWORKS = {"modules.networks", "modules.layers"}
+NETWORKS = {"modules.networks"}
 
 
 # ---------------------------------------------------------------- the graph
@@ -138,12 +138,25 @@ def test_imports_point_one_way() -> None:
     files = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")]
     assert len(graph) == len(files)
     for chain in (
-        ("Trainer", "modules.training", "modules.cvae", "modules.networks", "modules.layers"),
-        ("dataloader", "modules.sequences"),
+        ("Trainer", "modules.training", "modules.cvae", "modules.networks"),
+        ("dataloader", "modules.data"),
         ("modules.plots", "modules.figures.curves", "modules.runtime.files"),
     ):
         for name, other in itertools.pairwise(chain):
             assert other in reached(graph, name)
+
+
+def test_what_a_step_is_made_of_knows_little() -> None:
+    """Its five files: each knows those that it names here and runtime."""
+    graph = import_graph(REPOSITORY)
+    for name, known in (
+        ("networks", set()),
+        ("data", {"ink"}),
+        ("losses", {"ink"}),
+        ("cvae", {"data", "networks", "losses"}),
+    ):
+        others = {n.removeprefix("modules.") for n in graph[f"modules.{name}"]}
+        assert {n for n in others if not n.startswith("runtime")} == known
 
 
 # ---------------------------------------------------------------- controls
@@ -157,8 +170,7 @@ def tree(tmp_path: Path) -> Path:
         "Tester.py": "from modules.figures.curves import draw\n",
         "dataloader.py": "from modules.datasets import images\n",
         "modules/__init__.py": "from modules.networks import Encoder\n",
-        "modules/layers.py": "import torch\n",
-        "modules/networks.py": "from .layers import Block\n",
+        "modules/networks.py": "import torch\n",
         "modules/cvae.py": "from modules import Encoder\nfrom modules.runtime import errors\n",
         "modules/training.py": "def f():\n    from modules import cvae\n",
         "modules/plots.py": "from modules.figures import curves\nimport modules.runtime.scripts\n",
@@ -179,7 +191,6 @@ def tree(tmp_path: Path) -> Path:
 def test_a_sound_project_has_no_violations(tree: Path) -> None:
     graph = import_graph(tree)
     assert violations(graph) == []
-    assert graph["modules.networks"] == {"modules.layers"}
     assert graph["modules.cvae"] == {"modules", "modules.runtime.errors"}
     assert graph["modules.training"] == {"modules.cvae"}
     assert graph["modules.datasets.images"] == {"modules.runtime.errors"}
@@ -207,7 +218,7 @@ def test_a_sound_project_has_no_violations(tree: Path) -> None:
         ("modules/training.py", "from modules.runtime import scripts", "what is for scripts"),
         ("modules/cvae.py", "from modules.runtime.scripts import run", "what is for scripts"),
         ("modules/runtime/errors.py", "from modules.cvae import CVAE", "runtime reaches core"),
-        ("modules/layers.py", "from modules.runtime import errors", "networks reaches runtime"),
+        ("modules/networks.py", "from modules.runtime import errors", "networks reaches runtime"),
         ("modules/networks.py", "import modules.cvae", "networks reaches core"),
         ("modules/datasets/images.py", "from ..figures import curves", "datasets reaches figures"),
         ("modules/figures/curves.py", "import modules.datasets.images", "figures reaches datasets"),
@@ -243,7 +254,7 @@ def test_each_wrong_direction_is_noticed(tree: Path, name: str, line: str, found
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tree: (tree / "modules/sequences.py").write_text("import modules.runtime.files\n"),
+        lambda tree: (tree / "modules/data.py").write_text("import modules.runtime.files\n"),
         lambda tree: (tree / "modules/runtime/files.py").write_text("from . import errors\n"),
         lambda tree: (tree / "modules/figures/gifs.py").write_text("import numpy\n"),
     ],

@@ -1,8 +1,12 @@
 """The five networks: names and shapes of existing checkpoints, and the blocks' formulas."""
 
+import hashlib
+import itertools
+import math
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import modules
@@ -12,33 +16,54 @@ from modules.networks import (
     LOGVAR_MIN,
     ConvFFN,
     DepthConv,
+    DepthConvBlock,
     Gaussian_Predictor,
     Label_Encoder,
     Residual,
+    bounded,
+    fold_pixels,
+    unfold_pixels,
 )
-from modules.runtime.errors import UserError
 
-SMALL = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
+# ---------------------------------------------------------------- tensors
+
+# SHA-256, its first twelve digits, of a network's lines of shared/course_checkpoint_keys.txt.
+TENSORS = {
+    "frame_transformation": "fcdcc8fafdb3",
+    "label_transformation": "4a9691119da6",
+    "Gaussian_Predictor": "4eb989824603",
+    "Decoder_Fusion": "2b4c3d7755da",
+    "Generator": "168ef9d3ee91",
+}
+
+
+def by_network(lines: list[str]) -> dict[str, list[str]]:
+    """Lines "name shape" in their order, by the first part of the name."""
+    return {k: list(group) for k, group in itertools.groupby(lines, lambda s: s.split(".")[0])}
+
+
+def digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def tensors_of(model: CVAE) -> list[str]:
+    """As in the shared list: "16x3x3x3"; nothing for a single number."""
+    return [f"{k} {'x'.join(map(str, v.shape))}".strip() for k, v in model.state_dict().items()]
 
 
 def test_tensors_are_those_of_existing_checkpoints() -> None:
-    expected = dict(line.split(" ", 1) for line in KEYS.strip().splitlines())
-    found = {
-        name: "x".join(map(str, value.shape)) or "scalar"
-        for name, value in CVAE(ModelConfig()).state_dict().items()
-    }
-    assert found == expected
-    assert list(found) == list(expected)  # the order too
+    model = CVAE(ModelConfig())
+    found = by_network(tensors_of(model))
+    assert {name: digest(lines) for name, lines in found.items()} == TENSORS
+    assert list(found) == list(TENSORS)  # the order too
+    assert sum(p.numel() for p in model.parameters()) == 1_585_620
+    found["Generator"][-1] = "Generator.7.bias 4"  # the control
+    assert digest(found["Generator"]) != TENSORS["Generator"]
 
 
-def test_key_list_here_is_the_shared_one(shared) -> None:
-    lines = (shared / "course_checkpoint_keys.txt").read_text().rstrip("\n").splitlines()
-    given = [" ".join([*line.split(), "scalar"][:2]) for line in lines]
-    assert given == KEYS.strip().splitlines()
-
-
-def test_parameter_count() -> None:
-    assert sum(p.numel() for p in CVAE(ModelConfig()).parameters()) == 1_585_620
+def test_tensors_are_those_of_the_shared_list(shared) -> None:
+    given = (shared / "course_checkpoint_keys.txt").read_text().splitlines()
+    assert [" ".join(line.split()) for line in given if line] == tensors_of(CVAE(ModelConfig()))
 
 
 def test_networks_are_importable_and_called_as_users_do() -> None:
@@ -57,11 +82,13 @@ def test_networks_are_importable_and_called_as_users_do() -> None:
     assert posterior.reparameterize(mu, logvar).shape == mu.shape
 
 
+# ---------------------------------------------------------------- blocks
+
+
 def test_residual_is_its_formula() -> None:
     block, x = Residual(3, 5), torch.randn(2, 3, 6, 7)
     out = F.leaky_relu(F.conv2d(x, block.conv1.weight, block.conv1.bias, padding=1), 0.01)
     out = F.leaky_relu(F.conv2d(out, block.conv2.weight, block.conv2.bias, padding=1), 0.01)
-    assert block.skip is not None
     torch.testing.assert_close(block(x), out + block.skip(x))
     same, y = Residual(3, 3), torch.randn(1, 3, 4, 4)
     assert same.skip is None
@@ -69,22 +96,23 @@ def test_residual_is_its_formula() -> None:
     torch.testing.assert_close(same(y), inner + y)
 
 
-def test_depth_conv_is_its_formula() -> None:
-    block, x = DepthConv(3, 5), torch.randn(2, 3, 6, 7)
-    first = block.conv1[0]
-    out = F.leaky_relu(F.conv2d(x, first.weight, first.bias), 0.01)
-    depth = block.depth_conv
-    out = F.conv2d(out, depth.weight, depth.bias, padding=1, groups=3)
-    out = F.conv2d(out, block.conv2.weight, block.conv2.bias)
-    assert block.adaptor is not None
-    torch.testing.assert_close(block(x), out + block.adaptor(x))
-
-
-def test_conv_ffn_is_its_formula() -> None:
-    block, x = ConvFFN(3), torch.randn(2, 3, 6, 7)
-    both = block.conv(x)
+def test_depth_conv_block_is_its_formula() -> None:
+    x = torch.randn(2, 3, 6, 7)
+    for out_chans in (5, 3):
+        block = DepthConv(3, out_chans)
+        out = F.leaky_relu(F.conv2d(x, block.conv1[0].weight, block.conv1[0].bias), 0.01)
+        depth = block.depth_conv
+        out = F.conv2d(out, depth.weight, depth.bias, padding=1, groups=3)
+        out = F.conv2d(out, block.conv2.weight, block.conv2.bias)
+        around = x if block.adaptor is None else block.adaptor(x)
+        assert (block.adaptor is None) == (out_chans == 3)
+        torch.testing.assert_close(block(x), out + around)
+    gate = ConvFFN(3)
+    both = gate.conv(x)
     gated = both[:, :6] * F.leaky_relu(both[:, 6:], 0.1)
-    torch.testing.assert_close(block(x), x + block.conv_out(gated))
+    torch.testing.assert_close(gate(x), x + gate.conv_out(gated))
+    whole = DepthConvBlock(3, 5)
+    torch.testing.assert_close(whole(x), whole.block[1](whole.block[0](x)))
 
 
 @pytest.mark.parametrize(
@@ -96,30 +124,56 @@ def test_standalone_activations_are_identities(network: nn.Sequential, place: in
     assert not torch.equal(F.leaky_relu(x, 0.01), x)  # what a usual activation would do
 
 
-def test_logvar_is_bounded_and_float32() -> None:
+def test_bounded_has_the_gradient_of_what_it_bounds() -> None:
+    x = torch.tensor([-1e12, -0.5, 0.3, 1.5, 1e12], requires_grad=True)
+    made = bounded(x)
+    assert torch.equal(made, x.clamp(0, 1))
+    made.sum().backward()
+    assert x.grad.tolist() == [1.0] * 5
+
+
+def test_folded_pixels_lie_colour_by_colour_and_row_by_row() -> None:
+    x = torch.rand(2, 3, 4, 6)
+    folded = fold_pixels(x, 2)
+    assert folded.shape == (2, 12, 2, 3)
+    for colour, i, j in itertools.product(range(3), range(2), range(2)):
+        assert torch.equal(folded[:, 4 * colour + 2 * i + j], x[:, colour, i::2, j::2])
+    assert torch.equal(unfold_pixels(folded, 2), x)
+    assert fold_pixels(x, 1) is x and unfold_pixels(x, 1) is x
+
+
+# ---------------------------------------------------------------- the posterior
+
+
+def test_moments_are_bounded_and_float32() -> None:
     posterior = Gaussian_Predictor(12, 4)
-    nn.init.constant_(posterior[6].bias, 1e4)
     inputs = torch.rand(1, 8, 4, 4), torch.rand(1, 4, 4, 4)
-    assert posterior(*inputs)[2].max() == LOGVAR_MAX
-    nn.init.constant_(posterior[6].bias, -1e4)
-    assert posterior(*inputs)[2].min() == LOGVAR_MIN
+    out = nn.Sequential.forward(posterior, torch.cat(inputs, dim=1))
+    mu, logvar = posterior.moments(*inputs)
+    torch.testing.assert_close((mu, logvar), (out[:, :4], out[:, 4:]))
     with torch.autocast("cpu", torch.bfloat16):
         z, mu, logvar = posterior(*inputs)
     assert z.dtype == mu.dtype == logvar.dtype == torch.float32
+    for bias, bound in ((1e4, LOGVAR_MAX), (-1e4, LOGVAR_MIN)):
+        nn.init.constant_(posterior[6].bias, bias)
+        assert (posterior(*inputs)[2] == bound).all()
 
 
 def test_reparameterize() -> None:
     posterior = Gaussian_Predictor(12, 4)
     mu, logvar = torch.full((2, 4, 32, 32), 3.0), torch.full((2, 4, 32, 32), 1.2)
     z = posterior.reparameterize(mu, logvar, torch.full_like(mu, 2.0))
-    torch.testing.assert_close(z, torch.full_like(mu, 3 + 2 * 2.718281828**0.6))
+    torch.testing.assert_close(z, torch.full_like(mu, 3 + 2 * math.exp(0.6)))
     torch.manual_seed(0)
     drawn = posterior.reparameterize(mu, logvar)
     assert drawn.mean().item() == pytest.approx(3.0, abs=0.05)
-    assert drawn.std().item() == pytest.approx(2.718281828**0.6, abs=0.05)
+    assert drawn.std().item() == pytest.approx(math.exp(0.6), abs=0.05)
 
 
-def white_labels(count: int) -> torch.Tensor:
+# ---------------------------------------------------------------- the labels' statistics
+
+
+def white_labels(count: int) -> Tensor:
     """Thin pale lines on white, and some labels with nothing, (N, 12, 16, 3) uint8."""
     labels = torch.full((count, 12, 16, 3), 255, dtype=torch.uint8)
     g = torch.Generator().manual_seed(0)
@@ -129,42 +183,29 @@ def white_labels(count: int) -> torch.Tensor:
     return labels
 
 
-def plain(encoder: Label_Encoder, label: torch.Tensor) -> torch.Tensor:
+def plain(encoder: Label_Encoder, label: Tensor) -> Tensor:
     """As anybody's code computes it: layer by layer."""
     return nn.Sequential.forward(encoder, label)
 
 
-def test_statistics_are_those_of_all_training_labels() -> None:
+@pytest.mark.parametrize("fold", [1, 2])
+def test_statistics_are_those_of_all_training_labels(fold: int) -> None:
     """Against the convolution of all of them in float64; for whatever weights."""
     torch.manual_seed(0)
     labels = white_labels(400)  # more than are taken at once
-    encoder = Label_Encoder(3, 8).train()
-    encoder.measure(labels)
+    encoder = Label_Encoder(3 * fold**2, 8).train()
+    encoder.measure(labels, fold)
     for _ in range(2):
         with torch.no_grad():
             encoder[1].weight.mul_(3).add_(torch.randn_like(encoder[1].weight))
-        pixels = labels.permute(0, 3, 1, 2).double() / 255
+        pixels = fold_pixels(labels.permute(0, 3, 1, 2).double() / 255, fold)
         first = nn.Sequential(encoder[0], encoder[1]).double()(pixels)
         encoder.float()
         mean, variance = encoder.statistics()
         torch.testing.assert_close(mean.double(), first.mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-5)
         exact = first.var(dim=(0, 2, 3), correction=0)
-        torch.testing.assert_close(variance.double(), exact, rtol=1e-4, atol=1e-7)
-    assert mean.requires_grad
-    assert variance.requires_grad
-
-
-def test_folded_labels_are_measured_as_they_are_seen() -> None:
-    torch.manual_seed(0)
-    labels = white_labels(40)
-    encoder = Label_Encoder(12, 8).train()
-    encoder.measure(labels, 2)
-    pixels = nn.functional.pixel_unshuffle(labels.permute(0, 3, 1, 2) / 255, 2)
-    mean, variance = encoder.statistics()
-    first = encoder[1](encoder[0](pixels))
-    torch.testing.assert_close(mean, first.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
-    exact = first.var(dim=(0, 2, 3), correction=0)
-    torch.testing.assert_close(variance, exact, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(variance.double(), exact, rtol=1e-4, atol=1e-6)
+    assert mean.requires_grad and variance.requires_grad
 
 
 def test_evaluation_computes_what_training_does() -> None:
@@ -215,236 +256,12 @@ def test_white_labels_keep_their_lines_in_bfloat16() -> None:
 
 
 def test_batch_norm_uses_running_statistics_outside_training() -> None:
-    model = CVAE(SMALL).eval()
-    label = torch.rand(2, 3, 8, 12)
-    before = model.label_transformation[2].running_mean.clone()
-    alone = model.label_transformation(label[:1])
-    torch.testing.assert_close(model.label_transformation(label)[:1], alone)
-    assert torch.equal(model.label_transformation[2].running_mean, before)
-    model.train()  # the control: in training the batch decides and statistics move
-    assert not torch.allclose(model.label_transformation(label)[:1], alone)
-    assert not torch.equal(model.label_transformation[2].running_mean, before)
-    assert type(model).eval is nn.Module.eval
-    assert type(model).train is nn.Module.train
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"F_dim": 7}, {"L_dim": 1}, {"N_dim": 3}, {"D_out_dim": 4}, {"frame_H": 3}, {"frame_W": 0}],
-)
-def test_dimensions_that_cannot_be_built_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=next(iter(wrong))):
-        CVAE(ModelConfig(**wrong))
-
-
-KEYS = """
-frame_transformation.0.conv1.weight 16x3x3x3
-frame_transformation.0.conv1.bias 16
-frame_transformation.0.conv2.weight 16x16x3x3
-frame_transformation.0.conv2.bias 16
-frame_transformation.0.skip.weight 16x3x1x1
-frame_transformation.0.skip.bias 16
-frame_transformation.1.block.0.conv1.0.weight 16x16x1x1
-frame_transformation.1.block.0.conv1.0.bias 16
-frame_transformation.1.block.0.depth_conv.weight 16x1x3x3
-frame_transformation.1.block.0.depth_conv.bias 16
-frame_transformation.1.block.0.conv2.weight 16x16x1x1
-frame_transformation.1.block.0.conv2.bias 16
-frame_transformation.1.block.1.conv.weight 64x16x1x1
-frame_transformation.1.block.1.conv.bias 64
-frame_transformation.1.block.1.conv_out.weight 16x32x1x1
-frame_transformation.1.block.1.conv_out.bias 16
-frame_transformation.2.conv1.weight 32x16x3x3
-frame_transformation.2.conv1.bias 32
-frame_transformation.2.conv2.weight 32x32x3x3
-frame_transformation.2.conv2.bias 32
-frame_transformation.2.skip.weight 32x16x1x1
-frame_transformation.2.skip.bias 32
-frame_transformation.3.block.0.conv1.0.weight 32x32x1x1
-frame_transformation.3.block.0.conv1.0.bias 32
-frame_transformation.3.block.0.depth_conv.weight 32x1x3x3
-frame_transformation.3.block.0.depth_conv.bias 32
-frame_transformation.3.block.0.conv2.weight 32x32x1x1
-frame_transformation.3.block.0.conv2.bias 32
-frame_transformation.3.block.1.conv.weight 128x32x1x1
-frame_transformation.3.block.1.conv.bias 128
-frame_transformation.3.block.1.conv_out.weight 32x64x1x1
-frame_transformation.3.block.1.conv_out.bias 32
-frame_transformation.4.conv1.weight 64x32x3x3
-frame_transformation.4.conv1.bias 64
-frame_transformation.4.conv2.weight 64x64x3x3
-frame_transformation.4.conv2.bias 64
-frame_transformation.4.skip.weight 64x32x1x1
-frame_transformation.4.skip.bias 64
-frame_transformation.5.block.0.conv1.0.weight 64x64x1x1
-frame_transformation.5.block.0.conv1.0.bias 64
-frame_transformation.5.block.0.depth_conv.weight 64x1x3x3
-frame_transformation.5.block.0.depth_conv.bias 64
-frame_transformation.5.block.0.conv2.weight 64x64x1x1
-frame_transformation.5.block.0.conv2.bias 64
-frame_transformation.5.block.1.conv.weight 256x64x1x1
-frame_transformation.5.block.1.conv.bias 256
-frame_transformation.5.block.1.conv_out.weight 64x128x1x1
-frame_transformation.5.block.1.conv_out.bias 64
-frame_transformation.6.weight 128x64x3x3
-frame_transformation.6.bias 128
-label_transformation.1.weight 16x3x7x7
-label_transformation.1.bias 16
-label_transformation.2.weight 16
-label_transformation.2.bias 16
-label_transformation.2.running_mean 16
-label_transformation.2.running_var 16
-label_transformation.2.num_batches_tracked scalar
-label_transformation.4.conv1.weight 32x16x3x3
-label_transformation.4.conv1.bias 32
-label_transformation.4.conv2.weight 32x32x3x3
-label_transformation.4.conv2.bias 32
-label_transformation.4.skip.weight 32x16x1x1
-label_transformation.4.skip.bias 32
-Gaussian_Predictor.0.conv1.weight 3x160x3x3
-Gaussian_Predictor.0.conv1.bias 3
-Gaussian_Predictor.0.conv2.weight 3x3x3x3
-Gaussian_Predictor.0.conv2.bias 3
-Gaussian_Predictor.0.skip.weight 3x160x1x1
-Gaussian_Predictor.0.skip.bias 3
-Gaussian_Predictor.1.block.0.conv1.0.weight 3x3x1x1
-Gaussian_Predictor.1.block.0.conv1.0.bias 3
-Gaussian_Predictor.1.block.0.depth_conv.weight 3x1x3x3
-Gaussian_Predictor.1.block.0.depth_conv.bias 3
-Gaussian_Predictor.1.block.0.conv2.weight 3x3x1x1
-Gaussian_Predictor.1.block.0.conv2.bias 3
-Gaussian_Predictor.1.block.1.conv.weight 12x3x1x1
-Gaussian_Predictor.1.block.1.conv.bias 12
-Gaussian_Predictor.1.block.1.conv_out.weight 3x6x1x1
-Gaussian_Predictor.1.block.1.conv_out.bias 3
-Gaussian_Predictor.2.conv1.weight 6x3x3x3
-Gaussian_Predictor.2.conv1.bias 6
-Gaussian_Predictor.2.conv2.weight 6x6x3x3
-Gaussian_Predictor.2.conv2.bias 6
-Gaussian_Predictor.2.skip.weight 6x3x1x1
-Gaussian_Predictor.2.skip.bias 6
-Gaussian_Predictor.3.block.0.conv1.0.weight 6x6x1x1
-Gaussian_Predictor.3.block.0.conv1.0.bias 6
-Gaussian_Predictor.3.block.0.depth_conv.weight 6x1x3x3
-Gaussian_Predictor.3.block.0.depth_conv.bias 6
-Gaussian_Predictor.3.block.0.conv2.weight 6x6x1x1
-Gaussian_Predictor.3.block.0.conv2.bias 6
-Gaussian_Predictor.3.block.1.conv.weight 24x6x1x1
-Gaussian_Predictor.3.block.1.conv.bias 24
-Gaussian_Predictor.3.block.1.conv_out.weight 6x12x1x1
-Gaussian_Predictor.3.block.1.conv_out.bias 6
-Gaussian_Predictor.4.conv1.weight 12x6x3x3
-Gaussian_Predictor.4.conv1.bias 12
-Gaussian_Predictor.4.conv2.weight 12x12x3x3
-Gaussian_Predictor.4.conv2.bias 12
-Gaussian_Predictor.4.skip.weight 12x6x1x1
-Gaussian_Predictor.4.skip.bias 12
-Gaussian_Predictor.6.weight 24x12x1x1
-Gaussian_Predictor.6.bias 24
-Decoder_Fusion.0.block.0.conv1.0.weight 172x172x1x1
-Decoder_Fusion.0.block.0.conv1.0.bias 172
-Decoder_Fusion.0.block.0.depth_conv.weight 172x1x3x3
-Decoder_Fusion.0.block.0.depth_conv.bias 172
-Decoder_Fusion.0.block.0.conv2.weight 172x172x1x1
-Decoder_Fusion.0.block.0.conv2.bias 172
-Decoder_Fusion.0.block.1.conv.weight 688x172x1x1
-Decoder_Fusion.0.block.1.conv.bias 688
-Decoder_Fusion.0.block.1.conv_out.weight 172x344x1x1
-Decoder_Fusion.0.block.1.conv_out.bias 172
-Decoder_Fusion.1.conv1.weight 43x172x3x3
-Decoder_Fusion.1.conv1.bias 43
-Decoder_Fusion.1.conv2.weight 43x43x3x3
-Decoder_Fusion.1.conv2.bias 43
-Decoder_Fusion.1.skip.weight 43x172x1x1
-Decoder_Fusion.1.skip.bias 43
-Decoder_Fusion.2.block.0.conv1.0.weight 43x43x1x1
-Decoder_Fusion.2.block.0.conv1.0.bias 43
-Decoder_Fusion.2.block.0.depth_conv.weight 43x1x3x3
-Decoder_Fusion.2.block.0.depth_conv.bias 43
-Decoder_Fusion.2.block.0.conv2.weight 86x43x1x1
-Decoder_Fusion.2.block.0.conv2.bias 86
-Decoder_Fusion.2.block.0.adaptor.weight 86x43x1x1
-Decoder_Fusion.2.block.0.adaptor.bias 86
-Decoder_Fusion.2.block.1.conv.weight 344x86x1x1
-Decoder_Fusion.2.block.1.conv.bias 344
-Decoder_Fusion.2.block.1.conv_out.weight 86x172x1x1
-Decoder_Fusion.2.block.1.conv_out.bias 86
-Decoder_Fusion.3.conv1.weight 86x86x3x3
-Decoder_Fusion.3.conv1.bias 86
-Decoder_Fusion.3.conv2.weight 86x86x3x3
-Decoder_Fusion.3.conv2.bias 86
-Decoder_Fusion.4.block.0.conv1.0.weight 86x86x1x1
-Decoder_Fusion.4.block.0.conv1.0.bias 86
-Decoder_Fusion.4.block.0.depth_conv.weight 86x1x3x3
-Decoder_Fusion.4.block.0.depth_conv.bias 86
-Decoder_Fusion.4.block.0.conv2.weight 96x86x1x1
-Decoder_Fusion.4.block.0.conv2.bias 96
-Decoder_Fusion.4.block.0.adaptor.weight 96x86x1x1
-Decoder_Fusion.4.block.0.adaptor.bias 96
-Decoder_Fusion.4.block.1.conv.weight 384x96x1x1
-Decoder_Fusion.4.block.1.conv.bias 384
-Decoder_Fusion.4.block.1.conv_out.weight 96x192x1x1
-Decoder_Fusion.4.block.1.conv_out.bias 96
-Decoder_Fusion.5.weight 192x96x1x1
-Decoder_Fusion.5.bias 192
-Generator.0.block.0.conv1.0.weight 192x192x1x1
-Generator.0.block.0.conv1.0.bias 192
-Generator.0.block.0.depth_conv.weight 192x1x3x3
-Generator.0.block.0.depth_conv.bias 192
-Generator.0.block.0.conv2.weight 192x192x1x1
-Generator.0.block.0.conv2.bias 192
-Generator.0.block.1.conv.weight 768x192x1x1
-Generator.0.block.1.conv.bias 768
-Generator.0.block.1.conv_out.weight 192x384x1x1
-Generator.0.block.1.conv_out.bias 192
-Generator.1.conv1.weight 96x192x3x3
-Generator.1.conv1.bias 96
-Generator.1.conv2.weight 96x96x3x3
-Generator.1.conv2.bias 96
-Generator.1.skip.weight 96x192x1x1
-Generator.1.skip.bias 96
-Generator.2.block.0.conv1.0.weight 96x96x1x1
-Generator.2.block.0.conv1.0.bias 96
-Generator.2.block.0.depth_conv.weight 96x1x3x3
-Generator.2.block.0.depth_conv.bias 96
-Generator.2.block.0.conv2.weight 96x96x1x1
-Generator.2.block.0.conv2.bias 96
-Generator.2.block.1.conv.weight 384x96x1x1
-Generator.2.block.1.conv.bias 384
-Generator.2.block.1.conv_out.weight 96x192x1x1
-Generator.2.block.1.conv_out.bias 96
-Generator.3.conv1.weight 48x96x3x3
-Generator.3.conv1.bias 48
-Generator.3.conv2.weight 48x48x3x3
-Generator.3.conv2.bias 48
-Generator.3.skip.weight 48x96x1x1
-Generator.3.skip.bias 48
-Generator.4.block.0.conv1.0.weight 48x48x1x1
-Generator.4.block.0.conv1.0.bias 48
-Generator.4.block.0.depth_conv.weight 48x1x3x3
-Generator.4.block.0.depth_conv.bias 48
-Generator.4.block.0.conv2.weight 48x48x1x1
-Generator.4.block.0.conv2.bias 48
-Generator.4.block.1.conv.weight 192x48x1x1
-Generator.4.block.1.conv.bias 192
-Generator.4.block.1.conv_out.weight 48x96x1x1
-Generator.4.block.1.conv_out.bias 48
-Generator.5.conv1.weight 24x48x3x3
-Generator.5.conv1.bias 24
-Generator.5.conv2.weight 24x24x3x3
-Generator.5.conv2.bias 24
-Generator.5.skip.weight 24x48x1x1
-Generator.5.skip.bias 24
-Generator.6.block.0.conv1.0.weight 24x24x1x1
-Generator.6.block.0.conv1.0.bias 24
-Generator.6.block.0.depth_conv.weight 24x1x3x3
-Generator.6.block.0.depth_conv.bias 24
-Generator.6.block.0.conv2.weight 24x24x1x1
-Generator.6.block.0.conv2.bias 24
-Generator.6.block.1.conv.weight 96x24x1x1
-Generator.6.block.1.conv.bias 96
-Generator.6.block.1.conv_out.weight 24x48x1x1
-Generator.6.block.1.conv_out.bias 24
-Generator.7.weight 3x24x1x1
-Generator.7.bias 3
-"""
+    encoder, label = Label_Encoder(3, 4).eval(), torch.rand(2, 3, 8, 12)
+    before = encoder.norm.running_mean.clone()
+    alone = encoder(label[:1])
+    torch.testing.assert_close(encoder(label)[:1], alone)
+    assert torch.equal(encoder.norm.running_mean, before)
+    encoder.train()  # the control: without measure() the batch decides, and statistics move
+    assert not torch.allclose(encoder(label)[:1], alone)
+    assert not torch.equal(encoder.norm.running_mean, before)
+    assert CVAE.eval is nn.Module.eval and CVAE.train is nn.Module.train

@@ -205,12 +205,12 @@ def test_derived_values_are_computed_and_not_stored() -> None:
 def test_every_fact_about_an_option_stands_at_the_option() -> None:
     fields = {entry.name: entry.metadata for entry in dataclasses.fields(TrainerOptions)}
     resumable = {name for name, meta in fields.items() if meta["resumable"]}
-    assert {"num_epoch", "DR", "gpu", "recompute", "save_minutes"} <= resumable
+    assert {"num_epoch", "DR", "gpu", "recompute"} <= resumable
     assert not {"lr", "seed", "F_dim", "tfr", "precision", "train_vi_len"} & resumable
     bookkeeping = {name for name, meta in fields.items() if meta["bookkeeping"]}
     assert bookkeeping == resumable - {"num_epoch"}
     needy = {name for name, meta in fields.items() if meta["needs"]}
-    assert {"fast_partial", "lr_gamma", "detach", "rollout_every", "tf_draw"} <= needy
+    assert {"fast_partial", "lr_gamma", "detach", "rollout_every"} <= needy
 
 
 def test_effective_options_are_those_that_change_numbers() -> None:
@@ -261,21 +261,6 @@ def test_options_without_effect_are_noted() -> None:
     assert notes("--tf_draw", "step", "--tfr_d_step", "0", "--tfr", "0.5") == ""
     assert "--gpu has no effect" in notes("--gpu", "2", "--test", "--ckpt_path", "a.ckpt")
     assert notes("--gpu", "1", "--test", "--ckpt_path", "a.ckpt") == ""
-
-
-@pytest.mark.parametrize("name", ["autotune", "no_graph"])
-def test_options_for_cuda_say_so_elsewhere(name: str) -> None:
-    options, explicit = parse_trainer("", ["--DR", "data", f"--{name}"])
-    for device in ("cpu", "mps"):
-        (note,) = without_effect(options, explicit, device)
-        assert note == f"note: --{name} has no effect without CUDA"
-    assert without_effect(options, explicit, "cuda") == []
-
-
-def test_autotune_and_deterministic_exclude_each_other() -> None:
-    options, explicit = parse_trainer("", ["--DR", "data", "--autotune", "--deterministic"])
-    (note,) = without_effect(options, explicit)
-    assert note == "note: --autotune has no effect with --deterministic"
 
 
 def test_tester_options() -> None:

@@ -60,7 +60,6 @@ ROWS = {
     ),
     "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
     "init": Row("PyTorch's initial weights", f"{BEST} --init default"),
-    "no_warmup": Row("no warm-up", f"{BEST} --lr_warmup 0"),
     "clips": Row(
         "clips of 16 frames in place of 2",
         f"{BEST} --train_vi_len 16 --batch_size 1 --num_epoch 3",

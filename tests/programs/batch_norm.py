@@ -93,7 +93,7 @@ def psnr_by_epoch(root: Path, epochs: int, seed: int) -> np.ndarray:
             state.position = Position(epoch)
             state.begin_epoch()
             with mock.patch.object(Label_Encoder, "forward", nn.Sequential.forward):
-                train_epoch(step, state, Watch())
+                train_epoch(state, train, step, Watch())
             assert state.average is not None
             row = []
             for weights in (model, state.average.model):

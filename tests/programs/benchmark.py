@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import dataloader
 from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE, ModelConfig
-from modules.data import Clips, TestSequence, VideoData, draw, epoch_batches, load_clips, to_unit
+from modules.data import Clips, TestSequence, VideoData, epoch_batches, load_clips, to_unit
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate, validate
 from modules.options import TrainerOptions
@@ -47,9 +47,10 @@ from modules.runtime.device import (
     place,
     set_up,
 )
+from modules.runtime.graphs import GraphedStep, graphs_wanted
 from modules.runtime.signals import Watch
 from modules.schedules import Plan
-from modules.training import TrainingStep, shard, train_epoch
+from modules.training import Shard, TrainingStep, draw_shard, train_epoch
 from tests.support.reference import usual_loader, usual_rollout, usual_step
 
 BETA = 0.001
@@ -174,6 +175,7 @@ class Case:
         state = RunState(o, Path("unused"), self.model, data, data_root="", data_fingerprint="")
         self.state = state
         self.step = TrainingStep(state, data)
+        self.fast = GraphedStep(self.step) if graphs_wanted(device) else self.step
         self.number = 0
         torch.manual_seed(0)
         self.usual_model = CVAE(config).to(device).train()
@@ -182,21 +184,24 @@ class Case:
 
     def ours(self) -> None:
         """One training step of the Trainer's."""
-        starts = epoch_batches(self.o, self.step.data, self.number)[0]
-        self.step(starts, self.plan, epoch=0, number=self.number)
+        self.fast(self.part(self.number), teacher_forcing=self.plan.teacher_forcing)
         self.number += 1
 
     def eager(self) -> None:
         """The same step, never as a CUDA graph."""
-        starts = epoch_batches(self.o, self.step.data, 0)[0]
-        draws = draw(self.o, self.step.generator, self.plan, epoch=0, number=0, batch=len(starts))
-        forced = self.plan.teacher_forcing
-        self.step.compute(shard(starts, draws, 0), teacher_forcing=forced)
+        self.step(self.part(0), teacher_forcing=self.plan.teacher_forcing)
+
+    def part(self, number: int) -> Shard:
+        """A step's clips with their random numbers."""
+        starts = epoch_batches(self.o, self.step.data, number)[0]
+        kind = {"latent": self.model.config.latent_shape, "epoch": 0, "number": number}
+        return draw_shard(self.o, self.plan, starts, **kind)
 
     def our_epoch(self) -> None:
         """All steps of an epoch, as the Trainer runs them; it waits for the device at the end."""
         self.state.position, self.state.plan = Position(self.state.position.epoch), self.plan
-        train_epoch(self.step, self.state, Watch())
+        clips = self.o.batch_size if self.fast is not self.step else 0
+        train_epoch(self.state, self.step.data, self.fast, Watch(), clips=clips)
         self.state.sums.start_epoch()
 
     def usual_epoch(self, loader: Any) -> None:
@@ -279,8 +284,6 @@ def kept_per_frame(case: Case) -> float:
 def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
     """Milliseconds of data, forward, backward and optimiser, each waited for; medians."""
     step, model, device = case.step, case.model, case.device
-    from modules.optimizers import clip_gradient
-
     from modules.runtime.device import autocast
 
     parts: dict[str, list[float]] = {"data": [], "forward": [], "backward": [], "optimiser": []}
@@ -288,8 +291,7 @@ def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
 
     def data() -> None:
         starts = epoch_batches(case.o, step.data, 0)[0]
-        size = {"epoch": 0, "number": 0, "batch": len(starts)}
-        draws = draw(case.o, step.generator, case.plan, **size)
+        draws = case.part(0).draws
         forced = case.plan.teacher_forcing
         clips = load_clips(
             step.data, None, starts, draws, length=case.length, teacher_forcing=forced
@@ -307,13 +309,13 @@ def split_of_a_step(case: Case, rounds: int) -> dict[str, float]:
         held["loss"] = out.mse.mean() + BETA * out.kl.mean()
 
     def backward() -> None:
-        step.optimizer.zero_grad(set_to_none=True)
+        case.state.optimizer.zero_grad(set_to_none=True)
         held["loss"].backward()
 
     def optimiser() -> None:
-        clip_gradient(step.update.parameters, 1.0)
-        step.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
-        step.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(step.update.parameters, 1.0)
+        case.state.optimizer.found_inf = torch.zeros((), device=device)  # type: ignore[attr-defined]
+        case.state.optimizer.step()
 
     for _ in range(rounds + 1):
         for name, work in zip(parts, (data, forward, backward, optimiser), strict=True):
@@ -337,7 +339,7 @@ def validation_speed(case: Case, frames: int, rounds: int) -> tuple[float, float
         usual_rollout(case.usual_model, float_frames, float_labels)
 
     def our_once() -> None:
-        generate(case.model, [sequence], seed=0, device=device, precision=precision, graph=True)
+        generate(case.model, [sequence], seed=0, device=device, precision=precision)
 
     case.usual_model.eval()
     usual, ours = alternate(device, usual_once, our_once, rounds)
@@ -368,7 +370,7 @@ def whole_epochs(root: Path, device: torch.device, dims: dict[str, int], mode: A
     """
     case = Case(root, device, dims, length=16, batch=2, **mode)
     video = VideoData(*(x[:64].cpu() for x in (case.step.data.frames, case.step.data.labels)), ())
-    kind = {"seed": 0, "device": device, "precision": case.step.precision, "graph": True}
+    kind = {"seed": 0, "device": device, "precision": case.step.precision}
     floats = [
         to_unit(x).permute(0, 3, 1, 2).contiguous().to(device) for x in (video.frames, video.labels)
     ]

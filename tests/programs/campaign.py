@@ -38,10 +38,10 @@ from tests.support.scripts import TINY_RUN
 # Between them: all optimisers, stored rollouts, every schedule, the detector, both ways of saving.
 VARIANTS = (
     "--auto_save --optim AdamW --lr_scheduler cosine --tfr 0 --detector_patience 2 "
-    "--detector_threshold 50 --save_minutes 0.001",
+    "--detector_threshold 50",
     "--per_save 2 --detach --tfr 0 --batch_size 3 --lr_scheduler multistep --kl_anneal_cycle 2",
-    "--auto_save --optim Muon --ema 0.9 --lr_warmup 3 --rollout_every 1 --tfr 0.5 --tf_draw step "
-    "--frame_noise 0.1 --prior learned --recon sigma --augment shift --save_minutes 0.003",
+    "--auto_save --optim Muon --ema 0.9 --rollout_every 1 --tfr 0.5 "
+    "--frame_noise 0.1 --prior learned --augment shift --jump 0.3 --reference first",
 )
 KILLS_PER_RUN = 5
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)

@@ -4,7 +4,7 @@
     python tests/programs/gpu.py agreement epoch        # some parts
     python tests/programs/gpu.py --tiny                 # small, to see if it works
 
-    agreement   weights after some steps: graph against --no_graph, half precision against float32
+    agreement   weights after some steps: graph against none, half precision against float32
     capture     the first step of a process, with and without cuDNN's trials of its kernels
     speed       frames/s beside the usual loop, batch 1; benchmark.py compares more
     validation  630 frames
@@ -16,6 +16,7 @@ Pixels are random; times are of the clock, with the device waited for.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -35,11 +36,13 @@ from modules.cvae import CVAE
 from modules.data import Recording, VideoData, epoch_batches
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import validate
+from modules.optim import set_learning_rate
 from modules.options import TrainerOptions, model_config
 from modules.runtime.device import choose_precision, describe, place, set_up
+from modules.runtime.graphs import GraphedStep, graphs_wanted
 from modules.runtime.signals import Watch
 from modules.schedules import Plan
-from modules.training import TrainingStep, train_epoch
+from modules.training import TrainingStep, draw_shard, train_epoch
 from tests.programs import benchmark
 from tests.programs.benchmark import FULL, Case, validation_speed
 from tests.programs.kernels import BEST, TINY
@@ -61,22 +64,27 @@ def video(frames: int, seed: int = 0) -> VideoData:
     return VideoData(*stacks, (Recording(0, frames),)).to(DEVICE)
 
 
-def new_step(
-    data: VideoData, dims: dict[str, int], **options: Any
-) -> tuple[TrainingStep, RunState]:
+def new_step(data: VideoData, dims: dict[str, int], **options: Any) -> tuple[GraphedStep, RunState]:
+    """graph=False: eager steps."""
+    os.environ["CVAE_NO_GRAPH"] = "" if options.pop("graph", True) else "1"
     o = TrainerOptions(DR="unused", **{**dims, **options})
     set_up(DEVICE, o.precision, o.deterministic)
     torch.manual_seed(0)
     model = place(CVAE(model_config(o)), DEVICE, choose_precision(o.precision, DEVICE)).train()
     state = RunState(o, Path("unused"), model, data, data_root="", data_fingerprint="")
-    return TrainingStep(state, data), state
+    step = GraphedStep(TrainingStep(state, data))
+    if not graphs_wanted(DEVICE):
+        step.why_eager = "as asked for"
+    return step, state
 
 
-def take(step: TrainingStep, forced: bool, steps: int, first: int = 0) -> None:
-    batches = epoch_batches(step.o, step.data, 0)
+def take(step: GraphedStep, state: RunState, forced: bool, steps: int, first: int = 0) -> None:
+    o, latent = state.o, state.model.config.latent_shape
+    batches, plan = epoch_batches(o, step.step.data, 0), Plan(0.001, o.tfr, forced, o.lr)
     for number in range(first, first + steps):
-        plan = Plan(0.001, step.o.tfr, forced, step.o.lr)
-        step(batches[number], plan, epoch=0, number=number)
+        set_learning_rate(state.optimizer, plan.lr)
+        kind = {"latent": latent, "epoch": 0, "number": number, "clips": o.batch_size}
+        step(draw_shard(o, plan, batches[number], **kind), teacher_forcing=forced)
 
 
 timed = partial(benchmark.timed, DEVICE)  # seconds that a piece of work takes
@@ -89,12 +97,12 @@ def agreement(dims: dict[str, int]) -> None:
 
     def trained(**options: Any) -> tuple[torch.Tensor, torch.Tensor, float]:
         step, state = new_step(data, dims, **{**clips, **options})
-        start = torch.cat([p.detach().flatten().clone() for p in step.model.parameters()])
-        take(step, True, 3)
-        take(step, False, 3, first=3)
-        if step.why_eager is not None and not step.o.no_graph:
+        start = torch.cat([p.detach().flatten().clone() for p in state.model.parameters()])
+        take(step, state, True, 3)
+        take(step, state, False, 3, first=3)
+        if step.why_eager is not None and options.get("graph", True):
             print(f"  {options}: NOT captured: {step.why_eager}")
-        end = torch.cat([p.detach().flatten() for p in step.model.parameters()])
+        end = torch.cat([p.detach().flatten() for p in state.model.parameters()])
         sums = state.sums.averages(steps=clips["train_vi_len"] - 1)
         return start, end, sums.loss
 
@@ -104,18 +112,18 @@ def agreement(dims: dict[str, int]) -> None:
     pairs: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("bfloat16, float32", {}, {"precision": "float32"}),
         ("float16, float32", {"precision": "float16"}, {"precision": "float32"}),
-        ("graph, --no_graph: bfloat16", {}, {"no_graph": True}),
+        ("graph, none: bfloat16", {}, {"graph": False}),
         ("graph twice: bfloat16", {}, {}),
         ("graph twice: bfloat16 --deterministic", {"deterministic": True}, {"deterministic": True}),
     ]
     for name, options in (
-        ("graph, --no_graph: float32 --deterministic", {}),
+        ("graph, none: float32 --deterministic", {}),
         ("the same, Muon and the recipe", RECIPE),
         ("the same, --detach", {"detach": True}),
         ("the same, --recompute", {"recompute": True}),
     ):
         one = {**exact, **options}
-        pairs.append((name, one, {**one, "no_graph": True}))
+        pairs.append((name, one, {**one, "graph": False}))
     for name, one, other in pairs:
         try:
             (start, a, loss_a), (_, b, loss_b) = trained(**one), trained(**other)
@@ -129,13 +137,13 @@ def agreement(dims: dict[str, int]) -> None:
 def first_capture(dims: dict[str, int], size: tuple[int, int], limit: int) -> None:
     """Prints one JSON object. limit: kernels that cuDNN tries for each layer; 0: none."""
     data = video(1000)
-    step, _ = new_step(data, dims, train_vi_len=size[0], batch_size=size[1])
+    step, state = new_step(data, dims, train_vi_len=size[0], batch_size=size[1])
     torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = limit > 0, limit
     torch.ones(8, 8, device=DEVICE) @ torch.ones(8, 8, device=DEVICE)
     row: dict[str, Any] = {}
     for mode, forced in (("forced", True), ("free", False)):
-        row[mode] = timed(lambda f=forced: take(step, f, 1))
-        replays = [timed(lambda i=i, f=forced: take(step, f, 1, first=i)) for i in range(3)]
+        row[mode] = timed(lambda f=forced: take(step, state, f, 1))
+        replays = [timed(lambda i=i, f=forced: take(step, state, f, 1, first=i)) for i in range(3)]
         row[mode + " replay"] = statistics.median(replays)
     row["eager"] = step.why_eager
     print(json.dumps(row))
@@ -183,7 +191,7 @@ def speed(dims: dict[str, int], rounds: int) -> None:
 
 def refresh(state: RunState, precision: torch.dtype) -> None:
     assert state.stored is not None
-    run: dict[str, Any] = {"seed": 0, "epoch": 1, "watch": Watch(), "graph": True}
+    run: dict[str, Any] = {"seed": 0, "epoch": 1, "watch": Watch(), "whole": True}
     state.stored.refresh(state.eval_model(), precision=precision, **run)
 
 
@@ -203,12 +211,15 @@ def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         step, state = new_step(data, dims, **options)
-        take(step, forced, 4)
-        steps = len(epoch_batches(step.o, data, 0))
-        state.position, state.plan = Position(0), Plan(0.001, step.o.tfr, forced, step.o.lr)
+        take(step, state, forced, 4)
+        o = state.o
+        steps = len(epoch_batches(o, data, 0))
+        state.position, state.plan = Position(0), Plan(0.001, o.tfr, forced, o.lr)
         state.sums.start_epoch()
-        seconds = timed(lambda a=step, b=state: train_epoch(a, b, Watch()))
-        length, batch = step.o.train_vi_len, step.o.batch_size
+        seconds = timed(
+            lambda a=step, b=state: train_epoch(b, data, a, Watch(), clips=b.o.batch_size)
+        )
+        length, batch = o.train_vi_len, o.batch_size
         made = steps * (length - 1) * batch
         peak = torch.cuda.max_memory_reserved() / 2**30
         note = f"  eager: {step.why_eager}" if step.why_eager else ""
@@ -219,7 +230,7 @@ def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
         )
         if state.stored is not None:
             for again in ("first", "again"):
-                seconds = timed(lambda s=state, p=step.precision: refresh(s, p))
+                seconds = timed(lambda s=state, p=step.step.precision: refresh(s, p))
                 print(
                     f"{'  stored rollouts, ' + again:<43}{seconds:>9.2f}{frames / seconds:>10.0f}"
                 )
@@ -228,12 +239,13 @@ def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
 
 def validation(dims: dict[str, int], frames: int) -> None:
     """A validation video, with its scores."""
-    step, _ = new_step(video(400), dims, train_vi_len=16, batch_size=1)
+    step, state = new_step(video(400), dims, train_vi_len=16, batch_size=1)
     data = video(frames).to(torch.device("cpu"))
-    kind = {"seed": 0, "device": DEVICE, "precision": step.precision}
+    kind = {"seed": 0, "device": DEVICE, "precision": step.step.precision}
     print(f"\nvalidation of {frames} frames, seconds")
     for graph in (True, False):
-        times = [timed(lambda g=graph: validate(step.model, data, graph=g, **kind)) for _ in "123"]
+        os.environ["CVAE_NO_GRAPH"] = "" if graph else "1"
+        times = [timed(lambda: validate(state.model, data, **kind)) for _ in "123"]
         name = "graph" if graph else "without a graph"
         print(f"{name:<28}first {times[0]:.2f}, then {min(times[1:]):.2f}", flush=True)
 
@@ -251,11 +263,11 @@ def profile(dims: dict[str, int], size: tuple[int, int], rows: int) -> None:
         ("as --preset best", True, RECIPE),
     ):
         torch.cuda.empty_cache()
-        step, _ = new_step(data, dims, **options)
-        take(step, forced, 2)
-        seconds = timed(lambda s=step, f=forced: take(s, f, 1, first=2))
+        step, state = new_step(data, dims, **options)
+        take(step, state, forced, 2)
+        seconds = timed(lambda s=step, o=state, f=forced: take(s, o, f, 1, first=2))
         with profiler(activities=[ProfilerActivity.CUDA]) as found:
-            take(step, forced, 1, first=1)
+            take(step, state, forced, 1, first=1)
             torch.cuda.synchronize()
         events = [e for e in found.key_averages() if e.self_device_time_total > 0]
         events.sort(key=lambda e: -e.self_device_time_total)

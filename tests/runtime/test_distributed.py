@@ -48,12 +48,12 @@ def hooked(path: Path, body: str = "pass", more: str = "") -> Path:
         f"import os, signal, sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
         "import Trainer\nfrom modules import runstate\nfrom modules.runtime import distributed\n"
         "from modules.training import TrainingStep\n"
-        "whole_step, calls = TrainingStep.dispatch, iter(range(10**6))\n"
+        "whole_step, calls = TrainingStep.__call__, iter(range(10**6))\n"
         "def step(self, *arguments, **options):\n"
         "    number, rank = next(calls), distributed.rank()\n"
         f"    {body}\n"
         "    whole_step(self, *arguments, **options)\n"
-        f"TrainingStep.dispatch = step\n{more}\n"
+        f"TrainingStep.__call__ = step\n{more}\n"
         "if __name__ == '__main__':\n"
         "    Trainer.start() if 'RANK' in os.environ else sys.exit(distributed.launch(2))\n",
         encoding="utf-8",

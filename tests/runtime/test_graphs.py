@@ -1,4 +1,4 @@
-"""What is around a CUDA graph: static inputs, outputs of their own, and why a capture failed."""
+"""What is around a CUDA graph, where there is no CUDA: inputs, outputs, what a failure leaves."""
 
 from collections.abc import Callable
 
@@ -6,65 +6,178 @@ import pytest
 import torch
 
 from modules.runtime import graphs
-from modules.runtime.graphs import Graphed, reason
+from modules.runtime.errors import UserError
+from modules.runtime.graphs import Graphed, GraphedStep, graphs_wanted, reason
+from tests.support.small_run import new_run, part_of, run_epochs
+
+FULL = "CUDA out of memory. Tried to allocate 1 GiB. More"
+
+
+def fail(error: Exception) -> None:
+    """As torch.cuda.graph does: it raises another error while it clears up."""
+    try:
+        raise error
+    finally:
+        raise RuntimeError("capture failed due to a previous error")
 
 
 @pytest.fixture(autouse=True)
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """As capture() does, where there is no CUDA: three runs to warm up, one to record."""
-    captures: list[int] = []
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
+    """In place of capture(): three runs to warm up and one to record. Returns what each capture is
+    to end with, from the last on; with nothing left all succeed."""
+    errors: list[Exception | None] = []
 
     def capture(compute: Callable[[], None], memory: object = None) -> Callable[[], None]:
-        captures.append(1)
         for _ in range(4):
             compute()
+        if errors and (error := errors.pop()):
+            fail(error)
         return compute
 
     monkeypatch.setattr(graphs, "capture", capture)
-    return captures
+    monkeypatch.setattr(graphs, "GraphMemory", object)
+    monkeypatch.setattr(graphs, "free_memory", lambda: 0)
+    return errors
 
 
-def test_captured_once_and_replayed_on_other_values(recorded: list[int]) -> None:
-    places: set[int] = set()
+def test_where_graphs_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [graphs_wanted(torch.device(kind)) for kind in ("cuda", "cpu", "mps")]
+    assert wanted == [True, False, False]
+    monkeypatch.setenv("CVAE_NO_GRAPH", "1")
+    assert not graphs_wanted(torch.device("cuda"))
+
+
+def test_captured_once_and_replayed_on_other_values() -> None:
+    places: list[int] = []
 
     def add(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        places.add(a.data_ptr())
+        places.append(a.data_ptr())
         return a + 2 * b
 
     graphed = Graphed(add)
     results = [graphed(torch.full((2,), float(i)), torch.ones(2)) for i in range(5)]
     assert [r.tolist() for r in results] == [[i + 2.0] * 2 for i in range(5)]  # none overwritten
-    assert len(recorded) == 1
-    assert len(places) == 1  # a graph reads its inputs from where they were captured
-
-
-def test_a_function_that_returns_nothing() -> None:
+    assert len(places) == 4 + 5
+    assert len(set(places)) == 1  # a graph reads its inputs from where they were captured
+    with pytest.raises(RuntimeError):
+        graphed(torch.ones(3), torch.ones(3))  # of another shape
     total = torch.zeros(2)
 
-    def add(x: torch.Tensor) -> None:
+    def nothing_returned(x: torch.Tensor) -> None:
         total.add_(x)
 
-    graphed = Graphed(add)
-    graphed.record(torch.zeros(2))
-    assert graphed(torch.ones(2)) is None
-    graphed(torch.ones(2))
+    nothing = Graphed(nothing_returned)
+    nothing.record(torch.zeros(2))
+    total.zero_()
+    assert [nothing(torch.ones(2)) for _ in range(2)] == [None, None]
     assert total.tolist() == [2.0, 2.0]
 
 
-def test_inputs_of_another_shape_are_an_error() -> None:
+def test_what_cannot_be_captured_is_computed_with_one_note(
+    captures: list[Exception | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    captures.append(RuntimeError("operation not permitted when stream is capturing\nmore lines"))
     graphed = Graphed(lambda x: 2 * x)
-    graphed(torch.ones(2))
-    with pytest.raises(RuntimeError):
-        graphed(torch.ones(3))
-
-
-def test_the_first_error_is_the_reason() -> None:
-    """PyTorch raises another one while it clears up."""
-    try:
-        try:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
-        finally:
-            raise RuntimeError("capture failed due to a previous error")
-    except RuntimeError as error:
-        assert reason(error) == "operation not permitted when stream is capturing"
+    assert [graphed(torch.full((1,), float(i))).item() for i in range(3)] == [0, 2, 4]
+    note = "note: generating without CUDA graphs (operation not permitted when stream is capturing)"
+    assert capsys.readouterr().out == note + "\n"
     assert reason(RuntimeError()) == "RuntimeError"
+
+
+# ---------------------------------------------------------------- training steps
+
+EVERYTHING = "--frame_noise 0.1 --ema 0.9 --augment shift"
+
+
+def test_captured_steps_equal_eager_ones() -> None:
+    """Static inputs, warming up that changes nothing, a last batch filled up to the others' size;
+    to rounding, as the filled batch's gradients are summed in another order."""
+    (one, eager), (other, step) = new_run(EVERYTHING), new_run(EVERYTHING)
+    graphed = GraphedStep(step)
+    found = zip(run_epochs(one, eager), run_epochs(other, graphed, clips=2), strict=True)
+    for a, b in found:
+        assert list(b) == pytest.approx(list(a), rel=1e-4, abs=1e-7)
+    assert sorted(graphed.graphs) == [False, True]  # one for each mode, whatever the last batch
+    assert graphed.why_eager is None
+    for models in ((one.model, other.model), (one.average.model, other.average.model)):
+        for (name, a), b in zip(
+            models[0].state_dict().items(), models[1].state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_warming_up_with_the_step_in_force_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the test above."""
+    (one, eager), (other, careless) = new_run(EVERYTHING), new_run(EVERYTHING)
+    monkeypatch.setattr(careless.update.enabled, "fill_", lambda value: None)
+    run_epochs(one, eager, 1)
+    run_epochs(other, GraphedStep(careless), 1, clips=2)
+    weights = (state.model.Generator[7].weight for state in (one, other))
+    assert not torch.allclose(*weights, rtol=1e-3, atol=2e-5)
+
+
+def test_steps_that_cannot_be_captured_are_run_with_one_note(
+    captures: list[Exception | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    captures.append(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    (one, eager), (other, step) = new_run(), new_run()
+    graphed = GraphedStep(step)
+    assert run_epochs(one, eager) == run_epochs(other, graphed)
+    printed = capsys.readouterr().out
+    assert printed.count("note: training without CUDA graphs (operation not permitted") == 1
+    assert graphed.graphs == {} and one.sums.read() == other.sums.read()
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_out_of_memory_in_a_capture_is_tried_once_more_without_the_other_graph(
+    times: int, captures: list[Exception | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, step = new_run()
+    graphed = GraphedStep(step)
+    captures += [*[torch.OutOfMemoryError(FULL)] * times, None]
+    run_epochs(state, graphed, 2, clips=2)  # with teacher forcing, then without
+    note = "note: training without CUDA graphs (CUDA out of memory. Tried to allocate 1 GiB)\n"
+    assert capsys.readouterr().out == (note if times == 2 else "")
+    assert sorted(graphed.graphs) == [[False, True], [False], []][times]
+    assert captures == []
+
+
+@pytest.mark.parametrize("others_failed", [0, 1])
+def test_all_ranks_replay_graphs_or_none_does(
+    others_failed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    def maximum(own: int) -> list[int]:
+        asked.append(own)
+        return [max(own, others_failed)]
+
+    state, step = new_run()
+    graphed = GraphedStep(step)
+    monkeypatch.setattr(graphs.distributed, "maximum", maximum)
+    for number in range(3):
+        graphed(part_of(step, [0, 5], number=number), teacher_forcing=True)
+    assert asked == [0]  # when a graph is captured, and not at every step
+    assert len(graphed.graphs) == 1 - others_failed
+    note = "note: training without CUDA graphs (another process could not capture its step)"
+    assert (note in capsys.readouterr().out) == bool(others_failed)
+    assert state.sums.read().trained == 6  # either way
+
+
+def test_a_step_that_does_not_fit_is_a_user_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, step = new_run()
+    part = part_of(step, [0, 5])
+    # A rank must not go on by itself: the others wait for it in their warm-up.
+    monkeypatch.setattr(graphs, "capture", lambda *_: fail(torch.OutOfMemoryError(FULL)))
+    monkeypatch.setattr(graphs.distributed, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="does not fit into the GPU's memory: --recompute"):
+        GraphedStep(step)(part, teacher_forcing=True)
+    monkeypatch.undo()
+
+    graphed = GraphedStep(lambda *_, **__: fail(torch.OutOfMemoryError(FULL)))
+    graphed.why_eager = "as here"
+    with pytest.raises(UserError, match="does not fit into the GPU's memory: --recompute"):
+        graphed(part, teacher_forcing=True)
+    graphed.step = lambda *_, **__: fail(ValueError("another fault"))  # the control
+    with pytest.raises(RuntimeError, match="previous error"):
+        graphed(part, teacher_forcing=True)

@@ -205,7 +205,7 @@ def test_a_second_signal_stops_at_once(dataset: Path, tmp_path: Path) -> None:
         "def endless(self, *arguments, **options):\n"
         "    print('in the step', flush=True)\n"
         "    while True: time.sleep(0.05)\n"
-        "TrainingStep.dispatch = endless\n"
+        "TrainingStep.__call__ = endless\n"
         "import Trainer\nTrainer.start()\n"
     )
     process = subprocess.Popen(

@@ -301,14 +301,14 @@ class TestTrainer:
 
 def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
     """A run of five epochs that is ended, unsaved, in the second step after `epoch` was saved."""
-    whole_step = TrainingStep.dispatch
+    whole_step = TrainingStep.__call__
 
     def step_or_end(self: TrainingStep, *arguments: Any, **options: Any) -> None:
         if state(run / "last.ckpt")["last_epoch"] == epoch and self.sums.read().trained:
             sys.exit(99)
         whole_step(self, *arguments, **options)
 
-    with mock.patch.object(TrainingStep, "dispatch", step_or_end):
+    with mock.patch.object(TrainingStep, "__call__", step_or_end):
         arguments = ["--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "5", *more]
         result = run_script("Trainer.py", *arguments)
     assert result.returncode == 99, result.stderr

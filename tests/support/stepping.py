@@ -9,11 +9,11 @@ from modules.training import TrainingStep
 
 def at_step(number: int, act: Callable[[], Any]) -> Any:
     """A patch that acts before the number-th training step (from 0) of this process."""
-    whole_step, calls = TrainingStep.dispatch, iter(range(10**6))
+    whole_step, calls = TrainingStep.__call__, iter(range(10**6))
 
     def step(self: TrainingStep, *arguments: Any, **options: Any) -> None:
         if next(calls) == number:
             act()
         whole_step(self, *arguments, **options)
 
-    return mock.patch.object(TrainingStep, "dispatch", step)
+    return mock.patch.object(TrainingStep, "__call__", step)

@@ -1,0 +1,393 @@
+"""From frames in memory to the clips of a step: what is drawn, and from where."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from modules.data import (
+    AUGMENTATION_DRAWS,
+    GAIN,
+    OFFSET,
+    Clips,
+    Draws,
+    Previous,
+    Recording,
+    VideoData,
+    augment,
+    derived_seed,
+    describe_data,
+    draw,
+    epoch_batches,
+    epoch_clips,
+    fingerprint,
+    gather_clips,
+    largest_batch,
+    load_clips,
+    nearest_rows,
+    to_uint8,
+    to_unit,
+)
+from tests.support.small_run import LATENT, options_of, random_data
+
+RECORDINGS = (Recording(0, 23), Recording(23, 27), Recording(27, 35), Recording(35, 38))
+ALMOST_ONE = 1 - 2.0**-24  # the largest number that torch.rand() gives
+
+
+def test_derived_seeds_differ_and_repeat() -> None:
+    seeds = {derived_seed(s, e, t) for s in range(4) for e in range(20) for t in range(20)}
+    assert len(seeds) == 1600
+    assert derived_seed(1, 2, 3) == derived_seed(1, 2, 3)
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def test_pixels_go_to_unit_and_back_exactly() -> None:
+    values = torch.arange(256, dtype=torch.uint8)
+    expected = np.arange(256, dtype=np.float32) / np.float32(255)
+    assert np.array_equal(to_unit(values).numpy(), expected)
+    image = torch.zeros(2, 3, 4, 4, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    assert to_unit(image).is_contiguous(memory_format=torch.channels_last)
+    pixels = values.view(4, 8, 8, 1) + torch.arange(3, dtype=torch.uint8)  # channels differ
+    assert torch.equal(to_uint8(to_unit(pixels).permute(0, 3, 1, 2)), pixels)
+    frames = torch.tensor([-0.2, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.02])
+    frames = frames.reshape(1, 1, 2, 3).repeat(1, 3, 1, 1)
+    assert to_uint8(frames)[0, :, :, 0].ravel().tolist() == [0, 0, 0, 1, 255, 255]
+    frames[0, 1, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        to_uint8(frames)
+
+
+def test_fingerprint_changes_with_each_pixel_and_recording() -> None:
+    train, val = random_data(), random_data(Recording(0, 7), Recording(7, 22))
+    before = fingerprint(train, val)
+    assert before == fingerprint(random_data(), random_data(*val.recordings))
+    frame, label = random_data(*val.recordings), random_data(*val.recordings)
+    frame.frames[2, 1, 1, 2] ^= 1
+    label.labels[21, 7, 7, 0] ^= 1
+    changed = [(train, frame), (train, label), (val, train), (train, train)]
+    assert len({before, *(fingerprint(*pair) for pair in changed)}) == 5
+    text = "data: 22 training frames in 2 recording(s), 22 validation frames, 8 x 8 pixels"
+    assert describe_data(val, train) == text
+
+
+def test_nearest_rows_by_blocks() -> None:
+    rng = np.random.default_rng(1)
+    here, there = (rng.normal(size=(n, 7)).astype(np.float32) + 50 for n in (5, 23))
+    there[17] = there[4] = here[2]
+    distance = ((here[:, None] - there[None]) ** 2).mean(axis=2)
+    for block in (1, 4, 2048):
+        value, place = nearest_rows(here, there, block)
+        assert place.tolist() == distance.argmin(axis=1).tolist() and place[2] == 4
+        assert value == pytest.approx(distance.min(axis=1), abs=1e-4)
+
+
+# ---------------------------------------------------------------- the clips of an epoch
+
+
+def test_clips_are_a_pure_function_of_seed_and_epoch() -> None:
+    def drawn(seed: int, epoch: int) -> list[int]:
+        return epoch_clips([Recording(0, 200)], 4, seed=seed, epoch=epoch).tolist()
+
+    first = drawn(1, 2)
+    np.random.seed(0)  # noqa: NPY002 (the global generator must not matter)
+    assert drawn(1, 2) == first
+    assert drawn(1, 3) != first and drawn(2, 2) != first
+    assert first != sorted(first)  # shuffled
+    batches = [
+        torch.cat(list(epoch_batches(options_of(f"--seed {seed}"), random_data(), epoch)))
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert len({tuple(b.tolist()) for b in batches}) == 3
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 8])
+def test_clips_cover_recordings_and_never_cross(length: int) -> None:
+    valid = {s for r in RECORDINGS for s in range(r.start, r.stop - length + 1)}
+    reached: set[int] = set()
+    for epoch in range(150):
+        starts = epoch_clips(RECORDINGS, length, seed=5, epoch=epoch)
+        assert starts.dtype == np.int64
+        for rec in RECORDINGS:
+            inside = sorted(s for s in starts.tolist() if rec.start <= s < rec.stop)
+            assert len(inside) == (rec.stop - rec.start) // length  # as many in every epoch
+            gaps = np.diff(inside)  # only the one clip at an end may overlap another
+            assert (gaps < length).sum() <= 1 and (gaps > 0).all()
+        reached |= set(starts.tolist())
+    assert reached == valid  # every start, none across a boundary; so the last frames are seen
+
+
+def test_where_the_extra_clip_lies() -> None:
+    def seen(recording: Recording) -> set[tuple[int, ...]]:
+        drawn = (epoch_clips([recording], 4, seed=0, epoch=e).tolist() for e in range(60))
+        return {tuple(sorted(starts)) for starts in drawn}
+
+    # 10 frames, clips of 4: two each epoch, from offset o; o = 3 leaves room for one.
+    assert seen(Recording(100, 110)) == {(100, 104), (101, 105), (102, 106), (103, 106)}
+    # 9 frames: o = 2 and 3 leave 2 | 3 and 3 | 2 frames uncovered at the start | end.
+    assert seen(Recording(0, 9)) == {(0, 4), (1, 5), (2, 5), (0, 3)}
+    assert seen(Recording(0, 3)) == {()}
+
+
+def test_short_epochs_visit_fewer_clips() -> None:
+    whole = epoch_clips(RECORDINGS, 4, seed=3, epoch=1)
+    part = epoch_clips(RECORDINGS, 4, seed=3, epoch=1, fraction=0.4)
+    assert part.tolist() == whole[:3].tolist()  # round(0.4 · 8)
+    assert len(epoch_clips(RECORDINGS, 4, seed=3, epoch=1, fraction=0.01)) == 1
+    o, data = options_of("--fast_train --fast_partial 0.2 --fast_train_epoch 2"), random_data()
+    assert [[len(b) for b in epoch_batches(o, data, e)] for e in (1, 2)] == [[1], [2, 2, 1]]
+    assert largest_batch(o, data) == 2
+    o.num_epoch = 2
+    assert largest_batch(o, data) == 1
+
+
+# ---------------------------------------------------------------- the random numbers of a step
+
+ALL_DRAWS = (
+    "--rollout_every 1 --frame_noise 0.2 --augment shift --jump 0.5 --reference first --tfr 0.5"
+)
+
+
+def drawn(typed: str = ALL_DRAWS, *, epoch: int = 2, number: int = 3, tfr: float = 0.3) -> Draws:
+    kind = {"epoch": epoch, "number": number, "batch": 50}
+    return draw(options_of(typed), torch.Generator(), tfr=tfr, latent=LATENT, **kind)
+
+
+def test_every_draw_depends_on_seed_epoch_and_step_alone() -> None:
+    base = drawn()
+    assert len(base.tensors()) == len(Draws._fields) == 6
+    torch.manual_seed(9)
+    assert all(torch.equal(a, b) for a, b in zip(base.tensors(), drawn().tensors(), strict=True))
+    for other in (drawn(epoch=1), drawn(number=2), drawn(f"{ALL_DRAWS} --seed 1")):
+        for name, a, b in zip(Draws._fields, base, other, strict=True):
+            assert a.shape == b.shape and not torch.equal(a, b), name
+    assert len(drawn("").tensors()) == 1  # by default only the latent is random
+
+
+def test_draws_have_the_distributions_that_they_are_said_to_have() -> None:
+    many = [drawn(number=n) for n in range(20)]
+    latent = torch.stack([x.latent for x in many])
+    assert latent.shape == (20, 3, 50, *LATENT)
+    assert latent.mean().abs() < 0.01 and (latent.std() - 1).abs() < 0.01
+    forced = torch.stack([x.forced for x in many]).float()  # (20, 3, 50)
+    assert forced.mean().item() == pytest.approx(0.3, abs=0.05)
+    assert forced.std(dim=1).max() > 0 and forced.std(dim=2).max() > 0  # by step, and by clip
+    assert not drawn(tfr=0.0).forced.any() and drawn(tfr=1.0).forced.all()
+    # A clip has one level of noise in all its steps, another clip another: 0 to 0.2.
+    noise = torch.stack([x.frame_noise for x in many])  # (20, T-1, B, 3, H, W)
+    levels = noise.std(dim=(3, 4, 5))  # (20, T-1, B)
+    assert (levels.amax(dim=1) < 1.5 * levels.amin(dim=1)).all()
+    level = levels.mean(dim=1).flatten()
+    quartiles = level.quantile(torch.tensor([0.25, 0.5, 0.75]))
+    assert quartiles.tolist() == pytest.approx([0.05, 0.1, 0.15], abs=0.015)
+    assert level.max() < 0.25
+    assert noise.mean().abs() < 0.005
+    assert levels[0, 0].std() > 0.03  # the control: not one level for a batch
+
+
+def test_a_rank_s_draws_are_those_of_its_clips() -> None:
+    whole = drawn()
+    part = whole.of(slice(1, None, 2))
+    for a, b in zip(part.tensors(), whole.tensors(), strict=True):
+        assert torch.equal(a, b[:, 1::2])
+    doubled = part.replaced([2 * x.float() for x in part.tensors()])
+    for a, b in zip(doubled.tensors(), part.tensors(), strict=True):
+        assert torch.equal(a, 2 * b.float())
+    assert drawn("").replaced([part.latent]).forced is None
+
+
+# ---------------------------------------------------------------- what a step starts from
+
+
+def test_noise_is_added_to_what_a_step_starts_from_and_to_nothing_else() -> None:
+    g = torch.Generator().manual_seed(0)
+    frames = torch.rand(4, 2, 3, 4, 4, generator=g)
+    noise = torch.randn(3, 2, 3, 4, 4, generator=g)
+    made = 3 * torch.rand(2, 3, 4, 4, generator=g) - 1  # out of bounds
+    before = [x.clone() for x in (frames, noise, made)]
+    given = torch.tensor([[True, True], [True, False], [False, False]])
+    noisy = Previous(frames[:-1], given, noise)
+    assert torch.equal(noisy.all(), (frames[:-1] + noise).clamp(0, 1))
+    assert torch.equal(noisy.first(), (frames[0] + noise[0]).clamp(0, 1))
+    after = noisy.after(made, 1)
+    assert torch.equal(after[0], (frames[1, 0] + noise[1, 0]).clamp(0, 1))
+    assert torch.equal(after[1], (made[1].clamp(0, 1) + noise[1, 1]).clamp(0, 1))
+    plain = noisy._replace(noise=None)
+    assert torch.equal(plain.after(made, 2), made.clamp(0, 1))
+    assert torch.equal(plain.first(), frames[0]) and torch.equal(plain.all(), frames[:-1])
+    for x, kept in zip((frames, noise, made), before, strict=True):
+        assert torch.equal(x, kept)  # the targets are the same memory
+
+
+# ---------------------------------------------------------------- the clips of a step
+
+STARTS = torch.tensor([2, 9])
+TWO = (Recording(0, 10), Recording(10, 22))
+NO_LATENT = torch.zeros(0)
+
+
+def numbered(recordings: tuple[Recording, ...] = TWO) -> VideoData:
+    """Frames whose pixels are their number; labels are 100 more."""
+    frames = torch.arange(22, dtype=torch.uint8)[:, None, None, None].expand(22, 8, 8, 3)
+    return VideoData(frames.contiguous(), (frames + 100).contiguous(), recordings)
+
+
+def number_of(frames: Tensor) -> Tensor:
+    """(..., 3, H, W) in [0, 1] → the frames' numbers."""
+    return (frames[..., 0, 0, 0] * 255).round().long()
+
+
+def loaded(draws: Draws, starts: Tensor = STARTS, **more: object) -> Clips:
+    kind = {"data": numbered(), "stored": None, "length": 4, "teacher_forcing": True, **more}
+    return load_clips(starts=starts, draws=draws, **kind)
+
+
+def test_gathered_clips_are_time_major_and_no_copy() -> None:
+    frames = random_data().frames
+    x = gather_clips(frames, torch.tensor([13, 2]), 5)
+    assert x.shape == (5, 2, 3, 8, 8)
+    for b, start in enumerate((13, 2)):
+        for t in range(5):
+            assert torch.equal(x[t, b], frames[start + t].permute(2, 0, 1))
+    flat = x.flatten(0, 1)
+    assert flat.is_contiguous(memory_format=torch.channels_last)
+    assert flat.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("teacher_forcing", [True, False])
+def test_an_epoch_is_forced_or_free(teacher_forcing: bool) -> None:
+    clips = loaded(Draws(NO_LATENT), teacher_forcing=teacher_forcing)
+    assert number_of(clips.frames).T.tolist() == [[2, 3, 4, 5], [9, 10, 11, 12]]
+    assert torch.equal(number_of(clips.labels), number_of(clips.frames) + 100)
+    assert torch.equal(clips.previous.frames, clips.frames[:-1])
+    assert clips.previous.true and clips.previous.noise is None and clips.reference is None
+    assert clips.sequential is not teacher_forcing
+    assert clips.previous.given.all() if teacher_forcing else not clips.previous.given.any()
+
+
+def test_stored_frames_stand_in_where_a_step_is_not_forced() -> None:
+    forced = torch.tensor([[False, True], [True, False], [False, False]])
+    stored = numbered().frames + 50
+    draws = Draws(NO_LATENT, forced=forced)
+    for teacher_forcing in (True, False):  # each step says it for itself
+        clips = loaded(draws, stored=stored, teacher_forcing=teacher_forcing)
+        assert not clips.sequential and clips.previous.given.all() and not clips.previous.true
+        start = number_of(clips.previous.frames).T.tolist()
+        assert start == [[52, 3, 54], [9, 60, 61]]
+        assert number_of(clips.frames).T.tolist() == [[2, 3, 4, 5], [9, 10, 11, 12]]  # the targets
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_jumps_start_from_any_frame_of_the_same_recording(share: float) -> None:
+    starts = torch.tensor([0, 6, 10, 18]).repeat(500)
+    jump = torch.rand(3, 2000, 2, generator=torch.Generator().manual_seed(0))
+    jump[:, -4:, 1] = ALMOST_ONE  # times the recording's length it rounds up to it
+    clips = loaded(Draws(NO_LATENT, jump=jump), starts, jump=share)
+    start, own = number_of(clips.previous.frames), number_of(clips.frames)[:-1]
+    assert not clips.sequential and clips.previous.given.all() and not clips.previous.true
+    assert torch.equal(number_of(clips.frames), starts + torch.arange(4)[:, None])  # the targets
+    expected = share * (1 - 1 / 11)  # now and then a jump lands on frame t-1
+    assert (start != own).float().mean().item() == pytest.approx(expected, abs=0.03)
+    first = starts < 10
+    assert (start[:, first] < 10).all() and (start[:, ~first] >= 10).all()
+    if share == 1.0:
+        assert set(start[:, first].unique().tolist()) == set(range(10))
+        assert set(start[:, ~first].unique().tolist()) == set(range(10, 22))
+
+
+def test_jumps_in_free_running_are_given_frames() -> None:
+    jump = torch.tensor([[[0.9, 0.5]], [[0.1, 0.5]], [[0.9, 0.5]]])
+    kind = {"teacher_forcing": False, "jump": 0.3}
+    clips = loaded(Draws(NO_LATENT, jump=jump), torch.tensor([2]), **kind)
+    assert clips.sequential
+    assert clips.previous.given[:, 0].tolist() == [False, True, False]
+    assert number_of(clips.previous.frames)[1].item() == 5
+
+
+def test_the_reference_is_of_the_recording_and_never_a_target() -> None:
+    starts = torch.tensor([0, 6, 10, 18]).repeat(500)
+    where = torch.rand(1, 2000, generator=torch.Generator().manual_seed(0))
+    where[:, -4:] = ALMOST_ONE
+    clips = loaded(Draws(NO_LATENT, reference=where), starts)
+    frame, label = (number_of(x) for x in clips.reference)
+    assert torch.equal(label, frame + 100)
+    assert clips.labels.shape == clips.frames.shape
+    for start, recording in ((0, TWO[0]), (6, TWO[0]), (10, TWO[1]), (18, TWO[1])):
+        allowed = set(range(recording.start, recording.stop)) - set(range(start + 1, start + 4))
+        assert set(frame[starts == start].tolist()) == allowed
+    # The clip is the recording: only its first frame is left.
+    data = numbered((Recording(0, 4), Recording(4, 22)))
+    draws = Draws(NO_LATENT, reference=torch.tensor([[0.99]]))
+    clips = loaded(draws, torch.tensor([0]), data=data)
+    assert number_of(clips.reference[0]).item() == 0
+
+
+def test_references_and_jumps_are_augmented_like_their_clip() -> None:
+    kinds, draws = ("shift", "flip"), drawn().of(slice(2))
+    kind = {"data": random_data(), "jump": 0.5}
+    plain = loaded(draws._replace(augmentation=None, forced=None), **kind)
+    changed = loaded(draws._replace(forced=None), **kind, augmentations=kinds)
+    pairs = (
+        (plain.frames, plain.labels, (changed.frames, changed.labels)),
+        (plain.reference[0][None], plain.reference[1][None], changed.reference),
+        (plain.previous.frames, plain.labels[:-1], (changed.previous.frames, changed.labels[:-1])),
+    )
+    for frames, labels, found in pairs:
+        expected = augment(frames, labels, draws.augmentation, kinds)
+        for a, b in zip(expected, found, strict=True):
+            assert torch.equal(a.reshape(b.shape), b)
+    assert not torch.equal(changed.previous.frames, plain.previous.frames)  # the control
+
+
+# ---------------------------------------------------------------- augmentation
+
+
+@pytest.fixture
+def clips() -> Iterator[tuple[Tensor, Tensor]]:
+    """Frames and labels, T 3, B 4; which augmenting must not change in place."""
+    frames, labels = torch.rand(2, 3, 4, 3, 16, 32, generator=torch.Generator().manual_seed(0))
+    before = frames.clone(), labels.clone()
+    yield frames, labels
+    assert torch.equal(frames, before[0]) and torch.equal(labels, before[1])
+
+
+def draws_of(*rows: tuple[float, ...]) -> Tensor:
+    return torch.tensor([*rows, *[(0.5,) * 4] * (AUGMENTATION_DRAWS - len(rows))])
+
+
+def test_flip(clips: tuple[Tensor, Tensor]) -> None:
+    found = augment(*clips, draws_of((0.0, 0.9, 0.4, 0.5)), ("flip",))
+    for before, after in zip(clips, found, strict=True):
+        for clip, mirrored in enumerate((True, False, True, False)):
+            expected = before[:, clip].flip(-1) if mirrored else before[:, clip]
+            assert torch.equal(after[:, clip], expected)
+
+
+def test_shift_moves_a_whole_clip_and_repeats_its_border(clips: tuple[Tensor, Tensor]) -> None:
+    # 16 rows: by -1, 0 or 1; 32 columns: by -2 … 2.
+    moves = draws_of((1.0,) * 4, (0.0, 0.5, 0.99, 0.99), (0.5, 0.5, 0.5, 0.0))
+    for before, after in zip(clips, augment(*clips, moves, ("shift",)), strict=True):
+        assert torch.equal(after[:, 0, :, :-1], before[:, 0, :, 1:])  # up by one
+        assert torch.equal(after[:, 0, :, -1], before[:, 0, :, -1])
+        assert torch.equal(after[:, 1], before[:, 1])
+        assert torch.equal(after[:, 2, :, 1:], before[:, 2, :, :-1])  # down by one
+        assert torch.equal(after[:, 3, :, 1:, :-2], before[:, 3, :, :-1, 2:])  # and two to the left
+        assert torch.equal(after[:, 3, :, 1:, -1], before[:, 3, :, :-1, -1])
+
+
+def test_colour_changes_frames_alone(clips: tuple[Tensor, Tensor]) -> None:
+    numbers = (0.0, 1.0, 0.5, 0.25)
+    still = ((0.5,) * 4,) * 3
+    found, kept = augment(*clips, draws_of(*still, numbers, numbers[::-1]), ("colour",))
+    assert torch.equal(kept, clips[1])
+    for clip in range(4):
+        gain = 1 + GAIN * (2 * numbers[clip] - 1)
+        offset = OFFSET * (2 * numbers[3 - clip] - 1)
+        expected = ((clips[0][:, clip] - 0.5) * gain + 0.5 + offset).clamp(0, 1)
+        torch.testing.assert_close(found[:, clip], expected)
+    unchanged, _ = augment(*clips, torch.full((AUGMENTATION_DRAWS, 4), 0.1), ())
+    assert torch.equal(unchanged, clips[0])  # only what is asked for happens
