@@ -167,7 +167,7 @@ def test_which_validation_earns_which_name() -> None:
 OPTIONS = (
     "--DR d --F_dim 8 --L_dim 4 --N_dim 4 --D_out_dim 8 --frame_H 8 --frame_W 8 --train_vi_len 4 "
     "--batch_size 2 --precision float32 --num_epoch 3 --ema 0.9 --rollout_every 1 --tfr 0.5 "
-    "--tf_draw step --tfr_sde 1 --tfr_d_step 0.2 --lr_scheduler cosine --lr_warmup 7 "
+    "--tfr_sde 1 --tfr_d_step 0.2 --lr_scheduler cosine --optim Muon "
     "--detector_patience 2 --detector_threshold 50 --frame_noise 0.1 --auto_save"
 )
 STEPS = 3  # of an epoch: clips of 4 from 22 frames, in batches of 2

@@ -67,14 +67,13 @@ def curves_figure(run: Run) -> Figure:
     curves: list[Curve] = [
         (psnr, "train_psnr", "train", {"color": BLUE}),
         (psnr, "val_psnr", "validation", validation),
+        (loss, "train_loss", "train total: MSE + β·KL", {"color": BLUE}),
         (loss, "train_mse", "train MSE", {"color": SKY, "ls": DASH_DOT, "marker": "^"}),
         (loss, "val_loss", "validation MSE", validation),
         (forcing, "beta", "β", {"color": GREEN}),
         (twin, "tfr", "teacher-forcing (TF) ratio", {"color": PURPLE, "ls": DASHED, "marker": "s"}),
         (rate, "lr", None, {"color": BLACK, "drawstyle": "steps-mid"}),
     ]
-    if run.options.get("recon") != "sigma":  # then in nats per pixel value: see latent_figure
-        curves.insert(2, (loss, "train_loss", "train total: MSE + β·KL", {"color": BLUE}))
     add_curves(segments, curves)
     for part in segments:
         row = {name: values[: part.rows] for name, values in part.run.metrics.items()}
@@ -153,15 +152,13 @@ def latent_figure(run: Run) -> Figure:
     """latent.png: how much the latent carries, and the decoder's standard deviation.
 
     A latent in use has a KL of some nats and active dimensions; at 0 the posterior has collapsed
-    and the model predicts a single future. sigma: see losses.decoder_sigma().
+    and the model predicts a single future. sigma: see losses.implied_sigma().
     """
     columns = [
         ("train_kl", "KL (nats per frame)", BLUE),
         ("active_dims", "active dimensions", GREEN),
         ("sigma", "decoder's σ", PURPLE),
     ]
-    if run.options.get("recon") == "sigma":
-        columns.append(("train_loss", "loss (nats/value)", BLACK))
     segments = lineage(run)
     table, rows = joined(segments), len(columns)
     title = f"{shorten(run.name, 36)}: the latent"

@@ -48,14 +48,14 @@ def ignore() -> None:
 class Watch:
     """Knows whether this process was asked to stop, and whether a save in mid-epoch is due."""
 
-    def __init__(self, save_minutes: float = SAVE_MINUTES, *, launched: bool = False) -> None:
+    def __init__(self, *, launched: bool = False) -> None:
         """launched: stop also when the process that started this one is gone, as a rank must.
 
         Nobody else would end it. (On Windows the number of the parent never changes.)
         """
         self._asked = 0  # number of the signal that came
         self._asked_at = 0.0
-        self._save_seconds = save_minutes * 60.0
+        self._save_seconds = SAVE_MINUTES * 60.0
         self._saved_at = time.monotonic()
         self._launcher = os.getppid() if launched else 0
 
@@ -97,7 +97,7 @@ class Watch:
         """
         if self._launcher and not self._asked and os.getppid() != self._launcher:
             self._note(signal.SIGTERM, None)
-        due = 0 < self._save_seconds <= time.monotonic() - self._saved_at
+        due = time.monotonic() - self._saved_at >= self._save_seconds
         return self._asked, int(due)
 
     def saved(self) -> None:

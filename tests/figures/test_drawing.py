@@ -323,16 +323,6 @@ def test_latent_figure_shows_the_diagnostics(tmp_path: Path) -> None:
     assert colours(path.with_name("latent.png")) > 20
 
 
-def test_likelihoods_are_not_drawn_among_mean_square_errors(tmp_path: Path) -> None:
-    rows = {epoch: {"train_loss": -3.0 - epoch / 10} for epoch in range(10)}
-    folder = make_run(tmp_path / "run", options={"recon": "sigma"}, rows=rows)
-    assert not lines(figure_of(folder), "train_loss")
-    assert lines(figure_of(make_run(tmp_path / "mse")), "train_loss")  # the control
-    figure = latent_figure(load_run(folder))
-    assert line(figure, "train_loss").get_ydata().tolist() == [-3.0 - e / 10 for e in range(10)]
-    check_layout(figure)
-
-
 # ---------------------------------------------------------------- psnr_per_frame.png
 
 

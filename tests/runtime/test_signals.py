@@ -1,14 +1,11 @@
 """Signals, lost terminals and closed pipes: a run is saved, ends as documented, resumes exactly."""
 
-import errno
 import importlib.util
-import io
 import os
 import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,7 @@ import pytest
 import torch
 
 from modules.cvae import CVAE
-from modules.runtime import console, platforms, scripts, signals
-from modules.runtime.errors import Stopped, UserError
-from modules.runtime.scripts import run_as_script
+from modules.runtime import signals
 from modules.runtime.signals import Watch
 from tests.support.comparing import contents_of_run, same
 from tests.support.scripts import REPOSITORY, TINY_RUN, resume, run_script
@@ -30,10 +25,10 @@ from tests.support.stepping import at_step
 
 USUAL = ("--tfr", "0.5", "--tfr_sde", "1", "--kl_anneal_cycle", "2", "--frame_noise", "0.1")
 EVERYTHING = (
-    *("--tf_draw", "step", "--tfr", "0.6", "--tfr_sde", "2", "--rollout_every", "1"),
+    *("--tfr", "0.6", "--tfr_sde", "2", "--rollout_every", "1"),
     *("--augment", "shift", "colour", "--ema", "0.9"),
-    *("--optim", "Muon", "--lr_warmup", "5", "--lr_scheduler", "cosine"),
-    *("--prior", "learned", "--recon", "sigma", "--output", "sigmoid"),
+    *("--optim", "Muon", "--lr_scheduler", "cosine"),
+    *("--prior", "learned", "--output", "sigmoid"),
     *("--jump", "0.4", "--reference", "first", "--fold", "2"),
 )
 OPTIONS = {
@@ -156,23 +151,25 @@ def test_a_stop_in_validation_and_in_a_stored_rollout(
 
 
 @pytest.mark.parametrize(
-    ("step", "minutes", "position"), [(0, "0", (0, 0)), (5, "1e-9", (1, 2)), (5, "0", (1, 0))]
+    ("step", "minutes", "position"), [(0, 10.0, (0, 0)), (5, 1e-9, (1, 2)), (5, 10.0, (1, 0))]
 )
 def test_killed_without_warning(
     dataset: Path,
     tmp_path: Path,
     whole: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
     step: int,
-    minutes: str,
+    minutes: float,
     position: tuple[int, int],
 ) -> None:
-    """A run can be resumed from its first moment on, and from the last --save_minutes."""
+    """A run can be resumed from its first moment on, and from the last SAVE_MINUTES."""
     run = tmp_path / "parts"
+    monkeypatch.setattr(signals, "SAVE_MINUTES", minutes)
     with at_step(step, lambda: sys.exit(99)):  # as SIGKILL: nothing is saved
-        assert train(dataset, run, *USUAL, "--save_minutes", minutes).returncode == 99
+        assert train(dataset, run, *USUAL).returncode == 99
     saved = saved_in(run)["training"]["position"]
     assert (saved["epoch"], saved["step"]) == position
-    assert resume(run, "--save_minutes", "10").returncode == 0  # may be changed
+    assert resume(run).returncode == 0
     assert contents_of_run(run)["metrics"] == whole["usual"]["metrics"]
 
 
@@ -275,27 +272,6 @@ def test_ranks_whose_launcher_died_stop(
     assert watch.requests()[0] == number  # a single process may outlive its shell
 
 
-def test_a_closed_console_waits_for_the_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[Any, int]] = []
-    kernel = mock.Mock()
-    kernel.SetConsoleCtrlHandler = lambda routine, add: calls.append((routine, add))
-    monkeypatch.setattr(console, "_kernel", lambda: kernel)
-    with console.closing(lambda: None):
-        assert not calls  # not on this system
-    monkeypatch.setattr(platforms, "WINDOWS", True)
-    ended: list[int] = []
-    with Watch().watching() as watch:
-        (routine, _) = calls[0]
-        assert routine(0) == 0  # Ctrl-C goes on to Python
-        system = threading.Thread(target=lambda: ended.append(routine(console.CLOSE_EVENT)))
-        system.start()
-        time.sleep(0.1)
-        assert watch.requests()[0] == console.CLOSED == 21
-        assert not ended  # the process must not end before it has saved
-    system.join(timeout=5)
-    assert (ended, [add for _, add in calls]) == ([1], [1, 0])
-
-
 # ---------------------------------------------------------------- terminals and pipes
 
 
@@ -358,46 +334,3 @@ def test_a_lost_connection_saves(tmp_path: Path) -> None:
     out = tmp_path / "saved"
     assert in_a_terminal(program, hangup=signal.SIG_DFL, out=out) == 129
     assert out.exists()
-
-
-class Closed(io.StringIO):
-    """A pipe whose reader is gone, as this system or Windows says it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-    def flush(self) -> None:
-        raise OSError(self.number, os.strerror(self.number))
-
-
-def end_of(outcome: BaseException | None) -> int | str | None:
-    def main() -> None:
-        if outcome is not None:
-            raise outcome
-
-    with pytest.raises(SystemExit) as caught:
-        run_as_script(main)
-    return caught.value.code
-
-
-@pytest.mark.parametrize(("windows", "number"), [(False, errno.EPIPE), (True, errno.EINVAL)])
-def test_a_closed_pipe(monkeypatch: pytest.MonkeyPatch, windows: bool, number: int) -> None:
-    monkeypatch.setattr(os, "dup2", lambda *_: 0)  # leave this process's own output as it is
-    monkeypatch.setattr(platforms, "WINDOWS", windows)
-    monkeypatch.setattr(sys, "stdout", Closed(number))
-    assert end_of(None) == 141
-    # Ctrl-C ends `tee` as well: the status that was decided stands.
-    assert end_of(Stopped(signal.SIGINT)) == 130
-    assert end_of(UserError("x")) == 2
-
-
-def test_other_invalid_arguments_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: EINVAL is also what Windows says of a name that it does not take."""
-    error = OSError(errno.EINVAL, os.strerror(errno.EINVAL), "a?b")
-    assert not scripts.closed_pipe(error)
-    monkeypatch.setattr(platforms, "WINDOWS", True)
-    assert not scripts.closed_pipe(error)
-    assert not scripts.closed_pipe(OSError(errno.EINVAL, os.strerror(errno.EINVAL)))
-    with pytest.raises(OSError, match="Invalid argument"):
-        end_of(error)

@@ -61,7 +61,6 @@ def test_both_languages_have_the_same_facts(page: str) -> None:
         ("README.md", "docs/val.gif", "docs/curves.png", "figures"),
         ("docs/results.md", "| 33.42 |", "| 33.24 |", "numbers in tables"),
         ("docs/results.md", "end at 31.91 dB", "end at 31.19 dB", "numbers"),
-        ("docs/theory.md", "`--recon sigma`", "`--recon`s", None),
         ("docs/theory.md", "`frame_mse`", "`psnr`", "code"),
         ("docs/theory.md", "\\log E_{z \\sim q}", "\\log E_{z}", "displayed formulas"),
         ("docs/report.md", "\n- **Clips", "\n\n### Clips", "heading levels"),
