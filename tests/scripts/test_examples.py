@@ -29,7 +29,7 @@ NOT_RUN = {
     "python tests/programs/batch_norm.py ": "test_batch_norm.py",
     "python tests/programs/moving_camera.py ": "test_moving_camera.py",
     "python tests/programs/leave_out.py ": "test_leave_out.py",
-    "python -m modules.plots compare --by_name runs/ablation": "test_compare.py",
+    "python -m modules.plots compare runs/ablation": "test_compare.py",
     "python tests/programs/benchmark.py ": "minutes",
     "python tests/programs/joint_error.py ": "test_joint_error.py",
     "python tests/programs/kernels.py": "test_cuda_path.py",

@@ -19,8 +19,15 @@ PAGES = (
     "docs/theory.md",
     "docs/report.md",
 )
-# Made of the options' help texts, which are English: a translation by hand would go stale.
-UNTRANSLATED = ("docs/options.md",)
+# What one reads first, or for a report, is translated. These are looked up, and change with the
+# code: a translation would go stale.
+UNTRANSLATED = (
+    "docs/options.md",
+    "docs/inputs.md",
+    "docs/results.md",
+    "docs/gpu.md",
+    "docs/reliability.md",
+)
 TRANSLATED = tuple(page for page in PAGES if page not in UNTRANSLATED)
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
