@@ -227,7 +227,7 @@ def settings(model: CVAE, o: TesterOptions) -> dict[str, Any]:
     """How everything is generated here."""
     device = next(model.parameters()).device
     how = {"device": device, "precision": choose_precision(o.precision, device)}
-    return {**how, "seed": o.seed, "latent_scale": o.latent_scale, "graph": True}
+    return {**how, "seed": o.seed, "latent_scale": o.latent_scale}
 
 
 def sample_futures(

@@ -311,6 +311,14 @@ def run_training(
 
 
 def main() -> int:
+    """Train, or what the options say. The run's folder is locked meanwhile."""
+    try:
+        return run()
+    finally:
+        unlock_folders()
+
+
+def run() -> int:
     # ------------------------------------------------------------ options
     o, explicit, checkpoint = all_options()
 
@@ -353,10 +361,7 @@ def start() -> None:
     try:
         run_as_script(main, unread=True)
     except SystemExit as end:
-        status = int(end.code or 0)
-    finally:
-        unlock_folders()
-    distributed.exit_with(status)
+        distributed.exit_with(int(end.code or 0))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,6 @@ def validate(
     device: torch.device,
     precision: torch.dtype,
     latent_scale: float = 1.0,
-    graph: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Score, Tensor]:
     """Free-running prediction of the validation video with prior latents, and its score.

@@ -277,7 +277,7 @@ def test_when_frames_are_made_again(
 def test_a_save_in_mid_epoch_is_due_once_a_period(
     waited: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (state, step), watch = new_run(), Watch(10)
+    (state, step), watch = new_run(), Watch()
     watch._saved_at -= waited  # seconds; the period is 600
     saves: list[int] = []
     monkeypatch.setattr(state, "save_at", lambda position: saves.append(position.step))

@@ -121,7 +121,7 @@ ROWS = [
     Row(f"{TRAIN} --train_vi_len {'9' * 5000}", ("--train_vi_len",)),
     Row(f"{TRAIN} --gpu 99", ("--gpu 99",)),
     Row(f"{TRAIN} --ckpt_path RUN/best.ckpt --F_dim 16", ("best.ckpt are for --F_dim 8",)),
-    Row(f"{TEST} --frame_H 24", ("--frame_H 24: ", "was trained with 16")),
+    Row(f"{TEST} --frame_H 24", ("--frame_H 24: ", "are for --frame_H 16")),
     Row(f"{TEST} --latent_scale 3e38", ("--latent_scale", "not finite")),
     Row(f"{TEST} --n_samples 2", ("--n_samples 2", "--split val")),
     Row(f"{TEST} --st_lpips", ("--split val",)),
@@ -376,7 +376,7 @@ RIGHTS = [
     ("run/best.ckpt", 0o000, TEST, "best.ckpt: cannot be read (Permission denied)"),
     ("run", 0o555, TEST.replace("NEW", "RUN"), "run"),
     (".", 0o555, DEMO, "new"),
-    ("run", 0o555, CURVES, "curves.png: cannot be written"),
+    ("run", 0o555, CURVES, ".png: cannot be written"),
     (".", 0o555, COMPARE, "new"),
 ]
 

@@ -19,10 +19,10 @@ from modules.figures import curves, frames, media, records
 from modules.figures.compare import best_frames
 from modules.figures.runs import load_run
 from modules.options import TrainerOptions
-from modules.runtime import attempts, patience
+from modules.runtime import files
 from modules.runtime.errors import UserError
 from modules.training import TrainingStep
-from tests.support.refusing import held
+from tests.support.disks import held
 from tests.support.scripts import TINY_RUN, assert_refused, resume, run_script, train
 
 FIGURES = ("curves.png", "latent.png", "psnr_per_frame.csv", "psnr_per_frame.png", "val.gif")
@@ -31,8 +31,7 @@ VISUAL = "--store_visualization"
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "WAITS", (0.0, 0.0))
-    monkeypatch.setattr(patience, "DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(files, "WAITS", (0.0, 0.0))
 
 
 def warnings(text: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modules import runlog, sequences
+from modules import evaluation, runlog
 from modules.cvae import CVAE, ModelConfig
 from modules.diagnosis import BASELINES
 from modules.training import TrainingStep
@@ -145,7 +145,7 @@ class TestTrainer:
         assert len(at) == 2 and at[1] == len(lines) - 1  # once when it is found, and at the end
         assert "copy-first-frame baseline" in lines[-1] and "`--jump 0.3`" in lines[-1]
         nothing = dict.fromkeys(BASELINES, 0.0)
-        with mock.patch.object(sequences, "baselines", lambda *_: nothing):  # the control
+        with mock.patch.object(evaluation, "baselines", lambda *_: nothing):  # the control
             assert "warning" not in train(dataset, tmp_path / "b", *still)
 
     def test_derived_milestones_follow_a_prolonged_run(self, dataset: Path, tmp_path: Path) -> None:
