@@ -13,7 +13,7 @@ Layout (numbering starts at 0 or 1, PNG, JPEG and others; `frame_0001.png` will 
     ROOT/test/test_img/0/0.png     ROOT/test/test_label/0/0.png …   a folder for each sequence
 
 Every image is decoded and resized once and kept in memory as uint8, (N, H, W, 3); nothing is
-written below ROOT. How training clips are cut from them: modules/sequences.py. Legend: N frames,
+written below ROOT. How training clips are cut from them: modules/data.py. Legend: N frames,
 T labels of a test sequence, H, W height and width in pixels.
 """
 

@@ -59,8 +59,9 @@ def cpu_cores() -> int:
     Not the threads that PyTorch uses: torchrun's OMP_NUM_THREADS=1 would choose another model.
     """
     cores = torch.get_num_interop_threads()  # the machine's cores, whatever OMP_NUM_THREADS says
-    if hasattr(os, "sched_getaffinity"):  # fewer in a job that a cluster gives a part of a machine
-        cores = min(cores, len(os.sched_getaffinity(0)))
+    # Fewer in a job that a cluster gives a part of a machine; not every system tells.
+    if (own := getattr(os, "sched_getaffinity", None)) is not None:
+        cores = min(cores, len(own(0)))
     return int(distributed.from_main(cores)[0])
 
 

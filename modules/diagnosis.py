@@ -17,7 +17,7 @@ FALLEN = 0.5  # dB below the best from which validation has fallen, not just var
 BEHIND = 0.3  # dB below the best that a run's last epoch should not be
 FEWEST = 3  # epochs that a trend takes
 
-# Predictions that need no model, by their names in config.json: see modules/sequences.py. Runs of
+# Predictions that need no model, by their names in config.json: see modules/evaluation.py. Runs of
 # earlier versions lack the last one.
 BASELINES = {
     "first_frame": "copy-first-frame",

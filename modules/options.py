@@ -12,15 +12,12 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from modules.cvae import COLOURS, FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.data import AUGMENTATIONS
 from modules.runtime.errors import UserError, why
 from modules.runtime.scripts import ArgumentParser, path_argument
-
-if TYPE_CHECKING:
-    from modules.checkpoint import Checkpoint
 
 T = TypeVar("T")
 
@@ -329,9 +326,7 @@ def check_ranges(options: Any) -> None:
 
 
 @contextlib.contextmanager
-def telling_origins(
-    options: Any, typed: Collection[str], checkpoint: "Checkpoint | None" = None
-) -> Iterator[None]:
+def telling_origins(options: Any, typed: Collection[str], checkpoint: Any = None) -> Iterator[None]:
     """Errors from inside that are about a preset's or a checkpoint's value say whose it is."""
     try:
         yield

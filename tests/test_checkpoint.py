@@ -190,7 +190,7 @@ def go_on(state: RunState, watch: Watch | None = None) -> list[Any]:
     step, found = TrainingStep(state, state.stored.data), []
     while state.position.epoch < state.o.num_epoch:
         plan = state.begin_epoch()
-        averages = train_epoch(step, state, watch or Watch())
+        averages = train_epoch(state, step.data, step, watch or Watch())
         seconds, (loss, psnr) = state.position.seconds, VALIDATIONS[state.position.epoch]
         state.save(*state.finish_epoch(loss=loss, psnr=psnr))
         found.append((plan, averages, seconds))

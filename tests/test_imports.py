@@ -24,8 +24,6 @@ SCRIPTS = ("Trainer", "Tester", "dataloader")
 READS_DATA = {"Trainer", "Tester"}  # they may import dataloader, and nothing else may
 COMMANDS = "modules.plots"  # the command line of the figures: `python -m modules.plots`
 ROOMS = ("runtime", "datasets", "figures")  # folders of modules/
-# How a process of a run is started, and how a script ends: the model and its training do not care.
-FOR_SCRIPTS = {"modules.runtime.scripts"}
 NETWORKS = {"modules.networks"}
 
 
@@ -123,8 +121,6 @@ def violations(graph: Graph) -> list[str]:
             reads_data = other == "dataloader" and name in READS_DATA
             if room_of(other) not in MAY_REACH[room] and not reads_data:
                 found.append(f"{room} reaches {room_of(other)}: {chain}")
-            elif room == "core" and other in FOR_SCRIPTS:
-                found.append(f"core reaches what is for scripts: {chain}")
         back = [reached(graph, other).get(name) for other in sorted(graph[name])]
         found += [f"cycle: {name} → {chain}" for chain in back if chain]
     return found
@@ -134,7 +130,7 @@ def test_imports_point_one_way() -> None:
     graph = import_graph(REPOSITORY)
     assert violations(graph) == []
     # What is looked at is what there is.
-    assert {*SCRIPTS, *FOR_SCRIPTS, *NETWORKS, COMMANDS, "modules"} <= graph.keys()
+    assert {*SCRIPTS, *NETWORKS, COMMANDS, "modules"} <= graph.keys()
     files = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")]
     assert len(graph) == len(files)
     for chain in (
@@ -215,8 +211,6 @@ def test_a_sound_project_has_no_violations(tree: Path) -> None:
             "from modules.figures import curves",
             "core reaches figures: modules.training → modules.cvae → modules.runtime.errors →",
         ),
-        ("modules/training.py", "from modules.runtime import scripts", "what is for scripts"),
-        ("modules/cvae.py", "from modules.runtime.scripts import run", "what is for scripts"),
         ("modules/runtime/errors.py", "from modules.cvae import CVAE", "runtime reaches core"),
         ("modules/networks.py", "from modules.runtime import errors", "networks reaches runtime"),
         ("modules/networks.py", "import modules.cvae", "networks reaches core"),

@@ -257,8 +257,6 @@ def test_options_without_effect_are_noted() -> None:
     assert "--detach has no effect" in notes("--detach", "--tfr_d_step", "0")
     assert "--detach has no effect" in notes("--detach", "--rollout_every", "1", "--tfr", "0")
     assert notes("--rollout_every", "1") == notes("--detach", "--tfr", "0") == ""
-    assert "--tf_draw has no effect" in notes("--tf_draw", "step", "--tfr_d_step", "0")
-    assert notes("--tf_draw", "step", "--tfr_d_step", "0", "--tfr", "0.5") == ""
     assert "--gpu has no effect" in notes("--gpu", "2", "--test", "--ckpt_path", "a.ckpt")
     assert notes("--gpu", "1", "--test", "--ckpt_path", "a.ckpt") == ""
 

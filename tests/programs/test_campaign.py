@@ -13,8 +13,8 @@ CAMPAIGN = REPOSITORY / "tests/programs/campaign.py"
 FORGETFUL = (
     "import runpy, sys\n"
     f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
-    "from modules import runstate\n"
-    "runstate.load_optimizer_state = lambda *arguments: None\n"
+    "from modules import checkpoint\n"
+    "checkpoint.load_optimizer_state = lambda *arguments: None\n"
     f"sys.argv[1:] = ['--kills', '5']\nrunpy.run_path({str(CAMPAIGN)!r}, run_name='__main__')\n"
 )
 

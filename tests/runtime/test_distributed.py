@@ -46,7 +46,7 @@ def hooked(path: Path, body: str = "pass", more: str = "") -> Path:
     """
     path.write_text(
         f"import os, signal, sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "import Trainer\nfrom modules import runstate\nfrom modules.runtime import distributed\n"
+        "import Trainer\nfrom modules import checkpoint\nfrom modules.runtime import distributed\n"
         "from modules.training import TrainingStep\n"
         "whole_step, calls = TrainingStep.__call__, iter(range(10**6))\n"
         "def step(self, *arguments, **options):\n"
@@ -120,12 +120,12 @@ def test_one_signal_stops_all_ranks_saved(
     script = hooked(
         tmp_path / "two.py",
         f"(number, rank) == (1, 1) and (os.kill({receiver}, {int(number)}), time.sleep(1.0))",
-        "save = runstate.save_checkpoints\n"
+        "save = checkpoint.save_checkpoints\n"
         "def slowly(paths, content):\n"
         "    time.sleep(2.0)\n"
         "    save(paths, content)\n"
         f"    open({str(saves)!r}, 'a').write(str(distributed.rank()))\n"
-        "runstate.save_checkpoints = slowly",
+        "checkpoint.save_checkpoints = slowly",
     )
     result = python(script, "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
     assert result.returncode == status, result.stderr
