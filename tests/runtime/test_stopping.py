@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 
+from modules.runtime.stopping import Watch
 from modules.training import TrainingStep
 from tests.support.comparing import comparable, metrics_without_time, same
 from tests.support.scripts import REPOSITORY, TINY_RUN, resume, run_script
@@ -176,15 +177,16 @@ def test_killed_without_warning_after_a_save_in_mid_epoch(
     dataset: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:
     run = tmp_path / "parts"
-    with at_call(5, lambda: sys.exit(99)):  # as SIGKILL: nothing is saved
-        assert train(dataset, run, "--save_minutes", "1e-9").returncode == 99
+    often = mock.patch.object(Watch.__init__, "__defaults__", (1e-9,))
+    with often, at_call(5, lambda: sys.exit(99)):  # as SIGKILL: nothing is saved
+        assert train(dataset, run).returncode == 99
     position = torch.load(run / "last.ckpt", weights_only=True)["training"]["position"]
     assert (position["epoch"], position["step"]) == (1, 2)
-    assert resume(run, "--save_minutes", "10").returncode == 0  # may be changed
+    assert resume(run).returncode == 0
     assert contents(run)["metrics"] == uninterrupted["metrics"]
     run = tmp_path / "no-saves"
     with at_call(5, lambda: sys.exit(99)):
-        assert train(dataset, run, "--save_minutes", "0").returncode == 99
+        assert train(dataset, run).returncode == 99
     position = torch.load(run / "last.ckpt", weights_only=True)["training"]["position"]
     assert (position["epoch"], position["step"]) == (1, 0)
 
