@@ -421,7 +421,7 @@ def _reference(data: VideoData, starts: Tensor, where: Tensor, length: int) -> T
     """
     first, stop = data.bounds[starts].unbind(dim=1)  # (B,)
     others = stop - first - (length - 1)
-    index = first + torch.minimum((where * others).long(), others - 1)
+    index = first + (where * others).long()
     return torch.where(index > starts, index + length - 1, index)
 
 
@@ -431,8 +431,7 @@ def _elsewhere(data: VideoData, starts: Tensor, where: Tensor) -> Tensor:
     starts: (B,) first frames of the clips; where: (T-1, B) in [0, 1), all frames equally likely.
     """
     first, stop = data.bounds[starts].unbind(dim=1)  # (B,)
-    # A product that rounds up to the stop would be a frame of the next recording.
-    index = torch.minimum(first + (where * (stop - first)).long(), stop - 1)  # (T-1, B)
+    index = first + (where * (stop - first)).long()  # (T-1, B)
     return to_unit(data.frames[index]).permute(0, 1, 4, 2, 3)
 
 

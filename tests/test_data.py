@@ -33,7 +33,8 @@ from modules.data import (
 from tests.support.small_run import LATENT, options_of, random_data
 
 RECORDINGS = (Recording(0, 23), Recording(23, 27), Recording(27, 35), Recording(35, 38))
-ALMOST_ONE = 1 - 2.0**-24  # the largest number that torch.rand() gives
+# The largest number that torch.rand() gives: no product with a whole number rounds up to that.
+ALMOST_ONE = 1 - 2.0**-24
 
 
 def test_derived_seeds_differ_and_repeat() -> None:
@@ -285,7 +286,7 @@ def test_stored_frames_stand_in_where_a_step_is_not_forced() -> None:
 def test_jumps_start_from_any_frame_of_the_same_recording(share: float) -> None:
     starts = torch.tensor([0, 6, 10, 18]).repeat(500)
     jump = torch.rand(3, 2000, 2, generator=torch.Generator().manual_seed(0))
-    jump[:, -4:, 1] = ALMOST_ONE  # times the recording's length it rounds up to it
+    jump[:, -4:, 1] = ALMOST_ONE
     clips = loaded(Draws(NO_LATENT, jump=jump), starts, jump=share)
     start, own = number_of(clips.previous.frames), number_of(clips.frames)[:-1]
     assert not clips.sequential and clips.previous.given.all() and not clips.previous.true
