@@ -7,6 +7,7 @@ optimiser's state) and more: `config` (the model's settings), `labels` (what the
 `options`, `data_root` and `training` (what a resumed run needs).
 """
 
+import contextlib
 import io
 import math
 import tempfile
@@ -253,18 +254,24 @@ def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
 
 def _keep_previous(last: Path) -> None:
     """Give last.ckpt the name last.prev.ckpt too, before another file takes its own."""
-    previous = last.with_name(PREVIOUS)
+    previous, link = last.with_name(PREVIOUS), last.with_name(f".{PREVIOUS}.tmp")
     if not last.exists():
         return
     try:
-        previous.unlink(missing_ok=True)
+        link.unlink(missing_ok=True)
         try:
-            previous.hardlink_to(last)
+            link.hardlink_to(last)
         except (OSError, NotImplementedError):  # a file system, or system, without hard links
             last.replace(previous)
+        else:
+            link.replace(previous)
     except OSError as error:
         # The new checkpoint counts for more than which one is kept beside it.
         print(f"note: {previous}: keeps its earlier content ({why(error)})", flush=True)
+    finally:
+        # Where both are already names of one file, a rename does nothing and leaves both.
+        with contextlib.suppress(OSError):
+            link.unlink()
 
 
 def export(checkpoint: Checkpoint, path: Path) -> list[str]:

@@ -328,7 +328,6 @@ def test_every_command_takes_such_names(dataset: Path, tmp_path: Path) -> None:
         ["dataloader.py", "check", world / "data", "--picture", out / "sheet.png"],
         ["modules/plots.py", "curves", run],
         ["modules/plots.py", "frames", run],
-        ["modules/plots.py", "compare", run, other, "--out", out, "--by_name"],
         ["modules/plots.py", "compare", run, other, "--out", out],
     ):
         result = run_script(*arguments)

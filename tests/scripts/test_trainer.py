@@ -20,7 +20,7 @@ from tests.support.comparing import same
 from tests.support.scripts import TINY, TINY_RUN, run_script, train
 
 CHECKPOINTS = {
-    *("best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"),
+    *("best.ckpt", "best_loss.ckpt", "best_both.ckpt"),
     *("last.ckpt", "last.prev.ckpt"),
 }
 
@@ -93,7 +93,7 @@ class TestTrainer:
 
     def test_best_checkpoints_are_of_the_best_epochs(self, trained: Path) -> None:
         metrics = runlog.read_metrics(trained / "metrics.csv")
-        assert state(trained / "best_psnr.ckpt")["last_epoch"] == np.argmax(metrics["val_psnr"])
+        assert state(trained / "best.ckpt")["last_epoch"] == np.argmax(metrics["val_psnr"])
         assert state(trained / "best_loss.ckpt")["last_epoch"] == np.argmin(metrics["val_loss"])
 
     def test_per_save(self, dataset: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ class TestTrainer:
         found = {p.name for p in (tmp_path / "a").glob("*.ckpt")}
         assert found == {
             *("epoch=0.ckpt", "epoch=2.ckpt", "epoch=4.ckpt"),
-            *("last.ckpt", "last.prev.ckpt"),
+            *("best.ckpt", "last.ckpt", "last.prev.ckpt"),
         }
         for epoch in (0, 2, 4):
             assert state(tmp_path / "a" / f"epoch={epoch}.ckpt")["last_epoch"] == epoch
@@ -296,7 +296,7 @@ class TestTrainer:
         assert "50 training steps in a row" in result.stderr
         assert "Traceback" not in result.stderr
         files = {p.name for p in (tmp_path / "b").iterdir()}
-        assert not files & {"best.ckpt", "best_psnr.ckpt", "best_loss.ckpt"}  # NaN is never best
+        assert not files & {"best.ckpt", "best_loss.ckpt", "best_both.ckpt"}  # NaN is never best
 
 
 def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
