@@ -154,9 +154,10 @@ def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> No
     """Numbering starts at 0 or 1 and has no gaps."""
     if not (ordered := sorted(numbers)):
         return  # already reported
-    # A test sequence's labels must not be renumbered without its first frame.
-    video = not where.startswith("test")
-    hint = "; `python dataloader.py renumber` renames images and labels together" * video
+    split, hint = where.split("/")[0], ""
+    if split != "test":  # whose labels must not be renumbered without their first frame
+        folders = [str(faults.root / split / f"{split}_{kind}") for kind in ("img", "label")]
+        hint = f"; run: python dataloader.py renumber {shlex.join(folders)}"
     if ordered[0] > 1:
         faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1{hint}")
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):

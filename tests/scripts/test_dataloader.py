@@ -351,8 +351,8 @@ def test_all_faults_are_listed_together(root: Path) -> None:
     assert lines[0] == f"{root}: 29 faults in the data set"  # 1 + 1 + 1 + 25 + 1
     assert lines[1:4] == [
         "  - train/clips.csv line 3: 8,31 is out of range; all frames together are 0,30",
-        "  - val/val_img: gaps in the numbering; missing: 2; `python dataloader.py renumber` "
-        "renames images and labels together",
+        "  - val/val_img: gaps in the numbering; missing: 2; run: python dataloader.py renumber "
+        f"{root / 'val/val_img'} {root / 'val/val_label'}",
         "  - val: 4 images, 5 labels; without an image: 2.png",
     ]
     assert lines[4] == "  - train/train_img/5.png: the file is empty (0 bytes)"  # 2 before 10
