@@ -488,7 +488,8 @@ class RunState:
         if not distributed.is_main():
             return
         content = self._content(posterior)
-        save_checkpoints([self.root / name for name in names], content)
+        if names:
+            save_checkpoints([self.root / name for name in names], content)
         if self.stored is not None:  # as large as the data set: only in the one that is resumed
             content["training"]["rollouts"] = self.stored.frames
         save_checkpoints([self.root / LAST], content)

@@ -47,7 +47,7 @@ KILLS_PER_RUN = 5
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 # Where a signal may come: what is called there, and how many calls a run has about.
 PLACES: dict[str, tuple[object, str, int]] = {
-    "step": (TrainingStep, "dispatch", 8),
+    "step": (TrainingStep, "__call__", 8),
     "sync": (os, "fsync", 25),
     "rename": (os, "replace", 12),
 }
