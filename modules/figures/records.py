@@ -67,7 +67,8 @@ class Records:
             board = self.board
             self._try("TensorBoard's log", lambda: board.add(row))
         self.pending |= self.curves()
-        if self.state.best.epoch == row["epoch"]:
+        # Frames that are not finite cannot be drawn.
+        if self.state.best.epoch == row["epoch"] and torch.isfinite(made).all():
             visualize = self.o.store_visualization
             self.pending |= validation_files(
                 self.root, result, video, made, row["epoch"], visualize=visualize

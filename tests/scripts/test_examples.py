@@ -22,6 +22,7 @@ from tests.support.scripts import REPOSITORY, run_script
 SMALL = "--F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16 --device cpu"
 # Starts of commands that a test cannot run, or that another test runs in a shorter form.
 NOT_RUN = {
+    "python -m pytest": "this is it",
     "pip install -r requirements": "the environment is there",
     "python Trainer.py --DR ROOT --save_root runs/gpus --batch_size 8 --gpu 4": "needs four GPUs",
     "python tests/programs/ablation.py --DR ": "test_ablation.py",
