@@ -27,9 +27,8 @@ from modules.cvae import CVAE, ModelConfig
 from modules.data import VideoData, describe_data, fingerprint, largest_batch
 from modules.datasets.demo import demo_data
 from modules.diagnosis import BASELINES
-from modules.evaluation import Score, baselines, validate
-from modules.figures.records import Records, check_tensorboard, validation_files
-from modules.losses import EpochAverages, implied_sigma
+from modules.evaluation import baselines, validate
+from modules.figures.records import Records, check_tensorboard, metrics_row, validation_files
 from modules.options import (
     TrainerOptions,
     as_lines,
@@ -183,7 +182,6 @@ def run_epoch(
     state: RunState,
     train: VideoData,
     step: Step,
-    clips: int,
     video: VideoData,
     watch: Watch,
     records: Records | None,
@@ -191,7 +189,7 @@ def run_epoch(
     """Train, validate, log, draw and save one epoch, from the state's position on."""
     o = state.o
     state.begin_epoch()
-    trained = train_epoch(state, train, step, watch, clips=clips)
+    trained = train_epoch(state, train, step, watch)
     train_seconds, trained_at = state.position.seconds, time.perf_counter()
 
     result, stopped = None, 0.0
@@ -223,35 +221,6 @@ def run_epoch(
         records.warn(latest=True)
 
 
-def metrics_row(
-    state: RunState, trained: EpochAverages, result: Score, seconds: float
-) -> dict[str, Any]:
-    """The epoch's row of metrics.csv, but for its `seconds`; seconds: spent on training."""
-    o, plan = state.o, state.plan
-    return {
-        "epoch": state.last_epoch,
-        "train_loss": trained.loss,
-        "train_mse": trained.mse,
-        "train_kl": trained.kl,
-        "train_psnr": trained.psnr,
-        "val_loss": result.loss,
-        "val_psnr": result.mean_psnr,
-        "beta": plan.beta,
-        "tfr": plan.tfr,
-        "tf_active": int(plan.teacher_forcing),
-        "lr": plan.lr,
-        "skipped": trained.skipped,
-        "frames_per_second": trained.frames / max(seconds, 1e-9),
-        "val_ssim": result.mean_ssim,
-        "active_dims": trained.active_dims,
-        "sigma": implied_sigma(plan.beta, 3 * o.frame_H * o.frame_W),
-        "val_psnr_inside": result.mean_inside,
-        "val_psnr_outside": result.mean_outside,
-        "val_drift": result.drift,
-        "val_flicker": result.mean_flicker,
-    }
-
-
 def run_training(
     o: TrainerOptions,
     root: Path,
@@ -281,16 +250,15 @@ def run_training(
     if not start_run(state, checkpoint, config, records):
         return
     step: Step = TrainingStep(state, train)
-    clips = 0
-    if graphs_wanted(device):  # of one size, so that two graphs are enough
-        step, clips = GraphedStep(step), largest_batch(o, train)
+    if graphs_wanted(device):  # batches of one size, so that two graphs are enough
+        step = GraphedStep(step, largest_batch(o, train))
 
     with Watch(launched=distributed.world_size() > 1).watching() as watch:
         try:
             if not o.resume:
                 state.save()  # from here on the run can be resumed, whatever happens
             while state.position.epoch < o.num_epoch:
-                run_epoch(state, train, step, clips, video, watch, records)
+                run_epoch(state, train, step, video, watch, records)
                 watch.saved()
                 if asked := distributed.maximum(*watch.requests())[0]:
                     distributed.stop(asked)

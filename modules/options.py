@@ -342,11 +342,13 @@ def telling_origins(options: Any, typed: Collection[str], checkpoint: Any = None
             ):
                 continue
             if checkpoint and (resumed or name in kept):
-                told.append(f"--{name} comes from the checkpoint {checkpoint.path}")
+                origin = f"--{name} comes from the checkpoint {checkpoint.path}"
             elif name in preset:
-                told.append(f"--{name} comes from --preset {options.preset}")
-            if told and not (resumed and not entry.metadata["resumable"]):
-                told[-1] += f"; --{name} replaces it"
+                origin = f"--{name} comes from --preset {options.preset}"
+            else:  # a default, which --help tells
+                continue
+            fixed = resumed and not entry.metadata["resumable"]
+            told.append(origin if fixed else f"{origin}; --{name} replaces it")
         said = f"{first} ({'; '.join(told)}){newline}{rest}" if told else str(error)
         raise UserError(said) from error
 

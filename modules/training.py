@@ -63,6 +63,8 @@ class TrainingStep:
     No decision of the host depends on a value on the device, so that it can be a CUDA graph.
     """
 
+    clips = 0  # that each batch is filled up to; 0: none is
+
     def __init__(self, state: RunState, data: VideoData) -> None:
         """state: whose model, optimiser and sums each step changes; data: on the device."""
         self.o, self.data, self.stored, self.sums = state.o, data, state.stored, state.sums
@@ -162,17 +164,16 @@ def draw_shard(
 class Step(Protocol):
     """A TrainingStep, or one wrapped as CUDA graphs."""
 
+    clips: int
+
     def __call__(self, part: Shard, *, teacher_forcing: bool) -> None: ...
 
 
-def train_epoch(
-    state: RunState, data: VideoData, step: Step, watch: Watch, *, clips: int = 0
-) -> EpochAverages:
+def train_epoch(state: RunState, data: VideoData, step: Step, watch: Watch) -> EpochAverages:
     """The steps of an epoch from the state's position on; moves the position to the epoch's end.
 
     Saves in mid-epoch when the watch asks for it. Raises Stopped after a step (and a save) when the
     run was asked to stop, UserError when MAX_SKIPPED_STEPS in a row were not finite.
-    clips: that each batch is filled up to; 0: none is
     """
     o, plan, epoch, device = state.o, state.plan, state.position.epoch, data.frames.device
     batches, done = epoch_batches(o, data, epoch), state.position.step
@@ -201,7 +202,7 @@ def train_epoch(
     )
     for number in bar:
         set_learning_rate(state.optimizer, step_lr(o, epoch, number, len(batches), earlier))
-        kind = {"epoch": epoch, "number": number, "clips": clips}
+        kind = {"epoch": epoch, "number": number, "clips": step.clips}
         latent = state.model.config.latent_shape
         part = draw_shard(o, plan, batches[number], latent=latent, **kind)
         step(part, teacher_forcing=plan.teacher_forcing)

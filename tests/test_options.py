@@ -354,6 +354,8 @@ def test_an_error_says_where_an_untyped_value_came_from(tmp_path: Path) -> None:
     assert said(size, *demo, "--batch_size", "8") == str(size)  # typed
     assert said(UserError("--batch_size 80: no"), *demo) == "--batch_size 80: no"  # a hint
     assert said(UserError("--batch_size 2: no")) == "--batch_size 2: no"  # a default
+    both = UserError("--batch_size 8, --per_save 3: no")  # the preset's, and a default
+    assert said(both, *demo) == f"{both} ({told.partition('(')[2]}"
     missing = UserError("a: the folder is missing", about="DR")
     assert said(missing) == str(missing)
     assert said(missing, given=checkpoint) == f"{missing} (--DR {its}; --DR replaces it)"

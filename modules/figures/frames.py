@@ -129,7 +129,7 @@ def psnr_per_frame_figure(
         return figure
     grid = parts[1].subplots(rows, columns, squeeze=False)
     for row, (number, stretch) in zip(grid, enumerate(stretches, 1), strict=True):
-        text = f"{number}: frame\n{stretch.lowest}\n{psnr[stretch.lowest - 1]:.2f} dB"
+        text = f"{number}: frame {stretch.lowest}\n{psnr[stretch.lowest - 1]:.2f} dB"
         row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7)
         for shown, (name, video) in zip(row, pictures.items(), strict=True):
             shown.imshow(video[stretch.lowest])

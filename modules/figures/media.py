@@ -20,6 +20,7 @@ from modules.runtime.files import write_atomically
 
 VIEWING_HEIGHT = 128  # about how high a small frame is shown, pixels
 LEAST_SIDE = 256  # pixels of an MP4's shorter side: players show smaller ones as a stamp
+STILL = 3  # of 255; with 8 the wall showed the outlines of where somebody had been
 GREYS = 8  # first entries of a GIF's palette, for captions
 
 
@@ -69,12 +70,12 @@ def colours_of(video: np.ndarray, count: int) -> np.ndarray:
 def to_palette(video: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """(T, H, W, 3) → (T, H, W) uint8, indices of near colours.
 
-    A pixel keeps its colour while that is within 8 of 255 levels of its own, so that the noise of a
-    still background is not stored in every frame.
+    A pixel keeps its colour while that is within STILL levels of its own: the noise of a still
+    background need not be stored in every frame.
     """
     video = video.copy()
     for t in range(1, len(video)):
-        near = (np.abs(video[t].astype(np.int16) - video[t - 1]) <= 8).all(axis=-1)
+        near = (np.abs(video[t].astype(np.int16) - video[t - 1]) <= STILL).all(axis=-1)
         video[t][near] = video[t - 1][near]
     table = Image.new("P", (1, 1))
     table.putpalette(palette.tobytes())

@@ -16,6 +16,7 @@ from modules.checkpoint import RunState
 from modules.data import VideoData, to_uint8
 from modules.evaluation import Score, where_it_fits
 from modules.figures.runs import load_run, validation_title
+from modules.losses import EpochAverages, implied_sigma
 from modules.options import TrainerOptions
 from modules.runlog import MetricsTable
 from modules.runtime.errors import UserError, reason_of, shown
@@ -67,13 +68,14 @@ class Records:
             board = self.board
             self._try("TensorBoard's log", lambda: board.add(row))
         self.pending |= self.curves()
-        # Frames that are not finite cannot be drawn.
-        if self.state.best.epoch == row["epoch"] and torch.isfinite(made).all():
-            visualize = self.o.store_visualization
-            self.pending |= validation_files(
-                self.root, result, video, made, row["epoch"], visualize=visualize
-            )
-            self._write_pending("psnr_per_frame.csv")  # compare reads it beside metrics.csv
+        if self.state.best.epoch == row["epoch"]:
+            of = (self.root, result, video, made, row["epoch"])
+
+            def take() -> None:
+                self.pending |= validation_files(*of, visualize=self.o.store_visualization)
+
+            if self._try("the validation's frames", take):
+                self._write_pending("psnr_per_frame.csv")  # compare reads it beside metrics.csv
 
     def curves(self) -> dict[str, Callable[[], object]]:
         """How curves.png and latent.png are drawn, from the rows so far."""
@@ -132,6 +134,35 @@ class Records:
                 )
             return False
         return True
+
+
+def metrics_row(
+    state: RunState, trained: EpochAverages, result: Score, seconds: float
+) -> dict[str, Any]:
+    """The epoch's row of metrics.csv, but for its `seconds`; seconds: spent on training."""
+    o, plan = state.o, state.plan
+    return {
+        "epoch": state.last_epoch,
+        "train_loss": trained.loss,
+        "train_mse": trained.mse,
+        "train_kl": trained.kl,
+        "train_psnr": trained.psnr,
+        "val_loss": result.loss,
+        "val_psnr": result.mean_psnr,
+        "beta": plan.beta,
+        "tfr": plan.tfr,
+        "tf_active": int(plan.teacher_forcing),
+        "lr": plan.lr,
+        "skipped": trained.skipped,
+        "frames_per_second": trained.frames / max(seconds, 1e-9),
+        "val_ssim": result.mean_ssim,
+        "active_dims": trained.active_dims,
+        "sigma": implied_sigma(plan.beta, 3 * o.frame_H * o.frame_W),
+        "val_psnr_inside": result.mean_inside,
+        "val_psnr_outside": result.mean_outside,
+        "val_drift": result.drift,
+        "val_flicker": result.mean_flicker,
+    }
 
 
 def validation_files(

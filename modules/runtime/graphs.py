@@ -151,13 +151,15 @@ class Graphed:
 class GraphedStep:
     """A training step as CUDA graphs: one with teacher forcing and one without.
 
-    All batches must be of one size. Where a capture fails it says why, and from then on the steps
+    All batches are of one size. Where a capture fails it says why, and from then on the steps
     run as they are.
     """
 
-    def __init__(self, step: Any) -> None:
-        """step: a TrainingStep, whose part.tensors() are all that one step differs by."""
-        self.step = step
+    def __init__(self, step: Any, clips: int = 0) -> None:
+        """step:  a TrainingStep, whose part.tensors() are all that one step differs by
+        clips: that each batch is filled up to; 0: they are of one size as they are
+        """
+        self.step, self.clips = step, clips
         self.graphs: dict[bool, Graphed] = {}  # by teacher forcing
         self.memory: GraphMemory | None = None
         self.why_eager: str | None = None  # why steps are not graphs; None where they are
@@ -192,12 +194,12 @@ class GraphedStep:
                 too_large = isinstance(first_cause(error), torch.OutOfMemoryError)
                 if too_large and distributed.world_size() > 1:  # other ranks wait for this one
                     raise UserError(TOO_LARGE) from error
-                self.why_eager = reason(error) if again or not too_large else None
+                self._free()
+                if again or not too_large:
+                    self.why_eager = reason(error)
+                    break
             else:
                 self.graphs[teacher_forcing] = graph
-                break
-            self._free()
-            if self.why_eager:
                 break
         # All ranks replay a graph, or none does: their sums meet.
         if distributed.maximum(int(self.why_eager is not None))[0]:

@@ -175,7 +175,7 @@ class Case:
         state = RunState(o, Path("unused"), self.model, data, data_root="", data_fingerprint="")
         self.state = state
         self.step = TrainingStep(state, data)
-        self.fast = GraphedStep(self.step) if graphs_wanted(device) else self.step
+        self.fast = GraphedStep(self.step, batch) if graphs_wanted(device) else self.step
         self.number = 0
         torch.manual_seed(0)
         self.usual_model = CVAE(config).to(device).train()
@@ -200,8 +200,7 @@ class Case:
     def our_epoch(self) -> None:
         """All steps of an epoch, as the Trainer runs them; it waits for the device at the end."""
         self.state.position, self.state.plan = Position(self.state.position.epoch), self.plan
-        clips = self.o.batch_size if self.fast is not self.step else 0
-        train_epoch(self.state, self.step.data, self.fast, Watch(), clips=clips)
+        train_epoch(self.state, self.step.data, self.fast, Watch())
         self.state.sums.start_epoch()
 
     def usual_epoch(self, loader: Any) -> None:

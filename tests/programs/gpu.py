@@ -72,7 +72,7 @@ def new_step(data: VideoData, dims: dict[str, int], **options: Any) -> tuple[Gra
     torch.manual_seed(0)
     model = place(CVAE(model_config(o)), DEVICE, choose_precision(o.precision, DEVICE)).train()
     state = RunState(o, Path("unused"), model, data, data_root="", data_fingerprint="")
-    step = GraphedStep(TrainingStep(state, data))
+    step = GraphedStep(TrainingStep(state, data), o.batch_size)
     if not graphs_wanted(DEVICE):
         step.why_eager = "as asked for"
     return step, state
@@ -216,9 +216,7 @@ def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
         steps = len(epoch_batches(o, data, 0))
         state.position, state.plan = Position(0), Plan(0.001, o.tfr, forced, o.lr)
         state.sums.start_epoch()
-        seconds = timed(
-            lambda a=step, b=state: train_epoch(b, data, a, Watch(), clips=b.o.batch_size)
-        )
+        seconds = timed(lambda a=step, b=state: train_epoch(b, data, a, Watch()))
         length, batch = o.train_vi_len, o.batch_size
         made = steps * (length - 1) * batch
         peak = torch.cuda.max_memory_reserved() / 2**30

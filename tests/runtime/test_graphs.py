@@ -94,8 +94,8 @@ def test_captured_steps_equal_eager_ones() -> None:
     """Static inputs, warming up that changes nothing, a last batch filled up to the others' size;
     to rounding, as the filled batch's gradients are summed in another order."""
     (one, eager), (other, step) = new_run(EVERYTHING), new_run(EVERYTHING)
-    graphed = GraphedStep(step)
-    found = zip(run_epochs(one, eager), run_epochs(other, graphed, clips=2), strict=True)
+    graphed = GraphedStep(step, 2)
+    found = zip(run_epochs(one, eager), run_epochs(other, graphed), strict=True)
     for a, b in found:
         assert list(b) == pytest.approx(list(a), rel=1e-4, abs=1e-7)
     assert sorted(graphed.graphs) == [False, True]  # one for each mode, whatever the last batch
@@ -112,7 +112,7 @@ def test_warming_up_with_the_step_in_force_shows(monkeypatch: pytest.MonkeyPatch
     (one, eager), (other, careless) = new_run(EVERYTHING), new_run(EVERYTHING)
     monkeypatch.setattr(careless.update.enabled, "fill_", lambda value: None)
     run_epochs(one, eager, 1)
-    run_epochs(other, GraphedStep(careless), 1, clips=2)
+    run_epochs(other, GraphedStep(careless, 2), 1)
     weights = (state.model.Generator[7].weight for state in (one, other))
     assert not torch.allclose(*weights, rtol=1e-3, atol=2e-5)
 
@@ -134,9 +134,9 @@ def test_out_of_memory_in_a_capture_is_tried_once_more_without_the_other_graph(
     times: int, captures: list[Exception | None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     state, step = new_run()
-    graphed = GraphedStep(step)
+    graphed = GraphedStep(step, 2)
     captures += [*[torch.OutOfMemoryError(FULL)] * times, None]
-    run_epochs(state, graphed, 2, clips=2)  # with teacher forcing, then without
+    run_epochs(state, graphed, 2)  # with teacher forcing, then without
     note = "note: training without CUDA graphs (CUDA out of memory. Tried to allocate 1 GiB)\n"
     assert capsys.readouterr().out == (note if times == 2 else "")
     assert sorted(graphed.graphs) == [[False, True], [False], []][times]

@@ -50,13 +50,11 @@ def part_of(
     return draw_shard(step.o, FORCED, torch.tensor(starts), **kind)
 
 
-def run_epochs(
-    state: RunState, step: Step, epochs: int = 3, *, clips: int = 0
-) -> list[EpochAverages]:
+def run_epochs(state: RunState, step: Step, epochs: int = 3) -> list[EpochAverages]:
     """With teacher forcing and without, in turns; each has batches of 2, 2 and 1 clips."""
     found = []
     for _ in range(epochs):
         state.plan = Plan(0.01, 0.5, state.position.epoch % 2 == 0, 1e-3)
-        found.append(train_epoch(state, random_data(), step, Watch(), clips=clips))
+        found.append(train_epoch(state, random_data(), step, Watch()))
         state.finish_epoch(loss=1.0, psnr=0.0)
     return found
