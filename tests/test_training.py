@@ -193,6 +193,8 @@ def test_filled_up_places_count_for_nothing(world: int, monkeypatch: pytest.Monk
 class Recorded:
     """In place of a step: notes what it is called with."""
 
+    clips = 0
+
     def __init__(self, state: RunState) -> None:
         self.state, self.rates, self.parts, self.modes = state, [], [], []
 
@@ -302,6 +304,7 @@ def test_failed_steps_enter_no_average() -> None:
                 part.draws.latent[0] = math.inf if broken is not None else part.draws.latent[0]
             step(part, teacher_forcing=teacher_forcing)
 
+        spoilt.clips = 0  # type: ignore[attr-defined]
         state.position, state.plan = Position(), Plan(0.01, 1.0, True, 1e-12)
         state.sums.start_epoch()
         return train_epoch(state, step.data, spoilt, Watch()), state.sums.read()

@@ -20,7 +20,7 @@ from modules.runtime.files import write_atomically
 
 VIEWING_HEIGHT = 128  # about how high a small frame is shown, pixels
 LEAST_SIDE = 256  # pixels of an MP4's shorter side: players show smaller ones as a stamp
-STILL = 3  # of 255; with 8 the wall showed the outlines of where somebody had been
+STILL = 4  # of 255; with 8 the wall showed the outlines of where somebody had been
 GREYS = 8  # first entries of a GIF's palette, for captions
 
 

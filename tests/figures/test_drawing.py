@@ -391,7 +391,7 @@ def test_psnr_per_frame_with_pictures(tmp_path: Path, size: tuple[int, int]) -> 
     assert list(shown) == [f"{name} {t}" for t in (180, 300, 60) for name in videos]
     for name, frames in videos.items():
         np.testing.assert_array_equal(shown[f"{name} 300"].get_array(), frames[300])
-    assert f"1: frame\n180\n{curve[179]:.2f} dB" in written
+    assert f"1: frame 180\n{curve[179]:.2f} dB" in written
     check_layout(figure)
 
 
