@@ -16,10 +16,10 @@ from modules.figures.style import (
     BLACK,
     BLUE,
     DASHED,
+    REGIONS,
     VERMILLION,
     add_line,
     add_marks,
-    add_regions,
     legend_above,
     new_figure,
     number_axis,
@@ -93,7 +93,8 @@ def psnr_per_frame_figure(
         raise ValueError(f"{len(psnr)} values of PSNR are for one frame more, frame 0 included")
     frames, known = np.arange(1, len(psnr) + 1), np.isfinite(psnr)
     # A mean over the rest must not be taken for the average.
-    average = f"average {psnr.mean():.2f} dB" if known.all() else "no average"
+    missing = f"no average: {(~known).sum()} of {len(psnr)} frames have no value (×)"
+    average = f"average {psnr.mean():.2f} dB (dashed)" if known.all() else missing
     stretches = lowest_stretches(psnr)
     rows, columns = len(stretches) if pictures else 0, len(pictures)
     ratio = max((video.shape[1] / video.shape[2] for video in pictures.values()), default=0.0)
@@ -104,11 +105,18 @@ def psnr_per_frame_figure(
     parts = figure.subfigures(len(heights), squeeze=False, height_ratios=heights).ravel()
     axes = parts[0].subplots()
     axes.set(xlabel="frame", ylabel="PSNR (dB)")
-    add_line(axes, frames, psnr, "psnr", "whole frame", color=BLUE)
-    add_regions(axes, frames, {"inside": inside, "outside": outside})
+    add_line(axes, frames, psnr, "psnr", "whole frame", color=BLUE, zorder=3)
+    number_axis(axes)
+    axes.margins(y=0.12)  # room for the stretches' numbers
+    axes.autoscale_view()
+    axes.set_autoscaley_on(False)  # the curve of the whole frame decides
+    for name, values in (("inside", inside), ("outside", outside)):
+        if values is not None and np.isfinite(values).any():
+            faint = {**REGIONS[name][1], "lw": 0.7, "alpha": 0.5}
+            add_line(axes, frames, values, name, REGIONS[name][0], **faint)
     if known.all():
         look = {"color": BLACK, "ls": DASHED, "lw": 0.8}
-        axes.axhline(psnr.mean(), gid="average", label="average", **look)
+        axes.axhline(psnr.mean(), gid="average", **look)
     for number, (start, stop, lowest) in enumerate(stretches, 1):
         label = "lowest stretches, 1 the lowest" if number == 1 else None
         look = {"color": BAND, "lw": 0, "zorder": 0, "gid": "stretch", "label": label}
@@ -119,10 +127,7 @@ def psnr_per_frame_figure(
         look = {"weight": "bold", "ha": "center", "va": "top"}
         axes.text((start + stop - 1) / 2, 1.0, str(number), transform=edge, **look)
     if not known.all():
-        text = f"no value ({(~known).sum()} of {len(psnr)} frames)"
-        add_marks(axes, frames[~known], 0.03, "missing", text, marker="x", ms=3.5)
-    number_axis(axes)
-    axes.margins(y=0.12)  # room for the stretches' numbers
+        add_marks(axes, frames[~known], 0.03, "missing", marker="x", ms=3.5)
     whole_number_axis(axes, 1, len(psnr))
     legend_above(parts[0], axes)
     if not rows:
