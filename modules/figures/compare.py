@@ -43,7 +43,6 @@ from modules.figures.style import (
     drawable,
     new_figure,
     number_axis,
-    rate_axis,
     save,
     shorten,
     whole_number_axis,
@@ -293,7 +292,6 @@ VIEWS = {
     "train_loss": View("training loss, MSE + β·KL", "loss"),
     "beta": View("KL annealing", "β (KL weight)", axis_from_zero),
     "tfr": View("teacher forcing", "TF ratio (0 to 1)", axis_from_zero),
-    "lr": View("learning rate", "learning rate", rate_axis),
     "val_ssim": View("validation SSIM", "SSIM (0 to 1)"),
     # These two against other axes.
     "seconds": View("validation PSNR by time", "PSNR (dB)"),
@@ -307,7 +305,7 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
     ),
     "psnr": ("val_psnr", "train_psnr"),
     "loss": ("val_loss", "train_mse", "train_kl", "train_loss"),
-    "schedules": ("beta", "tfr", "lr"),
+    "schedules": ("beta", "tfr"),
     "ssim": ("val_ssim",),
     "psnr_per_frame": ("psnr",),
     "psnr_by_time": ("seconds",),  # on request

@@ -4,7 +4,7 @@ Legend: T frames, H, W height and width in pixels; pictures are uint8 RGB, PSNR 
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ from modules.figures.style import (
     BLACK,
     BLUE,
     DASHED,
+    GREY,
     REGIONS,
     VERMILLION,
     add_line,
@@ -83,8 +84,12 @@ def psnr_per_frame_figure(
 ) -> Figure:
     """PSNR over frame index; below it a row of pictures for each of the lowest stretches.
 
-    psnr, inside, outside: (T-1,); pictures: (T, H, W, 3) uint8 each, under the names shown above
-    them; title: whose PSNR it is
+    psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
+    inside, outside: (T-1,), the same near the skeleton and elsewhere
+    title: whose PSNR it is
+    pictures: (T, H, W, 3) uint8 each, index = frame number, under the names shown above them
+
+    Raises ValueError for other shapes.
     """
     if psnr.ndim != 1 or len(psnr) < 1:
         raise ValueError(f"psnr must be one value for each frame 1 … T-1, got {psnr.shape}")
@@ -139,7 +144,7 @@ def psnr_per_frame_figure(
         for shown, (name, video) in zip(row, pictures.items(), strict=True):
             shown.imshow(video[stretch.lowest])
             shown.set(xticks=[], yticks=[], gid=f"{name} {stretch.lowest}")
-            shown.spines[:].set_visible(False)
+            shown.spines[:].set(visible=True, linewidth=0.4, color=GREY)
             if number == 1:
                 shown.set_title(name)
     return figure
@@ -149,30 +154,17 @@ def draw_psnr_per_frame(
     out: Path,
     psnr: np.ndarray,
     *,
-    inside: np.ndarray | None = None,
-    outside: np.ndarray | None = None,
-    title: str = "",
     labels: np.ndarray | None = None,
     truth: np.ndarray | None = None,
     prediction: np.ndarray | None = None,
+    **more: Any,
 ) -> Path:
-    """Draw the PSNR of every frame and the three lowest stretches into the PNG `out`.
+    """Draw `psnr_per_frame_figure` into the PNG `out`; more: its other arguments.
 
-    psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
-    inside, outside: (T-1,), the same near the skeleton and elsewhere
-    labels, truth, prediction: (T, H, W, 3) uint8, index = frame number; those that are given are
-    shown below the curve, at the lowest frame of each stretch
-
-    Raises ValueError for other shapes or types.
+    labels, truth, prediction: (T, H, W, 3) uint8; those that are given are its pictures.
     """
-    figure = psnr_per_frame_figure(
-        np.asarray(psnr, dtype=float),
-        inside=inside,
-        outside=outside,
-        title=title,
-        pictures=check_videos(label=labels, truth=truth, prediction=prediction),
-    )
-    return save(figure, out)
+    pictures = check_videos(label=labels, truth=truth, prediction=prediction)
+    return save(psnr_per_frame_figure(psnr, pictures=pictures, **more), out)
 
 
 def redraw_frames(folder: Path) -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,7 +29,7 @@ from modules.figures.schedules import (
     schedules_figure,
     value_text,
 )
-from modules.figures.style import BLUE, PAGE, add_line, add_marks, number_axis, plain_number
+from modules.figures.style import BLUE, PAGE, add_line, number_axis, plain_number
 from modules.options import TrainerOptions
 from modules.runtime.errors import UserError
 from modules.schedules import teacher_forcing_drawn
@@ -55,13 +54,6 @@ def figure_of(folder: Path) -> Figure:
 # ---------------------------------------------------------------- lines, axes, words
 
 
-def test_colours_are_distinct() -> None:
-    names = ("BLACK", "ORANGE", "SKY", "GREEN", "BLUE", "VERMILLION", "PURPLE")
-    found = [np.array(to_rgb(getattr(style, name))) for name in names]
-    for one, two in itertools.combinations(found, 2):
-        assert np.abs(one - two).sum() > 0.3
-
-
 def test_lines_break_where_there_is_no_number() -> None:
     axes, y = Figure().subplots(), np.array([1, 2, math.nan, 4, math.inf, 6, 7])
     add_line(axes, np.arange(7), y, "psnr", "train", color=BLUE)
@@ -76,16 +68,6 @@ def test_lines_break_where_there_is_no_number() -> None:
     assert long.get_linewidth() == part.get_linewidth() < few.get_linewidth()
     assert part.get_markevery() == []
     assert axes.get_legend_handles_labels()[1] == ["train"]
-
-
-def test_marks_at_a_height_of_the_panel() -> None:
-    axes = Figure().subplots()
-    axes.set_ylim(0, 50)
-    add_marks(axes, [3, 4], 0.5, "skipped", marker="x")
-    (marks,) = axes.lines
-    pixels = marks.get_transform().transform(marks.get_xydata())
-    heights = axes.transAxes.inverted().transform(pixels)[:, 1]
-    np.testing.assert_allclose(heights, 0.5)  # and not at 0.5 dB
 
 
 @pytest.mark.parametrize(

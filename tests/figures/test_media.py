@@ -16,7 +16,6 @@ from modules.figures.media import (
     write_sheet,
 )
 from modules.ink import Ink
-from modules.runtime.errors import UserError
 from tests.support.drawn import video
 
 ON_BLACK = Ink((0, 0, 0), 255)
@@ -133,27 +132,6 @@ def test_other_shapes_and_values_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError):
             write()
     assert not list(tmp_path.iterdir())
-
-
-def test_files_are_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frames = video(4)
-    before = write_gif(tmp_path / "a.gif", frames).read_bytes()
-
-    def refuse(self: Path, target: Path) -> Path:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    for write in (
-        lambda: write_gif(tmp_path / "a.gif", 255 - frames),
-        lambda: write_comparison_gif(tmp_path / "b.gif", frames, frames, frames),
-        lambda: write_sheet(tmp_path / "c.png", frames, frames, frames, np.ones(3)),
-    ):
-        with pytest.raises(UserError, match="No space"):
-            write()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
-    assert (tmp_path / "a.gif").read_bytes() == before
 
 
 def test_sheet_shows_exact_pixels(tmp_path: Path) -> None:
