@@ -154,8 +154,10 @@ def _likeliest(metrics: Metrics, baselines: Any, options: Options) -> tuple[str,
         return "training diverged, its loss or gradients are not finite", f"`--lr {rate / 3:.1g}`"
     earlier = val[: count - max(1, count // 4)]
     rising = best == count - 1 and not np.nanmax(earlier, initial=-math.inf) > val[-1] - FALLEN
-    if rising or train[-1] < min(known_baselines(baselines).values(), default=-math.inf):
-        return "the run was too short, it was still improving or had hardly begun to", more
+    if rising:
+        return "the run was too short, validation was still rising", more
+    if train[-1] < min(known_baselines(baselines).values(), default=-math.inf):
+        return "the run was too short, even training is below the baselines", more
     if options.get("kl_beta") == 0 and train[-1] - val[-1] > GAP:
         cause = "without the KL term the target leaks through the posterior in training"
         return cause, "`--kl_beta 0.001`"
