@@ -139,20 +139,22 @@ def remove_earlier(root: Path, names: list[str]) -> None:
 
 
 def write_results(root: Path, names: list[str], made: list[np.ndarray], fps: float) -> None:
-    """GIFs, MP4s, frames and submission.csv. Raises UserError when the disk or folder refuses."""
-    from modules.figures import media  # drawing is imported when there is something to draw
-
+    """Frames and submission.csv, then GIFs and MP4s. UserError when disk or folder refuses."""
     try:
         remove_earlier(root, names)
         for name, frames in zip(names, made, strict=True):
-            media.write_gif(root / f"pred_seq{name}.gif", frames, fps=min(fps, 50))
-            media.write_mp4(root / f"pred_seq{name}.mp4", frames, fps=fps)
             folder = root / "frames" / name
             folder.mkdir(parents=True, exist_ok=True)
             remove_frames(folder, len(frames))
             for t, frame in enumerate(frames):
                 Image.fromarray(frame).save(folder / f"{t}.png")
         write_atomically(root / "submission.csv", "".join(submission_lines(made)).encode())
+
+        from modules.figures import media  # what cannot be drawn costs no result
+
+        for name, frames in zip(names, made, strict=True):
+            media.write_gif(root / f"pred_seq{name}.gif", frames, fps=min(fps, 50))
+            media.write_mp4(root / f"pred_seq{name}.mp4", frames, fps=fps)
     except OSError as error:
         raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
 
@@ -169,10 +171,11 @@ def submitted_psnr(pixels: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def report_score(root: Path, video: VideoData, result: Score, pixels: np.ndarray) -> None:
     """psnr_per_frame.csv and .png, and the two averages in words."""
-    from modules.figures import frames
-
     of_frames = result.psnr, result.inside, result.outside
     runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", *of_frames)
+
+    from modules.figures import frames
+
     frames.draw_psnr_per_frame(
         root / "psnr_per_frame.png",
         result.psnr,

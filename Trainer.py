@@ -61,8 +61,6 @@ def all_options() -> tuple[TrainerOptions, frozenset[str], Checkpoint | None]:
     with distributed.main_first():
         o, explicit = parse_trainer((__doc__ or "").strip())
         o, checkpoint = take_from_checkpoint(o, explicit)
-        if o.test and checkpoint and "val_vi_len" not in explicit:
-            o.val_vi_len = checkpoint.options.get("val_vi_len", o.val_vi_len)
         with telling_origins(o, explicit, checkpoint):
             dataloader.refuse_inside(Path(o.DR or ""), run_folder(o))
             model_config(o).check()

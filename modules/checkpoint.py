@@ -32,7 +32,15 @@ from modules.optim import (
     make_optimizer,
     optimizer_state,
 )
-from modules.options import LAST, PREVIOUS, TrainerOptions, run_folder, saved_options
+from modules.options import (
+    LAST,
+    PREVIOUS,
+    TrainerOptions,
+    as_text,
+    inherited,
+    run_folder,
+    saved_options,
+)
 from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.device import choose_precision
@@ -315,18 +323,22 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
 def take_from_checkpoint(
     o: TrainerOptions, explicit: frozenset[str]
 ) -> tuple[TrainerOptions, Checkpoint | None]:
-    """Options that a checkpoint decides: all of them for --resume, the model's for --ckpt_path."""
+    """Options that a checkpoint decides: all of them for --resume; for --ckpt_path the model's, and
+    those of its run that are not typed (see options.inherited)."""
     if o.resume:
         return _resumed(o, explicit)
     if o.ckpt_path is None:
         return o, None
     parts = () if o.test else ("prior", "reference")
     checkpoint = load_weights(Path(o.ckpt_path)).with_options(o, explicit, parts)
-    for name, value in checkpoint.config.to_dict().items():
-        setattr(o, name, value)
-    o.DR = o.DR or checkpoint.data_root
+    taken = inherited(o, explicit, checkpoint.options)
+    taken |= {"DR": checkpoint.data_root} if o.DR is None else {}
+    told = [as_text(name, value) for name, value in taken.items() if value != getattr(o, name)]
+    o = replace(o, **{**taken, **checkpoint.config.to_dict()})
     if o.DR is None:
         raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
+    if told and not o.test:
+        print(f"taken from its run, and replaced by what is typed: {'  '.join(told)}", flush=True)
     return o, checkpoint
 
 

@@ -1,7 +1,8 @@
-"""What a run's metrics say that a user must not overlook, in plain words, and what to try.
+"""What a run's metrics say that a user must not overlook, the likeliest cause, what to try first.
 
     for finding in diagnose(metrics, baselines, options):
-        print(finding.line())
+        print(f"warning: {finding.fact}")
+    print(advice(metrics, baselines, options))
 
 Pure functions of the columns of metrics.csv, each (epochs,), and of config.json's entries. A value
 that is not finite counts as missing.
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FALLEN = 0.5  # dB below the best from which validation has fallen, not just varied
-BEHIND = 0.3  # dB below the best that a run's last epoch should not be
+BEHIND = 1.0  # dB below the best that a run's last epoch should not be
+GAP = 3.0  # dB from training to validation that free running alone does not explain
 FEWEST = 3  # epochs that a trend takes
 
 # Predictions that need no model, by their names in config.json: see modules/evaluation.py. Runs of
@@ -27,25 +29,17 @@ BASELINES = {
 # Options that make the model correct its own errors: set in a run → what to type where it is not.
 # The strongest first.
 REMEDIES = {
-    "jump": "`--jump 0.3`",
-    "frame_noise": "`--frame_noise 0.3`",
-    "rollout_every": "`--rollout_every 1 --tfr 0.5`",
+    "jump": "--jump 0.3",
+    "frame_noise": "--frame_noise 0.3",
+    "rollout_every": "--rollout_every 1 --tfr 0.5",
 }
-FEWER = "fewer epochs (`--num_epoch`)"
-REFERENCE = "`--reference first`"
-CHECK = "`python dataloader.py check`"
 
 
 class Finding(NamedTuple):
-    """What is wrong with a run, and what to do about it."""
+    """What is wrong with a run."""
 
     name: str
     fact: str
-    advice: str
-
-    def line(self) -> str:
-        """Both, in one line."""
-        return f"warning: {self.fact}; {self.advice}"
 
 
 Metrics = Mapping[str, np.ndarray]
@@ -63,10 +57,11 @@ def diagnose(metrics: Metrics, baselines: Any, options: Options) -> list[Finding
     planned = planned if isinstance(planned, int) else len(psnr)
     found: list[Finding | None] = []
     if len(psnr) >= planned / 5:  # the first epochs of a long run are no trend …
-        found.append(falls_while_training_rises(psnr, metrics["train_psnr"], options))
+        found.append(falls_while_training_rises(psnr, metrics["train_psnr"]))
     if len(psnr) >= min(planned, max(FEWEST, planned / 2)):  # … and below any baseline
-        found.append(below_baselines(psnr, baselines, options))
-    if len(psnr) >= planned:
+        found.append(below_baselines(psnr, baselines))
+    # A preset has chosen its epochs itself, and best.ckpt holds the best of them.
+    if len(psnr) >= planned and not any(found) and not options.get("preset"):
         found.append(ends_below_best(psnr))
     return [finding for finding in found if finding]
 
@@ -84,9 +79,7 @@ def best_epoch(psnr: np.ndarray) -> int | None:
     return int(np.where(known, psnr, -np.inf).argmax()) if known.any() else None
 
 
-def falls_while_training_rises(
-    val_psnr: np.ndarray, train_psnr: np.ndarray, options: Options
-) -> Finding | None:
+def falls_while_training_rises(val_psnr: np.ndarray, train_psnr: np.ndarray) -> Finding | None:
     """Validation more than 0.5 dB below its best in all of the last third of the epochs.
 
     The last third is at least 3 epochs. Training PSNR must have risen since the best one:
@@ -98,60 +91,87 @@ def falls_while_training_rises(
         return None
     if last.max() >= val_psnr[best] - FALLEN or not train_psnr[-1] > train_psnr[best]:
         return None
-    return Finding(
-        "falling",
-        f"validation falls while training rises: since epoch {best} val_psnr went from "
-        f"{val_psnr[best]:.2f} to {val_psnr[-1]:.2f} dB, train_psnr from {train_psnr[best]:.2f} "
-        f"to {train_psnr[-1]:.2f} dB",
-        _try([*_remedies(options), FEWER]),
-    )
+    fact = "validation falls while training rises"
+    return Finding("falling", f"{fact}: {_from_best(val_psnr, best)}")
 
 
-def below_baselines(val_psnr: np.ndarray, baselines: Any, options: Options) -> Finding | None:
+def below_baselines(val_psnr: np.ndarray, baselines: Any) -> Finding | None:
     """The last epoch, or even the best, is worse than a prediction that needs no model."""
     best = best_epoch(val_psnr)
-    if best is None or not isinstance(baselines, dict):
+    if best is None:
         return None
-    known = {
-        name: value
-        for key, name in BASELINES.items()
-        if isinstance(value := baselines.get(key), int | float) and math.isfinite(value)
-    }
     for name, epoch in (("best", best), ("last", len(val_psnr) - 1)):
-        above = {n: value for n, value in known.items() if val_psnr[epoch] < value}
-        if not above:
-            continue
-        what = " and ".join(f"the {n} baseline ({value:.2f} dB)" for n, value in above.items())
-        which = f"even the best epoch ({epoch})" if name == "best" else f"epoch {epoch}"
-        remedies = _remedies(options)
-        return Finding(
-            f"{name} below baselines",
-            f"{which}, {val_psnr[epoch]:.2f} dB, is below {what}",
-            _try([CHECK, *remedies, "more epochs"] if name == "best" else [*remedies, FEWER]),
-        )
+        above = {k: v for k, v in known_baselines(baselines).items() if val_psnr[epoch] < v}
+        if above:
+            what = " and ".join(f"{BASELINES[key]} ({v:.2f} dB)" for key, v in above.items())
+            which = f"even the best epoch ({epoch})" if name == "best" else f"epoch {epoch}"
+            fact = f"{which}, {val_psnr[epoch]:.2f} dB, is below the baseline {what}"
+            return Finding(f"{name} below baselines", fact)
     return None
 
 
 def ends_below_best(val_psnr: np.ndarray) -> Finding | None:
-    """The last epoch is more than 0.3 dB below the best: another checkpoint is better."""
+    """The last epoch is more than 1 dB below the best: another checkpoint is better."""
     best = best_epoch(val_psnr)
     if best is None or not val_psnr[-1] < val_psnr[best] - BEHIND:
         return None
-    return Finding(
-        "ends below best",
-        f"the last epoch, {val_psnr[-1]:.2f} dB, is below the best, {val_psnr[best]:.2f} dB in "
-        f"epoch {best}",
-        "best.ckpt holds the better one",
-    )
+    return Finding("ends below best", f"the last epoch is worse: {_from_best(val_psnr, best)}")
 
 
-def _remedies(options: Options) -> list[str]:
-    """What the run does not use yet of REMEDIES and the reference frame."""
+def known_baselines(baselines: Any) -> dict[str, float]:
+    """Those of config.json that are finite numbers."""
+    found = ((k, baselines.get(k)) for k in BASELINES) if isinstance(baselines, dict) else ()
+    return {k: v for k, v in found if isinstance(v, int | float) and math.isfinite(v)}
+
+
+def _from_best(val_psnr: np.ndarray, best: int) -> str:
+    return f"{val_psnr[best]:.2f} dB in epoch {best} (best.ckpt), {val_psnr[-1]:.2f} dB at the end"
+
+
+# ----------------------------------------------------------------------------------------
+# Why, and what to try
+
+
+def advice(metrics: Metrics, baselines: Any, options: Options) -> str:
+    """The likeliest cause of what `diagnose` finds and the one thing to try first, a sentence.
+
+    "" where nothing is found.
+    """
+    if not diagnose(metrics, baselines, options):
+        return ""
+    cause, remedy = _likeliest(metrics, baselines, options)
+    where = "docs/theory.md, section 7, has more"
+    return f"likeliest cause: {cause}; try {remedy} first ({where})"
+
+
+def _likeliest(metrics: Metrics, baselines: Any, options: Options) -> tuple[str, str]:
+    """The cause that the metrics support most, and what to try; docs/theory.md, section 7."""
+    val, train, forced = (metrics[name] for name in ("val_psnr", "train_psnr", "tf_active"))
+    best, count = best_epoch(val), len(val)
+    more = f"`--num_epoch {2 * count}`"
+    if best is None or not np.isfinite(train[-1]):
+        rate = options.get("lr", 0.001)
+        return "training diverged, its loss or gradients are not finite", f"`--lr {rate / 3:.1g}`"
+    earlier = val[: count - max(1, count // 4)]
+    rising = best == count - 1 and not np.nanmax(earlier, initial=-math.inf) > val[-1] - FALLEN
+    if rising:
+        return "the run was too short, validation was still rising", more
+    if train[-1] < min(known_baselines(baselines).values(), default=-math.inf):
+        return "the run was too short, even training is below the baselines", more
+    if options.get("kl_beta") == 0 and train[-1] - val[-1] > GAP:
+        cause = "without the KL term the target leaks through the posterior in training"
+        return cause, "`--kl_beta 0.001`"
     unused = [text for name, text in REMEDIES.items() if not options.get(name)]
-    return [*unused, *([] if options.get("reference", "none") != "none" else [REFERENCE])]
-
-
-def _try(what: list[str]) -> str:
-    """Advice in words."""
-    *others, last = what
-    return f"try {' or '.join(filter(None, (', '.join(others), last)))}"
+    after = forced[best + 1 :]
+    if unused and len(after) and forced[: best + 1].mean() > 0.5 > after.mean():
+        return "teacher forcing ended before the model could run freely", f"`{unused[-1]}`"
+    if unused:
+        return "training hardly ever shows the model errors of its own to correct", f"`{unused[0]}`"
+    first = known_baselines(baselines).get("first_frame", -math.inf)
+    if val[best] < first and options.get("reference", "none") == "none":
+        return "the background is not carried along", "`--reference first`"
+    if val[best] < first or not train[-1] > val[-1]:
+        return "labels and frames may not fit each other", "`python dataloader.py check`"
+    if options.get("preset") or best == 0:
+        return "overfitting: too few or too similar training frames", "more data or `--augment`"
+    return "overfitting: the later epochs only fit the training frames", f"`--num_epoch {best + 1}`"

@@ -333,7 +333,11 @@ def telling_origins(options: Any, typed: Collection[str], checkpoint: Any = None
     except UserError as error:
         first, newline, rest = str(error).partition("\n")
         preset = PRESETS.get(getattr(options, "preset", None) or "", {})
-        kept = {*checkpoint.config.to_dict(), *({"DR"} - preset.keys())} if checkpoint else set()
+        kept = set(checkpoint.config.to_dict()) if checkpoint else set()
+        if checkpoint and isinstance(options, TrainerOptions):
+            kept |= inherited(options, typed, checkpoint.options).keys()
+        if checkpoint:
+            kept |= {"DR"} - preset.keys()
         resumed, told = bool(getattr(options, "resume", False)), []
         for entry in dataclasses.fields(options):
             name, value = entry.name, re.escape(str(getattr(options, entry.name)))
@@ -444,6 +448,25 @@ def resolved(options: TrainerOptions) -> TrainerOptions:
     return dataclasses.replace(options, save_root=folder, lr_milestones=epochs)
 
 
+def inherited(
+    options: TrainerOptions, typed: Collection[str], parent: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run on a checkpoint's weights takes from the options of the run that wrote it.
+
+    Fine-tuning: data, optimisation and schedules, unless typed or a preset's; --test: the length
+    of the validation video. parent: empty for checkpoints of other code
+    """
+    groups = (DATA, OPTIMISATION, TEACHER_FORCING, KL_ANNEALING)
+    own = {*typed, *PRESETS.get(options.preset or "", {})}
+    names = {
+        entry.name
+        for entry in dataclasses.fields(options)
+        if entry.metadata["group"] in groups and not entry.metadata["bookkeeping"]
+    }
+    names &= {"val_vi_len"} if options.test else names
+    return {name: value for name, value in parent.items() if name in names - own}
+
+
 # Options that no longer exist, with the value that a run may have had for one of the same numbers
 # now; ...: any. Functions of its other options.
 RETIRED: dict[str, Callable[[Any], Any]] = {
@@ -504,11 +527,15 @@ def model_config(options: TrainerOptions) -> ModelConfig:
     return ModelConfig(**{name: getattr(options, name) for name in names})
 
 
+def as_text(name: str, value: Any) -> str:
+    """An option as it is printed: `name=value`."""
+    return f"{name}={' '.join(map(str, value)) if isinstance(value, tuple) else value}"
+
+
 def as_lines(options: Any) -> list[str]:
     """The resolved options, a line for each group, as printed at the start of a run."""
     groups: dict[str, list[str]] = {}
     for entry in dataclasses.fields(options):
-        value = getattr(options, entry.name)
-        text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        groups.setdefault(entry.metadata["group"], []).append(f"{entry.name}={text}")
+        text = as_text(entry.name, getattr(options, entry.name))
+        groups.setdefault(entry.metadata["group"], []).append(text)
     return [f"{group + ':':<17} {'  '.join(items)}" for group, items in groups.items()]

@@ -1,8 +1,8 @@
 """The command line of every figure and table of a training report.
 
-    python -m modules.plots curves runs/a            # redraw runs/a/curves.png and latent.png
+    python -m modules.plots curves runs/a            # redraw curves.png, latent.png, regions.png
     python -m modules.plots frames runs/a            # redraw PSNR over frame index
-    python -m modules.plots compare runs/a runs/b --out report   # figures and summary table
+    python -m modules.plots compare runs/a runs/b --out report   # figures, and a table
     python -m modules.plots schedules --num_epoch 70 --kl_anneal_cycle 5 --out schedules.png
 
 Everything is drawn from files that a run has written, so it can be redrawn at any time. The figures
@@ -37,9 +37,15 @@ class FramesOptions(CurvesOptions):
 
 @dataclass
 class CompareOptions(CurvesOptions):
-    """figures and summary table of several runs"""
+    """figures of several runs, and a table as Markdown, CSV and LaTeX"""
 
     out: Path = option(REQUIRED, "results", "folder for the results", metavar="DIR")
+    by_options: bool = option(
+        False,
+        "results",
+        "in the figures, call the runs by the options in which they differ, not by their folders",
+    )
+    by_time: bool = option(False, "results", "also draw PSNR against training time")
 
 
 COMMANDS = {
@@ -57,7 +63,7 @@ def main() -> None:
         if isinstance(o, ScheduleOptions):
             lines = schedules(o, typed)
         elif isinstance(o, CompareOptions):
-            lines = compare(o.runs, o.out)
+            lines = compare(o.runs, o.out, by_options=o.by_options, by_time=o.by_time)
         else:
             draw = redraw_frames if isinstance(o, FramesOptions) else draw_curves
             lines = [f"wrote {draw(folder)}" for folder in o.runs]

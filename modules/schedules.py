@@ -205,10 +205,13 @@ def _rate(o: TrainerOptions, epoch: float) -> float:
 
 
 def idle_annealing(o: TrainerOptions) -> list[str]:
-    """A line if β is meant to rise and is 0 in every epoch all the same."""
-    if o.test or o.kl_beta == 0 or any(kl_weight_of(o, e) > 0 for e in range(o.num_epoch)):
+    """A line if β is meant to rise, but cycles are so short that it gets at most half-way."""
+    values = [kl_weight_of(o, epoch) for epoch in range(o.num_epoch)]
+    if o.test or o.kl_beta == 0 or max(values) > o.kl_beta / 2:
         return []
+    first = ", ".join(f"{value:.3g}" for value in values[:4]) + ", …" * (len(values) > 4)
+    fewer = "fewer --kl_anneal_cycle or " if o.kl_anneal_type == "Cyclical" else ""
     return [
-        "note: β is 0 in every epoch, as each is the first of a cycle: fewer --kl_anneal_cycle "
-        "or more --num_epoch would let it rise"
+        f"note: β starts each cycle at 0 and is {first} by epoch; {fewer}more --num_epoch would "
+        "let it rise"
     ]

@@ -177,8 +177,13 @@ def test_default_milestones_follow_the_length_of_the_run() -> None:
     assert [epoch_plan(options, e).lr for e in (19, 20, 30)] == pytest.approx([0.01, 1e-3, 1e-4])
 
 
-def test_annealing_that_never_rises_is_noted() -> None:
+def test_annealing_that_hardly_rises_is_noted() -> None:
     # Ten cycles in ten epochs: each epoch is the first one of its cycle.
-    assert "--kl_anneal_cycle" in idle_annealing(options_of("--num_epoch 10"))[0]
-    for other in ("--num_epoch 20", "--num_epoch 10 --kl_anneal_cycle 4", "--kl_beta 0"):
+    assert (
+        "is 0, 0, 0, 0, … by epoch; fewer --kl" in idle_annealing(options_of("--num_epoch 10"))[0]
+    )
+    assert "is 0, 0.5, 0, 0.5, … by" in idle_annealing(options_of("--num_epoch 20"))[0]
+    (note,) = idle_annealing(options_of("--num_epoch 2 --kl_anneal_type Monotonic --kl_beta 0.1"))
+    assert "is 0, 0.05 by epoch; more --num_epoch" in note
+    for other in ("--num_epoch 30", "--num_epoch 10 --kl_anneal_cycle 4", "--kl_beta 0"):
         assert idle_annealing(options_of(other)) == [], other

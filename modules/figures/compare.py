@@ -1,19 +1,19 @@
 """`python -m modules.plots compare`: several runs in overlaid figures and in a table.
 
-A run has its folder's name in all of them. The table is sorted by validation PSNR and has a column
-for each setting in which the runs differ.
+A run has its folder's name in all of them; on request the figures call it by the options by which
+it differs. The table is sorted by validation PSNR and has a column for each setting in which the
+runs differ.
 """
 
 import csv
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -36,9 +36,10 @@ from modules.figures.style import (
     SOLID,
     VERMILLION,
     Look,
-    add_baselines,
+    add_best_baseline,
     add_line,
     add_marks,
+    axis_from_zero,
     drawable,
     new_figure,
     number_axis,
@@ -50,10 +51,20 @@ from modules.options import effective
 from modules.runtime.errors import UserError, shown
 from modules.runtime.files import write_atomically
 
+Named = Mapping[str, Run]  # by what tables and legends call them, in the order given
+
 # Seven colours and four styles have no common divisor: a pair repeats after 28 runs.
 RUN_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, ORANGE, SKY)
 RUN_STYLES = (SOLID, DASHED, DASH_DOT, DOTTED)
 RUN_MARKERS = "os^Dv<p"
+
+# Settings with a column of their own in the table, in words.
+IN_COLUMNS = frozenset(
+    (
+        *("kl_anneal_type", "kl_anneal_cycle", "kl_anneal_ratio", "kl_beta", "train_vi_len"),
+        *("tfr", "tfr_sde", "tfr_d_step", "detector_patience", "detector_threshold", "num_epoch"),
+    )
+)
 
 
 # ----------------------------------------------------------------------------------------
@@ -88,9 +99,23 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def run_names(runs: Sequence[Run]) -> list[str]:
-    """The runs' names in tables and legends: their folders', longer where two are equal."""
-    return short_names([run.folder for run in runs])
+def named_runs(runs: Sequence[Run], *, by_options: bool = False) -> dict[str, Run]:
+    """The runs by their folders' names, longer where two are equal.
+
+    by_options: by the settings in which they differ, where these tell all runs apart
+    """
+    if by_options:
+        differing = differing_settings(runs)
+        skipped = {"num_epoch", "start"}  # the one seldom matters, and the other is long
+        told = [(n, v) for n, v in differing.items() if n not in skipped]
+        names = [
+            ", ".join(f"{n.replace('kl_anneal_type', 'KL')} {v[i]}" for n, v in told if v[i])
+            + (", fine-tuned" if run.config.get("parent") else "")
+            for i, run in enumerate(runs)
+        ]
+        if len({*names}) == len(runs):
+            return dict(zip(names, runs, strict=True))
+    return dict(zip(short_names([run.folder for run in runs]), runs, strict=True))
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
@@ -108,30 +133,23 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
 
 
 # ----------------------------------------------------------------------------------------
-# Summary table
-
-# Settings with a column of their own, in words.
-IN_COLUMNS = frozenset(
-    (
-        *("kl_anneal_type", "kl_anneal_cycle", "kl_anneal_ratio", "kl_beta", "train_vi_len"),
-        *("tfr", "tfr_sde", "tfr_d_step", "detector_patience", "detector_threshold", "num_epoch"),
-    )
-)
+# Table
 
 
-def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def summary_rows(named: Named) -> list[dict[str, Any]]:
     """A row for each run, best first: the highest validation PSNR, and the settings.
 
     Numbers are plain numbers, None where there is none; the same columns in every row.
     """
-    differing, names = differing_settings(runs), run_names(runs)
+    runs = list(named.values())
+    differing = differing_settings(runs)
     shortest = min(len(run.epochs) for run in runs)
     unequal = any(len(run.epochs) != shortest for run in runs)
     rows: list[dict[str, Any]] = []
-    for i, run in enumerate(runs):
+    for i, (name, run) in enumerate(named.items()):
         psnr, best = run.metrics["val_psnr"], run.best()
         row: dict[str, Any] = {
-            "run": names[i],
+            "run": name,
             "average PSNR (dB)": None if best is None else float(psnr[best]),
             "KL annealing": kl_text(run.options) if run.options else "",
             "teacher forcing": forcing_text(run.options) if run.options else "",
@@ -155,17 +173,17 @@ def summary_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return sorted(rows, key=height, reverse=True)
 
 
-def summary_notes(runs: Sequence[Run]) -> list[str]:
+def summary_notes(named: Named) -> list[str]:
     """What a reader must know before comparing the numbers, as sentences."""
-    named = list(zip(run_names(runs), runs, strict=True))
+    runs = list(named.values())
     notes = [
         "average PSNR: the highest validation PSNR of the run, a mean over frames 1 … T−1 of the "
         "free-running prediction, at the best epoch; epochs are counted from 0."
     ]
     if len({len(run.epochs) for run in runs}) > 1:
-        lengths = ", ".join(f"{name} {len(run.epochs)}" for name, run in named)
+        lengths = ", ".join(f"{name} {len(run.epochs)}" for name, run in named.items())
         notes.append(f"The runs have different lengths, in epochs: {lengths}.")
-    for name, run in named:
+    for name, run in named.items():
         planned = run.options.get("num_epoch")
         if isinstance(planned, int) and len(run.epochs) < planned:
             notes.append(f"{name} has {len(run.epochs)} of its {planned} epochs.")
@@ -181,7 +199,7 @@ def summary_notes(runs: Sequence[Run]) -> list[str]:
             notes.append(f"{name} was fine-tuned: its parent's epochs and time are not counted.")
     differing = differing_settings(runs)
     if "data" in differing:
-        data = zip(run_names(runs), differing["data"], strict=True)
+        data = zip(named, differing["data"], strict=True)
         roots = ", ".join(f"{name} {root or '?'}" for name, root in data)
         notes.append(
             f"The runs have different data roots: {roots}. "
@@ -214,21 +232,43 @@ def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def summary_markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
-    """The rows as a Markdown table, and the notes below it."""
+def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The header and the rows as they are read in a text."""
 
-    def cell(name: str, row: dict[str, Any]) -> str:
-        value = row[name]
+    def cell(name: str, value: Any) -> str:
         if value is None:
             return "–"
-        text = f"{value:.1f}" if name == "minutes" else value
-        text = f"{value:.2f}" if name.endswith("(dB)") else str(text)
-        return text.replace("|", "\\|").replace("\n", " ")
+        return f"{value:.{1 if name == 'minutes' else 2}f}" if isinstance(value, float) else value
 
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join(cell(name, row) for name in head) + " |" for row in rows]
+    return [[*rows[0]], *([str(cell(*item)) for item in row.items()] for row in rows)]
+
+
+def summary_markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
+    """The rows as a Markdown table, and the notes below it."""
+    head, *cells = (
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in _cells(rows)
+    )
+    lines = [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells)]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+# What a text has, and what LaTeX takes for it without a package.
+LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"β": r"$\beta$", "−": "$-$", "–": "--", "…": r"\dots{}", "\n": " "},
+}
+
+
+def summary_latex(rows: Sequence[dict[str, Any]]) -> str:
+    """The first columns of the rows, to the best epoch, as a tabular of LaTeX."""
+    table = [line[: list(rows[0]).index("best epoch") + 1] for line in _cells(rows)]
+    head, *lines = (
+        " & ".join("".join(LATEX.get(c, c) for c in cell) for cell in line) + r" \\"
+        for line in table
+    )
+    start = rf"\begin{{tabular}}{{lr{'l' * 2}{'r' * (len(table[0]) - 4)}}}"
+    rule = r"\hline"
+    return "\n".join([start, rule, head, rule, *lines, rule, r"\end{tabular}"]) + "\n"
 
 
 # ----------------------------------------------------------------------------------------
@@ -236,42 +276,40 @@ def summary_markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> st
 
 
 class View(NamedTuple):
-    """A panel of the comparison: a column of metrics.csv against an axis."""
+    """A panel of the comparison: a column of metrics.csv against the epoch."""
 
     heading: str
     ylabel: str
-    column: str  # "psnr": that of psnr_per_frame.csv
-    x: str = "epoch"  # or "time", "frame"
+    axis: Callable[..., None] = number_axis  # how the y axis is scaled, of all values
 
 
 VIEWS = {
-    "psnr": View("validation PSNR by epoch", "PSNR (dB)", "val_psnr"),
-    "psnr_time": View("validation PSNR by time", "PSNR (dB)", "val_psnr", "time"),
-    "train_psnr": View("training PSNR", "PSNR (dB)", "train_psnr"),
-    "val": View("validation loss (MSE)", "MSE (pixels 0 to 1)", "val_loss"),
-    "mse": View("training: reconstruction (MSE)", "MSE (pixels 0 to 1)", "train_mse"),
-    "kl": View("training: KL divergence", "KL (nats)", "train_kl"),
-    "total": View("training: total loss", "reconstruction + β·KL", "train_loss"),
-    "ssim": View("validation SSIM by epoch", "SSIM (0 to 1)", "val_ssim"),
-    "frames": View("PSNR per frame, best validation", "PSNR (dB)", "psnr", "frame"),
+    "val_psnr": View("validation PSNR", "PSNR (dB)"),
+    "train_psnr": View("training PSNR", "PSNR (dB)"),
+    "val_loss": View("validation MSE", "MSE (pixels 0 to 1)"),
+    "train_mse": View("training MSE", "MSE (pixels 0 to 1)"),
+    "train_kl": View("training KL divergence", "KL (nats)"),
+    "train_loss": View("training loss, MSE + β·KL", "loss"),
+    "beta": View("KL annealing", "β (KL weight)", axis_from_zero),
+    "tfr": View("teacher forcing", "TF ratio (0 to 1)", axis_from_zero),
+    "val_ssim": View("validation SSIM", "SSIM (0 to 1)"),
+    # These two against other axes.
+    "seconds": View("validation PSNR by time", "PSNR (dB)"),
+    "psnr": View("PSNR per frame, best validation", "PSNR (dB)"),
 }
-# File → its title and panels.
-COMPARISONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "training_loss": ("Training loss", ("mse", "kl", "total")),
-    "validation_loss": ("Validation loss", ("val",)),
-    "psnr": ("PSNR", ("psnr", "psnr_time", "train_psnr")),
-    "ssim": ("SSIM", ("ssim",)),
-    "psnr_per_frame": ("PSNR per frame", ("frames",)),
-    "overview": ("Overview", tuple(VIEWS)),
+# File → its panels, row by row.
+COMPARISONS: dict[str, tuple[str, ...]] = {
+    "overview": (
+        *("val_psnr", "train_psnr", "val_loss", "train_mse"),
+        *("train_kl", "train_loss", "beta", "tfr"),
+    ),
+    "psnr": ("val_psnr", "train_psnr"),
+    "loss": ("val_loss", "train_mse", "train_kl", "train_loss"),
+    "schedules": ("beta", "tfr"),
+    "ssim": ("val_ssim",),
+    "psnr_per_frame": ("psnr",),
+    "psnr_by_time": ("seconds",),  # on request
 }
-
-
-def time_unit(runs: Sequence[Run]) -> tuple[str, float]:
-    """Name and seconds of the unit for the training times: s, min or h, by the longest run."""
-    longest = max(float(np.nansum(run.metrics["seconds"])) for run in runs)
-    if longest < 180:
-        return "s", 1.0
-    return ("min", 60.0) if longest < 180 * 60 else ("h", 3600.0)
 
 
 def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
@@ -280,97 +318,105 @@ def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
     return (table.frame, table.psnr) if table is not None and run.shows_best(table) else None
 
 
-def comparison_figure(name: str, runs: Sequence[Run]) -> Figure:
+def points_of(run: Run, column: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """What a run has to show in a view, x and y."""
+    if column == "psnr":
+        return best_frames(run)
+    if column == "seconds":
+        return np.nancumsum(run.metrics["seconds"]) / 60, run.metrics["val_psnr"]
+    return run.epochs, run.metrics[column]
+
+
+def comparison_figure(name: str, named: Named) -> Figure:
     """The figure DIR/`name`.png of `compare`, a key of COMPARISONS; runs in the order given."""
-    title, keys = COMPARISONS[name]
-    columns, width = (2, PAGE) if name == "overview" else (1, COLUMN)
+    keys, runs = COMPARISONS[name], list(named.values())
+    columns, width = (1, COLUMN) if len(keys) == 1 else (2, PAGE)
     looks: list[Look] = [
         {"color": colour, "ls": style, "marker": marker}
         for colour, style, marker, _ in zip(
             *map(itertools.cycle, (RUN_COLOURS, RUN_STYLES, RUN_MARKERS)), runs, strict=False
         )
     ]
-    labels = [drawable(shorten(name, 40)) for name in run_names(runs)]
+    # About 7 characters of 7 pt are 1 cm; the sample of a line takes as much as 7 more.
+    labels = [drawable(shorten(name, min(70, int(width * 7) - 10))) for name in named]
     handles = [
         Line2D([], [], label=label, lw=1.2, ms=3 * (len(run.epochs) <= MARKED_UP_TO), **look)
         for run, label, look in zip(runs, labels, looks, strict=True)
     ]
     star: Look = {"marker": "*", "ms": 8, "mec": BLACK, "mew": 0.5}
-    if any(VIEWS[key].column == "val_psnr" for key in keys):
-        handles.append(Line2D([], [], label="best epoch", ls="None", color="white", **star))
     figure, rows = new_figure(1.0, width=width), -(-len(keys) // columns)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels[len(keys) :]:
-        axes.remove()
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for spare in panels[len(keys) :]:
+        spare.remove()
+    firsts: dict[str, Any] = {}  # by unit: what has one shares its axis
+    values: dict[str, list[np.ndarray]] = {}
     for axes, key in zip(panels, keys, strict=False):
-        draw_view(axes, VIEWS[key], runs, looks, star)
-    handles += panels[0].get_legend_handles_labels()[0]  # of the baselines
-    # About 7 characters of 7 pt are 1 cm; the sample of a line takes as much as 7 more.
+        view = VIEWS[key]
+        if (first := firsts.setdefault(view.ylabel, axes)) is not axes:
+            axes.sharey(first)
+        xlabel = {"psnr": "frame", "seconds": "training time (min)"}.get(key, "epoch")
+        axes.set(title=view.heading, ylabel=view.ylabel, xlabel=xlabel)
+        ends = []
+        for run, look in zip(runs, looks, strict=True):
+            if (points := points_of(run, key)) is None:
+                continue
+            x, y = points
+            add_line(axes, x, y, key, **look)
+            ends += [x[0], x[-1]]
+            values.setdefault(view.ylabel, []).append(y)
+            if key in ("val_psnr", "seconds") and (best := run.best()) is not None:
+                at = {"color": look["color"], "zorder": 5, **star}
+                add_marks(axes, x[best : best + 1], y[best : best + 1], "best", **at)
+        if key == "val_psnr":
+            handles.append(Line2D([], [], label="best epoch", ls="None", color="white", **star))
+            add_best_baseline(axes, common_baselines(runs))
+            handles += axes.get_legend_handles_labels()[0]
+        if key == "seconds":
+            axes.set_xlim(left=0)
+        elif ends:
+            whole_number_axis(axes, min(ends), max(ends))
+    for unit, axes in firsts.items():
+        of_all = np.concatenate(values.get(unit, [np.zeros(0)]))
+        scale = next(VIEWS[key].axis for key in keys if VIEWS[key].ylabel == unit)
+        scale(axes, None if unit.startswith(("PSNR", "SSIM")) else of_all)
     longest = max(len(str(handle.get_label())) for handle in handles)
     ncols = max(1, int(width * 7) // (longest + 7))
-    figure.set_figheight((1.5 + 4.6 * rows + 0.4 * -(-len(handles) // ncols)) / 2.54)
-    legend = figure.legend(handles=handles, loc="outside upper left", ncols=ncols, title=title)
-    legend.set(alignment="left")
+    figure.set_figheight((1.0 + 4.8 * rows + 0.4 * -(-len(handles) // ncols)) / 2.54)
+    figure.legend(handles=handles, loc="outside upper left", ncols=ncols)
     return figure
 
 
-def draw_view(axes: Axes, view: View, runs: Sequence[Run], looks: list[Look], star: Look) -> None:
-    """One panel: a line for each run, and a star at its best epoch where that is a PSNR."""
-    unit, seconds = time_unit(runs)
-    xlabels = {"epoch": "epoch", "time": f"training time ({unit})", "frame": "frame"}
-    axes.set(title=view.heading, ylabel=view.ylabel, xlabel=xlabels[view.x])
-    drawn: list[tuple[np.ndarray, np.ndarray]] = []
-    for run, look in zip(runs, looks, strict=True):
-        if view.x == "frame":
-            if (known := best_frames(run)) is None:
-                continue
-            x, y = known
-        else:
-            x, y = run.epochs, run.metrics[view.column]
-            if view.x == "time":
-                x = np.nancumsum(run.metrics["seconds"]) / seconds
-        add_line(axes, x, y, view.column, **look)
-        drawn.append((x, y))
-        if view.column == "val_psnr" and (best := run.best()) is not None:
-            at = {"color": look["color"], "zorder": 5, **star}
-            add_marks(axes, x[best : best + 1], y[best : best + 1], "best", **at)
-    if view.column == "val_psnr":
-        add_baselines(axes, common_baselines(runs))
-    losses = [y for _, y in drawn if not view.ylabel.startswith(("PSNR", "SSIM"))]
-    number_axis(axes, np.concatenate(losses) if losses else None)
-    if view.x == "time":
-        axes.set_xlim(left=0)
-    elif drawn:
-        ends = [(x.min(), x.max()) for x, _ in drawn]
-        whole_number_axis(axes, min(a for a, _ in ends), max(b for _, b in ends))
+def compare(
+    folders: Sequence[Path], out: Path, *, by_options: bool = False, by_time: bool = False
+) -> list[str]:
+    """Write figures and table of the runs into the folder `out`; returns lines to be printed.
 
-
-def compare(folders: Sequence[Path], out: Path) -> list[str]:
-    """Write figures and summary of the runs into the folder `out`; returns lines to be printed.
-
-    Raises UserError for folders that are not runs or given twice.
+    by_options: in the figures, see named_runs; by_time: PSNR against training time too. Raises
+    UserError for folders that are not runs or given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise UserError(f"{folder}: is given twice; give every run once")
-    runs = [load_run(folder) for folder in folders]
-    rows, notes = summary_rows(runs), summary_notes(runs)
-    without = [run for run in runs if best_frames(run) is None]
+    named = named_runs([load_run(folder) for folder in folders])
+    in_figures = named_runs(list(named.values()), by_options=by_options)
+    rows, notes = summary_rows(named), summary_notes(named)
+    without = [name for name, run in named.items() if best_frames(run) is None]
     if without:
-        names = ", ".join(str(run.folder) for run in without)
         notes.append(
             "Not in the figure of PSNR per frame, without a psnr_per_frame.csv of their best "
-            f"validation: {names}."
+            f"validation: {', '.join(without)}."
         )
     out.mkdir(parents=True, exist_ok=True)
+    left_out = {"psnr_per_frame": len(without) == len(named), "psnr_by_time": not by_time}
     written = [
-        save(comparison_figure(name, runs), out / f"{name}.png")
+        save(comparison_figure(name, in_figures), out / f"{name}.png")
         for name in COMPARISONS
-        if name != "psnr_per_frame" or len(without) < len(runs)
+        if not left_out.get(name)
     ]
-    tables = {"summary.md": summary_markdown(rows, notes), "summary.csv": summary_csv(rows)}
-    for name, text in tables.items():
-        write_atomically(out / name, shown(text).encode())
-        written.append(out / name)
+    tables = {"md": summary_markdown(rows, notes), "csv": summary_csv(rows)}
+    tables["tex"] = summary_latex(rows)
+    for ending, text in tables.items():
+        write_atomically(out / f"summary.{ending}", shown(text).encode())
+        written.append(out / f"summary.{ending}")
     return [*(f"note: {note}" for note in notes[1:]), *(f"wrote {path}" for path in written)]

@@ -23,7 +23,7 @@ from modules.ink import Ink
 
 Pixels = NDArray[np.uint8]
 
-COLUMNS = 6  # of pictures
+COLUMNS = 3  # of pictures, each of them a frame and the same under its label
 
 
 class SheetSplit(NamedTuple):
@@ -49,6 +49,12 @@ class SheetSequence(NamedTuple):
     length: int  # labels
 
 
+def beside(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
+    """Bare frames, and to the right of each the same under its label: (N, H, 2 W + 1, 3)."""
+    bare = np.pad(frames, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
+    return np.concatenate([bare, overlay(frames, labels, ink)], axis=2)
+
+
 def overlay(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
     """Labels laid over their frames, both (N, H, W, 3) uint8; their background is transparent."""
     seen = 1 - ink.cover(labels)[..., None]  # part of the frame, and before of the background
@@ -57,29 +63,29 @@ def overlay(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
 
 
 def _split_strip(split: SheetSplit, rows: int, heading: str, ink: Ink) -> Image.Image:
-    """Evenly spaced frames under their labels; the first jumps and blank labels too."""
+    """Evenly spaced frames beside their labels over them; the first jumps and blank labels too."""
     shown = np.linspace(0, len(split.frames) - 1, min(rows * COLUMNS, len(split.frames)))
     chosen = set(shown.round().astype(int).tolist())
-    chosen |= {t for cut in split.cuts[: COLUMNS // 2] for t in (cut - 1, cut)}
-    chosen |= set(np.flatnonzero(split.blank)[: COLUMNS // 2].tolist())
+    chosen |= {t for cut in split.cuts[:COLUMNS] for t in (cut - 1, cut)}
+    chosen |= set(np.flatnonzero(split.blank)[:COLUMNS].tolist())
     order = sorted(chosen)
     captions = [
         f"{split.names[t]}{': jump' if t in split.cuts else ': no label' if split.blank[t] else ''}"
         for t in order
     ]
     colours = [VERMILLION if t in split.cuts or split.blank[t] else "black" for t in order]
-    pictures = overlay(split.frames[order], split.labels[order], ink)
+    pictures = beside(split.frames[order], split.labels[order], ink)
     return picture_grid(pictures, captions, heading, columns=COLUMNS, colours=colours)
 
 
 def _test_strip(tests: Sequence[SheetSequence], ink: Ink) -> Image.Image:
-    """The first frames of the first six test sequences under their labels."""
-    some = tests[:COLUMNS]
+    """The first frames of the first six test sequences, bare and under their labels."""
+    some = tests[: 2 * COLUMNS]
     frames = np.stack([test.frame for test in some])
     labels = np.stack([test.label for test in some])
     captions = [f"{test.name}: {test.length} labels" for test in some]
     heading = f"test, {len(tests)} sequence(s), first frames"
-    return picture_grid(overlay(frames, labels, ink), captions, heading, columns=COLUMNS)
+    return picture_grid(beside(frames, labels, ink), captions, heading, columns=COLUMNS)
 
 
 def _steps_chart(splits: Sequence[SheetSplit], width: int) -> Image.Image:
@@ -135,8 +141,8 @@ def write_contact_sheet(
     """
     recordings = f" in {len(train.starts)} recording(s)"
     strips = [
-        _split_strip(train, 2, f"{title}: train, {len(train.frames)} frames{recordings}", ink),
-        _split_strip(val, 1, f"val, {len(val.frames)} frames", ink),
+        _split_strip(train, 4, f"{title}: train, {len(train.frames)} frames{recordings}", ink),
+        _split_strip(val, 2, f"val, {len(val.frames)} frames", ink),
     ]
     if tests:
         strips.append(_test_strip(tests, ink))

@@ -1,7 +1,7 @@
-"""curves.png and latent.png: what a run's metrics.csv shows over its epochs."""
+"""curves.png, latent.png and regions.png: what a run's metrics.csv shows over its epochs."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,9 @@ from modules.figures.style import (
     SKY,
     VERMILLION,
     Look,
-    add_baselines,
+    add_best_baseline,
     add_line,
     add_marks,
-    add_regions,
     add_teacher_forcing,
     axis_from_zero,
     drawable,
@@ -42,14 +41,15 @@ from modules.runlog import METRIC_COLUMNS
 
 Curve = tuple[Axes, str, str | None, Look]  # its axes, column of metrics.csv, label and look
 
+VALIDATION: Look = {"color": VERMILLION, "ls": DASHED, "marker": "s"}
+
 
 def curves_figure(run: Run) -> Figure:
-    """curves.png: PSNR and loss; β, teacher forcing and learning rate below them."""
+    """curves.png in four quadrants: PSNR, loss; β and teacher forcing, learning rate."""
     segments = lineage(run)
-    table = joined(segments)
-    shift = segments[-1].shift
-    figure = new_figure(13.0, shorten(run.name, 90), width=PAGE)
-    parts = figure.subfigures(2, 2, squeeze=False, height_ratios=(3, 2)).ravel()
+    table, shift = joined(segments), segments[-1].shift
+    figure = new_figure(12.0, shorten(run.name, 90), width=PAGE)
+    parts = figure.subfigures(2, 2, squeeze=False, height_ratios=(4, 3)).ravel()
     psnr, loss, forcing, rate = panels = [part.subplots() for part in parts]
     twin = forcing.twinx()
     twin.grid(visible=False)
@@ -63,26 +63,24 @@ def curves_figure(run: Run) -> Figure:
     ):
         axes.set_ylabel(unit)
 
-    validation: Look = {"color": VERMILLION, "ls": DASHED, "marker": "s"}
     curves: list[Curve] = [
-        (psnr, "train_psnr", "train", {"color": BLUE}),
-        (psnr, "val_psnr", "validation", validation),
-        (loss, "train_loss", "train total: MSE + β·KL", {"color": BLUE}),
-        (loss, "train_mse", "train MSE", {"color": SKY, "ls": DASH_DOT, "marker": "^"}),
-        (loss, "val_loss", "validation MSE", validation),
+        (psnr, "train_psnr", "training", {"color": BLUE}),
+        (psnr, "val_psnr", "validation", VALIDATION),
+        (loss, "train_loss", "training, MSE + β·KL", {"color": BLUE}),
+        (loss, "train_mse", "training, MSE", {"color": SKY, "ls": DASH_DOT, "marker": "^"}),
+        (loss, "val_loss", "validation, MSE", VALIDATION),
         (forcing, "beta", "β", {"color": GREEN}),
-        (twin, "tfr", "teacher-forcing (TF) ratio", {"color": PURPLE, "ls": DASHED, "marker": "s"}),
-        (rate, "lr", None, {"color": BLACK, "drawstyle": "steps-mid"}),
+        (twin, "tfr", "teacher forcing (TF) ratio", {"color": PURPLE, "ls": DASHED, "marker": "s"}),
+        (rate, "lr", "learning rate", {"color": BLACK, "drawstyle": "steps-mid"}),
     ]
     add_curves(segments, curves)
     for part in segments:
         row = {name: values[: part.rows] for name, values in part.run.metrics.items()}
-        x, own = row["epoch"] + part.shift, part.run is run
-        regions = {name: row[f"val_psnr_{name}"] for name in REGIONS}
-        tone: Look = {} if own else {"alpha": 0.45}
-        count = len(table["epoch"])
-        add_regions(psnr, x, regions, points=count, prefix="val_psnr_", legend=own, **tone)
-        add_teacher_forcing(forcing, x, row["tf_active"], "TF on" if own else None)
+        name, label = "tf_active", "TF on"
+        if part.run.forces_by_step:
+            name, label = "tfr", "TF, part of steps"
+        own = label if part.run is run else None
+        add_teacher_forcing(forcing, row["epoch"] + part.shift, row[name], own)
     for part in segments[1:]:
         for axes in panels:
             axes.axvline(part.shift - 0.5, color=GREY, lw=0.8, gid="took over")
@@ -92,9 +90,10 @@ def curves_figure(run: Run) -> Figure:
         text = f"best {value:.2f} dB, epoch {epoch + shift}" + (f" (own {epoch})" if shift else "")
         star = {"marker": "*", "ms": 9, "color": ORANGE, "mec": BLACK, "mew": 0.6, "zorder": 5}
         add_marks(psnr, [epoch + shift], [value], "best", text, **star)
-    add_baselines(psnr, run.config.get("baselines"))
+    add_best_baseline(psnr, run.config.get("baselines"))
     if resumed := run.config.get("resumed_at"):
-        add_marks(psnr, np.array(resumed) + shift, 0.03, "resumed", "resumed", marker="|", ms=6)
+        text = "the run was resumed"
+        add_marks(rate, np.array(resumed) + shift, 0.03, "resumed", text, marker="|", ms=6)
     skipped = run.metrics["skipped"]
     if (bad := skipped > 0).any():
         text = f"sequences skipped ({int(skipped[bad].sum())})"
@@ -108,12 +107,12 @@ def curves_figure(run: Run) -> Figure:
     axis_from_zero(twin, np.ones(1))
     rate_axis(rate, table["lr"])
     epoch_axis(panels, segments)
-    legend_above(parts[0], psnr)
-    legend_above(parts[1], loss)
-    legend_above(parts[2], forcing, twin)
-    if notes := [textwrap.fill(finding.fact, 120) for finding in run.findings()]:
-        look = {"color": VERMILLION, "fontsize": 7.5, "x": 0.01, "ha": "left", "gid": "notes"}
-        figure.supxlabel("\n".join(notes), **look)
+    for quadrant, axes in zip(parts, panels, strict=True):
+        shown = (forcing, twin) if axes is forcing else (axes,)
+        legend_above(quadrant, *shown, ncols=1 + len(shown))
+    if found := run.findings():  # the others are in warnings.txt
+        look = {"color": VERMILLION, "fontsize": 7.5, "x": 0.01, "ha": "left", "gid": "warning"}
+        figure.supxlabel(textwrap.fill(found[0].fact, 120), **look)
     return figure
 
 
@@ -154,17 +153,15 @@ def latent_figure(run: Run) -> Figure:
     A latent in use has a KL of some nats and active dimensions; at 0 the posterior has collapsed
     and the model predicts a single future. sigma: see losses.implied_sigma().
     """
-    columns = [
+    rows = [
         ("train_kl", "KL (nats per frame)", BLUE),
         ("active_dims", "active dimensions", GREEN),
         ("sigma", "decoder's σ", PURPLE),
     ]
-    segments = lineage(run)
-    table, rows = joined(segments), len(columns)
-    title = f"{shorten(run.name, 36)}: the latent"
-    figure = new_figure(1.5 + 3.2 * rows, title)
-    panels = figure.subplots(rows, sharex=True)
-    for axes, (name, unit, colour) in zip(panels, columns, strict=True):
+    segments, table = lineage(run), joined(lineage(run))
+    figure = new_figure(1.5 + 3.2 * len(rows), f"{shorten(run.name, 36)}: the latent")
+    panels = figure.subplots(len(rows), sharex=True)
+    for axes, (name, unit, colour) in zip(panels, rows, strict=True):
         axes.set_ylabel(unit)
         add_curves(segments, [(axes, name, None, {"color": colour})])
         number_axis(axes, table[name])
@@ -172,22 +169,42 @@ def latent_figure(run: Run) -> Figure:
     return figure
 
 
-def save_curves(run: Run) -> Path:
-    """Draw the run's curves.png; returns its path. Raises UserError."""
-    return save(curves_figure(run), run.folder / "curves.png")
+def regions_figure(run: Run) -> Figure:
+    """regions.png: validation PSNR near the skeleton and elsewhere."""
+    figure, segments = new_figure(6.5), lineage(run)
+    axes = figure.subplots()
+    axes.set_ylabel("validation PSNR (dB)")
+    curves: list[Curve] = [(axes, "val_psnr", "whole frame", VALIDATION)]
+    curves += [(axes, f"val_psnr_{name}", *of_region) for name, of_region in REGIONS.items()]
+    add_curves(segments, curves)
+    number_axis(axes)
+    epoch_axis([axes], segments)
+    legend_above(figure, axes)
+    return figure
 
 
-def save_latent(run: Run) -> None:
-    """Draw the run's latent.png; runs of earlier versions have nothing to be shown in it."""
-    if np.isfinite(run.metrics["sigma"]).any():
-        save(latent_figure(run), run.folder / "latent.png")
+# File → how it is drawn, and a column of metrics.csv without which there is nothing to be shown:
+# runs of earlier versions lack some.
+FIGURES: dict[str, tuple[Callable[[Run], Figure], str]] = {
+    "curves.png": (curves_figure, "epoch"),
+    "latent.png": (latent_figure, "sigma"),
+    "regions.png": (regions_figure, "val_psnr_inside"),
+}
 
 
-def draw_curves(run: Path) -> Path:
-    """Draw run/curves.png and run/latent.png from run/metrics.csv and run/config.json.
+def save_curves(run: Run, name: str) -> None:
+    """Draw one of FIGURES into the run's folder. Raises UserError."""
+    draw, needed = FIGURES[name]
+    if np.isfinite(run.metrics[needed]).any():
+        save(draw(run), run.folder / name)
 
-    Returns the path of the first. Raises UserError if metrics.csv is missing, empty or invalid.
+
+def draw_curves(folder: Path) -> Path:
+    """Draw all of FIGURES from a run's metrics.csv and config.json; returns the first one's path.
+
+    Raises UserError if metrics.csv is missing, empty or invalid.
     """
-    loaded = load_run(run)
-    save_latent(loaded)
-    return save_curves(loaded)
+    run = load_run(folder)
+    for name in FIGURES:
+        save_curves(run, name)
+    return folder / "curves.png"

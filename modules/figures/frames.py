@@ -4,7 +4,7 @@ Legend: T frames, H, W height and width in pixels; pictures are uint8 RGB, PSNR 
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,10 +16,11 @@ from modules.figures.style import (
     BLACK,
     BLUE,
     DASHED,
+    GREY,
+    REGIONS,
     VERMILLION,
     add_line,
     add_marks,
-    add_regions,
     legend_above,
     new_figure,
     number_axis,
@@ -83,8 +84,12 @@ def psnr_per_frame_figure(
 ) -> Figure:
     """PSNR over frame index; below it a row of pictures for each of the lowest stretches.
 
-    psnr, inside, outside: (T-1,); pictures: (T, H, W, 3) uint8 each, under the names shown above
-    them; title: whose PSNR it is
+    psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
+    inside, outside: (T-1,), the same near the skeleton and elsewhere
+    title: whose PSNR it is
+    pictures: (T, H, W, 3) uint8 each, index = frame number, under the names shown above them
+
+    Raises ValueError for other shapes.
     """
     if psnr.ndim != 1 or len(psnr) < 1:
         raise ValueError(f"psnr must be one value for each frame 1 … T-1, got {psnr.shape}")
@@ -93,7 +98,8 @@ def psnr_per_frame_figure(
         raise ValueError(f"{len(psnr)} values of PSNR are for one frame more, frame 0 included")
     frames, known = np.arange(1, len(psnr) + 1), np.isfinite(psnr)
     # A mean over the rest must not be taken for the average.
-    average = f"average {psnr.mean():.2f} dB" if known.all() else "no average"
+    missing = f"no average: {(~known).sum()} of {len(psnr)} frames have no value (×)"
+    average = f"average {psnr.mean():.2f} dB (dashed)" if known.all() else missing
     stretches = lowest_stretches(psnr)
     rows, columns = len(stretches) if pictures else 0, len(pictures)
     ratio = max((video.shape[1] / video.shape[2] for video in pictures.values()), default=0.0)
@@ -104,11 +110,18 @@ def psnr_per_frame_figure(
     parts = figure.subfigures(len(heights), squeeze=False, height_ratios=heights).ravel()
     axes = parts[0].subplots()
     axes.set(xlabel="frame", ylabel="PSNR (dB)")
-    add_line(axes, frames, psnr, "psnr", "whole frame", color=BLUE)
-    add_regions(axes, frames, {"inside": inside, "outside": outside})
+    add_line(axes, frames, psnr, "psnr", "whole frame", color=BLUE, zorder=3)
+    number_axis(axes)
+    axes.margins(y=0.12)  # room for the stretches' numbers
+    axes.autoscale_view()
+    axes.set_autoscaley_on(False)  # the curve of the whole frame decides
+    for name, values in (("inside", inside), ("outside", outside)):
+        if values is not None and np.isfinite(values).any():
+            faint = {**REGIONS[name][1], "lw": 0.7, "alpha": 0.5}
+            add_line(axes, frames, values, name, REGIONS[name][0], **faint)
     if known.all():
         look = {"color": BLACK, "ls": DASHED, "lw": 0.8}
-        axes.axhline(psnr.mean(), gid="average", label="average", **look)
+        axes.axhline(psnr.mean(), gid="average", **look)
     for number, (start, stop, lowest) in enumerate(stretches, 1):
         label = "lowest stretches, 1 the lowest" if number == 1 else None
         look = {"color": BAND, "lw": 0, "zorder": 0, "gid": "stretch", "label": label}
@@ -119,10 +132,7 @@ def psnr_per_frame_figure(
         look = {"weight": "bold", "ha": "center", "va": "top"}
         axes.text((start + stop - 1) / 2, 1.0, str(number), transform=edge, **look)
     if not known.all():
-        text = f"no value ({(~known).sum()} of {len(psnr)} frames)"
-        add_marks(axes, frames[~known], 0.03, "missing", text, marker="x", ms=3.5)
-    number_axis(axes)
-    axes.margins(y=0.12)  # room for the stretches' numbers
+        add_marks(axes, frames[~known], 0.03, "missing", marker="x", ms=3.5)
     whole_number_axis(axes, 1, len(psnr))
     legend_above(parts[0], axes)
     if not rows:
@@ -134,7 +144,7 @@ def psnr_per_frame_figure(
         for shown, (name, video) in zip(row, pictures.items(), strict=True):
             shown.imshow(video[stretch.lowest])
             shown.set(xticks=[], yticks=[], gid=f"{name} {stretch.lowest}")
-            shown.spines[:].set_visible(False)
+            shown.spines[:].set(visible=True, linewidth=0.4, color=GREY)
             if number == 1:
                 shown.set_title(name)
     return figure
@@ -144,30 +154,17 @@ def draw_psnr_per_frame(
     out: Path,
     psnr: np.ndarray,
     *,
-    inside: np.ndarray | None = None,
-    outside: np.ndarray | None = None,
-    title: str = "",
     labels: np.ndarray | None = None,
     truth: np.ndarray | None = None,
     prediction: np.ndarray | None = None,
+    **more: Any,
 ) -> Path:
-    """Draw the PSNR of every frame and the three lowest stretches into the PNG `out`.
+    """Draw `psnr_per_frame_figure` into the PNG `out`; more: its other arguments.
 
-    psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
-    inside, outside: (T-1,), the same near the skeleton and elsewhere
-    labels, truth, prediction: (T, H, W, 3) uint8, index = frame number; those that are given are
-    shown below the curve, at the lowest frame of each stretch
-
-    Raises ValueError for other shapes or types.
+    labels, truth, prediction: (T, H, W, 3) uint8; those that are given are its pictures.
     """
-    figure = psnr_per_frame_figure(
-        np.asarray(psnr, dtype=float),
-        inside=inside,
-        outside=outside,
-        title=title,
-        pictures=check_videos(label=labels, truth=truth, prediction=prediction),
-    )
-    return save(figure, out)
+    pictures = check_videos(label=labels, truth=truth, prediction=prediction)
+    return save(psnr_per_frame_figure(psnr, pictures=pictures, **more), out)
 
 
 def redraw_frames(folder: Path) -> Path:

@@ -128,13 +128,14 @@ def write_comparison_gif(
     truth: np.ndarray | None,
     prediction: np.ndarray,
     *,
+    psnr: np.ndarray | None = None,
     title: str = "",
     fps: float = 15,
 ) -> Path:
     """Write label | truth | prediction side by side (label | prediction without a truth).
 
-    All (T, H, W, 3) uint8; small frames are enlarged. The frame's number and the title stand above.
-    Raises ValueError.
+    All (T, H, W, 3) uint8; small frames are enlarged. psnr: (T-1,) in dB for frames 1 … T-1. The
+    title stands above, and the frame's number and its PSNR. Raises ValueError.
     """
     videos = check_videos(label=labels, truth=truth, prediction=prediction)
     scale = viewing_scale(prediction.shape[1])
@@ -145,15 +146,20 @@ def write_comparison_gif(
     white = ((0, 0), (0, 0), (0, 1), (0, 0))  # a column between the pictures
     panels = [np.pad(video, white, constant_values=255) for video in videos.values()]
     indices = to_palette(np.concatenate(panels, axis=2)[:, :, :-1], palette)
-    font, line, step = caption_font(12), 17, (prediction.shape[2] + 1) * scale
+    step, width = (prediction.shape[2] + 1) * scale, indices.shape[2] * scale
+    small = caption_font(min(22, max(9, step // 12)))  # a caption has some 20 characters
+    large = caption_font(min(22, max(9, width // max(24, len(title) // 2 + 3))))
+    line = round(1.5 * max(small.size, large.size))
     frames = []
     for t, picture in enumerate(enlarge(indices, scale)):
-        captions = Image.new("L", (picture.shape[1], 2 * line), 255)
+        captions = Image.new("L", (width, 2 * line), 255)
         draw = ImageDraw.Draw(captions)
-        draw.text((2, line // 2), f"frame {t}   {title}", fill=0, font=font, anchor="lm")
+        draw.text((4, line // 2), title, 0, large, anchor="lm")
+        said = {"label": f"frame {t}", "truth": "truth", "prediction": "prediction"}
+        if psnr is not None and t:
+            said["prediction"] = f"prediction {psnr[t - 1]:.1f} dB"
         for column, name in enumerate(videos):
-            place = (column * step + 2, line + line // 2)
-            draw.text(place, name, fill=0, font=font, anchor="lm")
+            draw.text((column * step + 4, line * 3 // 2), said[name], 0, small, anchor="lm")
         frames.append(np.concatenate([np.asarray(captions) // (256 // GREYS), picture]))
     return save_gif(path, np.stack(frames), palette, fps)
 

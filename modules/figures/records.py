@@ -6,6 +6,7 @@ a warning names it once.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from modules.losses import EpochAverages, implied_sigma
 from modules.options import TrainerOptions
 from modules.runlog import MetricsTable
 from modules.runtime.errors import UserError, reason_of, shown
-from modules.runtime.files import retried
+from modules.runtime.files import retried, write_atomically
 
 # Drawing may take this part of a run's time; then the figures wait for a later epoch.
 SHARE = 0.02
@@ -78,19 +79,14 @@ class Records:
                 self._write_pending("psnr_per_frame.csv")  # compare reads it beside metrics.csv
 
     def curves(self) -> dict[str, Callable[[], object]]:
-        """How curves.png and latent.png are drawn, from the rows so far."""
+        """How the figures of metrics.csv are drawn, from the rows so far."""
 
-        def draw_curves() -> None:
+        def draw(name: str) -> None:
             from modules.figures import curves
 
-            curves.save_curves(load_run(self.root, self.table.unwritten))
+            curves.save_curves(load_run(self.root, self.table.unwritten), name)
 
-        def draw_latent() -> None:
-            from modules.figures import curves
-
-            curves.save_latent(load_run(self.root, self.table.unwritten))
-
-        return {"curves.png": draw_curves, "latent.png": draw_latent}
+        return {name: partial(draw, name) for name in ("curves.png", "latent.png", "regions.png")}
 
     def draw(self) -> None:
         """Draw what is pending, after the first epoch or if drawing has taken little time."""
@@ -105,13 +101,22 @@ class Records:
         self._write_pending(*self.pending, insist=True)
 
     def warn(self, *, latest: bool = False) -> None:
-        """Print what the run's metrics say that a user must not overlook, and what to try."""
+        """Print what the run's metrics say that a user must not overlook; at the end, latest being
+        False, also what to try, and keep it all in warnings.txt."""
         try:
-            found = load_run(self.root, self.table.unwritten).findings(latest=latest)
+            lines = load_run(self.root, self.table.unwritten).warnings(latest=latest)
         except (OSError, UserError):  # as the curves, which say so, cannot be drawn
             return
-        for finding in found:
-            print(finding.line(), flush=True)
+        for line in lines:
+            print(line, flush=True)
+        path = self.root / "warnings.txt"
+        text = "".join(f"{line}\n" for line in lines).encode()
+
+        def keep() -> None:
+            write_atomically(path, text) if text else path.unlink(missing_ok=True)
+
+        if not latest:
+            self._try(path.name, keep, insist=True)
 
     def _write_pending(self, *names: str, insist: bool = False) -> None:
         """Write these of what is pending; insist: try for a moment what is refused."""
@@ -206,7 +211,8 @@ def validation_files(
     def write_gif() -> None:
         from modules.figures import media
 
-        media.write_comparison_gif(root / "val.gif", labels, truth, prediction, title=title)
+        path = root / "val.gif"
+        media.write_comparison_gif(path, labels, truth, prediction, psnr=psnr, title=title)
 
     def write_sheet() -> None:
         from modules.figures import media

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modules.diagnosis import Finding, best_epoch, diagnose, news
+from modules.diagnosis import Finding, advice, best_epoch, diagnose, news
 from modules.runlog import (
     BASIC_COLUMNS,
     DIAGNOSTIC_COLUMNS,
@@ -55,10 +55,23 @@ class Run:
         average = float(table.psnr.mean())
         return best is not None and abs(average - self.metrics["val_psnr"][best]) < 1e-4
 
+    @property
+    def forces_by_step(self) -> bool:
+        """Whether teacher forcing was drawn for each step, not once for an epoch."""
+        drawn = "step" if self.options.get("rollout_every") else "epoch"
+        return self.options.get("tf_draw", drawn) == "step"  # an option of earlier versions
+
     def findings(self, *, latest: bool = False) -> list[Finding]:
         """What a user must not overlook; latest: only what the last epoch has brought."""
         find = news if latest else diagnose
         return find(self.metrics, self.config.get("baselines"), self.options)
+
+    def warnings(self, *, latest: bool = False) -> list[str]:
+        """The findings, a line each; at the end of all of them the advice."""
+        lines = [f"warning: {finding.fact}" for finding in self.findings(latest=latest)]
+        if lines and not latest:
+            lines.append(advice(self.metrics, self.config.get("baselines"), self.options))
+        return lines
 
 
 def load_run(folder: Path, rows: Sequence[Mapping[str, Any]] = ()) -> Run:

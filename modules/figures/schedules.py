@@ -9,11 +9,9 @@ from matplotlib.figure import Figure
 
 from modules.figures.style import (
     BLACK,
-    BLUE,
     DASHED,
     GREEN,
     PURPLE,
-    VERMILLION,
     add_line,
     add_teacher_forcing,
     axis_from_zero,
@@ -30,17 +28,14 @@ from modules.options import (
     without_effect,
 )
 from modules.runtime.errors import UserError
-from modules.schedules import epoch_plan, idle_annealing, kl_weight
+from modules.schedules import epoch_plan, idle_annealing
 
 
 @dataclass
 class ScheduleOptions(TrainerOptions):
     """draw β, teacher forcing and learning rate that Trainer.py's options will give"""
 
-    # fmt: off
     out: str = option("schedules.png", "figure", "PNG file to write")
-    fu_figure: bool = option(False, "figure", "draw the KL weights of Fu et al. 2019 instead: Monotonic (ratio 0.25) and Cyclical (4 cycles, ratio 0.5) over 40,000 iterations")  # noqa: E501
-    # fmt: on
 
 
 def schedule_table(o: TrainerOptions) -> dict[str, np.ndarray]:
@@ -79,40 +74,17 @@ def schedules_figure(o: TrainerOptions) -> Figure:
     return figure
 
 
-def fu_figure() -> Figure:
-    """The two KL weights of Fu et al. 2019, figure 1, over 40,000 iterations."""
-    figure = new_figure(8.0, "KL weight as in Fu et al. 2019")
-    panels = figure.subplots(2, sharex=True)
-    kinds = (("Monotonic", 0.25, BLUE), ("Cyclical", 0.5, VERMILLION))
-    for axes, (kind, ratio, colour) in zip(panels, kinds, strict=True):
-        how: dict[str, Any] = {"anneal_type": kind, "cycles": 4, "ratio": ratio}
-        beta = np.array([kl_weight(i, num_epoch=40_000, **how) for i in range(40_000)])
-        options = {"kl_anneal_type": kind, "kl_anneal_cycle": 4, "kl_anneal_ratio": ratio}
-        axes.set(ylabel="β (KL weight)", title=kl_text({**options, "kl_beta": 1.0}))
-        add_line(axes, np.arange(40_000), beta, "beta", color=colour)
-        axis_from_zero(axes, beta)
-    panels[-1].set_xlabel("iteration")
-    whole_number_axis(panels[0], 0, 40_000)
-    return figure
-
-
 def schedules(options: ScheduleOptions, explicit: frozenset[str]) -> list[str]:
     """The `schedules` command; returns lines to be printed. explicit: names of typed options."""
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out {out}: figures are PNG files; give a name that ends in .png")
-    notes = []
-    if options.fu_figure:
-        if others := sorted(explicit - {"fu_figure", "out"}):
-            raise UserError(f"--fu_figure uses the settings of the paper: leave out --{others[0]}")
-        figure = fu_figure()
-    else:
-        options.DR = options.DR or "unknown"  # no data is needed here
-        check_combinations(options)
-        notes = [*without_effect(options, explicit), *idle_annealing(options)]
-        if options.detector_patience:
-            notes.append("note: the detector's resets of tfr depend on results and are not drawn")
-        figure = schedules_figure(options)
+    options.DR = options.DR or "unknown"  # no data is needed here
+    check_combinations(options)
+    notes = [*without_effect(options, explicit), *idle_annealing(options)]
+    if options.detector_patience:
+        notes.append("note: the detector's resets of tfr depend on results and are not drawn")
+    figure = schedules_figure(options)
     out.parent.mkdir(parents=True, exist_ok=True)
     return [*notes, f"wrote {save(figure, out)}"]
 

@@ -7,7 +7,7 @@ pyplot, so no display and no list of open figures.
 
 import io
 import math
-from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from modules.diagnosis import BASELINES, known_baselines
 from modules.runtime.errors import shown
 from modules.runtime.files import write_atomically
 
@@ -39,6 +40,7 @@ THIN_FROM = 150  # points of a line that is drawn thinner, since its extrema lie
 
 Look = dict[str, Any]  # colour, line style, marker … in matplotlib's words
 
+matplotlib.rcdefaults()  # whatever a user's matplotlibrc says
 matplotlib.rcParams.update(
     {
         "figure.constrained_layout.use": True,
@@ -101,10 +103,10 @@ def plain_number(value: float, _: Any = None) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def legend_above(figure: Figure | SubFigure, *panels: Axes) -> None:
+def legend_above(figure: Figure | SubFigure, *panels: Axes, ncols: int = 2) -> None:
     """A legend of these axes above them, where it hides no curve; figure: theirs alone."""
-    handles = [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    if handles := [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]:
+        figure.legend(handles=handles, loc="outside upper left", ncols=ncols)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -148,26 +150,6 @@ REGIONS: dict[str, tuple[str, Look]] = {
 }
 
 
-def add_regions(
-    axes: Axes,
-    x: np.ndarray,
-    psnr: Mapping[str, np.ndarray | None],
-    *,
-    prefix: str = "",
-    legend: bool = True,
-    **look: Any,
-) -> None:
-    """Thin lines of the PSNR near the skeleton and elsewhere, where there are such values.
-
-    psnr: "inside" and "outside"; the name of a line is the prefix and this. look: see add_line.
-    """
-    for region, (label, own) in REGIONS.items():
-        values = psnr.get(region)
-        if values is not None and np.isfinite(values).any():
-            thin: Look = {"lw": 0.8, "ms": 2.5, **own, **look}
-            add_line(axes, x, values, prefix + region, label if legend else None, **thin)
-
-
 def add_marks(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, **look: Any) -> None:
     """Single points; y: a sequence of values, or one number for a height between 0 and 1 in the
     axes. Otherwise like `add_line`."""
@@ -178,26 +160,27 @@ def add_marks(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, *
 
 
 def add_teacher_forcing(
-    axes: Axes, x: np.ndarray, active: np.ndarray, label: str | None = None
+    axes: Axes, x: np.ndarray, forced: np.ndarray, label: str | None = None
 ) -> None:
-    """Bands over the epochs that were teacher-forced ("TF status"); active: (epochs,), 1 is on."""
-    edges = np.flatnonzero(np.diff(np.r_[0, active > 0, 0])).reshape(-1, 2)
-    bands = [(x[start] - 0.5, x[stop - 1] - x[start] + 1.0) for start, stop in edges]
-    place: Look = {"transform": axes.get_xaxis_transform(), "zorder": 0, "label": label}
-    axes.broken_barh(bands, (0, 1), facecolor=BAND, lw=0, gid="tf_active", **place)
+    """Bands over the epochs that were teacher-forced ("TF status"), the darker the more.
+
+    forced: (epochs,), the share of an epoch's steps, 0 to 1
+    """
+    edges = [0, *np.flatnonzero(np.diff(forced)) + 1, len(forced)]
+    place: Look = {"lw": 0, "zorder": 0, "gid": "tf_active"}
+    for start, stop in pairwise(edges):
+        if forced[start] > 0:
+            ends = x[start] - 0.5, x[stop - 1] + 0.5
+            axes.axvspan(*ends, color=(BAND, forced[start]), label=label, **place)
+            label = None
 
 
-def add_baselines(axes: Axes, baselines: Any) -> None:
-    """Thin dotted lines at the PSNR of the baselines that are known."""
-    for key, name, style in (
-        ("first_frame", "first frame", DOTTED),
-        ("mean_train_frame", "mean training frame", (0, (1, 3))),
-        ("nearest_pose", "nearest pose", (0, (1, 1, 1, 3))),
-    ):
-        value = baselines.get(key) if isinstance(baselines, dict) else None
-        if isinstance(value, int | float) and math.isfinite(value):
-            label = f"{name} {value:.2f} dB"
-            axes.axhline(value, gid=key, label=label, color=GREY, ls=style, lw=0.9, zorder=1)
+def add_best_baseline(axes: Axes, baselines: Any) -> None:
+    """A thin dotted line at the highest PSNR of config.json's baselines."""
+    if known := known_baselines(baselines):
+        key = max(known, key=lambda name: known[name])
+        label = f"baseline {BASELINES[key]}, {known[key]:.2f} dB"
+        axes.axhline(known[key], gid=key, label=label, color=GREY, ls=DOTTED, lw=0.9, zorder=1)
 
 
 # ----------------------------------------------------------------------------------------
@@ -225,7 +208,8 @@ def axis_from_zero(axes: Axes, values: np.ndarray) -> None:
 
 def rate_axis(axes: Axes, rates: np.ndarray) -> None:
     """A y axis for learning rates, logarithmic for a few steps by large factors."""
-    few = len(np.unique(rates)) <= 8  # a smooth fall to zero needs no logarithm
+    # A smooth fall to zero needs no logarithm.
+    few = len(np.unique(rates)) <= min(8, max(2, len(rates) // 2))
     number_axis(axes, rates, log_from=9.99 if few else math.inf)
     if axes.get_yscale() == "linear":
         axis_from_zero(axes, rates)

@@ -14,19 +14,19 @@ from modules.figures.compare import (
     COMPARISONS,
     RUN_COLOURS,
     RUN_STYLES,
-    VIEWS,
     best_frames,
     common_baselines,
     compare,
     comparison_figure,
     differing_settings,
-    run_names,
+    named_runs,
+    summary_latex,
     summary_notes,
     summary_rows,
 )
 from modules.figures.curves import draw_curves
 from modules.figures.runs import Run, frames_of, lineage, load_run
-from modules.figures.style import PAGE
+from modules.figures.style import COLUMN, PAGE
 from modules.runlog import METRIC_COLUMNS
 from modules.runtime.errors import UserError
 from tests.support.drawn import BASELINES, check_layout, colours, make_run, set_parent
@@ -134,21 +134,22 @@ def test_runs_of_earlier_versions_lack_diagnostics(tmp_path: Path) -> None:
         assert np.isnan(metrics["val_ssim"]).all() != has_latent
         draw_curves(folder)
         assert (folder / "latent.png").exists() == has_latent
+        assert not (folder / "regions.png").exists()
         (folder / "latent.png").unlink(missing_ok=True)
     (folder / "psnr_per_frame.csv").write_text("frame,psnr\n1,20.5\n2,21.5\n")
     found = frames_of(folder)
     assert found is not None and found.psnr.tolist() == [20.5, 21.5]
 
 
-def test_findings_come_from_the_run_s_files(tmp_path: Path) -> None:
+def test_warnings_come_from_the_run_s_files(tmp_path: Path) -> None:
     falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
-    run = load_run(make_run(tmp_path / "a", rows=falling, options={"auto_save": True}))
-    assert [finding.name for finding in run.findings()] == [
-        *("falling", "last below baselines", "ends below best"),
-    ]
-    assert "best.ckpt" in run.findings()[-1].advice
-    assert [finding.name for finding in run.findings(latest=True)] == ["ends below best"]
-    assert load_run(make_run(tmp_path / "b")).findings() == []
+    run = load_run(make_run(tmp_path / "a", rows=falling))
+    fall, below, cause = run.warnings()
+    assert fall.startswith("warning: validation falls while training rises: 26.00 dB in epoch 0")
+    assert below.startswith("warning: epoch 9, 17.00 dB, is below the baseline copy-first-frame")
+    assert cause.startswith("likeliest cause: ") and "docs/theory.md" in cause
+    assert run.warnings(latest=True) == []  # neither is news of the last epoch
+    assert load_run(make_run(tmp_path / "b")).warnings() == []
     running = load_run(make_run(tmp_path / "c", rows=falling, options={"num_epoch": 30}))
     assert [finding.name for finding in running.findings()] == ["falling"]
 
@@ -162,7 +163,7 @@ def differing(*folders: Path) -> dict[str, list[str | None]]:
 
 def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
     def names(*folders: Path) -> list[str]:
-        return run_names([load_run(folder) for folder in folders])
+        return [*named_runs([load_run(folder) for folder in folders])]
 
     a, other = make_run(tmp_path / "x/a"), make_run(tmp_path / "y/a", options={"tfr": 0.5})
     b, c = make_run(tmp_path / "b", options={"tfr": 0.0}), make_run(tmp_path / "x/c")
@@ -170,6 +171,12 @@ def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
     assert names(a, b) == ["a", "b"] and names(c, a, b) == ["c", "a", "b"]
     assert names(a, b, other) == ["x/a", "b", "y/a"]
     assert names(make_run(tmp_path / "z/x/a"), a)[1] == f"{tmp_path.name}/x/a"
+    # By its options on request, where they tell the runs apart.
+    none = make_run(tmp_path / "none", options={"kl_anneal_type": "None"})
+    runs = [load_run(folder) for folder in (a, other, none)]
+    called = [*named_runs(runs, by_options=True)]
+    assert called == ["tfr 1, KL Cyclical", "tfr 0.5, KL Cyclical", "tfr 1, KL None"]
+    assert [*named_runs([runs[0], load_run(c)], by_options=True)] == ["a", "c"]
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def one_figure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_summary_is_best_first(
     three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_figure(monkeypatch, "validation_loss")
+    one_figure(monkeypatch, "ssim")
     printed = compare(three, tmp_path / "out")
     with (tmp_path / "out" / "summary.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -243,58 +250,62 @@ def test_summary_is_best_first(
 def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
     """Of a run whose last epoch is worse than its best."""
     falling = {e: {"val_psnr": 26.0 - abs(e - 3)} for e in range(10)}
-    best = make_run(tmp_path / "best", rows=falling)
-    runs = [load_run(best)]
-    (row,) = summary_rows(runs)
+    named = {"best": load_run(make_run(tmp_path / "best", rows=falling))}
+    (row,) = summary_rows(named)
     assert (row["average PSNR (dB)"], row["best epoch"], row["last PSNR (dB)"]) == (26, 3, 20)
-    (star,) = [e for e in comparison_figure("psnr", runs).axes[0].lines if e.get_gid() == "best"]
+    (star,) = [e for e in comparison_figure("psnr", named).axes[0].lines if e.get_gid() == "best"]
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (3, 26)
-    (curve,) = comparison_figure("psnr_per_frame", runs).axes[0].lines
+    (curve,) = comparison_figure("psnr_per_frame", named).axes[0].lines
     assert curve.get_ydata().mean() == pytest.approx(26)
     # The control: one whose table is of the last epoch, as earlier versions wrote it.
-    last = make_run(tmp_path / "last", rows=falling, frames=20.0)
-    assert best_frames(load_run(last)) is None
-    both = comparison_figure("psnr_per_frame", [load_run(last), *runs]).axes[0].lines
+    last = load_run(make_run(tmp_path / "last", rows=falling, frames=20.0))
+    assert best_frames(last) is None
+    both = comparison_figure("psnr_per_frame", {"last": last, **named}).axes[0].lines
     assert [each.get_ydata().mean() for each in both] == [pytest.approx(26)]
 
 
-def test_overlaid_figures(three: list[Path]) -> None:
-    runs = [load_run(folder) for folder in three]
-    figure = comparison_figure("training_loss", runs)
-    check_layout(figure)
-    for axes, name in zip(figure.axes, ("train_mse", "train_kl", "train_loss"), strict=True):
-        assert [each.get_gid() for each in axes.lines] == [name] * 3
-        for each, run in zip(axes.lines, runs, strict=True):
-            np.testing.assert_array_equal(each.get_ydata(), run.metrics[name])
-        assert len({each.get_color() for each in axes.lines}) == 3
-        assert len({each.get_marker() for each in axes.lines}) == 3
-    assert [axes.get_ylabel() for axes in figure.axes][1] == "KL (nats)"
-    assert len({str(style) for style in RUN_STYLES}) == 4
-    entries = [
-        text.get_text().replace("\n", " ")
-        for legend in figure.legends
-        for text in legend.get_texts()
-    ]
-    assert entries == run_names(runs)  # in the order that was asked for
+def test_the_table_of_latex() -> None:
+    row = {"run": "a_b & 50%", "average PSNR (dB)": 31.236, "KL annealing": "none, β = 0"}
+    row |= {"teacher forcing": "1, −0.1", "train_vi_len": 16, "epochs": 9, "best epoch": None}
+    header, rule, head, _, line, _, end = summary_latex([{**row, "minutes": 3.0}]).splitlines()
+    assert (header, rule, end) == (r"\begin{tabular}{lrllrrr}", r"\hline", r"\end{tabular}")
+    assert head.endswith(r"& train\_vi\_len & epochs & best epoch \\")
+    assert line == r"a\_b \& 50\% & 31.24 & none, $\beta$ = 0 & 1, $-$0.1 & 16 & 9 & -- \\"
 
-    figure = comparison_figure("psnr", runs)
-    check_layout(figure)
-    by_time = figure.axes[1]
+
+def test_overlaid_figures(three: list[Path]) -> None:
+    named = named_runs([load_run(folder) for folder in three])
+    for name, columns in COMPARISONS.items():
+        figure = comparison_figure(name, named)
+        check_layout(figure, PAGE if len(columns) > 1 else COLUMN)
+        assert len(figure.axes) == len(columns)
+        limits: dict[str, set[tuple[float, float]]] = {}
+        for axes, column in zip(figure.axes, columns, strict=True):
+            drawn = [each for each in axes.lines if each.get_gid() == column]
+            assert len({each.get_color() for each in drawn}) == len(drawn) == 3
+            assert len({each.get_marker() for each in drawn}) == 3
+            limits.setdefault(axes.get_ylabel(), set()).add(axes.get_ylim())
+            if column in METRIC_COLUMNS and column != "seconds":
+                assert axes.get_xlabel() == "epoch"
+                for each, run in zip(drawn, named.values(), strict=True):
+                    np.testing.assert_array_equal(each.get_ydata(), run.metrics[column])
+        # One unit, one scale.
+        assert all(len(found) == 1 for found in limits.values())
+        (legend,) = figure.legends
+        entries = [text.get_text() for text in legend.get_texts()]
+        assert entries[:3] == ["middling", "worst", "best"]  # in the order that was asked for
+    assert len({str(style) for style in RUN_STYLES}) == 4
+    by_time = comparison_figure("psnr_by_time", named).axes[0]
     assert by_time.get_xlabel() == "training time (min)"
-    curves = [each for each in by_time.lines if each.get_gid() == "val_psnr"]
+    curves = [each for each in by_time.lines if each.get_gid() == "seconds"]
     np.testing.assert_allclose(curves[1].get_xdata(), [0.5, 1.0, 1.5, 2.0])
-    figure = comparison_figure("overview", runs)
-    check_layout(figure, PAGE)
-    assert len(figure.axes) == len(VIEWS) == 9
-    figure = comparison_figure("psnr_per_frame", runs)
-    assert [each.get_xdata().tolist() for each in figure.axes[0].lines] == [list(range(1, 41))] * 3
 
 
 def test_many_runs(tmp_path: Path) -> None:
     one = load_run(make_run(tmp_path / "one", 3))
-    runs = [Run(tmp_path / f"a rather long name of run {i}", {}, one.metrics) for i in range(28)]
+    runs = {f"a rather long name of run {i}": Run(tmp_path, {}, one.metrics) for i in range(28)}
     assert len(RUN_COLOURS) == 7 and len({str(style) for style in RUN_STYLES}) == 4
-    for name, width in (("validation_loss", None), ("overview", PAGE)):
+    for name, width in (("ssim", None), ("overview", PAGE)):
         figure = comparison_figure(name, runs)
         check_layout(figure, *([width] if width else []))
         shown = [each for each in figure.axes[0].lines if str(each.get_gid()).startswith("val_")]
@@ -318,12 +329,13 @@ def test_baselines_that_the_runs_share(tmp_path: Path) -> None:
         )
     )
     assert common_baselines([new, new]) == BASELINES
-    assert "mean-frame 22.73 dB, nearest-pose 23.50 dB." in summary_notes([new, new])[-1]
+    named = {"n": new, "o": old}
+    assert "mean-frame 22.73 dB, nearest-pose 23.50 dB." in summary_notes({"n": new})[-1]
     assert common_baselines([new, old]) == common_baselines([old, new]) == earlier
-    assert "mean-frame 22.73 dB." in summary_notes([old, new])[-1]
-    for runs in ([new], [old, new]):
+    assert "mean-frame 22.73 dB." in summary_notes(named)[-1]
+    for runs, highest in (({"n": new}, "nearest_pose"), (named, "mean_train_frame")):
         drawn = {each.get_gid() for each in comparison_figure("psnr", runs).axes[0].lines}
-        assert drawn & BASELINES.keys() == common_baselines(runs).keys()
+        assert drawn & BASELINES.keys() == {highest}
     # Other data, or a run without any.
     assert common_baselines([new, other]) == common_baselines([old, other]) == {}
     assert common_baselines([new, load_run(make_run(tmp_path / "y", baselines=None))]) == {}
@@ -341,18 +353,19 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
         "bare has no config.json",
         "nan: no validation gave a number",
         "nan: 7 sequences were skipped",
-        f"of their best validation: {nan}, {bare}.",
+        "of their best validation: nan, bare.",
         "different data roots: nan data, bare ?, whole data, other other.",
     ):
         assert said in printed
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
     assert rows[-1].startswith("nan,,")  # without a number it is last, whatever its place
-    names = {f"{name}.png" for name in COMPARISONS} | {"summary.md", "summary.csv"}
+    tables = {f"summary.{ending}" for ending in ("md", "csv", "tex")}
+    names = {f"{name}.png" for name in COMPARISONS if name != "psnr_by_time"} | tables
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert all(colours(path) > 20 for path in (tmp_path / "out").glob("*.png"))
     one_figure(monkeypatch, "psnr_per_frame")
     compare([bare], tmp_path / "one")
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {"summary.md", "summary.csv"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == tables
     with pytest.raises(UserError, match="given twice"):
         compare([whole, tmp_path / "nan" / ".." / "whole"], tmp_path / "two")
 
@@ -373,8 +386,9 @@ def test_commands_as_a_user_types_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, other = make_run(tmp_path / "run"), make_run(tmp_path / "b", options={"lr": 0.01})
-    done = command("compare", run, other, "--out", tmp_path / "new" / "out")
+    done = command("compare", run, other, "--out", tmp_path / "new" / "out", "--by_time")
     assert (done.returncode, done.stderr) == (0, "")
+    assert f"wrote {tmp_path / 'new' / 'out' / 'psnr_by_time.png'}" in done.stdout
     assert f"wrote {tmp_path / 'new' / 'out' / 'summary.md'}" in done.stdout
     call(monkeypatch, "curves", run, other)
     printed = f"wrote {run / 'curves.png'}\nwrote {other / 'curves.png'}\n"
@@ -400,7 +414,6 @@ def test_schedules_command(
     call(monkeypatch, "schedules", "--lr_gamma", 0.5, "--detector_patience", 3, "--out", out)
     printed = capsys.readouterr().out
     assert "--lr_gamma has no effect" in printed and "detector" in printed
-    call(monkeypatch, "schedules", "--fu_figure", "--out", out)
-    for wrong in (["--fu_figure", "--lr", 1], ["--out", "x.jpg"], ["--tfr", 2], ["--lrr", 1]):
+    for wrong in (["--out", "x.jpg"], ["--tfr", 2], ["--lrr", 1]):
         with pytest.raises(UserError):
             call(monkeypatch, "schedules", *wrong)

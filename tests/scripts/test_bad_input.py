@@ -125,7 +125,6 @@ ROWS = [
     Row(f"{TEST} --latent_scale 3e38", ("--latent_scale", "not finite")),
     Row(f"{TEST} --n_samples 2", ("--n_samples 2", "--split val")),
     Row(f"{TEST} --st_lpips", ("--split val",)),
-    Row(f"{SCHEDULES} --fu_figure --lr 1", ("leave out --lr",)),
     Row("plots schedules --out NEW/a.jpg", ("a.jpg: figures are PNG files",)),
     # folders to write to
     Row(f"{TRAIN} --save_root RUN", ("already holds a run: continue it with --resume",)),

@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +17,19 @@ import pytest
 from modules import runlog
 from modules.checkpoint import load_checkpoint
 from modules.figures import curves, frames, media, records
-from modules.figures.compare import best_frames
-from modules.figures.runs import load_run
+from modules.figures.compare import best_frames, compare, summary_rows
+from modules.figures.runs import Run, load_run
 from modules.options import TrainerOptions
 from modules.runtime import files
 from modules.runtime.errors import UserError
 from modules.training import TrainingStep
 from tests.support.disks import held
-from tests.support.scripts import TINY_RUN, assert_refused, resume, run_script, train
+from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script, train
 
-FIGURES = ("curves.png", "latent.png", "psnr_per_frame.csv", "psnr_per_frame.png", "val.gif")
+FIGURES = (
+    *("curves.png", "latent.png", "regions.png"),
+    *("psnr_per_frame.csv", "psnr_per_frame.png", "val.gif"),
+)
 VISUAL = "--store_visualization"
 
 
@@ -59,8 +63,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     def title(*_: Any, title: str, **__: Any) -> str:
         return title
 
-    count = noting("curves.png", save_curves, lambda run: str(len(run.epochs)))
-    monkeypatch.setattr(curves, "save_curves", count)
+    def save_noted(run: Run, name: str) -> None:
+        found.append((name, str(len(run.epochs))))
+        save_curves(run, name)
+
+    monkeypatch.setattr(curves, "save_curves", save_noted)
     monkeypatch.setattr(frames, "draw_psnr_per_frame", noting("frames", draw_frames, title))
     monkeypatch.setattr(media, "write_comparison_gif", noting("gif", write_gif, title))
     monkeypatch.setattr(media, "write_sheet", noting("sheet", write_sheet, title))
@@ -98,11 +105,14 @@ def test_figures_are_of_the_best_epoch(
         titles = [shown for each, shown in drawn if each == name]
         assert len(titles) == 2 and "epoch 0" in titles[0] and "epoch 2" in titles[1], titles
         assert name == "frames" or titles[1].endswith("average 27.00 dB")  # it computes its own
-    # The table, the figure of frames and the figures of a comparison are of one epoch.
+    # The table of a comparison, its curves and its figure of frames are of one epoch.
     found = load_run(run)
     assert found.best() == 2
     shown = best_frames(found)
     assert shown is not None and shown[1].mean() == pytest.approx(27.0)
+    (row,) = summary_rows({"run": found})
+    assert (row["average PSNR (dB)"], row["best epoch"]) == (pytest.approx(27.0), 2)
+    assert load_checkpoint(run / "best.ckpt").last_epoch == 2
 
 
 def test_figures_are_drawn_as_long_as_they_take_little_time(
@@ -146,6 +156,47 @@ def test_a_run_that_is_stopped_draws_what_is_due(
     assert resume(run).returncode == 0
 
 
+def test_a_run_in_the_clone_itself_leaves_nothing_that_git_shows(
+    dataset: Path, tmp_path: Path
+) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    git("init", "--quiet")
+    (tmp_path / ".gitignore").write_text((REPOSITORY / ".gitignore").read_text())
+    train(dataset, tmp_path, "--num_epoch", "1", VISUAL, "--auto_save")
+    for split in ("test", "val"):
+        made = run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt", "--split", split)
+        assert made.returncode == 0, made.stderr
+    compare([tmp_path], tmp_path)
+    assert git("status", "--porcelain").splitlines() == ["?? .gitignore"]
+
+
+def test_warnings_are_kept_and_end_with_what_to_try(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores(monkeypatch, 3.0, 2.0, 101.0)  # a nearest pose has 100 here
+    text = train(dataset, tmp_path, "--num_epoch", "2")
+    kept = (tmp_path / "warnings.txt").read_text()
+    assert kept in text and kept.startswith("warning: even the best epoch (0), 3.00 dB, is below")
+    assert kept.splitlines()[-1].startswith("likeliest cause: ")
+    assert resume(tmp_path, "--num_epoch", "3").returncode == 0
+    assert not (tmp_path / "warnings.txt").exists()  # it came out well
+
+
+def test_what_cannot_be_drawn_costs_no_frames(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "no GIF today")
+
+    train(dataset, tmp_path, "--num_epoch", "1")
+    monkeypatch.setattr(media, "write_gif", fail)
+    assert_refused(run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt"), "no GIF today")
+    assert (tmp_path / "test/submission.csv").exists() and any(tmp_path.glob("test/frames/0/1.png"))
+
+
 # ---------------------------------------------------------------- what cannot be written
 
 
@@ -183,7 +234,7 @@ def test_drawing_that_crashes(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(curves, "curves_figure", fail)
+    monkeypatch.setitem(curves.FIGURES, "curves.png", (fail, "epoch"))
     if isinstance(error, ImportError):  # matplotlib itself is broken
         monkeypatch.setitem(sys.modules, "modules.figures.frames", None)
         monkeypatch.delattr("modules.figures.frames")
@@ -205,7 +256,7 @@ def test_a_request_to_end_is_no_failure_of_drawing(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(curves, "curves_figure", interrupt)
+    monkeypatch.setitem(curves.FIGURES, "curves.png", (interrupt, "epoch"))
     arguments = ("--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN, "--num_epoch", "1")
     assert run_script("Trainer.py", *arguments).returncode == 130
 

@@ -182,6 +182,28 @@ class TestTrainer:
         done = run_script("Trainer.py", *more)
         assert "nothing to do" in done.stdout
 
+    def test_fine_tuning_takes_what_is_not_typed(self, dataset: Path, tmp_path: Path) -> None:
+        """Data, batch, clip length and schedules from the run; a preset's, and counters, anew."""
+        parent, seed = tmp_path / "parent", ("--seed", "3")  # the seed is no setting of these
+        own = ("--batch_size", "3", "--tfr", "0.25", "--kl_anneal_type", "None", "--lr", "0.002")
+        train(dataset, parent, "--num_epoch", "2", "--val_vi_len", "7", *own, *seed)
+        taken = {"batch_size": 3, "train_vi_len": 4, "val_vi_len": 7, "tfr": 0.25, "lr": 0.002}
+        taken |= {"kl_anneal_type": "None", "num_epoch": 2, "seed": 0}
+        preset = {"batch_size": 8, "train_vi_len": 2, "tfr": 0.5, "lr": 0.003, "num_epoch": 10}
+        for name, more, others in (
+            ("a", (), {}),
+            ("b", ("--tfr", "0.5", "--num_epoch", "1"), {"tfr": 0.5, "num_epoch": 1}),
+            ("c", ("--preset", "demo", "--DR", dataset, "--dry_run"), preset),
+        ):
+            place = ("--ckpt_path", parent / "best.ckpt", "--save_root", tmp_path / name)
+            made = run_script("Trainer.py", *place, *more, "--device", "cpu")
+            assert made.returncode == 0, made.stderr
+            (line,) = [li for li in made.stdout.splitlines() if li.startswith("taken from its run")]
+            assert "val_vi_len=7" in line and ("tfr=" in line) == (not more), line
+            for option, value in {**taken, **others}.items():
+                assert re.search(rf"\b{option}={value}\b", made.stdout), (name, option)
+        assert runlog.read_metrics(tmp_path / "a/metrics.csv")["epoch"].tolist() == [0, 1]
+
     def test_older_checkpoints_in_both_scripts(self, dataset: Path, tmp_path: Path) -> None:
         config = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24)
         weights = CVAE(config).state_dict()
