@@ -95,7 +95,10 @@ def test_what_is_validated_and_saved_has_statistics_of_its_own_weights() -> None
     state, step = new_run("--ema 0.9")
     run_epochs(state, step, 2)
     labels = step.data.labels.permute(0, 3, 1, 2).double() / 255
-    saved = state._content(None)
+    first_ones, saved = new_run("--ema 0.9")[0]._content(None), state._content(None)
+    for name in ("mean", "var"):  # not the initial ones
+        name = f"label_transformation.2.running_{name}"
+        assert not torch.allclose(saved["state_dict"][name], first_ones["state_dict"][name])
     for weights, own in ((saved["state_dict"], True), (saved["training"]["weights"], False)):
         model = CVAE(state.model.config).double()
         model.load_state_dict(weights)
