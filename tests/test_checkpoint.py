@@ -262,7 +262,9 @@ def test_resumed_in_mid_epoch_equals_uninterrupted_unless_something_is_lost(
             LOST[lost](content)
             content["training"]["position"]["seconds"] += 1000.0
         torch.save(content, tmp_path / path.name)
-    epochs = go_on(resumed(tmp_path))
+    state = resumed(tmp_path)
+    assert state.last_epoch == 0  # which metrics.csv is cut to
+    epochs = go_on(state)
     assert same(results(tmp_path, epochs), whole) == (lost == "nothing")
     assert epochs[0][2] > 1000 > epochs[1][2]  # seconds before the interruption count
 

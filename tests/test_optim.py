@@ -152,6 +152,17 @@ def test_muon_s_steps_by_hand() -> None:
         torch.testing.assert_close(parameters[i], adam[i])
 
 
+@pytest.mark.parametrize(
+    ("typed", "kind"),
+    [("Adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW), ("Muon", Muon)],
+)
+def test_the_optimiser_is_the_one_that_was_asked_for(typed: str, kind: type) -> None:
+    state, _ = new_run(f"--optim {typed} --ema 0.7 --lr 0.02")
+    assert type(state.optimizer) is kind
+    assert {group["lr"] for group in state.optimizer.param_groups} == {0.02}
+    assert state.average.decay == 0.7
+
+
 def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
     parameters = new_parameters()
     muon = Muon(parameters, lr=0.01)

@@ -57,6 +57,33 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: str) -> None:
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("--tfr 0", "--tfr 0 --detach", "--frame_noise 0.5", "--jump 0.9", "--augment colour"),
+        *("--reference first", "--fold 2", "--rollout_every 1 --tfr 0", "--prior learned"),
+        *("--output sigmoid", "--grad_clip 1e-6", "--train_vi_len 3", "--seed 1"),
+    ],
+)
+def test_no_option_is_without_effect_on_a_step(typed: str) -> None:
+    """Beside the same step without it; without teacher forcing for --detach."""
+    gradients = []
+    for more in (typed, "--tfr 0" if "detach" in typed else ""):
+        state, step = new_run(more)
+        if state.stored is not None:
+            state.stored.frames.zero_()
+        part = draw_shard(
+            *(step.o, FORCED._replace(tfr=step.o.tfr), torch.tensor([3, 11])),
+            **{"latent": state.model.config.latent_shape, "epoch": 0, "number": 0},
+        )
+        step(part, teacher_forcing="--tfr 0" not in more or "rollout" in more)
+        assert state.sums.read().trained == 2
+        found = {n: p.grad for n, p in state.model.named_parameters() if p.grad is not None}
+        gradients.append(found)
+    one, other = gradients
+    assert any(n not in other or not torch.equal(g, other[n]) for n, g in one.items())
+
+
 def test_what_is_summed_is_of_true_frames_and_of_clamped_predictions() -> None:
     """With noise, jumps and all: the loss of unbounded frames, the PSNR of frames as shown."""
     state, step = new_run(f"{EVERY_DRAW} --reference none --jump 0.3")

@@ -134,6 +134,14 @@ ROWS = [
             ("''", "--save_root: is empty"),
         )
     ),
+    *(
+        Row(f"{command}/{'x' * 300}", ("x" * 300, "long"))
+        for command in (
+            f"{TRAIN} --save_root NEW",
+            "Tester.py --ckpt_path RUN",
+            "dataloader.py check TMP",
+        )
+    ),
     Row("dataloader.py demo DATA", ("data already exists and is not empty",)),
     Row("dataloader.py demo /proc/nothing", ("/proc/nothing",)),
     Row("plots compare RUN --out DATA/train/train_img/0.png", ("0.png",)),

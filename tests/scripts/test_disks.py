@@ -369,27 +369,6 @@ def test_silent_loading_would_be_noticed(run: Path, monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize(
-    ("script", "option"),
-    [
-        ("Trainer.py", "--save_root"),
-        ("Tester.py", "--ckpt_path"),
-        ("dataloader.py", "check"),
-    ],
-)
-def test_a_name_that_is_too_long_is_one_line(
-    dataset: Path, finished: Path, tmp_path: Path, script: str, option: str
-) -> None:
-    given = {
-        "Trainer.py": {"--DR": str(dataset), "--save_root": str(tmp_path / "new")},
-        "Tester.py": {"--ckpt_path": str(finished / "best.ckpt")},
-    }.get(script, {})
-    words = [word for pair in {**given, option: f"{tmp_path}/{'x' * 300}"}.items() for word in pair]
-    result = run_script(script, *words, *(TINY_RUN if script == "Trainer.py" else ()))
-    assert_refused(result, "x" * 300, "long")
-    assert len(result.stderr.splitlines()) == 1
-
-
 def test_one_folder_by_two_names(dataset: Path, tmp_path: Path) -> None:
     """As on macOS and Windows, where case does not count; simulated by links."""
     data = Path(shutil.copytree(dataset, tmp_path / "data"))

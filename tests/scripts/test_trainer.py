@@ -139,6 +139,8 @@ class TestTrainer:
         for name in set(one) - set(timing):
             assert one[name].tolist() == two[name].tolist(), name
         assert json.loads((parts / "config.json").read_text())["resumed_at"] == [3]
+        assert a["lr"] == one["lr"][-1] < one["lr"][0]
+        assert a["tfr"] == one["tfr"][-1]
         drawn = [teacher_forcing_drawn(0, e, tfr) for e, tfr in enumerate(one["tfr"])]
         assert one["tf_active"].tolist() == drawn and len(set(drawn)) == 2
 
@@ -237,21 +239,36 @@ class TestTrainer:
         assert "parameters" in result.stdout
         assert list(tmp_path.iterdir()) == []
 
-    def test_seconds_of_an_epoch_and_of_its_training(self, dataset: Path, tmp_path: Path) -> None:
-        """Frames/s are those of training; its 24 frames are half of them 3 clips of 4."""
-        whole = evaluation.validate
+    def test_seconds_of_an_epoch_and_the_frames_of_its_best(
+        self, dataset: Path, tmp_path: Path
+    ) -> None:
+        """Frames/s are those of training: 3 clips of 4 frames. The second validation is worse."""
+        whole, results = evaluation.validate, []
 
-        def slowly(*arguments: Any, **options: Any) -> Any:
+        def slow_and_worse(*arguments: Any, **options: Any) -> Any:
             time.sleep(0.6)
-            return whole(*arguments, **options)
+            result, made = whole(*arguments, **options)
+            results.append(result._replace(psnr=result.psnr - 20 * len(results)))
+            return results[-1], made
 
-        more = ("--num_epoch", "1", "--partial", "0.5")
-        with mock.patch.object(evaluation, "validate", slowly), at_step(1, lambda: time.sleep(0.4)):
+        more = ("--num_epoch", "2", "--partial", "0.5")
+        slow_step = at_step(1, lambda: time.sleep(0.4))
+        with mock.patch.object(evaluation, "validate", slow_and_worse), slow_step:
             train(dataset, tmp_path / "a", *more)
         metrics = runlog.read_metrics(tmp_path / "a/metrics.csv")
-        (training,) = 3 * 3 / metrics["frames_per_second"]
-        assert training > 0.4
-        assert metrics["seconds"][0] > training + 0.6
+        training = 3 * 3 / metrics["frames_per_second"]
+        assert training[0] > 0.4
+        assert (metrics["seconds"] > training + 0.6).all()
+        assert state(tmp_path / "a/best.ckpt")["last_epoch"] == 0
+        table = runlog.read_psnr_per_frame(tmp_path / "a/psnr_per_frame.csv")
+        assert table.psnr.tolist() == results[0].psnr.tolist()
+
+    def test_a_copying_start(self, dataset: Path, tmp_path: Path) -> None:
+        wide = ("--F_dim", "32", "--D_out_dim", "48", "--num_epoch", "1", "--lr", "1e-9")
+        train(dataset, tmp_path / "a", *wide, "--init", "copy")
+        psnr = runlog.read_metrics(tmp_path / "a/metrics.csv")["val_psnr"][0]
+        known = runlog.read_config(tmp_path / "a")["baselines"]["first_frame"]
+        assert psnr == pytest.approx(known, abs=1.5)
 
     def test_fast_train(self, dataset: Path, tmp_path: Path) -> None:
         fast = ("--fast_train", "--fast_partial", "0.4", "--fast_train_epoch", "2")
