@@ -231,7 +231,7 @@ def main() -> None:
     print(f"{describe(DEVICE, choose_precision('auto', DEVICE))}, PyTorch {torch.__version__}")
     work: dict[str, Callable[[], object]] = {
         "agreement": lambda: agreement(dims),
-        "speed": lambda: benchmark.main(["--quick"]),
+        "speed": lambda: benchmark.main(["--quick", *["--rounds", "1"] * a.tiny]),
         "epoch": lambda: epochs(dims, 400 if a.tiny else 23410, size),
         "validation": lambda: validation(dims, 40 if a.tiny else 630),
         "profile": lambda: profile(dims, size, a.rows),
