@@ -62,12 +62,12 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: str) -> None:
     [
         *("--tfr 0", "--tfr 0 --detach", "--frame_noise 0.5", "--jump 0.9", "--augment colour"),
         *("--reference first", "--fold 2", "--rollout_every 1 --tfr 0", "--prior learned"),
-        *("--output sigmoid", "--grad_clip 1e-6", "--train_vi_len 3", "--seed 1"),
+        *("--output sigmoid", "--grad_clip 0.001", "--train_vi_len 3", "--seed 1"),
     ],
 )
 def test_no_option_is_without_effect_on_a_step(typed: str) -> None:
     """Beside the same step without it; without teacher forcing for --detach."""
-    gradients = []
+    gradients: list[dict[str, Tensor]] = []
     for more in (typed, "--tfr 0" if "detach" in typed else ""):
         state, step = new_run(more)
         if state.stored is not None:
@@ -81,7 +81,9 @@ def test_no_option_is_without_effect_on_a_step(typed: str) -> None:
         found = {n: p.grad for n, p in state.model.named_parameters() if p.grad is not None}
         gradients.append(found)
     one, other = gradients
-    assert any(n not in other or not torch.equal(g, other[n]) for n, g in one.items())
+    if {n: g.shape for n, g in one.items()} == {n: g.shape for n, g in other.items()}:
+        a, b = (torch.cat([g.flatten() for g in x.values()]) for x in gradients)
+        assert (a - b).norm() > 2e-6 * b.norm()  # not by rounding
 
 
 def test_what_is_summed_is_of_true_frames_and_of_clamped_predictions() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from modules.cvae import CVAE
+from modules.runlog import MetricsTable
 from modules.runtime import signals
 from modules.runtime.signals import Watch
 from tests.support.comparing import contents_of_run, same
@@ -149,6 +150,23 @@ def test_killed_without_warning(
         assert train(dataset, run, *USUAL).returncode == 99
     saved = saved_in(run)["training"]["position"]
     assert (saved["epoch"], saved["step"]) == position
+    assert resume(run).returncode == 0
+    assert contents_of_run(run)["metrics"] == whole["usual"]["metrics"]
+
+
+def test_killed_before_an_epoch_s_row_is_written(
+    dataset: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    """Its checkpoint comes after it: what is saved can drop a row, but not make one up."""
+    run, add = tmp_path / "parts", MetricsTable.add
+
+    def killed(self: MetricsTable, row: dict[str, Any]) -> None:
+        if row["epoch"] == 1:
+            sys.exit(99)
+        add(self, row)
+
+    with mock.patch.object(MetricsTable, "add", killed):
+        assert train(dataset, run, *USUAL).returncode == 99
     assert resume(run).returncode == 0
     assert contents_of_run(run)["metrics"] == whole["usual"]["metrics"]
 
