@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Networks this small are faster on one thread, and threads of several runs at once get in each
@@ -11,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tests.support.data import make_dataset
-from tests.support.scripts import SHARED
+from tests.support.scripts import SHARED, figures_left_empty
 
 
 def pytest_configure() -> None:
@@ -38,3 +39,10 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data: {SHARED.name}/ is not next to the repository")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """All runs of a file draw nothing; see figures_left_empty."""
+    with figures_left_empty():
+        yield

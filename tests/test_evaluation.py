@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from modules import evaluation
 from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.data import Recording, TestSequence, VideoData, nearest_rows, to_uint8, to_unit
 from modules.evaluation import (
@@ -111,16 +110,10 @@ def test_latents_follow_seed_and_scale(model: CVAE) -> None:
     assert len({made(3, scale).sum().item() for scale in (0.0, 0.5, 1.0)}) == 3
 
 
-def test_progress_counts_every_predicted_frame(
-    model: CVAE, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_counts_every_predicted_frame(model: CVAE) -> None:
     counted: list[int] = []
     generate(model, sequences(5, 5, 3), **KIND, advance=counted.append)
     assert sum(counted) == 4 + 4 + 2
-    counted.clear()
-    monkeypatch.setattr(evaluation, "_batch_changes_nothing", lambda *_: True)
-    generate(model, sequences(5, 5), **KIND, batch_size=2, advance=counted.append)
-    assert counted == [2, 2, 2, 2]
 
 
 def test_validation_is_the_scored_generation_of_sequence_0(model: CVAE) -> None:
@@ -290,7 +283,7 @@ def test_baselines_by_hand() -> None:
     assert result == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (16, 40), (33, 80), (300, 100)])
+@pytest.mark.parametrize("size", [(8, 8), (33, 80), (300, 100)])
 @pytest.mark.parametrize(("ground", "line"), [(0, 140), (255, 145)])
 def test_the_nearest_pose_of_an_upright_line(size: tuple[int, int], ground: int, line: int) -> None:
     """A thin line that moves: its places in val are a few pixels beside those of train."""

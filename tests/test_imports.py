@@ -7,11 +7,11 @@ under TYPE_CHECKING count too.
 """
 
 import ast
-import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,20 +72,6 @@ def import_graph(root: Path) -> Graph:
     return graph
 
 
-def reached(graph: Graph, start: str) -> dict[str, str]:
-    """All modules that importing `start` leads to, each with the chain of imports."""
-    chains = {start: start}
-    waiting = [start]
-    while waiting:
-        name = waiting.pop()
-        for other in sorted(graph[name]):
-            if other not in chains:
-                chains[other] = f"{chains[name]} → {other}"
-                waiting.append(other)
-    del chains[start]
-    return chains
-
-
 # ---------------------------------------------------------------- the rule
 
 
@@ -101,7 +87,7 @@ def room_of(name: str) -> str:
     return room[0] if room and room[0] in ROOMS else "core"
 
 
-MAY_REACH = {
+MAY_IMPORT = {
     "runtime": {"runtime"},
     "networks": {"networks"},
     "core": {"core", "networks", "runtime"},
@@ -114,15 +100,17 @@ MAY_REACH = {
 
 def violations(graph: Graph) -> list[str]:
     """Every import that points the wrong way, in words; empty where the rule holds."""
-    found = []
-    for name in sorted(graph):
-        room = room_of(name)
-        for other, chain in sorted(reached(graph, name).items()):
-            reads_data = other == "dataloader" and name in READS_DATA
-            if room_of(other) not in MAY_REACH[room] and not reads_data:
-                found.append(f"{room} reaches {room_of(other)}: {chain}")
-        back = [reached(graph, other).get(name) for other in sorted(graph[name])]
-        found += [f"cycle: {name} → {chain}" for chain in back if chain]
+    found = [
+        f"{name} imports {other}"
+        for name, others in graph.items()
+        for other in others
+        if room_of(other) not in MAY_IMPORT[room_of(name)]
+        and not (other == "dataloader" and name in READS_DATA)
+    ]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        found.append("cycle: " + " → ".join(error.args[1]))
     return found
 
 
@@ -131,15 +119,8 @@ def test_imports_point_one_way() -> None:
     assert violations(graph) == []
     # What is looked at is what there is.
     assert {*SCRIPTS, *NETWORKS, COMMANDS, "modules"} <= graph.keys()
-    files = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")]
-    assert len(graph) == len(files)
-    for chain in (
-        ("Trainer", "modules.training", "modules.cvae", "modules.networks"),
-        ("dataloader", "modules.data"),
-        ("modules.plots", "modules.figures.curves", "modules.runtime.files"),
-    ):
-        for name, other in itertools.pairwise(chain):
-            assert other in reached(graph, name)
+    assert len(graph) == len([*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")])
+    assert "modules.networks" in graph["modules.cvae"] and "modules.data" in graph["dataloader"]
 
 
 def test_what_a_step_is_made_of_knows_little() -> None:
@@ -155,107 +136,26 @@ def test_what_a_step_is_made_of_knows_little() -> None:
         assert {n for n in others if not n.startswith("runtime")} == known
 
 
-# ---------------------------------------------------------------- controls
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A small project in which the rule holds."""
-    files = {
-        "Trainer.py": "import dataloader\nfrom modules import training\n",
-        "Tester.py": "from modules.figures.curves import draw\n",
-        "dataloader.py": "from modules.datasets import images\n",
-        "modules/__init__.py": "from modules.networks import Encoder\n",
-        "modules/networks.py": "import torch\n",
-        "modules/cvae.py": "from modules import Encoder\nfrom modules.runtime import errors\n",
-        "modules/training.py": "def f():\n    from modules import cvae\n",
-        "modules/plots.py": "from modules.figures import curves\nimport modules.runtime.scripts\n",
-        "modules/datasets/__init__.py": "",
-        "modules/datasets/images.py": "from ..runtime.errors import UserError\n",
-        "modules/figures/__init__.py": "",
-        "modules/figures/curves.py": "from modules import cvae\n",
-        "modules/runtime/__init__.py": "",
-        "modules/runtime/errors.py": "import os\n",
-        "modules/runtime/scripts.py": "from modules.runtime.errors import UserError\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
-
-
-def test_a_sound_project_has_no_violations(tree: Path) -> None:
-    graph = import_graph(tree)
-    assert violations(graph) == []
-    assert graph["modules.cvae"] == {"modules", "modules.runtime.errors"}
-    assert graph["modules.training"] == {"modules.cvae"}
-    assert graph["modules.datasets.images"] == {"modules.runtime.errors"}
-    assert graph["modules.plots"] == {"modules.figures.curves", "modules.runtime.scripts"}
-
-
 @pytest.mark.parametrize(
     ("name", "line", "found"),
     [
-        ("modules/cvae.py", "import dataloader", "core reaches script: modules.cvae → dataloader"),
-        ("modules/figures/curves.py", "from Trainer import main", "figures reaches script"),
-        ("Tester.py", "import Trainer", "script reaches script: Tester → Trainer"),
-        ("dataloader.py", "from Tester import main", "script reaches script: dataloader → Tester"),
-        ("modules/new.py", "import modules.datasets.images", "core reaches datasets: modules.new"),
-        ("modules/new.py", "from modules import datasets", "core reaches datasets: modules.new"),
-        ("modules/cvae.py", "from modules.figures import curves", "core reaches figures"),
-        ("modules/cvae.py", "from .figures.curves import draw", "core reaches figures"),
-        ("modules/__init__.py", "from modules import plots", "core reaches commands"),
-        # only by way of another file
-        (
-            "modules/runtime/errors.py",
-            "from modules.figures import curves",
-            "core reaches figures: modules.training → modules.cvae → modules.runtime.errors →",
-        ),
-        ("modules/runtime/errors.py", "from modules.cvae import CVAE", "runtime reaches core"),
-        ("modules/networks.py", "from modules.runtime import errors", "networks reaches runtime"),
-        ("modules/networks.py", "import modules.cvae", "networks reaches core"),
-        ("modules/datasets/images.py", "from ..figures import curves", "datasets reaches figures"),
-        ("modules/figures/curves.py", "import modules.datasets.images", "figures reaches datasets"),
-        ("modules/plots.py", "import modules.datasets.images", "commands reaches datasets"),
-        (
-            "modules/runtime/errors.py",
-            "from modules.runtime.scripts import run",
-            "cycle: modules.runtime.errors → modules.runtime.scripts → modules.runtime.errors",
-        ),
-        ("modules/cvae.py", "from modules import training", "cycle: modules.cvae → modules.train"),
-        # imports that other tools overlook
-        ("modules/cvae.py", "def f():\n    import modules.datasets", "core reaches datasets"),
-        (
-            "modules/cvae.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import dataloader",
-            "core reaches script",
-        ),
-        (
-            "modules/cvae.py",
-            "import importlib\nimportlib.import_module('Tester')",
-            "reaches script",
-        ),
-        ("modules/cvae.py", "__import__('modules.figures.curves')", "core reaches figures"),
+        ("modules/cvae.py", "import dataloader", "modules.cvae imports dataloader"),
+        ("Tester.py", "import Trainer", "Tester imports Trainer"),
+        ("modules/new.py", "from modules import datasets", "modules.new imports modules.datasets"),
+        ("modules/data.py", "def f():\n    from .figures import curves", "imports modules.figures"),
+        ("modules/networks.py", "from modules.runtime import errors", "imports modules.runtime"),
+        ("modules/cvae.py", "import importlib\nimportlib.import_module('Tester')", "Tester"),
+        ("modules/runtime/errors.py", "from modules.runtime.scripts import A", "cycle: "),
     ],
 )
-def test_each_wrong_direction_is_noticed(tree: Path, name: str, line: str, found: str) -> None:
-    path = tree / name
-    before = path.read_text() if path.exists() else ""
-    path.write_text(f"{before}{line}\n")
-    assert any(found in violation for violation in violations(import_graph(tree)))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda tree: (tree / "modules/data.py").write_text("import modules.runtime.files\n"),
-        lambda tree: (tree / "modules/runtime/files.py").write_text("from . import errors\n"),
-        lambda tree: (tree / "modules/figures/gifs.py").write_text("import numpy\n"),
-    ],
-)
-def test_more_files_are_no_violation(tree: Path, change: Callable[[Path], object]) -> None:
-    change(tree)
-    assert violations(import_graph(tree)) == []
+def test_each_wrong_direction_is_noticed(tmp_path: Path, name: str, line: str, found: str) -> None:
+    for path in module_files(REPOSITORY).values():
+        copy = tmp_path / path.relative_to(REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    with (tmp_path / name).open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    assert any(found in violation for violation in violations(import_graph(tmp_path)))
 
 
 # ---------------------------------------------------------------- packages

@@ -61,11 +61,6 @@ def test_tensors_are_those_of_existing_checkpoints() -> None:
     assert digest(found["Generator"]) != TENSORS["Generator"]
 
 
-def test_tensors_are_those_of_the_shared_list(shared) -> None:
-    given = (shared / "course_checkpoint_keys.txt").read_text().splitlines()
-    assert [" ".join(line.split()) for line in given if line] == tensors_of(CVAE(ModelConfig()))
-
-
 def test_networks_are_importable_and_called_as_users_do() -> None:
     frame, label = torch.rand(2, 3, 8, 12), torch.rand(2, 3, 8, 12)
     frame_feature = modules.RGB_Encoder(3, 8)(frame)

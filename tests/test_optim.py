@@ -83,13 +83,6 @@ def test_filling_up_with_zeros_changes_no_matrix() -> None:
         torch.testing.assert_close(found, orthogonalised(matrix), rtol=1e-4, atol=1e-5)
 
 
-def test_sizes_stay_apart_where_there_are_few() -> None:
-    assert shared_sizes([(2, 3), (2, 3), (4, 9)], 2) == {(2, 3): (2, 3), (4, 9): (4, 9)}
-    # Of three that share two, those are joined that it costs least to fill up.
-    joined = {(2, 3): (2, 4), (2, 4): (2, 4), (9, 9): (9, 9)}
-    assert shared_sizes([(2, 3), (2, 4), (9, 9)], 2) == joined
-
-
 def test_channels_last_kernels_are_the_same_matrices() -> None:
     """Their columns come in another order, which Newton-Schulz does not see."""
     torch.manual_seed(0)
@@ -159,6 +152,17 @@ def test_muon_s_steps_by_hand() -> None:
         torch.testing.assert_close(parameters[i], adam[i])
 
 
+@pytest.mark.parametrize(
+    ("typed", "kind"),
+    [("Adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW), ("Muon", Muon)],
+)
+def test_the_optimiser_is_the_one_that_was_asked_for(typed: str, kind: type) -> None:
+    state, _ = new_run(f"--optim {typed} --ema 0.7 --lr 0.02")
+    assert type(state.optimizer) is kind
+    assert {group["lr"] for group in state.optimizer.param_groups} == {0.02}
+    assert state.average.decay == 0.7
+
+
 def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
     parameters = new_parameters()
     muon = Muon(parameters, lr=0.01)
@@ -225,8 +229,10 @@ def everything(state: Any) -> list[Tensor]:
     return [torch.as_tensor(x).clone() for x in found]
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("optimiser", ["Adam", "AdamW", "Muon"])
+@pytest.mark.parametrize(
+    ("optimiser", "precision"),
+    [("Adam", "float32"), ("AdamW", "float16"), ("Muon", "float32"), ("Muon", "float16")],
+)
 def test_a_step_that_is_not_to_be_changes_nothing(optimiser: str, precision: str) -> None:
     state, step = new_run(f"--ema 0.9 --optim {optimiser} --precision {precision}")
     if state.scale is not None:

@@ -16,7 +16,6 @@ from modules.options import (
     REQUIRED,
     TesterOptions,
     TrainerOptions,
-    as_lines,
     build_parser,
     effective,
     milestones,
@@ -61,16 +60,10 @@ def trainer(*typed: str) -> TrainerOptions:
 def test_defaults_are_the_contract_s() -> None:
     options = trainer()
     assert {name: getattr(options, name) for name in CONTRACT} == CONTRACT
-    for name in [
-        "DR",
-        "num_workers",
-        "lr_scheduler",
-        "lr_milestones",
-        "lr_gamma",
-        "detector_threshold",
-    ]:
-        assert hasattr(options, name)
-    for name in ["save_root", "ckpt_path", "seed", "precision", "preset"]:
+    for name in (
+        *("DR", "num_workers", "lr_scheduler", "lr_milestones", "lr_gamma", "detector_threshold"),
+        *("save_root", "ckpt_path", "seed", "precision", "preset"),
+    ):
         assert hasattr(options, name)
 
 
@@ -108,73 +101,31 @@ def test_help_is_grouped_and_complete() -> None:
         assert entry.metadata["help"]
 
 
-def test_no_data_set_names_both_ways() -> None:
-    with pytest.raises(UserError, match=r"--DR.*--preset demo"):
-        parse_trainer("", [])
-
-
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
         ("--batchsize 2", "--batchsize"),
         ("--batch 2", "--batch"),  # no abbreviations
-        ("--num_epoch ten", "--num_epoch"),
-        ("--num_epoch 0", "--num_epoch 0: must be at least 1"),
-        ("--num_epoch 2.5", "--num_epoch"),
-        ("--train_vi_len 1", "--train_vi_len 1"),
-        ("--train_vi_len -3", "--train_vi_len -3"),
-        ("--val_vi_len 1", "--val_vi_len 1"),
-        ("--frame_H 0", "--frame_H 0"),
-        ("--frame_W -64", "--frame_W -64"),
-        ("--partial 0", "--partial 0.0: must be above 0"),
-        ("--partial 1.5", "--partial 1.5"),
-        ("--fast_partial 0", "--fast_partial"),
-        ("--batch_size 0", "--batch_size 0"),
-        ("--lr 0", "--lr 0.0"),
-        ("--lr nan", "--lr nan: must be a finite number"),
-        ("--lr inf", "--lr inf"),
-        ("--optim SGD", "--optim"),
-        ("--lr_scheduler step", "--lr_scheduler"),
-        ("--lr_milestones 3 x", "--lr_milestones"),
-        ("--lr_milestones -1", "--lr_milestones -1"),
-        ("--grad_clip -1", "--grad_clip -1"),
-        ("--tfr 1.1", "--tfr 1.1"),
-        ("--tfr_d_step -0.1", "--tfr_d_step -0.1"),
-        ("--detector_patience 1", "--detector_patience 1"),
-        ("--detector_threshold 0", "--detector_threshold"),
-        ("--kl_anneal_type cyclic", "--kl_anneal_type"),
-        ("--kl_anneal_cycle 0", "--kl_anneal_cycle 0"),
-        ("--kl_anneal_ratio 0", "--kl_anneal_ratio"),
-        ("--kl_beta -1", "--kl_beta -1"),
-        ("--per_save 0", "--per_save 0"),
-        ("--device tpu", "--device"),
-        ("--gpu 0", "--gpu 0"),
-        ("--seed -1", "--seed -1"),
-        ("--precision half", "--precision"),
-        ("--preset none", "--preset"),
-        ("--test", "--ckpt_path"),
-        ("--resume --ckpt_path a", "--resume and --ckpt_path"),
-        ("--num_workers 0", "--num_workers 0"),
-        ("stray", "stray"),
         ("--batch-size 2", "--batch-size"),
         ("-lr 0.1", "-lr"),
-        ("--auto_save True", "True"),
-        ("--lr", "--lr: expected one argument"),
-        ("--lr_milestones", "--lr_milestones: expected at least one argument"),
+        ("stray", "stray"),
+        ("--num_epoch ten", "--num_epoch"),
         ("--num_epoch 1e3", "--num_epoch: invalid int value: '1e3'"),
         ("--lr 0,001", "--lr: invalid float value: '0,001'"),
         ("--lr_milestones 3,4", "--lr_milestones: invalid int value: '3,4'"),
         ("--lr_milestones 3 -1", "--lr_milestones -1: must be at least 0"),
-        ("--partial 1.01", "--partial 1.01: must be at most 1"),
+        ("--lr_milestones", "--lr_milestones: expected at least one argument"),
+        ("--lr", "--lr: expected one argument"),
+        ("--lr nan", "--lr nan: must be a finite number"),
         ("--lr 1e999", "--lr inf"),
-        ("--kl_beta nan", "--kl_beta nan"),
         ("--kl_beta=-inf", "--kl_beta -inf: must be a finite number"),
         (f"--num_epoch 1{'0' * 400}", "--num_epoch 1000"),
-        (f"--kl_anneal_cycle 1{'0' * 400}", "must be at most"),
-        (f"--F_dim 1{'0' * 18}", "must be at most 65536"),
-        ("--save_root=", "--save_root: is empty"),
         ("--optim adam", "--optim: invalid choice: 'adam'"),
-        ("--device cuda:0", "--device"),
+        ("--auto_save True", "True"),
+        ("--save_root=", "--save_root: is empty"),
+        ("--detector_patience 1", "--detector_patience 1"),
+        ("--test", "--ckpt_path"),
+        ("--resume --ckpt_path a", "--resume and --ckpt_path"),
         ("--test --resume", "--test validates a checkpoint"),
         ("--test --resume --ckpt_path a", "--test and --resume are mutually exclusive"),
         ("--test --resume_if_any --ckpt_path a", "--test and --resume_if_any are mutually"),
@@ -187,6 +138,28 @@ def test_refused(typed: str, words: str) -> None:
         trainer(*typed.split())
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+LEAST = {
+    **dict.fromkeys(("batch_size", "num_epoch", "per_save", "gpu"), 1),
+    **dict.fromkeys(("num_workers", "kl_anneal_cycle"), 1),
+    **{"train_vi_len": 2, "val_vi_len": 2, "frame_H": 4, "frame_W": 4},
+    **dict.fromkeys(("grad_clip", "tfr", "tfr_d_step", "kl_beta", "seed", "tfr_sde"), 0),
+}
+ABOVE_0 = ("partial", "fast_partial", "lr", "detector_threshold", "kl_anneal_ratio")
+MOST = {"partial": 1, "fast_partial": 1, "tfr": 1, "F_dim": 65536}
+
+
+def test_bounds_of_numbers() -> None:
+    for name, value, words in (
+        *((name, bound - 1, f"must be at least {bound}") for name, bound in LEAST.items()),
+        *((name, bound + 1, f"must be at most {bound}") for name, bound in MOST.items()),
+        *((name, 0, "must be above 0") for name in ABOVE_0),
+    ):
+        with pytest.raises(UserError, match=rf"--{name} {value}(\.0)?: {words}"):
+            trainer(f"--{name}", str(value))
+    for name, bound in LEAST.items():  # the bound itself is taken
+        assert getattr(trainer(f"--{name}", str(bound)), name) == bound
 
 
 def test_derived_values_are_computed_and_not_stored() -> None:
@@ -254,7 +227,6 @@ def test_options_without_effect_are_noted() -> None:
     assert "--per_save has no effect with --auto_save" in notes("--per_save", "2", "--auto_save")
     assert "--kl_anneal_cycle" in notes("--kl_anneal_cycle", "4", "--kl_anneal_type", "Monotonic")
     assert "--rollout_every has no effect" in notes("--rollout_every", "1", "--tfr_d_step", "0")
-    assert "--detach has no effect" in notes("--detach", "--tfr_d_step", "0")
     assert "--detach has no effect" in notes("--detach", "--rollout_every", "1", "--tfr", "0")
     assert notes("--rollout_every", "1") == notes("--detach", "--tfr", "0") == ""
     assert "--gpu has no effect" in notes("--gpu", "2", "--test", "--ckpt_path", "a.ckpt")
@@ -268,13 +240,6 @@ def test_tester_options() -> None:
         assert hasattr(options, name)
     with pytest.raises(UserError, match="--split"):
         parse(TesterOptions, "", ["--split", "train"])
-
-
-def test_printed_options_hold_every_value() -> None:
-    text = "\n".join(as_lines(trainer("--lr", "0.5")))
-    for entry in dataclasses.fields(TrainerOptions):
-        assert f"{entry.name}=" in text
-    assert "lr=0.5" in text
 
 
 def test_a_validation_alone_goes_next_to_its_checkpoint() -> None:

@@ -57,6 +57,35 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: str) -> None:
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("--tfr 0", "--tfr 0 --detach", "--frame_noise 0.5", "--jump 0.9", "--augment colour"),
+        *("--reference first", "--fold 2", "--rollout_every 1 --tfr 0", "--prior learned"),
+        *("--output sigmoid", "--grad_clip 0.001", "--train_vi_len 3", "--seed 1"),
+    ],
+)
+def test_no_option_is_without_effect_on_a_step(typed: str) -> None:
+    """Beside the same step without it; without teacher forcing for --detach."""
+    gradients: list[dict[str, Tensor]] = []
+    for more in (typed, "--tfr 0" if "detach" in typed else ""):
+        state, step = new_run(more)
+        if state.stored is not None:
+            state.stored.frames.zero_()
+        part = draw_shard(
+            *(step.o, FORCED._replace(tfr=step.o.tfr), torch.tensor([3, 11])),
+            **{"latent": state.model.config.latent_shape, "epoch": 0, "number": 0},
+        )
+        step(part, teacher_forcing="--tfr 0" not in more or "rollout" in more)
+        assert state.sums.read().trained == 2
+        found = {n: p.grad for n, p in state.model.named_parameters() if p.grad is not None}
+        gradients.append(found)
+    one, other = gradients
+    if {n: g.shape for n, g in one.items()} == {n: g.shape for n, g in other.items()}:
+        a, b = (torch.cat([g.flatten() for g in x.values()]) for x in gradients)
+        assert (a - b).norm() > 2e-6 * b.norm()  # not by rounding
+
+
 def test_what_is_summed_is_of_true_frames_and_of_clamped_predictions() -> None:
     """With noise, jumps and all: the loss of unbounded frames, the PSNR of frames as shown."""
     state, step = new_run(f"{EVERY_DRAW} --reference none --jump 0.3")
@@ -95,7 +124,10 @@ def test_what_is_validated_and_saved_has_statistics_of_its_own_weights() -> None
     state, step = new_run("--ema 0.9")
     run_epochs(state, step, 2)
     labels = step.data.labels.permute(0, 3, 1, 2).double() / 255
-    saved = state._content(None)
+    first_ones, saved = new_run("--ema 0.9")[0]._content(None), state._content(None)
+    for name in ("mean", "var"):  # not the initial ones
+        name = f"label_transformation.2.running_{name}"
+        assert not torch.allclose(saved["state_dict"][name], first_ones["state_dict"][name])
     for weights, own in ((saved["state_dict"], True), (saved["training"]["weights"], False)):
         model = CVAE(state.model.config).double()
         model.load_state_dict(weights)

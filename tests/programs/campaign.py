@@ -33,7 +33,7 @@ import Trainer
 from modules.training import TrainingStep
 from tests.support.comparing import contents_of_run, same
 from tests.support.data import make_dataset
-from tests.support.scripts import TINY_RUN
+from tests.support.scripts import TINY_RUN, figures_left_empty
 
 # Between them: all optimisers, stored rollouts, every schedule, the detector, both ways of saving.
 VARIANTS = (
@@ -130,7 +130,8 @@ def main() -> int:
     torch.set_num_threads(1)
     rng, survived = random.Random(o.seed), 0
     counts, faults = Counter[str](), list[str]()
-    with tempfile.TemporaryDirectory() as place:
+    # What figures show is in metrics.csv.
+    with figures_left_empty(), tempfile.TemporaryDirectory() as place:
         work = Path(place).resolve()
         data = make_dataset(work / "data", train=40, val=6, tests=())
         fixed = ["--DR", str(data), *TINY_RUN, "--precision", "float32", "--num_epoch", "3"]

@@ -1,12 +1,11 @@
-"""What only a real GPU can tell: agreement of graphs and precisions, first steps, whole epochs.
+"""What only a real GPU can tell: agreement of graphs and precisions, whole epochs.
 
     python tests/programs/gpu.py                        # everything, full size
     python tests/programs/gpu.py agreement epoch        # some parts
     python tests/programs/gpu.py --tiny                 # small, to see if it works
 
     agreement   weights after some steps: graph against none, half precision against float32
-    capture     the first step of a process, with and without cuDNN's trials of its kernels
-    speed       frames/s beside the usual loop, batch 1; benchmark.py compares more
+    speed       frames/s beside the usual loop, as benchmark.py --quick
     validation  630 frames
     epoch       23,410 frames, and a refresh of their stored rollouts
     profile     kernels of a step by their time on the GPU
@@ -15,12 +14,8 @@ Pixels are random; times are of the clock, with the device waited for.
 """
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -34,7 +29,6 @@ from modules.auto_size import rate_for
 from modules.checkpoint import Position, RunState
 from modules.cvae import CVAE
 from modules.data import Recording, VideoData, epoch_batches
-from modules.datasets.synthetic import make_demo
 from modules.evaluation import validate
 from modules.optim import set_learning_rate
 from modules.options import TrainerOptions, model_config
@@ -44,12 +38,11 @@ from modules.runtime.signals import Watch
 from modules.schedules import Plan
 from modules.training import TrainingStep, draw_shard, train_epoch
 from tests.programs import benchmark
-from tests.programs.benchmark import FULL, Case, validation_speed
-from tests.programs.kernels import BEST, TINY
+from tests.programs.kernels import BEST, FULL, TINY
 
 RECIPE = {**BEST, "lr": rate_for(FULL["D_out_dim"], BEST["lr"])}
 DEVICE = torch.device("cuda", 0)
-PARTS = ("agreement", "capture", "speed", "validation", "epoch", "profile")
+PARTS = ("agreement", "speed", "validation", "epoch", "profile")
 
 
 def video(frames: int, seed: int = 0) -> VideoData:
@@ -90,8 +83,8 @@ def take(step: GraphedStep, state: RunState, forced: bool, steps: int, first: in
 timed = partial(benchmark.timed, DEVICE)  # seconds that a piece of work takes
 
 
-def agreement(dims: dict[str, int]) -> None:
-    """Weights and mean loss after 6 steps, relative to how far the weights have moved."""
+def agreement(dims: dict[str, int]) -> dict[str, float]:
+    """By how much the weights differ after 6 steps, relative to how far they have moved."""
     data = video(400)
     clips = {"train_vi_len": 8, "batch_size": 4}
 
@@ -124,69 +117,12 @@ def agreement(dims: dict[str, int]) -> None:
     ):
         one = {**exact, **options}
         pairs.append((name, one, {**one, "graph": False}))
+    apart = {}
     for name, one, other in pairs:
-        try:
-            (start, a, loss_a), (_, b, loss_b) = trained(**one), trained(**other)
-        except Exception as error:  # the others are still worth knowing
-            print(f"{name:<58}{type(error).__name__}: {str(error).splitlines()[0][:90]}")
-            continue
-        apart = ((a - b).norm() / (b - start).norm()).item()
-        print(f"{name:<58}{apart:>18.2e}{loss_a:>12.6f}{loss_b:>12.6f}", flush=True)
-
-
-def first_capture(dims: dict[str, int], size: tuple[int, int], limit: int) -> None:
-    """Prints one JSON object. limit: kernels that cuDNN tries for each layer; 0: none."""
-    data = video(1000)
-    step, state = new_step(data, dims, train_vi_len=size[0], batch_size=size[1])
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = limit > 0, limit
-    torch.ones(8, 8, device=DEVICE) @ torch.ones(8, 8, device=DEVICE)
-    row: dict[str, Any] = {}
-    for mode, forced in (("forced", True), ("free", False)):
-        row[mode] = timed(lambda f=forced: take(step, state, f, 1))
-        replays = [timed(lambda i=i, f=forced: take(step, state, f, 1, first=i)) for i in range(3)]
-        row[mode + " replay"] = statistics.median(replays)
-    row["eager"] = step.why_eager
-    print(json.dumps(row))
-
-
-def captures(size: tuple[int, int], tiny: bool) -> None:
-    print(f"\nfirst step of a process, and a replay, T {size[0]}, B {size[1]}, seconds")
-    print(
-        f"{'cuDNN tries':<14}{'teacher forcing':>18}{'replay':>9}{'free running':>14}{'replay':>9}"
-    )
-    for limit in (0, 2, 4, 10):
-        command = [sys.executable, __file__, "--first", str(limit), *["--tiny"] * tiny]
-        out = subprocess.run(command, capture_output=True, text=True, check=False)
-        try:
-            row = json.loads(out.stdout.splitlines()[-1])
-        except (IndexError, json.JSONDecodeError):
-            print((out.stdout + out.stderr)[-600:])
-            continue
-        figures = f"{row['forced']:>18.2f}{row['forced replay']:>9.4f}"
-        figures += f"{row['free']:>14.2f}{row['free replay']:>9.4f}"
-        note = f"  eager: {row['eager']}" if row["eager"] else ""
-        print(f"{limit or 'nothing':<14}{figures}{note}", flush=True)
-
-
-def speed(dims: dict[str, int], rounds: int) -> None:
-    """The usual loop and ours, taking turns; as benchmark.py, batch 1 alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "data"
-        make_demo(root, train=400, val=64, test=1, seed=0, height=32, width=64)
-        print("\ntraining, frames/s             usual    ours   ratio")
-        for name, mode in (
-            ("teacher forcing", {"teacher_forcing": True}),
-            ("free running", {"teacher_forcing": False}),
-            ("free running, --detach", {"teacher_forcing": False, "detach": True}),
-        ):
-            case = Case(root, DEVICE, dims, length=16, batch=1, **mode)
-            usual, ours = case.compare(rounds)
-            print(
-                f"T 16 B  1  {name:<22} {usual:>6.1f} {ours:>7.1f} {ours / usual:>6.2f}×",
-                flush=True,
-            )
-        usual, ours = validation_speed(case, 64, rounds)
-        print(f"validation rollout               {usual:>6.1f} {ours:>7.1f} {ours / usual:>6.2f}×")
+        (start, a, loss_a), (_, b, loss_b) = trained(**one), trained(**other)
+        apart[name] = ((a - b).norm() / (b - start).norm()).item()
+        print(f"{name:<58}{apart[name]:>18.2e}{loss_a:>12.6f}{loss_b:>12.6f}", flush=True)
+    return apart
 
 
 def refresh(state: RunState, precision: torch.dtype) -> None:
@@ -253,16 +189,16 @@ def profile(dims: dict[str, int], size: tuple[int, int], rows: int) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    data = video(1000)
+    data, clips = video(1000), {"train_vi_len": size[0], "batch_size": size[1]}
     for name, forced, options in (
-        ("free running", False, {"train_vi_len": size[0], "batch_size": size[1]}),
-        ("free running, batch 1", False, {"train_vi_len": size[0], "batch_size": 1}),
-        ("teacher forcing", True, {"train_vi_len": size[0], "batch_size": size[1]}),
+        ("free running", False, clips),
+        ("free running, batch 1", False, {**clips, "batch_size": 1}),
+        ("teacher forcing", True, clips),
         ("as --preset best", True, RECIPE),
     ):
         torch.cuda.empty_cache()
         step, state = new_step(data, dims, **options)
-        take(step, state, forced, 2)
+        first = timed(lambda s=step, o=state, f=forced: take(s, o, f, 1))
         seconds = timed(lambda s=step, o=state, f=forced: take(s, o, f, 1, first=2))
         with profiler(activities=[ProfilerActivity.CUDA]) as found:
             take(step, state, forced, 1, first=1)
@@ -270,15 +206,13 @@ def profile(dims: dict[str, int], size: tuple[int, int], rows: int) -> None:
         events = [e for e in found.key_averages() if e.self_device_time_total > 0]
         events.sort(key=lambda e: -e.self_device_time_total)
         total = sum(e.self_device_time_total for e in events) / 1000
-        count = sum(e.count for e in events)
         print(
-            f"\n{name}: {1000 * seconds:.2f} ms a step, {total:.2f} ms in {count} kernels; "
-            "ms, kernels, name"
+            f"\n{name}: first step {first:.2f} s, {1000 * seconds:.2f} ms a step, {total:.2f} ms "
+            f"in {sum(e.count for e in events)} kernels; ms, kernels, name"
         )
         for e in events[:rows]:
             print(f"{e.self_device_time_total / 1000:>9.3f}{e.count:>7}  {e.key[:110]}")
         sys.stdout.flush()
-        del step
 
 
 def main() -> None:
@@ -287,23 +221,17 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="of those above (all)")
     parser.add_argument("--tiny", action="store_true", help="small dimensions and few frames")
-    parser.add_argument("--rounds", type=int, default=3, help="steps timed of each side (3)")
     parser.add_argument("--rows", type=int, default=16, help="kernels shown of each profile (16)")
-    parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if set(a.parts) - set(PARTS):
         parser.error(f"the parts are {', '.join(PARTS)}")
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     dims, size = (TINY, (4, 2)) if a.tiny else (FULL, (16, 16))
-    if a.first is not None:
-        first_capture(dims, size, a.first)
-        return
     print(f"{describe(DEVICE, choose_precision('auto', DEVICE))}, PyTorch {torch.__version__}")
-    work: dict[str, Callable[[], None]] = {
+    work: dict[str, Callable[[], object]] = {
         "agreement": lambda: agreement(dims),
-        "capture": lambda: captures(size, a.tiny),
-        "speed": lambda: speed(dims, a.rounds),
+        "speed": lambda: benchmark.main(["--quick", *["--rounds", "1"] * a.tiny]),
         "epoch": lambda: epochs(dims, 400 if a.tiny else 23410, size),
         "validation": lambda: validation(dims, 40 if a.tiny else 630),
         "profile": lambda: profile(dims, size, a.rows),

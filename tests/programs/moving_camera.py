@@ -18,7 +18,6 @@ row 0), and the window of a frame shows a part of that plane. Shapes: T frames, 
 """
 
 import sys
-import tempfile
 from argparse import ArgumentDefaultsHelpFormatter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -360,16 +359,13 @@ class Window(NamedTuple):
     zoom: Array  # (T,) pixels per stature
 
 
-def film(rng: np.random.Generator, points: Array, height: int, width: int, still: bool) -> Window:
+def film(rng: np.random.Generator, points: Array, height: int, width: int) -> Window:
     """Follow the person by hand: late, not quite, with a zoom and a slight tremble.
 
     points: (T, J, 2), the joints in the plane; all of them stay in view.
     """
     frames, mean_zoom = len(points), PERSON * height
     size = np.array([width, height])
-    if still:
-        corner = np.array([-width / 2, -0.78 * height]) / mean_zoom
-        return Window(np.tile(corner, (frames, 1)), np.full(frames, mean_zoom))
     zoom = mean_zoom * np.exp(0.04 * np.tanh(drift(rng, frames, 260)[:, 0]))
     sight = size / zoom[:, None]
     late = np.ones(61) / 61
@@ -415,16 +411,15 @@ class Take(NamedTuple):
     width: int
 
 
-def record(seed: list[int], frames: int, height: int, width: int, *, still: bool) -> Take:
+def record(seed: list[int], frames: int, height: int, width: int) -> Take:
     """A take of its own; the seed decides everything in it."""
     rng = np.random.default_rng(seed)
-    reach = min(REACH, width / (2 * PERSON * height) - 0.62) if still else REACH
-    pose = dance(rng, frames + LEAD_IN, max(reach, 0.02))
+    pose = dance(rng, frames + LEAD_IN, REACH)
     figure = dress(rng, pose)
     pose = Pose(pose.joints[LEAD_IN:], pose.axes[LEAD_IN:])
     moving = ("starts", "ends", "centres", "half_axes")
     figure = figure._replace(**{name: getattr(figure, name)[LEAD_IN:] for name in moving})
-    window = film(rng, (pose.joints @ VIEW.T)[..., :2], height, width, still)
+    window = film(rng, (pose.joints @ VIEW.T)[..., :2], height, width)
     return Take(pose, figure, window, light(rng, frames), seed, height, width)
 
 
@@ -516,26 +511,21 @@ def write(
     seed: int = 0,
     height: int = 32,
     width: int = 64,
-    still: bool = False,
 ) -> tuple[VideoData, VideoData]:
     """Write the data set into a new folder; the same arguments give the same pixels.
 
-    Returns the training and the validation video. Raises UserError if the folder is not empty,
-    cannot be written, or an argument is out of range.
+    Returns the training and the validation video. Raises UserError if the folder is not empty or an
+    argument is out of range.
     """
-    for name, value, least in (
-        *(("train", train, 2 * RECORDINGS), ("val", val, 2), ("test_length", test_length, 2)),
-        *(("seed", seed, 0), ("frame_H", height, 16), ("frame_W", width, 16), ("test", test, 0)),
-    ):
-        if value < least:
-            raise UserError(f"--{name} must be at least {least}, not {value}")
+    if train < 2 * RECORDINGS or min(val, test_length) < 2 or min(height, width) < 16:
+        raise UserError("--train must be at least 6, --val and --test_length 2, a side 16")
     if not 1.5 * height <= width <= 3.5 * height:
         raise UserError("--frame_W must be between 1.5 and 3.5 times --frame_H")
     pixels = FINENESS * PERSON * height
     place = paint_place(np.random.default_rng([seed, 0]), pixels)
 
     def take(kind: int, index: int, frames: int) -> Take:
-        return record([seed, kind, index], frames, height, width, still=still)
+        return record([seed, kind, index], frames, height, width)
 
     def video(folder: Path, name: str, takes: list[Take]) -> VideoData:
         frames = [to_bytes(f) for one in takes for f in render(one, place, pixels, len(one.gains))]
@@ -547,30 +537,20 @@ def write(
     def draw(one: Take) -> Iterator[NDArray[np.uint8]]:
         return openpose.draw_labels(*joints_seen(one), height=height, width=width)
 
-    try:
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise UserError(f"{root} already exists and is not empty; give another folder")
-        target = root.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".moving_camera.") as folder:
-            made = Path(folder) / "data"
-            bounds = [train * i // RECORDINGS for i in range(RECORDINGS + 1)]
-            spans = list(pairwise(bounds))
-            takes = [take(1, i, stop - start) for i, (start, stop) in enumerate(spans)]
-            training = video(made / "train", "train", takes)
-            rows = "".join(f"{start},{stop}\n" for start, stop in spans)
-            (made / "train/clips.csv").write_text(f"start,stop\n{rows}")
-            validation = video(made / "val", "val", [take(2, 0, val)])
-            for index in range(test):
-                one = take(3, index, test_length)
-                first = [to_bytes(frame) for frame in render(one, place, pixels, 1)]
-                save(made / f"test/test_img/{index}", first)
-                save(made / f"test/test_label/{index}", list(draw(one)))
-            if target.exists():
-                target.rmdir()
-            made.rename(target)
-    except OSError as error:
-        raise UserError(f"cannot write {root}: {error.strerror or error}") from error
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root} already exists and is not empty; give another folder")
+    bounds = [train * i // RECORDINGS for i in range(RECORDINGS + 1)]
+    spans = list(pairwise(bounds))
+    takes = [take(1, i, stop - start) for i, (start, stop) in enumerate(spans)]
+    training = video(root / "train", "train", takes)
+    rows = "".join(f"{start},{stop}\n" for start, stop in spans)
+    (root / "train/clips.csv").write_text(f"start,stop\n{rows}")
+    validation = video(root / "val", "val", [take(2, 0, val)])
+    for index in range(test):
+        one = take(3, index, test_length)
+        first = [to_bytes(frame) for frame in render(one, place, pixels, 1)]
+        save(root / f"test/test_img/{index}", first)
+        save(root / f"test/test_label/{index}", list(draw(one)))
     return training, validation
 
 
@@ -608,7 +588,6 @@ def main(arguments: list[str] | None = None) -> None:
         ("frame_W", 64, "width of the images, pixels"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
-    parser.add_argument("--still", action="store_true", help="a camera that does not move")
     given = vars(parser.parse_args(arguments))
     given["height"], given["width"] = given.pop("frame_H"), given.pop("frame_W")
     for name, value in describe(*write(given.pop("root"), **given)).items():

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,23 +51,6 @@ def test_a_row_by_the_program(dataset: Path, tmp_path: Path) -> None:
     assert again.stdout.strip().splitlines() == table
 
 
-def test_a_run_that_fails_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"best_0 failed; see .*best_0\.log"):
-        ablation.main(
-            [
-                *("--DR", str(tmp_path / "none"), "--save_root", str(tmp_path / "runs")),
-                *("--rows", "best", "--seeds", "0"),
-            ]
-        )
-    assert "error: " in (tmp_path / "runs/best_0.log").read_text()
-
-
-def test_the_command_lines_can_be_typed() -> None:
-    line = ablation.command("clips", "my data", Path("runs/x"), 0, [])
-    assert shlex.split(shlex.join(line)) == line
-    assert sys.executable not in line
-
-
 def test_epochs_are_scaled_for_data_of_another_size() -> None:
     for row, expected in (("best", 60), ("usual_forced", 108)):  # the last --num_epoch counts
         line = ablation.command(row, "ROOT", Path("runs/x"), 1, [], scale=12)
@@ -91,7 +72,3 @@ def test_several_data_sets_are_averaged(tmp_path: Path) -> None:
             rows["best"][seed].append(run)
     last = ablation.table(rows).splitlines()[-1]
     assert "| 16.00 ± 1.00 | 14.00 ± 0.00 | 2 | 2.0 |" in last
-
-
-def test_spread_by_hand() -> None:
-    assert ablation.spread([32.0, 33.0, 32.5]) == "32.50 ± 0.50"

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from modules.cvae import CVAE, ModelConfig
 from tests.programs.batch_norm import settled
@@ -30,12 +29,10 @@ def test_the_same_weights_with_both_kinds_of_statistics() -> None:
 
 @pytest.mark.slow
 def test_a_line_for_each_data_set_and_epoch(dataset: Path, tmp_path: Path) -> None:
-    figure = tmp_path / "norm.png"
-    line = ("tests/programs/batch_norm.py", dataset, "--epochs", "2", "--out", figure)
+    line = ("tests/programs/batch_norm.py", dataset, "--epochs", "1", "--out", tmp_path / "a.png")
     result = run_script(*line)
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert [text.split(":")[0] for text in lines] == [f"{dataset.name} epoch {e}" for e in (0, 1)]
-    assert all(text.count("exact") == text.count("running") == 2 for text in lines)
-    with Image.open(figure) as image:
-        assert image.width > 300
+    (text,) = result.stdout.splitlines()
+    assert text.startswith(f"{dataset.name} epoch 0:")
+    assert text.count("exact") == text.count("running") == 2
+    assert (tmp_path / "a.png").exists()

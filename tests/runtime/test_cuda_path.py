@@ -13,50 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.programs.kernels import CONFIGURATIONS
+from tests.programs.kernels import CONFIGURATIONS, TINY
 from tests.support import nullcuda
 from tests.support.data import make_dataset
 from tests.support.scripts import REPOSITORY, TINY_RUN
 
 PROGRAM = REPOSITORY / "tests" / "programs" / "kernels.py"
-# Kernels of a step of the small model (T 4, B 2), about a twentieth more than there are with
-# PyTorch 2.14. The count is exact, so a larger one is a change of the code, or of PyTorch.
-KERNELS = {
-    "teacher forcing": 1390,
-    "free running": 2800,
-    "--detach": 2350,
-    "--frame_noise": 1630,
-    "--frame_noise, free running": 2820,
-    "--jump": 1640,
-    "--jump --detach": 2360,
-    "--augment": 1450,
-    "--reference": 1750,
-    "--reference, free running": 3250,
-    "--fold 2": 1380,
-    "--fold 2, free running": 2800,
-    "--fold 4": 1360,
-    "--recompute": 1850,
-    "--recompute, free running": 4600,
-    "--recompute --detach": 2930,
-    "--recompute --reference": 2280,
-    "--ema": 1400,
-    "--optim Muon": 1770,
-    "--optim AdamW": 1390,
-    "--rollout_every": 1700,
-    "--prior learned": 3070,
-    "--output sigmoid": 2810,
-    "--output clamp": 1390,
-    "--precision float32": 950,
-    "--precision float32, free running": 2240,
-    "--precision float16": 1450,
-    "--precision float16, free running": 3230,
-    "--grad_clip 0": 1390,
-    "--deterministic": 2800,
-    "as --preset best": 2020,
-    "as --preset video": 2480,
-}
-
-
 OLD = {"NULLCUDA_ERROR": "35"}  # cudaErrorInsufficientDriver
 
 
@@ -87,11 +49,11 @@ def counted(library: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_step_is_one_launch_of_few_kernels(name: str, counted: dict[str, Any]) -> None:
-    row = counted["configurations"][name]
+    row, limit = counted["configurations"][name], CONFIGURATIONS[name][2]
     assert row["eager"] is None
     assert row["violations"] == 0
     assert row["launches"] == row["steps"]
-    assert 0.5 * KERNELS[name] < row["kernels"] <= KERNELS[name]
+    assert 0.5 * limit < row["kernels"] <= limit
 
 
 def test_muon_is_few_kernels_at_full_size(counted: dict[str, Any]) -> None:
@@ -181,51 +143,17 @@ def finished(process: subprocess.Popen[str], status: int = 0) -> str:
     return out
 
 
-BENCHMARK = """
-import json, sys
-from pathlib import Path
-import torch
-from modules.datasets.synthetic import make_demo
-from tests.programs import benchmark as b
-
-root, device = Path(sys.argv[1]), torch.device("cuda", 0)
-make_demo(root, train=32, val=8, test=1, seed=0, height=32, width=64)
-case = b.Case(root, device, b.REDUCED, teacher_forcing=True, length=16, batch=2, workers=0)
-usual, ours = (b.peak_memory(device, work) for work in (case.usual, case.ours))
-again, kept = b.peak_memory(device, case.ours), b.kept_per_frame(case)
-words = b.arithmetic_of_the_usual_loop(device)
-print(json.dumps([usual, ours, again, kept, len(case.fast.graphs), words]))
-"""
-
-
-@pytest.mark.slow
-def test_the_benchmark_measures_the_memory_of_a_graph(library: Path, tmp_path: Path) -> None:
-    found = {}
-    for capability in ("90", "75"):
-        root = tmp_path / capability
-        out = finished(script(library, "-c", BENCHMARK, root, NULLCUDA_CC=capability))
-        found[capability] = json.loads(out.splitlines()[-1])
-    usual, ours, again, kept, graphs, words = found["90"]
-    assert graphs == 1
-    assert 50 < ours["used"] <= ours["held"] < usual["used"]  # bfloat16, and fewer copies
-    assert kept > 1  # per frame: 30 of them are not much less than all
-    assert 0.5 * ours["used"] < 30 * kept < 1.1 * ours["used"]
-    assert again["used"] < 0.1 * ours["used"]  # the control: a replay by itself
-    assert "TF32" in words
-    assert found["75"][-1] == "float32"
-
-
 @pytest.mark.slow
 def test_the_program_for_a_real_gpu_runs(library: Path) -> None:
     """Its numbers mean nothing here."""
     program = REPOSITORY / "tests" / "programs" / "gpu.py"
     out = finished(script(library, program, "--tiny"))
-    for words in ("agreement after", "first step", "frames/s", "an epoch of", "validation of"):
+    for words in ("agreement after", "T 16 B 1", "rollout", "an epoch of", "validation of"):
         assert words in out
     assert out.count(" ms a step, ") == 4
     assert "Error" not in out
     assert "eager:" not in out
-    words = "error: the parts are agreement, capture"
+    words = "error: the parts are agreement, speed"
     assert words in finished(script(library, program, "agreements"), 2)
 
 
@@ -276,12 +204,8 @@ def test_no_earlier_graph_is_collected_in_a_capture(control: bool, library: Path
     [
         ("cuda", 2, "error: --device cuda: CUDA does not start (The NVIDIA driver on", OLD),
         ("auto", 0, "note: CUDA is not used: CUDA does not start (The NVIDIA driver on", OLD),
-        ("cuda", 2, "error: --device cuda: CUDA does not start", {"NULLCUDA_ERROR": "999"}),
-        ("cuda", 2, "error: --device cuda: there is no CUDA device", {"NULLCUDA_COUNT": "0"}),
         ("cuda", 2, "is not built for Null GPU", {"NULLCUDA_CC": "60"}),
-        ("auto", 0, "on CPU", {"NULLCUDA_CC": "60"}),
         ("auto", 0, "on Null GPU, float16", {"NULLCUDA_CC": "75"}),
-        ("auto", 0, "on Null GPU, bfloat16", {"NULLCUDA_CC": "86"}),
     ],
 )
 def test_drivers_and_cards(
@@ -354,10 +278,7 @@ run_as_script(main)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--optim", "Muon", "--precision", "float16")])
-def test_training_testing_and_resuming_without_float64(
-    more: tuple[str, ...], library: Path, tmp_path: Path
-) -> None:
+def test_training_testing_and_resuming_without_float64(library: Path, tmp_path: Path) -> None:
     data, run = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
 
     def refusing(name: str, *arguments: str | Path, limited: str = "{'cuda'}") -> str:
@@ -366,8 +287,19 @@ def test_training_testing_and_resuming_without_float64(
         return finished(script(library, "-c", code, *arguments, CVAE_NO_GRAPH="1"), status)
 
     cuda = ("--device", "cuda")
-    options = ("--DR", data, *TINY_RUN, *cuda, "--num_epoch", "2", *more)
-    usual = ("--ema", "0.9", "--rollout_every", "1", "--tfr", "0.5", "--tfr_sde", "1")
+    options = ("--DR", data, *TINY_RUN, *cuda, "--num_epoch", "2", "--optim", "Muon")
+    usual = (
+        "--precision",
+        "float16",
+        "--ema",
+        "0.9",
+        "--rollout_every",
+        "1",
+        "--tfr",
+        "0.5",
+        "--tfr_sde",
+        "1",
+    )
     out = refusing("Trainer", *options, *usual, "--save_root", run)
     assert "on Null GPU" in out
     assert int(out.split("steps of the optimiser: ")[1]) >= 10
@@ -421,60 +353,11 @@ def test_a_run_on_two_gpus_is_resumed_on_one(library: Path, tmp_path: Path) -> N
 # ---------------------------------------------------------------- a real GPU
 
 REAL = torch.cuda.is_available() and "NULLCUDA" not in os.environ
-on_a_gpu = pytest.mark.skipif(not REAL, reason="no GPU")
 
 
-def trained(
-    *more: str, graph: bool = True, steps: int = 4
-) -> tuple[list[torch.Tensor], list[float]]:
-    """The weights of a small model after a few steps on the GPU, and the sums."""
-    from modules.checkpoint import RunState
-    from modules.cvae import CVAE
-    from modules.data import Recording, VideoData
-    from modules.options import model_config, parse_trainer
-    from modules.runtime.device import set_up
-    from modules.runtime.graphs import GraphedStep
-    from modules.schedules import Plan
-    from modules.training import TrainingStep, draw_shard
+@pytest.mark.skipif(not REAL, reason="no GPU")
+def test_graphs_and_precisions_agree_on_a_real_gpu() -> None:
+    from tests.programs.gpu import agreement
 
-    sizes = "--F_dim 16 --L_dim 8 --N_dim 4 --D_out_dim 16 --frame_H 16 --frame_W 16"
-    o, _ = parse_trainer("", ["--DR", "d", *sizes.split(), "--train_vi_len", "4", *more])
-    device = torch.device("cuda", 0)
-    set_up(device, o.precision, o.deterministic)
-    torch.manual_seed(0)
-    model = CVAE(model_config(o)).to(device).to(memory_format=torch.channels_last).train()
-    g = torch.Generator().manual_seed(0)
-    shape = (40, 16, 16, 3)
-    stacks = [torch.randint(0, 256, shape, generator=g, dtype=torch.uint8) for _ in range(2)]
-    data = VideoData(*stacks, (Recording(0, 40),)).to(device)
-    state = RunState(o, Path("unused"), model, data, data_root="", data_fingerprint="")
-    step = GraphedStep(TrainingStep(state, data)) if graph else TrainingStep(state, data)
-    for number in range(steps):
-        starts = torch.tensor([3 * number, 20], device=device)
-        plan = Plan(0.01, 0.5, number % 2 == 0, 1e-3)
-        kind = {"latent": model.config.latent_shape, "epoch": 0, "number": number}
-        step(draw_shard(o, plan, starts, **kind), teacher_forcing=plan.teacher_forcing)
-    assert not graph or step.why_eager is None
-    return [p.detach().cpu() for p in model.parameters()], list(state.sums.read())
-
-
-@on_a_gpu
-@pytest.mark.parametrize("optimiser", ["Adam", "Muon"])
-def test_a_graph_trains_as_eager_steps_do(optimiser: str) -> None:
-    same = ("--precision", "float32", "--deterministic", "--optim", optimiser)
-    graph, eager = trained(*same), trained(*same, graph=False)
-    assert graph[1] == pytest.approx(eager[1], rel=1e-5)
-    for a, b in zip(graph[0], eager[0], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-@on_a_gpu
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_is_near_float32(precision: str) -> None:
-    exact, coarse = trained("--precision", "float32"), trained("--precision", precision)
-    if precision == "float16":  # which leaves a step out, to find the scale of the loss
-        assert coarse[1][5:7] == [0.0, 0.0]
-        per_clip = [[x / run[1][4] for x in run[1][:4]] for run in (exact, coarse)]
-        assert per_clip[1] == pytest.approx(per_clip[0], rel=0.2)
-        return
-    assert coarse[1] == pytest.approx(exact[1], rel=0.05)
+    for name, apart in agreement(TINY).items():
+        assert apart < (0.5 if "bfloat16" in name or "float16" in name else 0.01), name

@@ -42,58 +42,47 @@ def apple(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
 
 
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(monkeypatch, 0)
-    assert choose_device("auto") == choose_device("cpu") == CPU
-    with pytest.raises(UserError, match=r"--device cuda.*use --device cpu"):
-        choose_device("cuda")
-    gpus(monkeypatch, 2)
-    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
-    assert choose_device("cpu") == CPU
-
-
-def test_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(monkeypatch, 0)
-    with pytest.raises(UserError, match="--gpu 2: there are 0 GPUs here"):
-        choose_device("auto", 2)
-    gpus(monkeypatch, 2)
-    assert choose_device("auto", 2) == torch.device("cuda", 0)
-    with pytest.raises(UserError, match=r"--gpu 2: needs CUDA.*--device cpu"):
-        choose_device("cpu", 2)
-    with pytest.raises(UserError, match="--gpu 3: there are 2 GPUs here"):
-        choose_device("auto", 3)
-    # As torchrun starts the second and the third process of a machine.
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_device("auto") == choose_device("auto", 2) == torch.device("cuda", 1)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match="process 2 of this machine has no GPU"):
-        choose_device("auto")
-
-
-def test_an_apple_gpu_comes_after_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    mps = torch.device("mps", 0)
-    gpus(monkeypatch, 0)
-    apple(monkeypatch)
-    assert choose_device("auto") == choose_device("mps") == mps
-    assert choose_device("cpu") == CPU
-    with pytest.raises(UserError, match=r"--gpu 2: there are 0 GPUs here"):
-        choose_device("mps", 2)
-    gpus(monkeypatch, 1)
-    assert choose_device("auto") == torch.device("cuda", 0)
-    assert choose_device("mps") == mps
-    monkeypatch.setattr(device_module.distributed, "world_size", lambda: 2)
-    gpus(monkeypatch, 0)
-    assert choose_device("auto") == CPU  # several processes talk to each other on CPUs
-    with pytest.raises(UserError, match=r"--device mps: runs in one process"):
-        choose_device("mps")
-
-
-def test_no_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(monkeypatch, 0)
-    apple(monkeypatch, there=False)
-    assert choose_device("auto") == CPU
-    with pytest.raises(UserError, match=r"--device mps: needs a Mac.*use --device cpu"):
-        choose_device("mps")
+@pytest.mark.parametrize(
+    ("there", "wanted", "count", "found"),
+    [  # there: GPUs, "apple" GPU, "rank N" of torchrun's; found: a device, or words of the error
+        ("0", "auto", 1, "cpu"),
+        ("0", "cpu", 1, "cpu"),
+        ("2", "auto", 1, "cuda:0"),
+        ("2", "cuda", 1, "cuda:0"),
+        ("2", "cpu", 1, "cpu"),
+        ("2", "auto", 2, "cuda:0"),
+        ("2 rank 1", "auto", 1, "cuda:1"),
+        ("0 apple", "auto", 1, "mps:0"),
+        ("0 apple", "mps", 1, "mps:0"),
+        ("0 apple", "cpu", 1, "cpu"),
+        ("1 apple", "auto", 1, "cuda:0"),
+        ("1 apple", "mps", 1, "mps:0"),
+        ("0 apple several", "auto", 1, "cpu"),  # processes talk to each other on CPUs
+        ("0", "cuda", 1, r"--device cuda.*use --device cpu"),
+        ("0", "auto", 2, "--gpu 2: there are 0 GPUs here"),
+        ("2", "auto", 3, "--gpu 3: there are 2 GPUs here"),
+        ("2", "cpu", 2, r"--gpu 2: needs CUDA.*--device cpu"),
+        ("2 rank 2", "auto", 1, "process 2 of this machine has no GPU"),
+        ("0 apple", "mps", 2, "--gpu 2: there are 0 GPUs here"),
+        ("0 apple several", "mps", 1, "--device mps: runs in one process"),
+        ("0", "mps", 1, r"--device mps: needs a Mac.*use --device cpu"),
+    ],
+)
+def test_which_device(
+    there: str, wanted: str, count: int, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards, *rest = there.split()
+    gpus(monkeypatch, int(cards))
+    apple(monkeypatch, "apple" in rest)
+    if "rank" in rest:
+        monkeypatch.setenv("LOCAL_RANK", rest[-1])
+    if "several" in rest:
+        monkeypatch.setattr(device_module.distributed, "world_size", lambda: 2)
+    if " " in found or "-" in found:
+        with pytest.raises(UserError, match=found):
+            choose_device(wanted, count)
+    else:
+        assert choose_device(wanted, count) == torch.device(found)
 
 
 def test_a_card_that_pytorch_was_not_built_for(
@@ -148,28 +137,6 @@ def test_no_cuda_without_a_reason(built: bool, words: str, monkeypatch: pytest.M
         choose_device("cuda")
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_where_the_hardware_multiplies_it(
-    native: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(device_module, "_has_bfloat16", lambda device: native)
-    assert choose_precision("auto", CPU) == (torch.bfloat16 if native else torch.float32)
-    assert choose_precision("float32", CPU) == torch.float32  # whatever the hardware
-    assert choose_precision("bfloat16", CPU) == torch.bfloat16
-    monkeypatch.undo()
-    emulated: list[bool] = []
-
-    def is_supported(including_emulation: bool) -> bool:
-        emulated.append(including_emulation)
-        return native
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    chosen = choose_precision("auto", torch.device("cuda"))
-    assert chosen == (torch.bfloat16 if native else torch.float32)
-    assert emulated == [False]  # emulated bfloat16 is slower than float32
-
-
 @pytest.mark.parametrize(
     ("name", "capability", "chosen"),
     [
@@ -178,19 +145,31 @@ def test_bfloat16_where_the_hardware_multiplies_it(
         ("NVIDIA GeForce GTX 1660 Ti", (7, 5), torch.float32),  # gives NaN in float16
         ("NVIDIA GeForce GTX 1080", (6, 1), torch.float32),  # slower in float16 than in float32
         ("NVIDIA GeForce RTX 3060", (8, 6), torch.bfloat16),
+        ("a CPU with bfloat16", None, torch.bfloat16),
+        ("another CPU", None, torch.float32),
     ],
 )
-def test_float16_where_that_alone_is_fast(
-    name: str, capability: tuple[int, int], chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def test_which_precision(
+    name: str,
+    capability: tuple[int, int] | None,
+    chosen: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    native = capability >= (8, 0)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    """What the hardware is fast in: emulated bfloat16 is slower than float32."""
+
+    def is_supported(including_emulation: bool) -> bool:
+        assert not including_emulation
+        return capability is not None and capability >= (8, 0)
+
+    device = torch.device("cuda", 0) if capability else CPU
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    card = torch.device("cuda", 0)
-    assert choose_precision("auto", card) == chosen
-    assert choose_precision("float16", card) == torch.float16  # whatever the card
-    assert choose_precision("float32", card) == torch.float32
+    if capability is None:
+        monkeypatch.setattr(device_module, "_has_bfloat16", lambda _: chosen == torch.bfloat16)
+    assert choose_precision("auto", device) == chosen
+    for typed in ("float32", "bfloat16", "float16"):  # whatever the hardware
+        assert choose_precision(typed, device) == getattr(torch, typed)
 
 
 def test_an_apple_gpu_computes_in_float32_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +299,8 @@ def test_only_where_the_probe_fails(
     capability: tuple[int, int], works: bool, contiguous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tried = placed(capability, monkeypatch, works)
+    for name, value in new_model().state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
     layers = [m for m in model.modules() if isinstance(m, DepthConv)]
     widths = {layer.depth_conv.in_channels for layer in layers}
     if capability < (8, 0) and works:  # every width is tried, once
@@ -336,29 +317,6 @@ def test_only_where_the_probe_fails(
     for layer in layers:  # as PyTorch asks when it chooses: a kernel for one channel is both
         strides = layer.depth_conv.weight.stride()
         assert (strides[1] == strides[0]) == contiguous
-
-
-def test_the_values_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed, _ = placed((7, 0), monkeypatch)
-    monkeypatch.undo()
-    plain = new_model()
-    for name, value in plain.state_dict().items():
-        assert torch.equal(changed.state_dict()[name], value)
-    torch.manual_seed(1)
-    inputs_of_depthwise(changed)
-    torch.manual_seed(1)
-    inputs_of_depthwise(plain)
-    for (name, a), b in zip(changed.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5, msg=name)
-
-
-def test_an_apple_gpu_has_the_usual_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CVAE, "to", lambda self, *a, **k: self if a else _to(self, **k))
-    model = place(new_model(), torch.device("mps"), torch.float32)
-    assert all(p.is_contiguous() for p in model.parameters())
-    monkeypatch.undo()
-    control, _ = placed((8, 0), monkeypatch)
-    assert not all(p.is_contiguous() for p in control.parameters())
 
 
 def test_the_probe_changes_nothing_and_hears_an_engine_that_is_missing(
@@ -439,18 +397,3 @@ def test_one_line_with_what_to_do(error: Exception, words: str) -> None:
 )
 def test_faults_of_the_program_stay_faults(error: Exception) -> None:
     assert explained(error) is None
-
-
-@pytest.mark.parametrize(("words", "status"), [("busy or unavailable", 2), ("illegal access", 1)])
-def test_a_script_ends_so(words: str, status: int) -> None:
-    code = (
-        "from modules.runtime.scripts import run_as_script\n"
-        f"def main():\n    raise RuntimeError('CUDA error: {words}')\n"
-        "run_as_script(main)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert done.returncode == status
-    assert done.stderr.startswith("error: ") == (status == 2)
-    assert ("Traceback" in done.stderr) == (status == 1)

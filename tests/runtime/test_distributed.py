@@ -108,7 +108,6 @@ def test_two_ranks_train_what_one_process_does(data: Path, alone: Path, tmp_path
     ("number", "receiver", "status"),
     [
         (signal.SIGTERM, "os.getpid()", 143),  # to a rank, of which the launcher knows nothing
-        (signal.SIGUSR1, "os.getppid()", 138),
         (signal.SIGINT, "os.getppid()", 130),
     ],
 )
@@ -166,7 +165,6 @@ def test_ranks_whose_torchrun_died_save_and_end(data: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ("(number, rank) == (1, 1) and os._exit(7)", 7, ""),
         ("(number, rank) == (1, 1) and os.kill(os.getpid(), 9)", 137, ""),
         # A fault of the program keeps its traceback: the rank's own, not the launcher's.
         ("if (number, rank) == (0, 1): raise KeyError('x')", 1, "KeyError: 'x'"),
@@ -182,15 +180,16 @@ def test_a_rank_that_fails_ends_all(
 
 
 @slow
-@pytest.mark.parametrize("start", [(), TORCHRUN])
-def test_a_mistake_is_one_line(start: tuple[str, ...], data: Path, tmp_path: Path) -> None:
-    script = hooked(tmp_path / "two.py")
-    for mistake in (("--DR", str(tmp_path / "none")), ("--batch_size", "3"), ("--typo", "1")):
-        arguments = ("--DR", data, "--save_root", tmp_path / "run", *TINY_RUN, *RUN, *mistake)
-        result = python(*start, script, *arguments)
-        assert result.returncode == (1 if start else 2)  # torchrun has a status of its own
-        assert result.stderr.count("error: ") == 1
-        assert mistake[1 if mistake[0] == "--DR" else 0] in result.stderr
+def test_a_mistake_is_one_line(data: Path, tmp_path: Path) -> None:
+    script, given = hooked(tmp_path / "two.py"), ("--DR", data, "--save_root", tmp_path / "run")
+    for start, status, mistake, words in (
+        ((), 2, ("--DR", "none"), "none: 1 fault"),
+        ((), 2, ("--typo", "1"), "--typo"),
+        (TORCHRUN, 1, ("--batch_size", "3"), "--batch_size 3"),  # it has a status of its own
+    ):
+        result = python(*start, script, *given, *TINY_RUN, *RUN, *mistake)
+        assert result.returncode == status
+        assert result.stderr.count("error: ") == 1 and words in result.stderr
         assert start or result.stderr.count("\n") == 1
 
 
@@ -213,7 +212,6 @@ def rank_1(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value", "words"),
     [
         ("RANK", "", "variable RANK expected"),
-        ("RANK", "a", "'a'"),
         ("MASTER_PORT", "", "MASTER_PORT"),
         ("MASTER_PORT", "1", "127.0.0.1"),  # nobody is there
         ("WORLD_SIZE", "many", "WORLD_SIZE='many' in the environment"),

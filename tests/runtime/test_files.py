@@ -1,11 +1,10 @@
-"""Files that are whole at any moment, one retry, a lock, archives that are what they say."""
+"""Files that are whole at any moment, one retry, a lock."""
 
 import errno
 import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from modules.runtime.files import (
     remove_leftovers,
     retried,
     unlock_folders,
-    verify_archive,
     write_atomically,
 )
 from tests.support.disks import is_folder, refusing
@@ -89,17 +87,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert message.endswith("; what was there before is intact")
     assert advice in message or call == "fsync"
     assert (path.read_bytes(), names(tmp_path)) == (b"old", ["last.ckpt"])
-
-
-def test_a_folder_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Windows, and where a folder may be written but not listed."""
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(os, "open", refuse)
-    write_atomically(tmp_path / "a", b"x")
-    assert (tmp_path / "a").read_bytes() == b"x"
 
 
 def test_what_stops_a_write_is_not_swallowed(tmp_path: Path) -> None:
@@ -251,36 +238,3 @@ def test_a_lock_that_nobody_here_can_judge_is_left(tmp_path: Path) -> None:
             lock_folder(tmp_path)
         assert "remove" in str(caught.value) and str(path) in str(caught.value)
         assert path.read_text() == text
-
-
-# ---------------------------------------------------------------- archives
-
-
-def archive(path: Path) -> bytes:
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("data/0", bytes(range(200)))
-        file.writestr("data/1", b"abc")
-    return path.read_bytes()
-
-
-def test_every_byte_of_an_archive_s_records_is_verified(tmp_path: Path) -> None:
-    path = tmp_path / "a.zip"
-    data = archive(path)
-    verify_archive(path)  # the control
-    begin = data.index(bytes(range(200)))
-    for place in (begin, begin + 100, begin + 199, data.index(b"abc")):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        with pytest.raises(zipfile.BadZipFile, match="wrong checksum in data/"):
-            verify_archive(path)
-
-
-def test_a_record_that_became_a_folder_is_refused(tmp_path: Path) -> None:
-    """No checksum covers its attributes; PyTorch would leave its tensor as memory was."""
-    path = tmp_path / "a.zip"
-    data = archive(path)
-    entry = data.rindex(b"PK\x01\x02")
-    path.write_bytes(data[: entry + 38] + bytes([data[entry + 38] | 0x10]) + data[entry + 39 :])
-    with zipfile.ZipFile(path) as file:
-        assert file.testzip() is None  # the control
-    with pytest.raises(zipfile.BadZipFile, match="folder"):
-        verify_archive(path)

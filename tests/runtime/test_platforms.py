@@ -2,13 +2,13 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from modules.figures.runs import load_run, parent_of
-from modules.runlog import read_config, write_config
-from tests.support.scripts import REPOSITORY, train
+from tests.support.drawn import make_run, set_parent
+from tests.support.scripts import REPOSITORY
 
 PRODUCT = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")]
 # Of the documentation's "Availability: Unix" and "not Windows".
@@ -57,16 +57,10 @@ def test_it_would_be_noticed() -> None:
     assert list(only_on_unix("def f():\n    import fcntl\n")) == []
 
 
-def test_a_parent_that_was_noted_on_windows(dataset: Path, tmp_path: Path) -> None:
+def test_a_parent_that_was_noted_on_windows(tmp_path: Path) -> None:
     """Runs that were moved together from there are found next to each other."""
-    parent, child = tmp_path / "parent", tmp_path / "child"
-    train(dataset, parent, "--num_epoch", "1")
-    train(dataset, child, "--num_epoch", "1", "--ckpt_path", str(parent / "last.ckpt"))
-    config = read_config(child)
-    config["parent"]["run"] = "C:\\Users\\me\\runs\\parent"
-    write_config(child / "config.json", config)
-    found = parent_of(load_run(child))
-    assert found is not None and found[0].folder == parent
-    config["parent"]["run"] = "C:\\Users\\me\\runs\\other"
-    write_config(child / "config.json", config)
-    assert parent_of(load_run(child)) is None  # the control
+    parent, child = make_run(tmp_path / "parent"), make_run(tmp_path / "child")
+    for name, there in (("parent", True), ("other", False)):
+        set_parent(child, PureWindowsPath("C:/Users/me/runs", name), 0)
+        found = parent_of(load_run(child))
+        assert (found is not None and found[0].folder == parent) == there

@@ -16,6 +16,8 @@ from tests.support.data import make_dataset
 from tests.support.redrawn import redraw
 from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 GROUNDS = {"white": (255, 0.5625), "grey": (128, 0.9), "black": (0, 0.6)}
 
 

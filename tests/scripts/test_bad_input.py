@@ -103,22 +103,16 @@ ROWS = [
         Row(f"{command} {option}", (word,))
         for command in (TRAIN, TEST, DEMO, SCHEDULES)
         for option, word in (
-            ("--lerning_rate 1", "unrecognized arguments: --lerning_rate"),
             ("--see 1", "unrecognized arguments: --see"),
-            ("--seed 0x1", "--seed: invalid int value: '0x1'"),
             ("--seed -1", "--seed -1: must be at least 0"),
-            (f"--seed {2**64}", f"--seed {2**64}: must be at most"),
-            ("--seed", "--seed: expected one argument"),
         )
     ),
     Row("Trainer.py", ("--DR", "--preset demo")),
     Row("Trainer.py --resume", ("--resume needs --save_root",)),
     Row("Tester.py", ("no checkpoint: name it with --ckpt_path",)),
     Row("dataloader.py", ("command",)),
-    Row("dataloader.py chek DATA", ("chek",)),
     Row("dataloader.py check ''", ("ROOT",)),
     Row("plots compare RUN", ("--out",)),
-    Row(f"{TRAIN} --train_vi_len {'9' * 5000}", ("--train_vi_len",)),
     Row(f"{TRAIN} --gpu 99", ("--gpu 99",)),
     Row(f"{TRAIN} --ckpt_path RUN/best.ckpt --F_dim 16", ("best.ckpt are for --F_dim 8",)),
     Row(f"{TEST} --frame_H 24", ("--frame_H 24: ", "are for --frame_H 16")),
@@ -137,6 +131,14 @@ ROWS = [
             ("TMP/f", "f: cannot be "),
             ("TMP/f/below", "below: cannot be "),
             ("''", "--save_root: is empty"),
+        )
+    ),
+    *(
+        Row(f"{command}/{'x' * 300}", ("x" * 300, "long"))
+        for command in (
+            f"{TRAIN} --save_root NEW",
+            "Tester.py --ckpt_path RUN",
+            "dataloader.py check TMP",
         )
     ),
     Row("dataloader.py demo DATA", ("data already exists and is not empty",)),
@@ -159,12 +161,12 @@ ROWS = [
     # checkpoints
     *(
         Row(command, ("run/best.ckpt: ", text), damage)
-        for command in (TUNE, VALIDATE, TEST)
-        for damage, text in (
-            (remove("run/best.ckpt"), "no such checkpoint"),
-            (SEVERED, "corrupted, or not a checkpoint"),
-            (WRONG_TYPES, "another architecture"),
-            (checkpoint(not_finite), "not finite (Generator.7.bias)"),
+        for command, damage, text in (
+            (TUNE, remove("run/best.ckpt"), "no such checkpoint"),
+            (VALIDATE, SEVERED, "corrupted, or not a checkpoint"),
+            (TEST, WRONG_TYPES, "another architecture"),
+            (TUNE, checkpoint(not_finite), "not finite (Generator.7.bias)"),
+            (TEST, checkpoint(not_finite), "not finite (Generator.7.bias)"),
         )
     ),
     Row(
@@ -206,7 +208,6 @@ ROWS = [
         for name in names
         for damage in (
             write(f"run/{name}", b"\xff\xfe\x00"),
-            write(f"run/{name}", "[1]"),
             folder(f"run/{name}"),
         )
     ),
@@ -319,7 +320,7 @@ def test_refused_in_one_line(row: Row, world: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "command",
-    [TRAIN, RESUME, TUNE, VALIDATE, TEST, CHECK, DEMO, CURVES, FRAMES, COMPARE, SCHEDULES],
+    [TRAIN, RESUME, TUNE, VALIDATE, TEST, CHECK, CURVES],
 )
 def test_sound_files_are_accepted(
     command: str, world: Path, monkeypatch: pytest.MonkeyPatch
@@ -371,15 +372,10 @@ def world_of_another(template: Path) -> Iterator[Path]:
 # A folder or file, the rights it is left with, a command, and what the message has.
 RIGHTS = [
     ("data/train", 0o000, TRAIN, "train: the folder cannot be read (Permission denied)"),
-    ("data/val/val_label/2.png", 0o000, CHECK, "2.png: cannot be read (Permission denied)"),
     (".", 0o555, TRAIN, "new: cannot be written (Permission denied)"),
     ("run", 0o555, RESUME, "run: cannot be written (Permission denied)"),
-    ("run/metrics.csv", 0o000, RESUME, "metrics.csv: "),
     ("run/best.ckpt", 0o000, TEST, "best.ckpt: cannot be read (Permission denied)"),
-    ("run", 0o555, TEST.replace("NEW", "RUN"), "run"),
-    (".", 0o555, DEMO, "new"),
     ("run", 0o555, CURVES, ".png: cannot be written"),
-    (".", 0o555, COMPARE, "new"),
 ]
 
 
@@ -397,6 +393,14 @@ def test_without_rights(
     assert not list((world_of_another / "new").rglob("*.*"))
 
 
+def test_data_that_may_only_be_read(world_of_another: Path) -> None:
+    for path in sorted((world_of_another / "data").rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for command in (TRAIN, CHECK):
+        assert run_here(Row(command, ()).arguments(world_of_another)) == Outcome(0, "")
+    (world_of_another / "data/val").chmod(0o755)
+
+
 # ---------------------------------------------------------------- as a user would
 
 
@@ -405,8 +409,6 @@ def test_without_rights(
     "row",
     [
         Row(TRAIN, ("2.png: the file is empty",), EMPTY),
-        Row(TEST, ("run/best.ckpt: corrupted",), SEVERED),
-        Row(CHECK, ("val: the folder is missing",), remove("data/val")),
         Row(CURVES, ("metrics.csv: is empty",), write("run/metrics.csv", "")),
     ],
     ids=name_of,
@@ -429,11 +431,8 @@ def test_in_processes_of_their_own(row: Row, world: Path) -> None:
 
 def test_no_cuda(world: Path) -> None:
     """On a machine without a GPU; nothing is made before that is found."""
-    for command in (
-        TRAIN.replace("--device cpu", "--device cuda"),
-        TEST.replace("--device cpu", "--device cuda"),
-    ):
-        row = Row(command, ("--device cuda", "use --device cpu"))
-        result = run_script(*row.arguments(world), env={"CUDA_VISIBLE_DEVICES": ""})
-        assert not faults_of(Outcome(result.returncode, result.stderr), row), result.stderr
-        assert not (world / "new").exists()
+    command = TRAIN.replace("--device cpu", "--device cuda")
+    row = Row(command, ("--device cuda", "use --device cpu"))
+    result = run_script(*row.arguments(world), env={"CUDA_VISIBLE_DEVICES": ""})
+    assert not faults_of(Outcome(result.returncode, result.stderr), row), result.stderr
+    assert not (world / "new").exists()

@@ -27,13 +27,12 @@ from modules import runlog
 from modules.checkpoint import load_checkpoint, load_last, save_checkpoints
 from modules.runtime import files
 from modules.runtime.errors import UserError
-from tests.support.comparing import same
 from tests.support.data import make_dataset
 from tests.support.disks import is_folder, named, refusing
-from tests.support.faults import contents, corrupted_copies, outcome_of_reading, read_corrupted
+from tests.support.faults import contents, outcome_of_reading, read_corrupted
 from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script, train
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +88,13 @@ def assert_saved(run: Path, previous: int = 1) -> None:
     assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EIO])
-def test_a_folder_that_cannot_be_synced(run: Path, number: int) -> None:
-    with refusing("fsync", number, when=is_folder) as refused:
+def test_a_folder_that_cannot_be_synced(run: Path) -> None:
+    with refusing("fsync", errno.EINVAL, when=is_folder) as refused:
         save(run)
     assert_saved(run)
     assert len(refused) == 2
     with (  # the control
-        refusing("fsync", number, when=named(f"last.ckpt.{os.getpid()}.tmp")),
+        refusing("fsync", errno.EIO, when=named(f"last.ckpt.{os.getpid()}.tmp")),
         pytest.raises(UserError, match=r"last\.ckpt: cannot be written .*before is intact"),
     ):
         save(run)
@@ -110,19 +108,18 @@ def test_a_disk_without_hard_links(run: Path) -> None:
     assert refused
 
 
-def test_a_previous_checkpoint_that_is_held_stays(run: Path) -> None:
+def test_a_previous_checkpoint_that_is_held_stays(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A backup reads last.prev.ckpt on Windows: the new checkpoint is written all the same."""
-    before = (run / "last.prev.ckpt").read_bytes()
     with refusing("replace", errno.EACCES, when=named(".last.prev.ckpt.tmp")):
-        result = one_more(run)
-    assert_done(result, run)
-    assert "note: " in result.stdout and "last.prev.ckpt: keeps its earlier" in result.stdout
-    assert (run / "last.prev.ckpt").read_bytes() == before
+        save(run)
+    assert "last.prev.ckpt: keeps its earlier" in capsys.readouterr().out
+    assert_saved(run, previous=0)
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EBUSY])
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_network_drive_that_is_away_for_a_moment(run: Path, number: int, call: str) -> None:
+@pytest.mark.parametrize(("call", "number"), [("fsync", errno.EIO), ("replace", errno.EBUSY)])
+def test_a_network_drive_that_is_away_for_a_moment(run: Path, call: str, number: int) -> None:
     end = f"last.ckpt.{os.getpid()}.tmp"
     with refusing(call, number, times=1, when=named(end)) as refused:
         save(run)
@@ -130,13 +127,22 @@ def test_a_network_drive_that_is_away_for_a_moment(run: Path, number: int, call:
     assert len(refused) == 1
 
 
-def test_a_checkpoint_that_stays_held(run: Path) -> None:
+@pytest.mark.parametrize(
+    ("call", "number", "advice", "attempts"),
+    [
+        ("replace", errno.EACCES, "close it there", len(files.WAITS) + 1),
+        ("fsync", errno.ENOSPC, "make room", 1),  # no waiting mends it
+    ],
+)
+def test_a_checkpoint_that_cannot_be_written(
+    run: Path, call: str, number: int, advice: str, attempts: int
+) -> None:
     before = (run / "last.ckpt").read_bytes()
-    with refusing("replace", errno.EACCES, when=named(f"last.ckpt.{os.getpid()}.tmp")) as refused:
+    with refusing(call, number, when=named(f"last.ckpt.{os.getpid()}.tmp")) as refused:
         result = one_more(run)
-    assert_refused(result, "last.ckpt: cannot be written (Permission denied)", "close it there")
-    assert "intact" in result.stderr
-    assert len(refused) == len(files.WAITS) + 1
+    words = f"last.ckpt: cannot be written ({os.strerror(number)})"
+    assert_refused(result, words, advice, "intact")
+    assert len(refused) == attempts
     assert (run / "last.ckpt").read_bytes() == before
     assert_done(one_more(run), run)
 
@@ -213,7 +219,6 @@ def test_a_drive_that_is_away_when_a_run_is_resumed(
     ("change", "text"),
     [
         (lambda path: path.unlink(), "cannot be read (No such file or directory)"),
-        (lambda path: path.write_bytes(path.read_bytes()[:40]), "header is corrupted"),
         (lambda path: (path.unlink(), path.mkdir()), "is not a file"),
     ],
 )
@@ -275,74 +280,6 @@ def test_files_that_do_not_fit(run: Path, tmp_path: Path) -> None:
     assert not list(out.glob("*submission*"))
 
 
-@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC], ids=errno.errorcode.get)
-def test_a_quota_or_a_full_disk(run: Path, number: int) -> None:
-    before = (run / "last.ckpt").read_bytes()
-    with refusing("fsync", number, when=named(f"last.ckpt.{os.getpid()}.tmp")) as refused:
-        result = one_more(run)
-    assert_refused(result, os.strerror(number), "make room", "intact")
-    assert len(refused) == 1  # no waiting mends it
-    assert (run / "last.ckpt").read_bytes() == before
-
-
-@contextlib.contextmanager
-def mounted(*arguments: str | Path) -> Iterator[None]:
-    """Something on the last of the arguments, a folder; the test is skipped where it may not be."""
-    command = ["mount", *map(str, arguments)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("nothing may be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(arguments[-1])], check=True)
-
-
-def test_a_disk_that_fills_up(run: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    with mounted("-t", "tmpfs", "-o", "size=2m", "none", disk):
-        here = disk / "run"
-        here.mkdir()
-        for name in ("last.ckpt", "metrics.csv", "config.json"):
-            shutil.copy(run / name, here)
-        before = (here / "last.ckpt").read_bytes()
-        # All but a little is taken: a checkpoint does not fit, the rest does.
-        filler = disk / "filler"
-        filler.write_bytes(bytes(max(0, shutil.disk_usage(here).free - 300_000)))
-        result = one_more(here)
-        assert_refused(result, "cannot be written (No space left on device)", "intact")
-        assert len(result.stderr.strip().splitlines()) == 1
-        assert (here / "last.ckpt").read_bytes() == before
-        filler.unlink()
-        assert_done(one_more(here), here)
-
-
-def test_a_folder_that_may_only_be_read(dataset: Path, run: Path, tmp_path: Path) -> None:
-    """Mounted so, which holds for root too: a run, and data."""
-    folder, data = tmp_path / "readonly", tmp_path / "data"
-    for path, source in ((folder, run), (data, dataset)):
-        path.mkdir()
-        read_only = ["mount", "-o", "remount,ro,bind", str(path)]
-        with mounted("--bind", source, path):
-            subprocess.run(read_only, check=True, capture_output=True)
-            with pytest.raises(OSError):  # the control
-                (path / "x").touch()
-            if path == folder:
-                before = state_of(folder)
-                words = "cannot be written (Read-only file system)"
-                assert_refused(one_more(folder), f"{folder}", words)
-                result = run_script("Tester.py", "--ckpt_path", folder / "best.ckpt")
-                assert_refused(result, f"{folder}", "Read-only file system")
-                assert state_of(folder) == before
-            else:
-                train(data, tmp_path / "new", "--num_epoch", "1")
-                made = run_script("Tester.py", "--ckpt_path", tmp_path / "new/last.ckpt")
-                assert made.returncode == 0, made.stderr
-                inside = run_script("dataloader.py", "check", data, "--picture", data / "a.png")
-                assert_refused(inside, "a.png", "Read-only file system")
-    assert_done(one_more(run), run)  # the control
-
-
 # ---------------------------------------------------------------- two runs, and killed ones
 
 
@@ -395,19 +332,14 @@ def test_a_second_run_in_the_folder_is_refused(dataset: Path, tmp_path: Path) ->
 # ---------------------------------------------------------------- corrupted checkpoints
 
 
-@slow
-def test_none_of_250_corrupted_ones_is_loaded_with_other_content(run: Path) -> None:
-    source, target = run / "last.ckpt", run / "corrupted.ckpt"
-    counts, bad = read_corrupted(source, target, flips=200, cuts=50, seed=0)
-    assert (bad, counts.total()) == ([], 250)
-    # Bytes without meaning, such as padding: with them all content is what was saved. They are
-    # a minority, and no cut is among them, or the damage would not be worth its name.
-    assert counts["refused"] >= 150
-
-
-def test_every_cut_is_refused(run: Path) -> None:
-    counts, bad = read_corrupted(run / "last.ckpt", run / "c.ckpt", flips=0, cuts=50, seed=1)
-    assert (counts, bad) == ({"refused": 50}, [])
+def test_no_corrupted_one_is_loaded_with_other_content(run: Path) -> None:
+    counts, bad = read_corrupted(run / "last.ckpt", run / "c.ckpt", flips=60, cuts=30, seed=0)
+    assert (bad, counts.total()) == ([], 90)
+    # Bytes without meaning, such as padding, leave all content what was saved. They are a minority,
+    # and no cut is among them.
+    assert counts["refused"] >= 60
+    counts, bad = read_corrupted(run / "last.ckpt", run / "c.ckpt", flips=0, cuts=30, seed=1)
+    assert (counts, bad) == ({"refused": 30}, [])
 
 
 def test_what_the_checksums_do_not_cover(run: Path) -> None:
@@ -426,103 +358,19 @@ def test_what_the_checksums_do_not_cover(run: Path) -> None:
 
 
 def test_silent_loading_would_be_noticed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The controls: without the archive's checksums flipped bytes load as other numbers."""
-    data = bytes(range(256)) * 4
-    made = [corrupted for _, corrupted in corrupted_copies(data, flips=30, cuts=10, seed=0)]
-    for flipped in made[:30]:
-        assert sum(a != b for a, b in zip(flipped, data, strict=True)) == 1
-    assert made[30] == b""
-    assert all(data.startswith(short) and len(short) < len(data) for short in made[30:])
-    zero = torch.zeros(2)
-    assert same({"a": [zero, 1]}, {"a": [zero.clone(), 1]})
-    for other in (-zero, zero.double(), torch.zeros(2, 1)):
-        assert not same(zero, other)
+    """The control: without the archive's checksums flipped bytes load as other numbers."""
     path = run / "last.ckpt"
-    original = contents(path)
-    assert outcome_of_reading(path, {**original, "last_epoch": 7}) == "silent"
-    with monkeypatch.context() as patch:
-        patch.setattr(zipfile, "is_zipfile", lambda _: False)
-        counts, bad = read_corrupted(path, run / "c.ckpt", flips=12, cuts=0, seed=0)
+    assert outcome_of_reading(path, {**contents(path), "last_epoch": 7}) == "silent"
+    monkeypatch.setattr(zipfile, "is_zipfile", lambda _: False)
+    counts, bad = read_corrupted(path, run / "c.ckpt", flips=12, cuts=0, seed=0)
     assert counts["silent"] > 0 and any(line.endswith("silent") for line in bad)
-    for error, outcome in (
-        (UserError("a file is corrupted"), "unnamed"),
-        (UserError(f"{path}: corrupted\nand more"), "unnamed"),
-        (KeyError("x"), "crash"),
-    ):
-
-        def fail(_: Path, error: Exception = error) -> None:
-            raise error
-
-        monkeypatch.setattr("tests.support.faults.load_checkpoint", fail)
-        assert outcome_of_reading(path, original) == outcome
-
-
-def test_a_damaged_config_is_named(run: Path) -> None:
-    path = run / "config.json"
-    path.write_bytes(path.read_bytes()[:40])
-    before = state_of(run)
-    assert_refused(one_more(run), f"{path}: cannot be read as JSON")
-    assert state_of(run) == before
-    path.unlink()
-    assert_done(one_more(run), run)
 
 
 # ---------------------------------------------------------------- names
 
-NAMES = [
-    pytest.param(os.fsdecode(b"-r\xfcn $x_i^2$ \xe8\x88\x9e"), id="dash, not UTF-8"),
-    pytest.param(" my run 💃[1]*?%d{0}", id="spaces, emoji, glob", marks=slow),
-    pytest.param('it\'s "a"\nb.v1.ckpt', id="quotes, newline, dots", marks=slow),
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_folders_of_any_name(dataset: Path, finished: Path, tmp_path: Path, name: str) -> None:
-    """Data, run and results in such folders; training, resuming, testing, comparing."""
-    place = tmp_path / name
-    shutil.copytree(dataset, place / "data")
-    here, epoch = f"{name}/{name}", ("--num_epoch", "1", "--store_visualization")
-    for command in (
-        ("Trainer.py", f"--DR={name}/data", f"--save_root={here}", *TINY_RUN, *epoch),
-        ("Trainer.py", f"--save_root={here}", "--resume", "--num_epoch", "2"),
-        ("Tester.py", f"--ckpt_path={here}/last.ckpt"),
-        ("modules/plots.py", "curves", "--", here),
-        ("modules/plots.py", "compare", f"--out={name}/report", "--", here, str(finished)),
-    ):
-        result = run_script(*command, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-    assert_done(result, place / name, 2)
-    assert (place / name / "test/submission.csv").exists()
-    (place / "report/summary.md").read_text(encoding="utf-8", errors="strict")
-
-
-@pytest.mark.parametrize(
-    ("script", "option"),
-    [
-        ("Trainer.py", "--DR"),
-        ("Trainer.py", "--save_root"),
-        ("Trainer.py", "--ckpt_path"),
-        ("Tester.py", "--ckpt_path"),
-        ("Tester.py", "--save_root"),
-        ("dataloader.py", "check"),
-        ("modules/plots.py", "curves"),
-    ],
-)
-def test_a_name_that_is_too_long_is_one_line(
-    dataset: Path, finished: Path, tmp_path: Path, script: str, option: str
-) -> None:
-    given = {
-        "Trainer.py": {"--DR": str(dataset), "--save_root": str(tmp_path / "new")},
-        "Tester.py": {"--ckpt_path": str(finished / "best.ckpt")},
-    }.get(script, {})
-    words = [word for pair in {**given, option: f"{tmp_path}/{'x' * 300}"}.items() for word in pair]
-    result = run_script(script, *words, *(TINY_RUN if script == "Trainer.py" else ()))
-    assert_refused(result, "x" * 300, "long")
-    assert len(result.stderr.splitlines()) == 1
-
 
 def test_one_folder_by_two_names(dataset: Path, tmp_path: Path) -> None:
-    """As on macOS and Windows, where case does not count; simulated by links and mounts."""
+    """As on macOS and Windows, where case does not count; simulated by links."""
     data = Path(shutil.copytree(dataset, tmp_path / "data"))
     train(dataset, tmp_path / "Run", "--num_epoch", "1")
     (tmp_path / "run").symlink_to(tmp_path / "Run")
@@ -534,10 +382,3 @@ def test_one_folder_by_two_names(dataset: Path, tmp_path: Path) -> None:
     ):
         result = run_script("Trainer.py", "--DR", data, "--save_root", save_root, *TINY_RUN)
         assert_refused(result, words)
-    other.unlink()
-    other.mkdir()
-    with mounted("--bind", data / "train", other):
-        result = run_script("Trainer.py", "--DR", data, "--save_root", other / "run", *TINY_RUN)
-        assert_refused(result, "inside the data set's train/")
-        assert not (other / "run").exists()
-    train(data, other / "run", "--num_epoch", "1")  # the control: now it is another folder

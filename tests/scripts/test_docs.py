@@ -59,21 +59,17 @@ def test_both_languages_have_the_same_facts(page: str) -> None:
     [
         ("README.md", "runs/best --resume", "runs/c --resume", "commands"),
         ("docs/theory.md", "labels --> fusion", "labels --> loss", "diagrams"),
-        ("README.md", "docs/val.gif", "docs/curves.png", "figures"),
         ("docs/theory.md", "6,144 at", "6,414 at", "numbers in tables"),
         ("docs/theory.md", "has 24.40 dB", "has 24.04 dB", "numbers"),
-        ("docs/theory.md", "`frame_mse`", "`psnr`", "code"),
         ("docs/theory.md", "\\log E_{z \\sim q}", "\\log E_{z}", "displayed formulas"),
-        ("docs/report.md", "\n- **Clips", "\n\n### Clips", "heading levels"),
     ],
 )
-def test_a_difference_is_noticed(page: str, old: str, new: str, fact: str | None) -> None:
-    """The control; None: no fact, so it may differ."""
+def test_a_difference_is_noticed(page: str, old: str, new: str, fact: str) -> None:
+    """The control."""
     text = text_of(page)
     assert old in text
     before, after = shared_facts(text), shared_facts(text.replace(old, new, 1))
-    changed = [name for name in before if before[name] != after[name]]
-    assert (fact in changed) if fact else not changed
+    assert before[fact] != after[fact]
 
 
 # ---------------------------------------------------------------- links, files, options
@@ -139,8 +135,6 @@ def test_there_are_commands_to_parse() -> None:
     assert len(arguments_of("Tester.py", text)) > 2
     assert {a[0] for a in arguments_of("dataloader.py", text)} == {"check", "video"}
     assert arguments_of("Trainer.py", "… `python Trainer.py --lr 1` …") == [["--lr", "1"]]
-    with pytest.raises(UserError, match="--rate"):
-        parse_trainer("", arguments_of("Trainer.py", "```\npython Trainer.py --rate 1\n```")[0])
 
 
 # ---------------------------------------------------------------- form
@@ -201,15 +195,6 @@ def test_named_code_exists(page: str) -> None:
     assert not missing(found, REPOSITORY / "docs")
     # One with a slip in its form would be passed over.
     assert text.count("](../modules/") == len(found)
-
-
-@pytest.mark.parametrize("page", THEORY)
-def test_code_in_the_tables_exists(page: str) -> None:
-    """There without a link: a class, or an attribute of one."""
-    tables = "\n".join(line for line in text_of(page).splitlines() if line.startswith("|"))
-    known = set().union(*(names_in(path.read_text()) for path in REPOSITORY.glob("modules/*.py")))
-    for name in re.findall(r"`([A-Z]\w+\.\w+)`", tables):
-        assert name in known or name.endswith(".py"), name
 
 
 def test_a_name_that_is_gone_would_be_noticed() -> None:

@@ -18,6 +18,7 @@ from tests.support.data import make_dataset
 from tests.support.documents import PAGES, command_lines, text_of
 from tests.support.scripts import REPOSITORY, run_script
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 # As small as --init copy allows.
 SMALL = "--F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16 --device cpu"
 # Starts of commands that a test cannot run, or that another test runs in a shorter form.

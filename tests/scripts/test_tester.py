@@ -2,8 +2,10 @@
 
 import csv
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from PIL import Image
 from modules import runlog
 from Tester import submitted_psnr
 from tests.support.data import make_dataset
-from tests.support.scripts import TINY_RUN, assert_refused, run_script, train
+from tests.support.scripts import assert_refused, run_script, train
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,19 @@ class TestTester:
         assert submission("--batch_size", "2", "--num_workers", "1") == reference
         assert submission("--seed", "5") != reference
 
+    def test_a_sequence_alone_has_the_frames_that_it_has_among_others(
+        self, tested: Path, trained: Path, dataset: Path, tmp_path: Path
+    ) -> None:
+        """Its latents follow the number of its folder, not its place."""
+        data = Path(shutil.copytree(dataset, tmp_path / "data"))
+        for kind in ("img", "label"):
+            shutil.rmtree(data / f"test/test_{kind}/0")
+        ckpt = ("--ckpt_path", trained / "best.ckpt", "--save_root", tmp_path / "out")
+        result = run_script("Tester.py", *ckpt, "--DR", data)
+        assert result.returncode == 0, result.stderr
+        for path in (tested / "frames/1").iterdir():
+            assert (tmp_path / "out/frames/1" / path.name).read_bytes() == path.read_bytes()
+
     def test_val_split_agrees_with_the_trainer(self, trained: Path, tmp_path: Path) -> None:
         result = run_script(
             *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--split", "val"),
@@ -97,8 +114,6 @@ class TestTester:
                 *("--save_root", out, *more),
             )
             assert result.returncode == 0, result.stderr
-            if not (out / "samples.csv").exists():
-                return result.stdout, []
             header, *lines = (out / "samples.csv").read_text().splitlines()
             assert header == "sample,psnr,ssim"
             return result.stdout, [[float(cell) for cell in line.split(",")] for line in lines]
@@ -115,75 +130,32 @@ class TestTester:
         assert table("--n_samples", "5", "--batch_size", "2")[1] == rows
         still = np.array(table("--n_samples", "3", "--latent_scale", "0")[1])
         assert (still[:, 1:] == still[0, 1:]).all()  # the control: the prior's mean, three times
-        assert table("--n_samples", "1")[1] == []
 
-    def test_st_lpips(self, trained: Path, dataset: Path, tmp_path: Path) -> None:
-        size = ("--frame_H", "24", "--frame_W", "24", "--num_epoch", "1")  # large enough for it
-        result = run_script(
-            *("Trainer.py", "--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN, *size)
-        )
+    def test_st_lpips(self, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = tmp_path / "run"
+        train(dataset, run, "--num_epoch", "1", "--frame_H", "24", "--frame_W", "24")
+        command = ("Tester.py", "--ckpt_path", run / "last.ckpt", "--split", "val", "--st_lpips")
+        monkeypatch.setitem(sys.modules, "stlpips_pytorch", None)
+        assert_refused(run_script(*command), "--st_lpips", "requirements-metrics.txt")
+
+        class LPIPS(torch.nn.Module):
+            def __init__(self, **settings: object) -> None:
+                super().__init__()
+
+            def forward(self, a: torch.Tensor, b: torch.Tensor, normalize: bool) -> torch.Tensor:
+                return (a - b).square().mean(dim=(1, 2, 3), keepdim=True)
+
+        module = ModuleType("stlpips_pytorch.stlpips")
+        module.LPIPS = LPIPS  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "stlpips_pytorch", ModuleType("stlpips_pytorch"))
+        monkeypatch.setitem(sys.modules, "stlpips_pytorch.stlpips", module)
+        result = run_script(*command)
         assert result.returncode == 0, result.stderr
-        path = tmp_path / "run" / "last.ckpt"
-        arguments = ("--ckpt_path", path, "--save_root", tmp_path / "out")
-        command = ("Tester.py", *arguments, "--split", "val", "--st_lpips")
-        module = tmp_path / "packages" / "stlpips_pytorch" / "stlpips.py"
-        module.parent.mkdir(parents=True)
-        env = {"PYTHONPATH": str(tmp_path / "packages")}
-        module.write_text("raise ImportError('no such thing here')")
-        assert_refused(run_script(*command, env=env), "--st_lpips", "requirements-metrics.txt")
-        module.write_text(
-            "import torch\n"
-            "class LPIPS(torch.nn.Module):\n"
-            "    def __init__(self, **settings):\n"
-            "        super().__init__()\n"
-            "    def forward(self, a, b, normalize):\n"
-            "        return (a - b).square().mean(dim=(1, 2, 3), keepdim=True)\n"
-        )
-        result = run_script(*command, env=env)
-        assert result.returncode == 0, result.stderr
-        lines = (tmp_path / "out" / "st_lpips.csv").read_text().splitlines()
+        lines = (run / "val/st_lpips.csv").read_text().splitlines()
         distances = np.array([float(line.split(",")[1]) for line in lines[1:]])
-        psnr = runlog.read_psnr_per_frame(tmp_path / "out" / "psnr_per_frame.csv").psnr
+        psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv").psnr
         np.testing.assert_allclose(-10 * np.log10(distances), psnr, rtol=1e-5)
         assert f"ST-LPIPS {distances.mean():.4f}, average over frames 1-9" in result.stdout
-        small = ("--ckpt_path", trained / "last.ckpt", "--save_root", tmp_path / "small")
-        assert_refused(
-            run_script("Tester.py", *small, "--split", "val", "--st_lpips"), "are too small"
-        )
-
-    def test_model_of_another_kind_comes_from_its_checkpoint(
-        self, dataset: Path, tmp_path: Path
-    ) -> None:
-        run = tmp_path / "run"
-        result = run_script(
-            *("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "1"),
-            *("--prior", "learned", "--output", "sigmoid", "--auto_save"),
-        )
-        assert result.returncode == 0, result.stderr
-        for split in ("val", "test"):
-            result = run_script("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", split)
-            assert result.returncode == 0, result.stderr
-        psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv").psnr
-        expected = runlog.read_psnr_per_frame(run / "psnr_per_frame.csv").psnr
-        assert psnr.tolist() == expected.tolist()
-        wrong = ("--ckpt_path", run / "best.ckpt", "--prior", "standard", "--DR", dataset)
-        assert_refused(run_script("Trainer.py", *wrong), "--prior standard", "learned")
-
-    def test_latent_scale(self, trained: Path, tmp_path: Path) -> None:
-        def frame(*more: str) -> bytes:
-            out = tmp_path / "-".join(more)
-            arguments = ("--ckpt_path", trained / "best.ckpt", "--save_root", out, *more)
-            assert run_script("Tester.py", *arguments).returncode == 0
-            return (out / "frames/1/5.png").read_bytes()
-
-        mean = frame("--latent_scale", "0")
-        assert mean == frame("--latent_scale", "0", "--seed", "9")  # no latent, no seed
-        assert mean != frame("--latent_scale", "3")
-
-    def test_default_folder_is_next_to_the_checkpoint(self, trained: Path, tmp_path: Path) -> None:
-        shutil.copy(trained / "best.ckpt", tmp_path)
-        assert run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt").returncode == 0
-        assert (tmp_path / "test/submission.csv").exists()
 
     def test_what_an_earlier_longer_run_left_goes_and_nothing_else(
         self, trained: Path, dataset: Path, tmp_path: Path
@@ -221,43 +193,35 @@ def test_submissions_are_scored_on_frames_1_to_600_as_integers() -> None:
     assert len(submitted_psnr(made[:3], truth[:3])) == 2  # a shorter video
 
 
-class TestReference:
-    """Checkpoints with a reference frame, folded, through both command lines."""
+def test_a_model_of_another_kind_from_training_to_frames(dataset: Path, tmp_path: Path) -> None:
+    """All that it is comes from its checkpoint; results go next to it."""
+    run = tmp_path / "run"
+    kind = ("--prior", "learned", "--reference", "first", "--fold", "2", "--output", "sigmoid")
+    train(dataset, run, "--num_epoch", "1", *kind, "--optim", "Muon", "--ema", "0.9")
+    for split, more in (("test", ()), ("val", ("--n_samples", "2"))):
+        found = []
+        for batch in ("1", "4"):
+            given = ("--ckpt_path", run / "last.ckpt", "--split", split, *more)
+            result = run_script("Tester.py", *given, "--batch_size", batch)
+            assert result.returncode == 0, result.stderr
+            found.append((run / split / "submission.csv").read_bytes())
+        assert found[0] == found[1]
+    psnr = runlog.read_psnr_per_frame(run / "val/psnr_per_frame.csv").psnr
+    assert psnr.tolist() == runlog.read_psnr_per_frame(run / "psnr_per_frame.csv").psnr.tolist()
+    wrong = ("--ckpt_path", run / "last.ckpt", "--prior", "standard", "--DR", dataset)
+    assert_refused(run_script("Trainer.py", *wrong), "--prior standard", "learned")
 
-    def test_from_training_to_frames(self, dataset: Path, tmp_path: Path) -> None:
-        run = tmp_path / "run"
-        folded = ("--fold", "2", "--optim", "Muon")
-        train(dataset, run, "--num_epoch", "1", "--reference", "first", *folded)
-        for split, more in (("test", ()), ("val", ("--n_samples", "2"))):
-            arguments = ("--ckpt_path", run / "last.ckpt", "--split", split, *more)
-            found = []
-            for batch in ("1", "4"):
-                out = tmp_path / f"{split}{batch}"
-                generated = run_script(
-                    *("Tester.py", *arguments, "--save_root", out, "--batch_size", batch)
-                )
-                assert generated.returncode == 0, generated.stderr
-                found.append((out / "submission.csv").read_bytes())
-            assert found[0] == found[1]
-        metrics = runlog.read_metrics(run / "metrics.csv")
-        again = run_script("Trainer.py", "--test", "--ckpt_path", run / "last.ckpt")
-        assert f"PSNR {metrics['val_psnr'][-1]:.4f} dB" in again.stdout
 
-    def test_fine_tuning_may_add_a_reference(self, dataset: Path, tmp_path: Path) -> None:
-        train(dataset, tmp_path / "five", "--num_epoch", "1")
-        short = ("--train_vi_len", "4", "--device", "cpu")
-        start = ("Trainer.py", "--ckpt_path", tmp_path / "five/last.ckpt", *short)
-        result = run_script(
-            *(*start, "--save_root", tmp_path / "more", "--reference", "first", "--num_epoch", "1")
-        )
-        assert result.returncode == 0, result.stderr
-        more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
-        assert more["config"]["reference"] == "first"
-        assert any(name.startswith("Background_Mask") for name in more["state_dict"])
-        folded = run_script(*start, "--save_root", tmp_path / "folded", "--fold", "2")
-        assert folded.returncode == 2
-        assert "--fold 2: the weights of" in folded.stderr
-        assert "are for --fold 1" in folded.stderr
+def test_fine_tuning_may_add_a_reference(trained: Path, tmp_path: Path) -> None:
+    short = ("--train_vi_len", "4", "--device", "cpu", "--num_epoch", "1")
+    start = ("Trainer.py", "--ckpt_path", trained / "last.ckpt", *short)
+    result = run_script(*start, "--save_root", tmp_path / "more", "--reference", "first")
+    assert result.returncode == 0, result.stderr
+    more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
+    assert more["config"]["reference"] == "first"
+    assert any(name.startswith("Background_Mask") for name in more["state_dict"])
+    folded = run_script(*start, "--save_root", tmp_path / "folded", "--fold", "2")
+    assert_refused(folded, "--fold 2: the weights of", "are for --fold 1")
 
 
 def test_export_needs_no_data_and_gives_the_same_frames(trained: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Corrupted checkpoints, and what reading them comes to: for the fault tests and the campaign."""
+"""Corrupted checkpoints, and what reading them comes to: for test_disks.py."""
 
 import contextlib
 import io

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,6 +61,23 @@ def _inside(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+@contextlib.contextmanager
+def figures_left_empty() -> Iterator[None]:
+    """While inside, the figures of runs in this process are empty files: drawing them takes most of
+    a tiny run's time. For tests of something else."""
+    from modules.figures import curves, frames
+
+    def of_run(run: Any, name: str) -> None:
+        (run.folder / name).touch()
+
+    with (
+        mock.patch.object(curves, "save_curves", lambda run: of_run(run, "curves.png")),
+        mock.patch.object(curves, "save_latent", lambda run: of_run(run, "latent.png")),
+        mock.patch.object(frames, "draw_psnr_per_frame", lambda path, *_, **__: path.touch()),
+    ):
+        yield
 
 
 def train(dataset: Path, run: Path, *more: str) -> str:
