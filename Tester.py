@@ -5,7 +5,7 @@
     python Tester.py --ckpt_path runs/demo/best.ckpt --export best.pth    # weights for other code
 
 Only the decoder path runs: first frame, labels, and latents from the prior with a fixed seed.
-Writes pred_seq{i}.gif, also as .mp4 where imageio-ffmpeg is installed, frames/{i}/{t}.png (exact
+Writes pred_seq{i}.gif, also as .mp4 where PyAV is installed, frames/{i}/{t}.png (exact
 pixels; frame 0 is the given one) and submission.csv; with --split val also psnr_per_frame.csv
 and .png.
 """

@@ -203,7 +203,7 @@ def test_ci_runs_what_the_readme_says() -> None:
 
 def test_scripts_start_without_what_they_may_not_need() -> None:
     """Each of these takes a second or so of every start."""
-    heavy = ("matplotlib", "imageio", "torchvision", "torch._dynamo")
+    heavy = ("matplotlib", "av", "torchvision", "torch._dynamo")
     code = "import sys; import {}; print(*[name for name in {} if name in sys.modules])"
     found = [
         subprocess.run(

@@ -167,10 +167,10 @@ def _stored(count: int, clip: Clip) -> tuple[list[int], str] | None:
     """Which of `count` labels each stored frame has, and what they count; None: they do not fit."""
     if count == clip.frames:
         return list(range(count)), "one for each stored frame"
-    timing = clip.video.timing if clip.video else clip.timing
+    timing = clip.film.timing if clip.film else clip.timing
     if timing is None or timing.is_constant:
         return None
-    rates = [timing.rate, *([clip.video.base_rate] if clip.video else [])]
+    rates = [timing.rate, *([clip.film.base_rate] if clip.film else [])]
     for rate in rates:
         if abs(count - timing.end * rate) <= SHOWN_SLACK and count > clip.frames:
             places = np.rint(timing.starts * rate).astype(int).clip(0, count - 1)
@@ -233,17 +233,17 @@ def _place_ids(
 
 def _shown_ids(numbers: list[int], clip: Clip) -> tuple[dict[int, list[int]], str] | None:
     """Ids beyond the stored frames of a variable clip: they count shown frames."""
-    video = clip.video
-    if video is None or video.timing.is_constant or max(numbers) <= clip.frames:
+    film = clip.film
+    if film is None or film.timing.is_constant or max(numbers) <= clip.frames:
         return None
-    shown = round(video.timing.end * video.base_rate)
+    shown = round(film.timing.end * film.base_rate)
     if max(numbers) >= shown + SHOWN_SLACK:
         return None
     base = 1 if min(numbers) > 0 and max(numbers) >= shown else 0
     places: dict[int, list[int]] = {number: [] for number in numbers}
-    for frame, place in enumerate(np.rint(video.timing.starts * video.base_rate).astype(int)):
+    for frame, place in enumerate(np.rint(film.timing.starts * film.base_rate).astype(int)):
         places.get(int(place) + base, []).append(frame)
-    what = f"they count frames as shown at {video.base_rate:.4g}/s, of which the clip stores"
+    what = f"they count frames as shown at {film.base_rate:.4g}/s, of which the clip stores"
     return places, f"{what} {clip.frames}"
 
 

@@ -3,21 +3,22 @@
     clip = open_clip(Path("dance.mp4"), source_fps=None)
     for index, frame in sampled(clip, fps=15): …
 
-Pillow reads GIFs and other files of several images, ffmpeg every other video; a folder of images is
-a video too. Frames are (H, W, 3) uint8 RGB, upright, and taken by their time stamps.
+Pillow reads GIFs and other files of several images, PyAV every other video; a folder of images is a
+video too. Frames are (H, W, 3) uint8 RGB, upright, and taken by their time stamps.
 """
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from modules.datasets import ffmpeg
+from modules.datasets import films
+from modules.datasets.films import CLEAR
 from modules.datasets.images import (
     IMAGE_SUFFIXES,
     ORIENTATION,
@@ -33,7 +34,6 @@ from modules.datasets.timing import Timing
 from modules.runtime.errors import UserError
 
 Pixels = NDArray[np.uint8]
-CLEAR = "transparent pixels were made white"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Clip:
     frames: int  # that it stores
     identity: str  # SHA-256 that identifies its content
     timing: Timing | None = None  # None: frames are evenly spaced, at `fps`
-    video: ffmpeg.About | None = None  # of a "video"
+    film: films.Film | None = None  # of a "video"
     notes: tuple[str, ...] = ()  # what a user should know of it, in words
 
     def timing_for(self, fps: float) -> Timing:
@@ -86,11 +86,13 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         with Image.open(path) as image:
             # A photo of a telephone may hold a second, smaller copy of itself (MPO).
             count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+            count -= _hidden(image)
             clear, shown = is_clear(image), []
             size = upright(to_rgb(image), _turning(image)).size
-            for frame in ImageSequence.Iterator(image):
-                frame.load()  # a WebP's durations are not known before
-                shown.append(float(frame.info.get("duration") or 0))
+            for index in range(_hidden(image), count + _hidden(image)):
+                image.seek(index)
+                image.load()  # a WebP's durations are not known before
+                shown.append(float(image.info.get("duration") or 0))
     except UnidentifiedImageError:
         pass  # not one of Pillow's formats
     except Exception as error:
@@ -103,19 +105,19 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         timing = _timing_of_images(shown, source_fps)
         fps = timing.rate if timing else None
         return Clip(path, "images", [], fps, size, count, identity, timing, notes=notes)
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
+    if importlib.util.find_spec("av") is None:
         raise UserError(
-            f"{path}: videos other than GIF need ffmpeg; run: pip install imageio-ffmpeg"
+            f"{path}: videos other than GIF need PyAV; run: pip install -r requirements-video.txt"
         )
-    about = ffmpeg.probe(path)
-    timing, notes = about.timing, about.notes
+    film = films.probe(path)
+    timing, notes = film.timing, film.notes
     if source_fps:
         notes = (*notes, f"--source_fps {source_fps:g} replaces its own {timing.rate:.4g} frames/s")
         timing = Timing.constant(len(timing.starts), source_fps)
     frames = len(timing.starts)
     if frames < 2:
         raise UserError(f"{path}: has 1 frame; a video needs at least 2")
-    return Clip(path, "video", [], timing.rate, about.size, frames, identity, timing, about, notes)
+    return Clip(path, "video", [], timing.rate, film.size, frames, identity, timing, film, notes)
 
 
 def _turning(image: Image.Image) -> Image.Exif:
@@ -168,11 +170,22 @@ def _file_identity(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_frames(clip: Clip) -> Iterator[Pixels]:
-    """Yield every frame, (H, W, 3) uint8 RGB, upright. Raises UserError that names the file."""
+def _hidden(image: Image.Image) -> int:
+    """How many pictures at its start no player shows: an animated PNG's, for old programs."""
+    return int(bool(getattr(image, "default_image", False)))
+
+
+def frames_at(clip: Clip, wanted: Sequence[int]) -> Iterator[Pixels]:
+    """Yield these stored frames, (H, W, 3) uint8 RGB, upright; indices ascend and may repeat.
+
+    Raises UserError that names the file.
+    """
+    if clip.film is not None:
+        yield from films.decode(clip.path, clip.film, wanted)
+        return
     if clip.kind == "folder":
-        for path in clip.files:
-            image = read_image(path)
+        for index in wanted:
+            image = read_image(path := clip.files[index])
             if image.size != clip.size:
                 raise UserError(
                     f"{path}: is {image.width} x {image.height} pixels, the images before it"
@@ -180,14 +193,12 @@ def read_frames(clip: Clip) -> Iterator[Pixels]:
                 )
             yield np.asarray(image)
         return
-    if clip.video is not None:
-        yield from ffmpeg.decode(clip.path, clip.video)
-        return
     try:
         with Image.open(clip.path) as image:
-            exif = _turning(image)
-            for frame in ImageSequence.Iterator(image):
-                yield np.asarray(upright(to_rgb(frame), exif))
+            exif, hidden = _turning(image), _hidden(image)
+            for index in wanted:
+                image.seek(index + hidden)
+                yield np.asarray(upright(to_rgb(image), exif))
     except Exception as error:  # see open_clip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{clip.path}: cannot be read to its end ({reason})") from error
@@ -205,8 +216,5 @@ def data_rate(clip: Clip, fps: float) -> float:
 
 def sampled(clip: Clip, fps: float) -> Iterator[tuple[int, Pixels]]:
     """Yield (source index, frame) at `fps`; a frame that is held long comes several times."""
-    wanted, t = sampled_indices(clip, fps), 0
-    for index, frame in enumerate(read_frames(clip)):
-        while t < len(wanted) and wanted[t] == index:
-            yield index, frame
-            t += 1
+    wanted = sampled_indices(clip, fps)
+    yield from zip(wanted, frames_at(clip, wanted), strict=True)

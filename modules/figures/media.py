@@ -7,11 +7,10 @@ Legend: T frames, H, W height and width in pixels; videos are (T, H, W, 3) uint8
 
 import importlib.util
 import io
-import tempfile
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
-import imageio.v3 as iio
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -171,33 +170,29 @@ def write_comparison_gif(
 def write_mp4(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path | None:
     """Write one sequence, (T, H, W, 3) uint8, as an MP4 that every player shows (H.264, 4:2:0).
 
-    Small frames are enlarged by a whole factor. None without the package imageio-ffmpeg. Raises
+    Small frames are enlarged by a whole factor. None without the package av (PyAV). Raises
     ValueError, and OSError when it cannot be written.
     """
     check_videos(frames=frames)
     if not 0 < fps < 1e4:
         raise ValueError(f"fps {fps}: must be above 0")
-    if importlib.util.find_spec("imageio_ffmpeg") is None:
+    if importlib.util.find_spec("av") is None:
         return None
+    import av
+
     large = enlarge(frames, max(1, round(LEAST_SIDE / min(frames.shape[1:3]))))
     _, height, width, _ = large.shape
     odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))  # 4:2:0 has a colour for 2 x 2 pixels
-    # Bit-exact: no version numbers and dates, so that the same frames give the same file.
-    exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-crf", "16", "-preset", "veryfast"]
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole.mp4"
-        iio.imwrite(
-            whole,
-            np.pad(large, odd, mode="edge"),
-            plugin="FFMPEG",
-            fps=fps,
-            codec="libx264",
-            quality=None,
-            macro_block_size=1,
-            output_params=exact,
-            ffmpeg_log_level="error",
-        )
-        write_atomically(path, whole.read_bytes())
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as file:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = file.add_stream("libx264", rate, options={"crf": "16", "preset": "veryfast"})
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        for frame in np.pad(large, odd, mode="edge"):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    write_atomically(path, buffer.getvalue())
     return path
 
 

@@ -12,10 +12,9 @@ in how many of them a person is found.
 
 import argparse
 import sys
-from itertools import islice
 from pathlib import Path
 
-import imageio.v2 as imageio
+import av
 import numpy as np
 from PIL import Image
 
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modules.datasets import blazepose, motion, synthetic, video, video_options
 from modules.datasets.pose import COCO_JOINTS, JOINTS, joints_over_time, person_from
-from modules.datasets.source import open_clip, read_frames, sampled_indices
+from modules.datasets.source import frames_at, open_clip, sampled_indices
 from modules.datasets.tracks import JointFinder, read_track
 from modules.options import parse
 from modules.runtime.errors import UserError
@@ -39,9 +38,12 @@ def write_clip(out: Path, seconds: float, seed: int, height: int, width: int) ->
     pose = motion.perform(np.random.default_rng([seed, 1, 0]), round(seconds * FPS), scene.camera)
     places = scene.camera.project(pose.joints)[..., :2]
     np.save(out.with_suffix(".npy"), places[:, [synthetic.JOINTS[name] for name in JOINTS]])
-    with imageio.get_writer(out, format="FFMPEG", fps=FPS, macro_block_size=2) as file:
+    with av.open(str(out), "w") as file:
+        stream = file.add_stream("libx264", FPS, options={"crf": "16"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in synthetic.render_frames(pose, scene):
-            file.append_data(frame)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
 
 
 def compare(clip_path: Path, root: Path) -> None:
@@ -75,7 +77,7 @@ def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
     beside = path.with_suffix(".npy")
     true = np.load(beside)[::every] if beside.exists() else None
     find = blazepose.load_blazepose()
-    frames = [Image.fromarray(frame) for frame in islice(read_frames(clip), 0, None, every)]
+    frames = [Image.fromarray(frame) for frame in frames_at(clip, range(0, clip.frames, every))]
     for width, height in sizes:
         stature = synthetic.make_scene(0, height, width).camera.scale
         seen, errors = 0, []

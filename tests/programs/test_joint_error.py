@@ -18,7 +18,7 @@ needs_model = pytest.mark.skipif(
 
 @needs_model
 def test_distances_of_the_figure(tmp_path: Path) -> None:
-    pytest.importorskip("imageio_ffmpeg", reason="no mp4 without imageio-ffmpeg")
+    pytest.importorskip("av", reason="no mp4 without PyAV")
     clip, root = tmp_path / "a.mp4", tmp_path / "root"
     made = run_script(PROGRAM, "clip", clip, "--seconds", "2")
     assert made.returncode == 0, made.stderr

@@ -9,13 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import imageio.v3 as iio
-import numpy as np
 import pytest
 
 from tests.datasets.test_video import draw, make_folder, write_openpose
 from tests.support.data import make_dataset
 from tests.support.documents import PAGES, command_lines, text_of
+from tests.support.kinds import constant, encode
 from tests.support.scripts import REPOSITORY, run_script
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -96,9 +95,9 @@ def folder(tmp_path: Path) -> Path:
     """A folder with all that the examples take as given: ROOT, dance.mp4, openpose/, figure.mp4."""
     for name in ("", "mocap_course", "mocap_dance", "dance_white", "real_motion"):
         make_dataset(tmp_path / "ROOT" / name)
-    if importlib.util.find_spec("imageio_ffmpeg"):
-        frames = np.stack([draw(t) for t in range(150)])  # five seconds
-        iio.imwrite(tmp_path / "dance.mp4", frames, plugin="FFMPEG", fps=30, macro_block_size=1)
+    if importlib.util.find_spec("av"):
+        frames = [draw(t) for t in range(150)]  # five seconds
+        encode(tmp_path / "dance.mp4", constant(30, 5), size=(96, 48), pictures=frames)
     else:
         make_folder(tmp_path / "dance.mp4", 150)  # the same frames, as images; both are clips
     (tmp_path / "figure.mp4").symlink_to(tmp_path / "dance.mp4")

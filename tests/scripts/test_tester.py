@@ -34,7 +34,7 @@ class TestTester:
     def test_outputs(self, tested: Path, dataset: Path) -> None:
         assert {p.name for p in tested.iterdir()} == {
             *("frames", "submission.csv", "pred_seq0.gif", "pred_seq1.gif"),
-            *(("pred_seq0.mp4", "pred_seq1.mp4") if find_spec("imageio_ffmpeg") else ()),
+            *(("pred_seq0.mp4", "pred_seq1.mp4") if find_spec("av") else ()),
         }
         assert len(list((tested / "frames/0").iterdir())) == 6
         assert len(list((tested / "frames/1").iterdir())) == 9

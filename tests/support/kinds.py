@@ -5,9 +5,11 @@ the frame's time t in seconds. So `facts` can see from pixels alone whether a cl
 and at its true speed.
 """
 
-import subprocess
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,33 +49,75 @@ def is_upright(frame: np.ndarray) -> bool:
     )
 
 
-def ffmpeg(*arguments: object) -> None:
-    import imageio_ffmpeg
-
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y"]
-    subprocess.run([*command, *map(str, arguments)], check=True, stdin=subprocess.DEVNULL)
-
-
 def encode(
     path: Path,
     times: Sequence[float],
-    *options: object,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    *,
     size: tuple[int, int] = (WIDTH, HEIGHT),
-    filters: Sequence[str] = (),
-    before: Sequence[object] = (),
+    pictures: Sequence[np.ndarray] | None = None,
+    prepare: Callable[[Any, Any], None] = lambda file, stream: None,
+    container: dict[str, str] | None = None,
+    **options: str,
 ) -> Path:
-    """A video of `picture`s at these time stamps; options: of ffmpeg, for the output."""
-    raw = path.with_suffix(".raw")
-    raw.write_bytes(b"".join(picture(t, *size).tobytes() for t in times))
-    even = all(abs(t - i * times[1]) < 1e-6 for i, t in enumerate(times))
-    rate = 1 / times[1] if even else 30
-    chain = [] if even else ["setpts='(" + "+".join(f"eq(N,{i})*{t:.5f}" for i, t in enumerate(times)) + ")/TB'"]  # fmt: skip # noqa: E501
-    chain += filters
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", rate]
-    stamps = [] if even else ["-fps_mode", "passthrough", "-enc_time_base", "1/90000"]
-    view = ["-vf", ",".join(chain)] if chain else []
-    ffmpeg(*source, *before, "-i", raw, *view, *stamps, *options, path)
-    raw.unlink()
+    """A video of `picture`s, or of other pictures, at these time stamps.
+
+    prepare: changes file and stream before the first frame; container, options: of ffmpeg
+    """
+    import av
+
+    av.logging.set_level(av.logging.FATAL)
+    step = times[1] if len(times) > 1 else 1 / 30
+    even = all(abs(t - i * step) < 1e-6 for i, t in enumerate(times))
+    rate = Fraction(1 / step).limit_denominator(1001) if even else Fraction(30)
+    with av.open(f"file:{path}", "w", options=container or {}) as file:
+        stream = file.add_stream(codec, rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        if not even:
+            stream.codec_context.time_base = Fraction(1, 90_000)
+        prepare(file, stream)
+        for i, t in enumerate(times):
+            pixels = picture(t, *size) if pictures is None else pictures[i]
+            kind = "rgba" if pixels.shape[2] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
+            frame.pts = i if even else round(t * 90_000)
+            frame.time_base = 1 / rate if even else Fraction(1, 90_000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def remux(
+    source: Path,
+    path: Path,
+    *,
+    shift: float = 0,
+    prepare: Callable[[Any, Any], None] = lambda file, stream: None,
+    container: dict[str, str] | None = None,
+) -> Path:
+    """The same packets in another file, `shift` seconds later."""
+    import av
+
+    with av.open(str(source)) as old, av.open(str(path), "w", options=container or {}) as file:
+        stream = file.add_stream_from_template(old.streams.video[0])
+        prepare(file, stream)
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.pts += (ticks := round(shift / packet.time_base))
+                packet.dts = None if packet.dts is None else packet.dts + ticks
+                packet.stream = stream
+                file.mux(packet)
+    return path
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Write how an MP4's picture is to be turned: (x, y) → (ax + cy, bx + dy)."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # after version, dates, ids, duration, layer and volume
+    a, b, c, d = (65536 * value for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    path.write_bytes(data)
     return path
 
 
