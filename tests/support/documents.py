@@ -60,8 +60,9 @@ def without_blocks(text: str) -> str:
 
 def command_lines(text: str) -> list[str]:
     """The command lines of the code blocks, comments left out, each once."""
-    joined = "\n".join(block for _, block in BLOCK.findall(text)).replace("\\\n", " ").splitlines()
-    commands = [line for line in joined if re.match(r"(python|pip|torchrun) ", line)]
+    joined = "\n".join(block for _, block in BLOCK.findall(text)).replace("\\\n", " ")
+    lines = joined.replace(" && ", "\n").splitlines()
+    commands = [line for line in lines if re.match(r"(python|pip|torchrun) ", line)]
     return list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in commands))
 
 

@@ -73,8 +73,7 @@ def figures_left_empty() -> Iterator[None]:
         (run.folder / name).touch()
 
     with (
-        mock.patch.object(curves, "save_curves", lambda run: of_run(run, "curves.png")),
-        mock.patch.object(curves, "save_latent", lambda run: of_run(run, "latent.png")),
+        mock.patch.object(curves, "save_curves", of_run),
         mock.patch.object(frames, "draw_psnr_per_frame", lambda path, *_, **__: path.touch()),
     ):
         yield
