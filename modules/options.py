@@ -130,7 +130,7 @@ class TrainerOptions:
     auto_save: bool = option(False, SAVING, "besides best.ckpt, save best_loss.ckpt (lowest loss) and best_both.ckpt (both at once) instead of epoch=N.ckpt", bookkeeping=True)
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) of the best validation so far", bookkeeping=True)
     tensorboard: bool = option(False, SAVING, "also log metrics.csv to TensorBoard (needs: pip install tensorboard)", bookkeeping=True)
-    ckpt_path: str | None = option(None, SAVING, "weights to start from (fine-tuning), or the checkpoint to validate with --test", shown="none", bookkeeping=True)
+    ckpt_path: str | None = option(None, SAVING, "weights to start from (fine-tuning; data, optimisation and schedules of its run apply too unless given), or the checkpoint to validate with --test", shown="none", bookkeeping=True)
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
     resume_if_any: bool = option(False, SAVING, "resume if save_root holds a run, else start one: for jobs that a scheduler restarts", bookkeeping=True)
 
