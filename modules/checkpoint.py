@@ -338,7 +338,7 @@ def take_from_checkpoint(
     if o.DR is None:
         raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
     if told and not o.test:
-        print(f"taken from its run, and replaced by what is typed: {'  '.join(told)}", flush=True)
+        print(f"taken from its run, unless given: {'  '.join(told)}", flush=True)
     return o, checkpoint
 
 
