@@ -96,7 +96,6 @@ class TrainingStep:
                 part.draws.latent,
                 clips.previous,
                 sequential=clips.sequential,
-                detach=o.detach,
                 recompute=o.recompute,
                 reference=clips.reference,
             )

@@ -81,7 +81,7 @@ class TestTrainer:
     def test_real_footage(self, shared: Path, tmp_path: Path) -> None:
         result = run_script(
             *("Trainer.py", "--DR", shared / "real_motion", "--save_root", tmp_path / "a", *TINY),
-            *("--num_epoch", "2", "--tfr", "0", "--detach", "--device", "cpu"),
+            *("--num_epoch", "2", "--tfr", "0", "--device", "cpu"),
         )
         assert result.returncode == 0, result.stderr
         assert "280 training frames in 4 recording(s), 30 validation frames" in result.stdout
