@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -283,10 +284,9 @@ def _made(options_class: type[T], typed: dict[str, Any]) -> tuple[T, frozenset[s
     for name, value in typed.items():
         if isinstance(value, list):
             typed[name] = tuple(value)
-        elif name in PATHS and isinstance(value, str) and value.startswith("~"):
+        elif name in PATHS and value.startswith("~"):
             # As in --save_root=~/runs, or on Windows: shells expand it at the start of a word only.
-            with contextlib.suppress(RuntimeError):  # no such user
-                typed[name] = str(Path(value).expanduser())
+            typed[name] = os.path.expanduser(value)  # noqa: PTH111, which leaves unknown users
     preset = PRESETS[typed["preset"]] if typed.get("preset") else {}
     options = options_class(**{**preset, **typed})
     check_ranges(options)
@@ -504,7 +504,7 @@ def as_text(name: str, value: Any) -> str:
 
 
 def as_lines(options: Any) -> list[str]:
-    """The resolved options, a line for each group, as printed at the start of a run."""
+    """The options, a line for each group, as printed at the start of a run."""
     groups: dict[str, list[str]] = {}
     for entry in dataclasses.fields(options):
         text = as_text(entry.name, getattr(options, entry.name))

@@ -212,7 +212,8 @@ def train_epoch(state: RunState, data: VideoData, step: Step, watch: Watch) -> E
             _refuse_divergence(epoch, state.sums.read().skipped_in_a_row)
         asked, save_due = distributed.maximum(*watch.requests())
         if asked or save_due:
-            state.save_at(Position(epoch, number + 1, time.perf_counter() - started))
+            state.position = Position(epoch, number + 1, time.perf_counter() - started)
+            state.save()
             watch.saved()
         if asked:
             distributed.stop(asked)
