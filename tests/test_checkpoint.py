@@ -48,7 +48,7 @@ def new_content(config: ModelConfig = CONFIG) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, ModelConfig(), ModelConfig(8, 2, 4, 8), ModelConfig(37, 11, 13, 21)]
+    "config", [ModelConfig(), ModelConfig(8, 2, 4, 8), ModelConfig(37, 11, 13, 21)]
 )
 def test_older_checkpoints_load_with_any_dimensions(tmp_path: Path, config: ModelConfig) -> None:
     content, path = older_content(config), tmp_path / "old.ckpt"

@@ -95,7 +95,6 @@ def by_hand(
     epsilon: Tensor,
     previous: Previous,
     *,
-    detach: bool,
     reference: Any,
 ) -> list[Tensor]:
     """Prediction, MSE, KL and the posterior's mean, as ClipOutput has them."""
@@ -119,7 +118,6 @@ def by_hand(
         made = decoded(model, start, labels[t], q.mean + q.stddev * epsilon[t - 1], reference)
         mse = (made - frames[t]).square().mean(dim=(1, 2, 3))
         found.append((made, mse, kl_divergence(q, p).sum(dim=(1, 2, 3)), q.mean))
-        made = made.detach() if detach else made
     return [torch.stack(terms) for terms in zip(*found, strict=True)]
 
 
@@ -129,7 +127,6 @@ MODES: dict[str, dict[str, Any]] = {
     "stored, noisy": {"sequential": False},
     "free": {"sequential": True},
     "mixed, noisy": {"sequential": True},
-    "detached, mixed": {"sequential": True, "detach": True},
 }
 
 
@@ -158,7 +155,6 @@ def test_a_training_pass_is_its_definition(
     kind: str, mode: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values and gradients, in float64; in parts that do not come out even."""
-    detach = "detach" in MODES[mode]
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(cvae, "RECOMPUTE_FRAMES", 3)  # 8 frames: 3, 3 and 2
     if way == "shared weights":
@@ -179,7 +175,7 @@ def test_a_training_pass_is_its_definition(
 
     out = model(*inputs, **MODES[mode], recompute=way == "recompute", reference=reference)
     found = gradients(out)
-    expected = by_hand(model, *inputs, detach=detach, reference=reference)
+    expected = by_hand(model, *inputs, reference=reference)
     for name, a, b in zip(out._fields, out, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
     for name, gradient in gradients(expected).items():
@@ -193,23 +189,24 @@ def test_the_definition_s_modes_differ() -> None:
     model = new_model().eval()
     frames, labels = clips()
     inputs = (frames, labels, latents_of(CONFIG))
-    kind = {"detach": False, "reference": None}
-    made = {mode: by_hand(model, *inputs, previous_of(mode, frames), **kind)[0] for mode in MODES}
+    made = {
+        mode: by_hand(model, *inputs, previous_of(mode, frames), reference=None)[0]
+        for mode in MODES
+    }
     for a, first in made.items():
         for b, second in made.items():
             assert (a == b) == torch.allclose(first, second, atol=1e-4)
 
 
-def test_detached_gradients_reach_every_weight_in_bfloat16() -> None:
-    """autocast keeps cast weights; those of the pass without gradient must not be used again."""
+@pytest.mark.parametrize("sequential", [True, False])
+def test_bfloat16_gives_every_weight_nearly_the_gradient_of_float32(sequential: bool) -> None:
     model, (frames, labels) = new_model().eval(), clips()
-    previous = Previous.of(frames, teacher_forcing=False)
+    previous = Previous.of(frames, teacher_forcing=not sequential)
     norms = {}
     for half in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            kind = {"sequential": True, "detach": True}
-            out = model(frames, labels, latents_of(CONFIG), previous, **kind)
+            out = model(frames, labels, latents_of(CONFIG), previous, sequential=sequential)
         (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
         norms[half] = [p.grad.norm().item() for p in model.parameters()]
         assert out.mse.dtype == out.kl.dtype == out.prediction.dtype == torch.float32
