@@ -65,10 +65,12 @@ def read_weight_file(path: Path) -> Any:
             return importlib.import_module("safetensors.torch").load(data)
         if zipfile.is_zipfile(file):
             verify_archive(file)
+            if any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist()):
+                raise UserError(f"{path}: a TorchScript archive, which holds a program; {ALONE}")
         file.seek(0)
         with torch.serialization.safe_globals(BESIDE):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except MemoryError:
+    except (UserError, MemoryError):
         raise
     except ImportError as error:
         raise UserError(f"{path}: needs a package: pip install safetensors") from error
@@ -76,10 +78,10 @@ def read_weight_file(path: Path) -> Any:
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # PyTorch may wrap it
             raise error.__cause__ from None
-        if unknown := re.search(r"GLOBAL (\S+)|TorchScript", str(error)):
+        if unknown := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path}: holds a Python object ({unknown[1] or unknown[0]}), which is not loaded, "
-                f"since that could run code; {ALONE}"
+                f"{path}: holds a Python object ({unknown[1]}), which is not loaded, since that "
+                f"could run code; {ALONE}"
             ) from error
         zipped = isinstance(error, zipfile.BadZipFile)
         what = str(error) if zipped else "it ends too early, was changed or is something else"

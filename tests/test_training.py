@@ -60,15 +60,15 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: str) -> None:
 @pytest.mark.parametrize(
     "typed",
     [
-        *("--tfr 0", "--tfr 0 --detach", "--frame_noise 0.5", "--jump 0.9", "--augment colour"),
+        *("--tfr 0", "--frame_noise 0.5", "--jump 0.9", "--augment colour"),
         *("--reference first", "--fold 2", "--rollout_every 1 --tfr 0", "--prior learned"),
         *("--output sigmoid", "--grad_clip 0.001", "--train_vi_len 3", "--seed 1"),
     ],
 )
 def test_no_option_is_without_effect_on_a_step(typed: str) -> None:
-    """Beside the same step without it; without teacher forcing for --detach."""
+    """Beside the same step without it."""
     gradients: list[dict[str, Tensor]] = []
-    for more in (typed, "--tfr 0" if "detach" in typed else ""):
+    for more in (typed, ""):
         state, step = new_run(more)
         if state.stored is not None:
             state.stored.frames.zero_()
@@ -314,7 +314,7 @@ def test_a_save_in_mid_epoch_is_due_once_a_period(
     (state, step), watch = new_run(), Watch()
     watch._saved_at -= waited  # seconds; the period is 600
     saves: list[int] = []
-    monkeypatch.setattr(state, "save_at", lambda position: saves.append(position.step))
+    monkeypatch.setattr(state, "save", lambda: saves.append(state.position.step))
     state.plan = FORCED
     averages = train_epoch(state, step.data, step, watch)
     assert saves == expected

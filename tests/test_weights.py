@@ -216,7 +216,7 @@ OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
         CORRUPTED + "wrong checksum",
     ),
     (lambda p: p.write_bytes(pickle.dumps({"a": 1})), CORRUPTED),
-    (script, "holds a Python object (TorchScript), which is not loaded"),
+    (script, "a TorchScript archive, which holds a program; save its weights alone"),
     (lambda p: (p.unlink(), p.mkdir()), "cannot be read (Is a directory)"),
     (lambda p: p.unlink(), "no such checkpoint"),
 ]

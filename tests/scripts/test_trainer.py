@@ -19,7 +19,7 @@ from modules.diagnosis import BASELINES
 from modules.schedules import teacher_forcing_drawn
 from modules.training import TrainingStep
 from tests.support.comparing import same
-from tests.support.scripts import TINY, TINY_RUN, assert_refused, run_script, train
+from tests.support.scripts import TINY, TINY_RUN, run_script, train
 from tests.support.stepping import at_step
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -91,14 +91,6 @@ class TestTrainer:
         assert tested.returncode == 0, tested.stderr
         rows = (tmp_path / "a" / "test" / "submission.csv").read_text().count("\n") - 1
         assert rows == 3 * 30
-
-    def test_checkpoint_is_a_superset_of_the_older_one(self, trained: Path) -> None:
-        content = state(trained / "last.ckpt")
-        assert content["last_epoch"] == 2
-        assert content["lr"] == 0.001
-        assert content["tfr"] == 1.0
-        assert content["optimizer"]["param_groups"]
-        CVAE(ModelConfig(8, 4, 4, 8)).load_state_dict(content["state_dict"])
 
     def test_per_save(self, dataset: Path, tmp_path: Path) -> None:
         text = train(dataset, tmp_path / "a", "--num_epoch", "5", "--per_save", "2")
@@ -213,10 +205,6 @@ class TestTrainer:
         )
         assert tuned.returncode == 0, tuned.stderr
         assert state(tmp_path / "tuned" / "last.ckpt")["config"]["D_out_dim"] == 24
-        tested = run_script("Tester.py", *shared_options, "--save_root", tmp_path / "tested")
-        assert tested.returncode == 0, tested.stderr
-        size = Image.open(tmp_path / "tested/frames/0/0.png").size
-        assert size == (64, 32)  # the default for a checkpoint without a frame size
         small = run_script(
             *("Tester.py", *shared_options, "--save_root", tmp_path / "small"),
             *("--frame_H", "16", "--frame_W", "16"),
@@ -287,17 +275,14 @@ class TestTrainer:
         assert table.psnr.tolist() == results[0].psnr.tolist()
 
     def test_a_copying_start(self, dataset: Path, tmp_path: Path) -> None:
-        wide = ("--F_dim", "32", "--D_out_dim", "48", "--num_epoch", "1", "--lr", "1e-9")
-        train(dataset, tmp_path / "a", *wide, "--init", "copy")
-        psnr = runlog.read_metrics(tmp_path / "a/metrics.csv")["val_psnr"][0]
-        known = runlog.read_config(tmp_path / "a")["baselines"]["first_frame"]
-        assert psnr == pytest.approx(known, abs=1.5)
-
-    def test_fast_train(self, dataset: Path, tmp_path: Path) -> None:
-        fast = ("--fast_train", "--fast_partial", "0.4", "--fast_train_epoch", "2")
-        train(dataset, tmp_path / "a", "--num_epoch", "3", *fast)
-        steps = state(tmp_path / "a/last.ckpt")["optimizer"]["state"][0]["step"].item()
-        assert steps == 1 + 1 + 3  # 2 of 6 clips in two epochs
+        """With Muon, where there is room; the control is a model that is too narrow."""
+        options = ("--optim", "Muon", "--num_epoch", "1", "--lr", "1e-9", "--F_dim", "32")
+        for width, near in (("48", True), ("16", False)):
+            run = tmp_path / width
+            train(dataset, run, *options, "--D_out_dim", width)
+            psnr = runlog.read_metrics(run / "metrics.csv")["val_psnr"][0]
+            known = runlog.read_config(run)["baselines"]["first_frame"]
+            assert (abs(psnr - known) < 1.5) == near
 
     def test_non_finite_sequences_change_nothing_and_are_counted(
         self, dataset: Path, trained: Path, tmp_path: Path
@@ -313,22 +298,6 @@ class TestTrainer:
         assert np.isnan(metrics["train_loss"]).all()
         after = state(tmp_path / "b" / "last.ckpt")["state_dict"]
         assert same(after, content["state_dict"])  # batch-norm statistics included
-
-    def test_too_many_non_finite_steps_stop_the_run(
-        self, dataset: Path, trained: Path, tmp_path: Path
-    ) -> None:
-        content = state(trained / "last.ckpt")
-        # Finite weights, since others are refused; what they compute overflows to inf - inf.
-        content["state_dict"]["Decoder_Fusion.5.weight"].fill_(3e38)
-        torch.save(content, tmp_path / "huge.ckpt")
-        result = run_script(
-            *("Trainer.py", "--ckpt_path", tmp_path / "huge.ckpt", "--save_root", tmp_path / "b"),
-            *("--num_epoch", "40", "--train_vi_len", "4", "--device", "cpu", "--auto_save"),
-            *("--batch_size", "1"),
-        )
-        assert_refused(result, "50 training steps in a row")
-        files = {p.name for p in (tmp_path / "b").iterdir()}
-        assert not files & {"best.ckpt", "best_loss.ckpt", "best_both.ckpt"}  # NaN is never best
 
 
 def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
