@@ -352,8 +352,10 @@ def test_a_corrupted_last_checkpoint_never_becomes_the_previous_one(
     state = resumed(tmp_path)
     assert f"resuming from {PREVIOUS} instead" in capsys.readouterr().out
     assert same(comparable(tmp_path / LAST), comparable(stopped / PREVIOUS))
+    state.unwritten = [{"epoch": 0.0, "val_psnr": 20.0}]  # a spreadsheet held metrics.csv
     state.save()
     assert load_checkpoint(tmp_path / PREVIOUS).training
+    assert resumed(tmp_path).unwritten == state.unwritten
     for name in (LAST, PREVIOUS):
         (tmp_path / name).write_bytes(b"half")
     with pytest.raises(UserError, match=r"last\.prev\.ckpt: corrupted"):

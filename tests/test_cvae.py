@@ -352,7 +352,7 @@ def test_models_that_cannot_be_built_are_refused(wrong: dict[str, Any], says: st
         CVAE(ModelConfig(**wrong))
 
 
-# ---------------------------------------------------------------- --init copy
+# ---------------------------------------------------------------- a copying start
 
 COPYING = [
     ModelConfig(F_dim=24, L_dim=4, N_dim=4, D_out_dim=24, frame_H=8, frame_W=12),
@@ -380,3 +380,11 @@ def test_a_copying_model_repeats_the_first_frame_and_learns(config: ModelConfig)
     (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
     for name, p in copying.named_parameters():
         assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("other", [{"F_dim": 23}, {"D_out_dim": 23}, {"output": "sigmoid"}])
+def test_where_there_is_no_way_for_the_colours_weights_stay(other: dict[str, Any]) -> None:
+    model = CVAE(dataclasses.replace(COPYING[0], **other))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.copy_previous_frame()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
