@@ -102,7 +102,7 @@ class TrainerOptions:
     batch_size: int = option(2, OPTIMISATION, "clips per step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "total epochs of the run, including resumed parts", at_least=1, at_most=1_000_000, resumable=True)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
-    optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised updates for convolutions that mix channels, Adam for the rest, with a 20-step warm-up, from weights that copy the previous frame if F_dim and D_out_dim leave room", choices=("Adam", "AdamW", "Muon"))
+    optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised updates for convolutions that mix channels, Adam for the rest, with a 20-step warm-up and, if F_dim and D_out_dim are large enough, initial weights that copy the previous frame", choices=("Adam", "AdamW", "Muon"))
     lr_scheduler: str = option("constant", OPTIMISATION, "learning-rate schedule; cosine: per step, down to 0", choices=("constant", "multistep", "cosine"))
     lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs at which the learning rate is multiplied by lr_gamma", at_least=0, shown="at 1/2 and 3/4 of num_epoch", needs=Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep"))
     lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1, needs=Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep"))

@@ -146,15 +146,15 @@ def draw_shard(
     if clips > batch:
         weights[batch:] = 0.0
         index = torch.arange(clips, device=device).clamp(max=batch - 1)
-        starts, draws = starts[index], draws.of(index)
+        starts, draws = starts[index], draws.select(index)
     scalars = torch.tensor([float(batch), plan.beta]).to(device, non_blocking=True).unbind()
     if world == 1:
         return Shard(starts, draws, weights, *scalars)
     if rank >= len(starts):  # some clip to go through the networks with
         only = slice(0, 1)
-        return Shard(starts[only], draws.of(only), torch.zeros_like(weights[only]), *scalars)
+        return Shard(starts[only], draws.select(only), torch.zeros_like(weights[only]), *scalars)
     own = slice(rank, None, world)
-    return Shard(starts[own], draws.of(own), weights[own], *scalars)
+    return Shard(starts[own], draws.select(own), weights[own], *scalars)
 
 
 # ---------------------------------------------------------------- one epoch

@@ -14,6 +14,7 @@ from modules.data import Previous, to_unit
 from modules.losses import psnr
 from modules.networks import bounded, fold_pixels, unfold_pixels
 from modules.runtime.errors import UserError
+from tests.support.small_run import starts_of
 
 SIZES = {"F_dim": 12, "L_dim": 4, "N_dim": 4, "D_out_dim": 12, "frame_H": 8, "frame_W": 12}
 CONFIG = ModelConfig(**SIZES)
@@ -133,7 +134,7 @@ MODES: dict[str, dict[str, Any]] = {
 def previous_of(mode: str, frames: Tensor) -> Previous:
     """What the steps of clips of five frames start from."""
     g = torch.Generator().manual_seed(2)
-    previous = Previous.of(frames, teacher_forcing=not MODES[mode]["sequential"])
+    previous = starts_of(frames, teacher_forcing=not MODES[mode]["sequential"])
     others, noise = (torch.randn(frames[1:].shape, generator=g).to(frames) for _ in "ab")
     if "stored" in mode:
         previous = previous._replace(frames=(0.5 + others).clamp(0, 1), true=False)
@@ -201,7 +202,7 @@ def test_the_definition_s_modes_differ() -> None:
 @pytest.mark.parametrize("sequential", [True, False])
 def test_bfloat16_gives_every_weight_nearly_the_gradient_of_float32(sequential: bool) -> None:
     model, (frames, labels) = new_model().eval(), clips()
-    previous = Previous.of(frames, teacher_forcing=not sequential)
+    previous = starts_of(frames, teacher_forcing=not sequential)
     norms = {}
     for half in (False, True):
         model.zero_grad()
@@ -228,7 +229,7 @@ def test_recomputing_keeps_little_of_each_frame(forced: bool) -> None:
             return tensor
 
         frames, labels = clips(steps)
-        previous = Previous.of(frames, teacher_forcing=forced)
+        previous = starts_of(frames, teacher_forcing=forced)
         inputs = (frames, labels, latents_of(CONFIG, steps - 1), previous)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             out = model(*inputs, sequential=not forced, recompute=recompute)
@@ -304,7 +305,7 @@ def test_a_fresh_reference_changes_nothing_and_learns() -> None:
     torch.manual_seed(1)
     network = CVAE(dataclasses.replace(CONFIG, reference="first")).train()
     network.load_state_dict({**network.state_dict(), **model.state_dict()})
-    previous = Previous.of(frames_labels[0], teacher_forcing=True)
+    previous = starts_of(frames_labels[0], teacher_forcing=True)
     inputs = (*frames_labels, latents_of(CONFIG), previous)
     reference = tuple(x[4] for x in frames_labels)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -327,7 +328,7 @@ def test_what_the_reference_covers_cannot_ruin_a_step() -> None:
     model.config = dataclasses.replace(model.config, output="linear")
     bias = model.Generator[-1].bias
     torch.nn.init.constant_(bias, 1e12)
-    previous, kind = Previous.of(frames, teacher_forcing=True), {"sequential": False}
+    previous, kind = starts_of(frames, teacher_forcing=True), {"sequential": False}
     inputs = (frames, labels, latents_of(CONFIG), previous)
     out = model(*inputs, **kind, reference=(frames[4], labels[4]))
     assert out.prediction.min() >= 0 and out.prediction.max() <= 1
@@ -375,7 +376,7 @@ def test_a_copying_model_repeats_the_first_frame_and_learns(config: ModelConfig)
     assert psnr(last_frame(usual), frames[0]).max() < 10  # the control
     if config.F_dim < 32:  # the narrowest layers have room for the colours alone
         return
-    previous = Previous.of(frames, teacher_forcing=True)
+    previous = starts_of(frames, teacher_forcing=True)
     out = copying.train()(frames, labels, latents_of(config), previous, sequential=False)
     (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
     for name, p in copying.named_parameters():

@@ -1,6 +1,5 @@
 """Optimisers, the guarded update with clipping and the loss's scale, and averaged weights."""
 
-import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -161,19 +160,6 @@ def test_the_optimiser_is_the_one_that_was_asked_for(typed: str, kind: type) -> 
     assert type(state.optimizer) is kind
     assert {group["lr"] for group in state.optimizer.param_groups} == {0.02}
     assert state.average.decay == 0.7
-
-
-def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
-    parameters = new_parameters()
-    muon = Muon(parameters, lr=0.01)
-    one_step(muon, parameters, 0)
-    again, fresh = ([nn.Parameter(p.detach().clone()) for p in parameters] for _ in "ab")
-    resumed = Muon(again, lr=0.01)
-    resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
-    for optimizer, own in ((muon, parameters), (resumed, again), (Muon(fresh, lr=0.01), fresh)):
-        one_step(optimizer, own, 1)
-    assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(parameters, fresh, strict=True))
 
 
 # ---------------------------------------------------------------- the guarded update

@@ -176,15 +176,6 @@ def test_ranks_draw_what_a_single_process_does(monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(a, 2 * b.float())
 
 
-def test_draws_are_those_of_the_epoch_and_the_step() -> None:
-    o, starts = options_of(EVERY_DRAW), torch.tensor([3, 5])
-    at = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    drawn = [draw_shard(o, FORCED, starts, latent=LATENT, epoch=e, number=n).draws for e, n in at]
-    assert len({x.latent.sum().item() for x in drawn}) == 4
-    half = draw_shard(o, FORCED._replace(tfr=0.0), starts, latent=LATENT, epoch=0, number=0)
-    assert not half.draws.forced.any() and torch.equal(half.draws.latent, drawn[0].latent)
-
-
 @pytest.mark.parametrize("world", [1, 2])
 def test_filled_up_places_count_for_nothing(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss, gradients and sums are those of the smaller batch, over all ranks together."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from PIL import Image
 from modules import evaluation, runlog
 from modules.cvae import CVAE, ModelConfig
 from modules.diagnosis import BASELINES
-from modules.schedules import teacher_forcing_drawn
-from modules.training import TrainingStep
 from tests.support.comparing import same
 from tests.support.scripts import TINY, TINY_RUN, run_script, train
 from tests.support.stepping import at_step
@@ -69,6 +66,7 @@ class TestTrainer:
         text = train(dataset, tmp_path / "a", "--num_epoch", "12", "--tfr", "0", "--kl_beta", "0")
         metrics = runlog.read_metrics(tmp_path / "a" / "metrics.csv")
         assert metrics["train_mse"][-1] < 0.5 * metrics["train_mse"][0]
+        assert state(tmp_path / "a/last.ckpt")["tfr"] == metrics["tfr"][-1] == 0
         assert metrics["tf_active"].sum() == 0
         assert (metrics["beta"] == 0).all()
         known = runlog.read_config(tmp_path / "a")["baselines"]
@@ -112,29 +110,6 @@ class TestTrainer:
         assert same(state(tmp_path / "a" / "last.ckpt")["state_dict"], weights)
         train(dataset, tmp_path / "b", "--num_epoch", "3", "--seed", "1")
         assert not same(state(tmp_path / "b" / "last.ckpt")["state_dict"], weights)
-
-    def test_resumed_equals_uninterrupted(self, dataset: Path, tmp_path: Path) -> None:
-        whole, parts = tmp_path / "whole", tmp_path / "parts"
-        more = ("--tfr", "0.5", "--tfr_sde", "1", "--lr_scheduler", "cosine", "--batch_size", "3")
-        more += ("--detector_patience", "2", "--detector_threshold", "50")
-        more += ("--kl_anneal_cycle", "2", "--auto_save")
-        train(dataset, whole, "--num_epoch", "5", *more)
-        # The interruption: as if killed after epoch 2, with a later row already in metrics.csv.
-        stop_after(dataset, parts, 2, *more)
-        result = run_script("Trainer.py", "--save_root", parts, "--resume")
-        assert result.returncode == 0, result.stderr
-        a, b = state(whole / "last.ckpt"), state(parts / "last.ckpt")
-        for key in ("state_dict", "optimizer", "lr", "tfr", "last_epoch", "training"):
-            assert same(a[key], b[key]), key
-        timing = ("frames_per_second", "seconds")
-        one, two = (runlog.read_metrics(r / "metrics.csv") for r in (whole, parts))
-        for name in set(one) - set(timing):
-            assert one[name].tolist() == two[name].tolist(), name
-        assert json.loads((parts / "config.json").read_text())["resumed_at"] == [3]
-        assert a["lr"] == one["lr"][-1] < one["lr"][0]
-        assert a["tfr"] == one["tfr"][-1]
-        drawn = [teacher_forcing_drawn(0, e, tfr) for e, tfr in enumerate(one["tfr"])]
-        assert one["tf_active"].tolist() == drawn and len(set(drawn)) == 2
 
     def test_a_run_below_the_baselines_says_so(self, dataset: Path, tmp_path: Path) -> None:
         # At a rate of next to nothing the model stays what it was.
@@ -298,21 +273,3 @@ class TestTrainer:
         assert np.isnan(metrics["train_loss"]).all()
         after = state(tmp_path / "b" / "last.ckpt")["state_dict"]
         assert same(after, content["state_dict"])  # batch-norm statistics included
-
-
-def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
-    """A run of five epochs that is ended, unsaved, in the second step after `epoch` was saved."""
-    whole_step = TrainingStep.__call__
-
-    def step_or_end(self: TrainingStep, *arguments: Any, **options: Any) -> None:
-        if state(run / "last.ckpt")["last_epoch"] == epoch and self.sums.read().trained:
-            sys.exit(99)
-        whole_step(self, *arguments, **options)
-
-    with mock.patch.object(TrainingStep, "__call__", step_or_end):
-        arguments = ["--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "5", *more]
-        result = run_script("Trainer.py", *arguments)
-    assert result.returncode == 99, result.stderr
-    row = (run / "metrics.csv").read_text().splitlines()[-1]
-    with (run / "metrics.csv").open("a") as file:
-        file.write(f"{epoch + 1}{row[1:]}\n{epoch + 2},0.1,0.")  # a row too many and a half one
