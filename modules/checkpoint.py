@@ -222,9 +222,7 @@ def load_last(root: Path) -> Checkpoint:
     try:
         return retried(partial(load_checkpoint, root / LAST))
     except UserError as error:
-        if there[-1].name != PREVIOUS:
-            raise
-        found = load_checkpoint(there[-1])
+        found = load_checkpoint(there[-1])  # raises the same where there is no other
         print(f"note: {error}; resuming from {PREVIOUS} instead", flush=True)
         return found
 
@@ -286,13 +284,13 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     schedule = {name: getattr(checkpoint, name) for name in ("lr", "tfr", "last_epoch")}
     save_checkpoints([path], {"state_dict": weights, "optimizer": weights, **schedule})
     notes = [f"wrote {path}: the five networks, in the older form"]
-    for name in ("prior", "reference", "output", "fold"):
+    notes += [
+        f"note: the model has --{name} {value}, which that form has no place for: without it the "
+        "five networks give other frames"
+        for name in ("prior", "reference", "output", "fold")
         # Clamped frames are what everybody shows.
-        if (value := getattr(config, name)) not in (getattr(usual, name), "clamp"):
-            notes.append(
-                f"note: the model has --{name} {value}, which that form has no place for: "
-                "without it the five networks give other frames"
-            )
+        if (value := getattr(config, name)) not in (getattr(usual, name), "clamp")
+    ]
     if checkpoint.has_frame_size and config.latent_shape[1:] != usual.latent_shape[1:]:
         size = f"--frame_H {config.frame_H} --frame_W {config.frame_W}"
         notes.append(f"note: that form carries no frame size; it was trained with {size}")

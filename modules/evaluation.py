@@ -212,22 +212,17 @@ def generate(
                         advance(len(group))
                     video = torch.stack(frames, dim=1)  # (B, T, 3, H, W)
                 except torch.OutOfMemoryError as error:
-                    raise UserError(_too_large(first, len(labels))) from error
+                    count, (height, width) = len(group), first.shape[2:]
+                    raise UserError(
+                        f"generating {count} sequence{'s' * (count > 1)} of {len(labels)} frames "
+                        f"of {width} x {height} pixels does not fit into the GPU's memory; a "
+                        "smaller --batch_size needs less, or use --device cpu"
+                    ) from error
                 video = video if keep else video.cpu()
                 made += [v[: len(s.labels)] for v, s in zip(video, group, strict=True)]
         return made
     finally:
         model.train(was_training)
-
-
-def _too_large(first: Tensor, length: int) -> str:
-    """That sequences of so many frames did not fit into a GPU's memory. first: (B, 3, H, W)."""
-    count, _, height, width = first.shape
-    return (
-        f"generating {count} sequence{'s side by side' if count > 1 else ''} of {length} frames of "
-        f"{width} x {height} pixels does not fit into the GPU's memory; a smaller --batch_size "
-        "needs less, or use --device cpu"
-    )
 
 
 def _groups(

@@ -62,9 +62,8 @@ def option(
 
     default:     REQUIRED if there is none
     shown:       what --help prints as the default when it is derived later
-    bookkeeping: it changes no number, so a comparison of runs leaves it out
-    resumable:   a resumed run may change it; bookkeeping always may
-    needs:       what it needs to have an effect; None: nothing
+    bookkeeping: it changes no number: comparisons of runs leave it out, a resumed run may change it
+    resumable:   a resumed run may change it all the same
     metavar:     what --help prints for the value; None: its type
     convert:     makes the value of what was typed; None: the annotation does
     """

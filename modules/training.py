@@ -209,7 +209,13 @@ def train_epoch(state: RunState, data: VideoData, step: Step, watch: Watch) -> E
         # in its queue are few when the run is asked to stop.
         last = number + 1 == len(batches)
         if device.type == "cpu" or number % LOOK_EVERY == 0 or last:
-            _refuse_divergence(epoch, state.sums.read().skipped_in_a_row)
+            in_a_row = state.sums.read().skipped_in_a_row
+            if in_a_row >= MAX_SKIPPED_STEPS:
+                raise UserError(
+                    f"epoch {epoch}: {in_a_row:.0f} training steps in a row gave a loss or "
+                    "gradient that is not finite; the run has diverged. Checkpoints of earlier "
+                    "epochs are intact; try a lower --lr, a lower --kl_beta or --precision float32"
+                )
         asked, save_due = distributed.maximum(*watch.requests())
         if asked or save_due:
             state.position = Position(epoch, number + 1, time.perf_counter() - started)
@@ -220,13 +226,3 @@ def train_epoch(state: RunState, data: VideoData, step: Step, watch: Watch) -> E
     averages = state.sums.averages(steps=o.train_vi_len - 1)  # waits for the device
     state.position = Position(epoch, len(batches), time.perf_counter() - started)
     return averages
-
-
-def _refuse_divergence(epoch: int, in_a_row: float) -> None:
-    """Raise UserError if too many steps in a row were not finite."""
-    if in_a_row >= MAX_SKIPPED_STEPS:
-        raise UserError(
-            f"epoch {epoch}: {in_a_row:.0f} training steps in a row gave a loss or gradient that "
-            "is not finite; the run has diverged. Checkpoints of earlier epochs are intact; try a "
-            "lower --lr, a lower --kl_beta or --precision float32"
-        )

@@ -15,6 +15,7 @@ from PIL import Image
 from modules import evaluation, runlog
 from modules.cvae import CVAE, ModelConfig
 from modules.diagnosis import BASELINES
+from modules.schedules import teacher_forcing_drawn
 from tests.support.comparing import same
 from tests.support.scripts import TINY, TINY_RUN, run_script, train
 from tests.support.stepping import at_step
@@ -50,7 +51,8 @@ class TestTrainer:
             assert np.isfinite(column).all(), name
         total = metrics["train_mse"] + metrics["beta"] * metrics["train_kl"]
         np.testing.assert_allclose(metrics["train_loss"], total, rtol=1e-6)
-        assert metrics["tf_active"].tolist() == [1, 1, 1]
+        assert metrics["tf_active"].tolist() == metrics["tfr"].tolist() == [1, 1, 1]
+        assert (metrics["lr"] == 0.001).all()
         # A mean of logarithms is no less than the logarithm of the mean, and clamping helps.
         assert (metrics["train_psnr"] > -10 * np.log10(metrics["train_mse"])).all()
         assert not set(metrics["train_psnr"]) & set(metrics["val_psnr"])
@@ -108,8 +110,11 @@ class TestTrainer:
         train(dataset, tmp_path / "a", "--num_epoch", "3", "--num_workers", "1")
         weights = state(trained / "last.ckpt")["state_dict"]
         assert same(state(tmp_path / "a" / "last.ckpt")["state_dict"], weights)
-        train(dataset, tmp_path / "b", "--num_epoch", "3", "--seed", "1")
+        train(dataset, tmp_path / "b", "--num_epoch", "3", "--seed", "1", "--tfr", "0.5")
         assert not same(state(tmp_path / "b" / "last.ckpt")["state_dict"], weights)
+        drawn = [teacher_forcing_drawn(1, epoch, 0.5) for epoch in range(3)]
+        active = runlog.read_metrics(tmp_path / "b/metrics.csv")["tf_active"].tolist()
+        assert active == drawn == [0, 0, 0]  # not whether they might have been
 
     def test_a_run_below_the_baselines_says_so(self, dataset: Path, tmp_path: Path) -> None:
         # At a rate of next to nothing the model stays what it was.
