@@ -27,11 +27,12 @@ from modules.optim import (
     Muon,
     WeightAverage,
     is_matrix,
+    make_optimizer,
     set_learning_rate,
     shared_sizes,
 )
 from modules.runtime.errors import UserError
-from tests.support.small_run import new_run, part_of, run_epochs
+from tests.support.small_run import new_run, options_of, part_of, run_epochs
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 CPU = torch.device("cpu")
@@ -107,7 +108,7 @@ def test_what_muon_takes() -> None:
     assert len(names) > 30
     # Those of a folded model have many rows; the control is the layer before.
     model = CVAE(dataclasses.replace(CONFIG, fold=2, reference="first"))
-    muon = Muon(model.parameters(), model.output_kernels())
+    muon = make_optimizer(model, options_of("--optim Muon"))
     taken = {id(p) for p in muon.param_groups[1]["params"]}
     left = {name for name, p in model.named_parameters() if is_matrix(p) and id(p) not in taken}
     assert left == {"Generator.7.weight", "Background_Mask.share.weight"}
