@@ -367,7 +367,10 @@ def test_a_copying_model_repeats_the_first_frame_and_learns(config: ModelConfig)
     frames, labels = clips()
     torch.manual_seed(0)
     copying, usual = CVAE(config).eval(), CVAE(config).eval()
+    last, colours = copying.frame_transformation[6].weight, config.colours
+    before = last.clone()
     copying.copy_previous_frame()
+    assert torch.equal(last[colours:], before[colours:])  # the other channels learn as ever
 
     def last_frame(model: CVAE) -> Tensor:
         return list(model.rollout(frames[0], labels, prior_latents(config, 0, [0, 1])))[-1]
