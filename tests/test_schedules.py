@@ -146,6 +146,8 @@ def test_plan_follows_the_schedules() -> None:
     assert len({epoch_plan(half, e).teacher_forcing for e in range(20)}) == 2
     half.rollout_every = 1  # each step draws for itself
     assert {epoch_plan(half, e).teacher_forcing for e in range(20)} == {True}
+    half.tfr = 0.0  # and none of them draws it
+    assert {epoch_plan(half, e).teacher_forcing for e in range(20)} == {False}
 
 
 def test_learning_rate_of_a_step() -> None:
