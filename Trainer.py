@@ -28,7 +28,7 @@ from modules.data import VideoData, describe_data, fingerprint, largest_batch
 from modules.datasets.demo import demo_data
 from modules.diagnosis import BASELINES
 from modules.evaluation import baselines, validate
-from modules.figures.records import Records, check_tensorboard, metrics_row, validation_files
+from modules.figures.records import Records, metrics_row, validation_files
 from modules.options import (
     TrainerOptions,
     as_lines,
@@ -64,7 +64,6 @@ def all_options() -> tuple[TrainerOptions, frozenset[str], Checkpoint | None]:
         with telling_origins(o, explicit, checkpoint):
             dataloader.refuse_inside(Path(o.DR or ""), run_folder(o))
             model_config(o).check()
-            check_tensorboard(o)
             distributed.check_batch(o.batch_size)
     return o, explicit, checkpoint
 
@@ -101,7 +100,7 @@ def make_model(
     """The model on its device, with the checkpoint's weights or freshly initialised."""
     torch.manual_seed(o.seed)  # of the initial weights; every later draw has a seed of its own
     model = checkpoint.build_model() if checkpoint else CVAE(config)
-    if o.init == "copy" and not checkpoint:
+    if o.optim == "Muon" and not checkpoint:
         model.copy_previous_frame()
     count = sum(p.numel() for p in model.parameters())
     precision = choose_precision(o.precision, device)

@@ -1,4 +1,4 @@
-"""Size of the model, length of the run and Muon's rate, for those who type none of them.
+"""Size of the model, length of the run and Muon's rate with --preset best and video.
 
 A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
 of training frames and their size, the kind of device and the CPU's cores alone, so the same machine
@@ -15,7 +15,7 @@ import torch
 
 from modules.cvae import COLOURS, FOLDS
 from modules.data import VideoData
-from modules.options import RECIPE, TrainerOptions
+from modules.options import AUTO_SIZED, RECIPE, TrainerOptions
 from modules.runtime import distributed
 
 
@@ -113,13 +113,13 @@ def auto_sized(
     *,
     given_weights: bool = False,
 ) -> tuple[TrainerOptions, list[str]]:
-    """The options with --auto_size's choices, and a line that says which, if there are any.
+    """The options with what a preset leaves to be chosen, and a line that says what, if anything.
 
     explicit:      names of the typed options, which stay
     given_weights: the model's size is that of a checkpoint
     A resumed run keeps what was chosen when it started.
     """
-    if not o.auto_size or o.resume or train is None:
+    if o.preset not in AUTO_SIZED or o.resume or train is None:
         return o, []
     cores = cpu_cores()
     usual, pixels, fold = size_for(device, cores), o.frame_H * o.frame_W, o.fold
@@ -143,7 +143,8 @@ def auto_sized(
         return o, []
     shown = "  ".join(f"{name}={value}" for name, value in chosen.items())
     where = f"{cores} CPU core{'s' * (cores > 1)}" if device.type == "cpu" else "a GPU"
-    line = f"note: --auto_size chose {shown} for {len(train.frames):,} training frames on {where}"
+    line = f"note: --preset {o.preset} chose {shown} for {len(train.frames):,} training frames"
+    line += f" on {where}"
     if "num_epoch" in chosen:
         line += f": {max(1, round(minutes))} minutes or so"
     return dataclasses.replace(o, **chosen), [line]

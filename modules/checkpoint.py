@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules import schedules
 from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig
 from modules.data import VideoData
 from modules.ink import Ink
@@ -37,6 +36,7 @@ from modules.options import (
     PREVIOUS,
     TrainerOptions,
     as_text,
+    checkpoints_to_resume,
     inherited,
     run_folder,
     saved_options,
@@ -51,10 +51,9 @@ from modules.runtime.files import (
     retried,
     write_atomically,
 )
-from modules.schedules import Plan, epoch_plan
+from modules.schedules import Plan, TF_detector, epoch_plan
 from modules.weights import (
     NETWORKS,
-    as_float32,
     check_fit,
     dimensions,
     find_networks,
@@ -76,6 +75,7 @@ class Checkpoint:
 
     path: Path
     state_dict: dict[str, Tensor]
+    where: str  # in the file, e.g. "state_dict"; "" for the file itself
     config: ModelConfig
     ink: Ink | None  # of the labels that it was trained on; None in older ones
     has_frame_size: bool  # older checkpoints do not carry one; config then has the default
@@ -86,7 +86,6 @@ class Checkpoint:
     optimizer: dict[str, Any]
     lr: float  # of the last epoch; the Trainer's default where the file does not say
     tfr: float  # likewise
-    taken: str  # what was taken from the file, in words
 
     def with_options(
         self, o: Any, typed: Collection[str], parts: Collection[str] = ()
@@ -160,12 +159,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_weight_file(path)
     try:
-        found = find_networks(content)
-        state, rounded = as_float32(found.state)
+        state, where = find_networks(content)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    plain = content if found.where == "state_dict" else {}
-    saved = plain["config"] if isinstance(plain.get("config"), dict) else {}
+    plain = content if where == "state_dict" else {}
+
+    def value(name: str, kind: Any, otherwise: Any) -> Any:
+        return plain[name] if isinstance(plain.get(name), kind) else otherwise
+
+    saved = value("config", dict, {})
     ours = saved.keys() >= OWN_SETTINGS
     try:
         known = {entry.name for entry in fields(ModelConfig)}
@@ -173,36 +175,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         config = ModelConfig(**settings)
         config.check()
         check_fit(state, config)
-        if found.others:
-            raise ValueError(f"networks that this model lacks: {named(found.others)}")
     except (UserError, ValueError) as error:
         raise UserError(f"{path}: another architecture ({error})") from error
-
-    def value(name: str, kind: Any, otherwise: Any) -> Any:
-        return plain[name] if isinstance(plain.get(name), kind) else otherwise
-
     # In the older code `optimizer` holds weights, not an optimiser's state.
     own = {n: value(n, dict, {}) if ours else {} for n in ("options", "training", "optimizer")}
-    labels = value("labels", dict, {}) if ours else {}
-    last_epoch = value("last_epoch", int, -1)
-    taken = [
-        *([f"epoch {last_epoch}"] if last_epoch >= 0 else []),
-        found.where or "the networks",
-        *(f"{kind} taken as float32" for kind in rounded),
-        *(f"not taken: {name or 'those without a prefix'}" for name in found.copies),
-    ]
+    labels = value("labels", dict, {})
     return Checkpoint(
         path=path,
         state_dict=state,
+        where=where,
         config=config,
         ink=Ink(tuple(labels["background"]), labels["contrast"]) if labels else None,
         has_frame_size=ours,
-        last_epoch=last_epoch,
+        last_epoch=value("last_epoch", int, -1),
         **own,
         data_root=value("data_root", str, None),
         lr=value("lr", (int, float), 1e-3),
         tfr=value("tfr", (int, float), 1.0),
-        taken="; ".join(taken),
     )
 
 
@@ -212,7 +201,8 @@ def load_weights(path: Path) -> Checkpoint:
     Raises UserError as load_checkpoint(), and if weights are NaN or infinite.
     """
     checkpoint = load_checkpoint(path)
-    print(f"weights: {path}: {checkpoint.taken}", flush=True)
+    epoch = f"epoch {checkpoint.last_epoch}; " if checkpoint.last_epoch >= 0 else ""
+    print(f"weights: {path}: {epoch}{checkpoint.where or 'the networks'}", flush=True)
     if wrong := [n for n, v in checkpoint.state_dict.items() if not torch.isfinite(v).all()]:
         raise UserError(
             f"{path}: weights that are not finite ({named(wrong)}); take a checkpoint "
@@ -226,18 +216,13 @@ def load_last(root: Path) -> Checkpoint:
 
     Raises UserError when there is neither.
     """
-    try:
-        there = [name for name in (LAST, PREVIOUS) if (root / name).exists()]
-    except OSError as error:
-        raise UserError(f"--resume: {root} cannot be read ({why(error)})") from error
+    there = checkpoints_to_resume(root, "--resume")
     if not there:
         raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
     try:
         return retried(partial(load_checkpoint, root / LAST))
     except UserError as error:
-        if PREVIOUS not in there:
-            raise
-        found = load_checkpoint(root / PREVIOUS)
+        found = load_checkpoint(there[-1])  # raises the same where there is no other
         print(f"note: {error}; resuming from {PREVIOUS} instead", flush=True)
         return found
 
@@ -263,9 +248,8 @@ def save_checkpoints(paths: list[Path], content: dict[str, Any]) -> None:
 def _keep_previous(last: Path) -> None:
     """Give last.ckpt the name last.prev.ckpt too, before another file takes its own."""
     previous, link = last.with_name(PREVIOUS), last.with_name(f".{PREVIOUS}.tmp")
-    if not last.exists():
-        return
-    try:
+    # The new checkpoint counts for more than which one is kept beside it.
+    with contextlib.suppress(OSError):
         link.unlink(missing_ok=True)
         try:
             link.hardlink_to(last)
@@ -273,13 +257,9 @@ def _keep_previous(last: Path) -> None:
             last.replace(previous)
         else:
             link.replace(previous)
-    except OSError as error:
-        # The new checkpoint counts for more than which one is kept beside it.
-        print(f"note: {previous}: keeps its earlier content ({why(error)})", flush=True)
-    finally:
-        # Where both are already names of one file, a rename does nothing and leaves both.
-        with contextlib.suppress(OSError):
-            link.unlink()
+    # Where both are already names of one file, a rename does nothing and leaves both.
+    with contextlib.suppress(OSError):
+        link.unlink()
 
 
 def export(checkpoint: Checkpoint, path: Path) -> list[str]:
@@ -304,13 +284,13 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     schedule = {name: getattr(checkpoint, name) for name in ("lr", "tfr", "last_epoch")}
     save_checkpoints([path], {"state_dict": weights, "optimizer": weights, **schedule})
     notes = [f"wrote {path}: the five networks, in the older form"]
-    for name in ("prior", "reference", "output", "fold"):
+    notes += [
+        f"note: the model has --{name} {value}, which that form has no place for: without it the "
+        "five networks give other frames"
+        for name in ("prior", "reference", "output", "fold")
         # Clamped frames are what everybody shows.
-        if (value := getattr(config, name)) not in (getattr(usual, name), "clamp"):
-            notes.append(
-                f"note: the model has --{name} {value}, which that form has no place for: "
-                "without it the five networks give other frames"
-            )
+        if (value := getattr(config, name)) not in (getattr(usual, name), "clamp")
+    ]
     if checkpoint.has_frame_size and config.latent_shape[1:] != usual.latent_shape[1:]:
         size = f"--frame_H {config.frame_H} --frame_W {config.frame_W}"
         notes.append(f"note: that form carries no frame size; it was trained with {size}")
@@ -378,21 +358,16 @@ def prepare_save_root(o: TrainerOptions) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
             pass
-        if not o.test:
-            lock_folder(root)
-        if not (o.resume or o.test):
-            if (root / LAST).exists():
-                raise UserError(
-                    f"--save_root {root} already holds a run: continue it with --resume, "
-                    "or give another --save_root"
-                )
-            if (root / "metrics.csv").exists():
-                raise UserError(
-                    f"--save_root {root}: metrics.csv is of a run without a checkpoint; "
-                    "move it away, or give another --save_root"
-                )
-        if not o.test:
-            remove_leftovers(root)
+        if o.test:
+            return root
+        lock_folder(root)
+        for name, what in (
+            (LAST, "already holds a run: continue it with --resume"),
+            ("metrics.csv", "metrics.csv is of a run without a checkpoint; move it away"),
+        ):
+            if not o.resume and (root / name).exists():
+                raise UserError(f"--save_root {root}: {what}, or give another --save_root")
+        remove_leftovers(root)
     except OSError as error:
         raise UserError(f"--save_root {root}: cannot be written ({why(error)})") from error
     return root
@@ -445,16 +420,15 @@ class RunState:
         self.data_root, self.data_fingerprint = data_root, data_fingerprint
         self.ink = train.ink
         model.label_transformation.measure(train.labels, model.config.fold)
+        device = train.frames.device
+        half = choose_precision(o.precision, device) == torch.float16
         self.optimizer = make_optimizer(model, o)
+        self.scale = LossScale(device) if half else None
         self.average = WeightAverage(model, o.ema) if o.ema > 0 else None
         self.stored = StoredRollouts(train) if o.rollout_every > 0 else None
-        self.detector = schedules.TF_detector(o.detector_patience, o.detector_threshold)
-        self.best = Best()
-        self.position = Position()
-        device = train.frames.device
+        self.detector = TF_detector(o.detector_patience, o.detector_threshold)
         self.sums = RunningSums(model.config.latent_shape, device)
-        half = choose_precision(o.precision, device) == torch.float16
-        self.scale = LossScale(device) if half else None
+        self.best, self.position = Best(), Position()
         self.last_epoch = -1  # the last one that was finished
         # Rows of metrics.csv that could not be written, see runlog.MetricsTable.
         self.unwritten: list[dict[str, Any]] = []
@@ -472,7 +446,8 @@ class RunState:
         names = self.best.update(epoch, loss=loss, psnr=psnr)
         if not self.o.auto_save:
             names = [name for name in names if name == BEST]
-            names += [f"epoch={epoch}.ckpt"] * (epoch % self.o.per_save == 0)
+            if epoch % self.o.per_save == 0:
+                names.append(f"epoch={epoch}.ckpt")
         if self.detector.update(epoch, loss, psnr) and distributed.is_main():
             print("validation has plateaued: teacher forcing returns to 1", flush=True)
         self.last_epoch, self.position = epoch, Position(epoch + 1)
@@ -506,19 +481,11 @@ class RunState:
             content["training"]["rollouts"] = self.stored.frames
         save_checkpoints([self.root / LAST], content)
 
-    def save_at(self, position: Position) -> None:
-        """Write last.ckpt in mid-epoch. Every rank must ask."""
-        self.position = position
-        self.save()
-
     def _content(self, posterior: Tensor | None) -> dict[str, Any]:
         """What a checkpoint holds: the older code's keys, and what a resumed run needs."""
+        sums = {"counts": list(self.sums.read()), "moments": posterior}
         training: dict[str, Any] = {
-            "position": {
-                **asdict(self.position),
-                "counts": list(self.sums.read()),
-                "moments": posterior,
-            },
+            "position": asdict(self.position) | sums,
             "detector": self.detector.state_dict(),
             "best": vars(self.best),
             "data_fingerprint": self.data_fingerprint,

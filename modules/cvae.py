@@ -43,12 +43,10 @@ from modules.runtime.weight_gradients import SharedWeights
 # Labels encoded at once in a rollout: enough for one efficient batch, little memory.
 LABEL_CHUNK = 32
 COLOURS = 3
-PRIORS = ("standard", "learned")
-REFERENCES = ("none", "first")
+PRIORS, REFERENCES = ("standard", "learned"), ("none", "first")
+OUTPUTS, FOLDS = ("linear", "clamp", "sigmoid"), (1, 2, 4, 8)
 # Networks beyond the five; a checkpoint of the five alone loads into a model with them.
 OPTIONAL_PARTS = ("Prior_Predictor", "Reference_Fusion", "Background_Mask")
-OUTPUTS = ("linear", "clamp", "sigmoid")
-FOLDS = (1, 2, 4, 8)
 # Frames, of all clips together, whose activations are recomputed at once.
 RECOMPUTE_FRAMES = 16
 # Frames, of all clips together, that a layer's weight gradient is taken of at once in free running:
@@ -90,8 +88,12 @@ class ModelConfig:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: must be a whole number")
             if getattr(self, name) < bound:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {bound}")
-        if self.fold not in FOLDS:
-            raise UserError(f"fold {self.fold!r:.40}: is not one of {FOLDS}")
+        for name, choices in (
+            *(("prior", PRIORS), ("output", OUTPUTS)),
+            *(("reference", REFERENCES), ("fold", FOLDS)),
+        ):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} {getattr(self, name)!r:.40}: is not one of {choices}")
         for name in ("frame_H", "frame_W"):
             size, least_size = getattr(self, name), 4 * self.fold
             if size % self.fold or size < least_size:
@@ -100,9 +102,6 @@ class ModelConfig:
                     f"--fold {self.fold}: --{name} must be a multiple of {self.fold} and at least "
                     f"{least_size}, not {size}: {' or '.join(map(str, sorted(near)))}"
                 )
-        for name, choices in (("prior", PRIORS), ("output", OUTPUTS), ("reference", REFERENCES)):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} {getattr(self, name)!r:.40}: is not one of {choices}")
 
     def to_dict(self) -> dict[str, int | str]:
         """Plain values for the checkpoint."""
@@ -163,8 +162,15 @@ class CVAE(nn.Module):
         return [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
 
     def copy_previous_frame(self) -> None:
-        """Initialise fresh weights in place so that a decoded frame is the previous frame."""
-        copy_colours(self.frame_transformation, self.Decoder_Fusion, self.Generator)
+        """Initialise fresh weights in place so that a decoded frame is the previous frame.
+
+        Where the narrowest layers have no room for the colours, or a sigmoid would bend them,
+        nothing changes.
+        """
+        narrowest = min(self.config.F_dim, self.config.D_out_dim)
+        needed = self.config.colours * (8 if self.config.fold == 1 else 1)
+        if narrowest >= needed and self.config.output != "sigmoid":
+            copy_colours(self.frame_transformation, self.Decoder_Fusion, self.Generator)
 
     @torch.no_grad()
     def zero_prior(self) -> None:
@@ -235,7 +241,6 @@ class CVAE(nn.Module):
         previous: Previous,
         *,
         sequential: bool,
-        detach: bool = False,
         recompute: bool = False,
         reference: tuple[Tensor, Tensor] | None = None,
     ) -> ClipOutput:
@@ -248,7 +253,6 @@ class CVAE(nn.Module):
         frame t.
         sequential: some steps start from the model's own frames, so they are made one by one; else
         all are one batch, and previous.given is ignored.
-        detach: with sequential, no gradient flows through the frames that are fed back.
         recompute: the same values with less memory: the backward pass computes the activations of
         encoders and decoder again, for a few frames at a time (Chen et al. 2016, "Training Deep
         Nets with Sublinear Memory Cost").
@@ -259,55 +263,29 @@ class CVAE(nn.Module):
         frames, labels = fold_pixels(frames, fold), fold_pixels(labels, fold)
         previous = previous.map(partial(fold_pixels, fold=fold))
         steps, batch = frames.shape[0] - 1, frames.shape[1]
-        of_parts = in_parts if recompute else whole
-        encode = partial(of_parts, self.frame_transformation)
-        decode = partial(of_parts, self.decode)
+        run = recomputed if recompute else computed
+        encode, decode = partial(run, self.frame_transformation), partial(run, self.decode)
         # With clean teacher forcing each true frame is what the next is made from and a target.
         encode_once = not sequential and previous.true and previous.noise is None
         seen = frames if encode_once else frames[1:]
         features = encode(seen.flatten(0, 1))  # (T·B or S, F, H, W)
-        label_features = of_parts(self.label_transformation, labels[1:].flatten(0, 1))  # (S, L, …)
+        label_features = run(self.label_transformation, labels[1:].flatten(0, 1))  # (S, L, …)
         referred: tuple[Tensor, ...] = ()
         if reference is not None:
             referred = self._referred(*(fold_pixels(x, fold) for x in reference))
         mu, logvar = self.Gaussian_Predictor.moments(features[-steps * batch :], label_features)
         z = self.Gaussian_Predictor.reparameterize(mu, logvar, epsilon.flatten(0, 1))  # (S, N, …)
-        if encode_once:
-            start = features[: steps * batch]  # (S, F, H, W)
-        elif sequential and not detach:
+        if sequential:
             with nullcontext() if recompute else shared_weights(frames):
                 start, made = self._unroll(previous, label_features, z, referred, encode, decode)
         else:
-            frame = previous.all()  # (T-1, B, 3, H, W)
-            if sequential:
-                frame = self._fed_back(previous, label_features, z, referred)
-            start = encode(frame.flatten(0, 1))  # (S, F, H, W)
-        if not sequential or detach:
+            given = features[: steps * batch]
+            start = given if encode_once else encode(previous.all().flatten(0, 1))  # (S, F, H, W)
             behind = (x.repeat(steps, 1, 1, 1) for x in referred)
             made = decode(start, label_features, z, *behind)  # (S, 3, H, W)
         kl = self.kl(mu, logvar, start, label_features)  # (S,)
         made, kl, mu = (x.unflatten(0, (steps, batch)) for x in (made, kl, mu))
         return ClipOutput(unfold_pixels(made, fold), frame_mse(made, frames[1:]), kl, mu)
-
-    def _fed_back(
-        self, previous: Previous, label_features: Tensor, z: Tensor, referred: tuple[Tensor, ...]
-    ) -> Tensor:
-        """What the steps start from, (T-1, B, 3, H, W) in [0, 1], made without a gradient.
-
-        Only making these frames is sequential: the pass that is differentiated is then one batch.
-        """
-        batch = previous.frames.shape[1]
-        label_t, z_t = label_features.split(batch), z.split(batch)  # T-1 times (B, …)
-        frames = [previous.first()]
-        with torch.no_grad():
-            for t in range(len(z_t) - 1):
-                feature = self.frame_transformation(frames[t])  # (B, F, H, W)
-                made = self.decode(feature, label_t[t], z_t[t], *referred)  # (B, 3, H, W)
-                frames.append(previous.after(made, t + 1))
-        # Up to PyTorch 2.8 at least, autocast would use weights that it cast without a graph
-        # again in the pass that follows, and they would get no gradient.
-        torch.clear_autocast_cache()
-        return torch.stack(frames)
 
     def _unroll(
         self,
@@ -395,12 +373,12 @@ class CVAE(nn.Module):
         return self.decode(feature, label_feature, z, *referred).clamp(0.0, 1.0)  # (B, 3, H, W)
 
 
-def whole(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def computed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """function(*inputs)."""
     return function(*inputs)
 
 
-def in_parts(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """The same, keeping for the backward pass only the inputs: it computes part by part again."""
     parts = zip(*(x.split(RECOMPUTE_FRAMES) for x in inputs), strict=True)
     # Nothing random happens inside: no random state needs to be kept.

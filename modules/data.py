@@ -84,13 +84,11 @@ class VideoData:
 
         A frame outside of all recordings has only itself.
         """
-        numbers = torch.arange(len(self.frames), device=self.frames.device)
+        numbers = torch.arange(len(self.frames))
         bounds = torch.stack((numbers, numbers + 1), dim=1)
-        for recording in self.recordings:
-            bounds[recording.start : recording.stop] = torch.tensor(
-                (recording.start, recording.stop), device=bounds.device
-            )
-        return bounds
+        for one in self.recordings:
+            bounds[one.start : one.stop] = torch.tensor((one.start, one.stop))
+        return bounds.to(self.frames.device)
 
     def to(self, device: torch.device) -> "VideoData":
         """The same on a device."""
@@ -242,7 +240,7 @@ class Draws(NamedTuple):
     jump: Tensor | None = None  # (T-1, B, 2) in [0, 1): whether, and where to; with --jump
     reference: Tensor | None = None  # (1, B) in [0, 1): which frame, with --reference
 
-    def of(self, clips: slice | Tensor) -> "Draws":
+    def select(self, clips: slice | Tensor) -> "Draws":
         """Those of some of the clips."""
         return Draws(*(None if x is None else x[:, clips] for x in self))  # type: ignore[arg-type]
 
@@ -307,12 +305,6 @@ class Previous(NamedTuple):
     # Step 1 always starts from a given frame.
     noise: Tensor | None = None  # (T-1, B, 3, H, W), added to whatever a step starts from
     true: bool = True  # whether `frames` are the clip's own frames 0 … T-2
-
-    @classmethod
-    def of(cls, frames: Tensor, *, teacher_forcing: bool) -> "Previous":
-        """Of clips (T, B, 3, H, W): teacher forcing in every step, or free running from frame 0."""
-        given = torch.full(frames[:-1].shape[:2], teacher_forcing, device=frames.device)
-        return cls(frames[:-1], given)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Previous":
         """With function(…) of the frames, and of the noise."""

@@ -21,11 +21,11 @@ from modules.ink import Ink
 from modules.losses import (
     background_flicker,
     frame_mse,
+    person_region,
     psnr,
     psnr_of_mse,
     region_mse,
     ssim,
-    surroundings,
 )
 from modules.runtime.device import autocast, exact_convolutions
 from modules.runtime.errors import UserError
@@ -46,7 +46,7 @@ class Score(NamedTuple):
     psnr: np.ndarray  # (T-1,) dB
     mse: np.ndarray  # (T-1,) mean-square error per pixel of values in [0, 1]
     ssim: np.ndarray  # (T-1,) structural similarity
-    inside: np.ndarray  # (T-1,) dB over the skeleton's surroundings; NaN without a skeleton
+    inside: np.ndarray  # (T-1,) dB near the skeleton; NaN without a skeleton
     outside: np.ndarray  # (T-1,) dB over the background
     flicker: np.ndarray  # (T-1,) of 255, see background_flicker; NaN at frame 1
 
@@ -67,7 +67,7 @@ class Score(NamedTuple):
 
     @property
     def mean_inside(self) -> float:
-        """PSNR in the skeleton's surroundings, in dB."""
+        """PSNR in the skeleton's person_region, in dB."""
         return self._mean_of_known(self.inside)
 
     @property
@@ -119,7 +119,7 @@ def score(prediction: Tensor, truth: Tensor, labels: Tensor, ink: Ink) -> Score:
     """
     device = prediction.device
     target = to_unit(truth.to(device)).permute(0, 3, 1, 2)
-    near = surroundings(labels.to(device), ink)
+    near = person_region(labels.to(device), ink)
     x_hat, x = prediction[1:], target[1:]
     mse = frame_mse(x_hat, x)
     # The step from the given frame to the first predicted one is a change of sharpness.
@@ -212,22 +212,17 @@ def generate(
                         advance(len(group))
                     video = torch.stack(frames, dim=1)  # (B, T, 3, H, W)
                 except torch.OutOfMemoryError as error:
-                    raise UserError(_too_large(first, len(labels))) from error
+                    count, (height, width) = len(group), first.shape[2:]
+                    raise UserError(
+                        f"generating {count} sequence{'s' * (count > 1)} of {len(labels)} frames "
+                        f"of {width} x {height} pixels does not fit into the GPU's memory; a "
+                        "smaller --batch_size needs less, or use --device cpu"
+                    ) from error
                 video = video if keep else video.cpu()
                 made += [v[: len(s.labels)] for v, s in zip(video, group, strict=True)]
         return made
     finally:
         model.train(was_training)
-
-
-def _too_large(first: Tensor, length: int) -> str:
-    """That sequences of so many frames did not fit into a GPU's memory. first: (B, 3, H, W)."""
-    count, _, height, width = first.shape
-    return (
-        f"generating {count} sequence{'s side by side' if count > 1 else ''} of {length} frames of "
-        f"{width} x {height} pixels does not fit into the GPU's memory; a smaller --batch_size "
-        "needs less, or use --device cpu"
-    )
 
 
 def _groups(

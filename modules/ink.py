@@ -3,17 +3,15 @@
     ink = find_ink(labels)        # of a data set's training labels; the same for all of its splits
     ink.drawn(labels)             # (…, H, W) bool
 
-Labels are (…, H, W, 3) uint8 RGB, as arrays or tensors.
+Labels are (…, H, W, 3) uint8 RGB.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
@@ -47,26 +45,13 @@ class Ink(NamedTuple):
         pairs = zip(self.background, other.background, strict=True)
         return max(abs(a - b) for a, b in pairs) <= SAME
 
-    @overload
-    def apart(self, labels: Pixels) -> Pixels: ...
-    @overload
-    def apart(self, labels: Tensor) -> Tensor: ...
-    def apart(self, labels: Pixels | Tensor) -> Pixels | Tensor:
+    def apart(self, labels: Pixels) -> Pixels:
         """|label - background|, of the labels' shape, uint8."""
-        if isinstance(labels, Tensor):
-            ground = labels.new_tensor(self.background)
-            return torch.maximum(labels, ground) - torch.minimum(labels, ground)
         plain = np.array(self.background, np.uint8)
         return np.maximum(labels, plain) - np.minimum(labels, plain)
 
-    @overload
-    def drawn(self, labels: Pixels) -> NDArray[np.bool_]: ...
-    @overload
-    def drawn(self, labels: Tensor) -> Tensor: ...
-    def drawn(self, labels: Pixels | Tensor) -> NDArray[np.bool_] | Tensor:
+    def drawn(self, labels: Pixels) -> NDArray[np.bool_]:
         """Which pixels are drawn on: (…, H, W, 3) → (…, H, W) bool."""
-        if isinstance(labels, Tensor):
-            return self.apart(labels).amax(dim=-1) > self.least
         return np.asarray(self.apart(labels).max(axis=-1) > self.least)
 
     def cover(self, labels: Pixels) -> NDArray[np.float64]:

@@ -14,10 +14,8 @@ from modules.ink import Ink
 from modules.runtime import distributed
 from modules.runtime.device import widest_float
 
-# Pixels, in a row, a column or both (Chebyshev distance): a square of 7 × 7.
-NEAR = 3
-# Below this mean-square error a frame counts as equal (100 dB), so that no PSNR is infinite.
-MSE_FLOOR = 1e-10
+NEAR = 3  # pixels, in rows and columns, that a person reaches beyond the skeleton
+MSE_FLOOR = 1e-10  # of a frame that counts as equal (100 dB), so that no PSNR is infinite
 
 
 def frame_mse(prediction: Tensor, target: Tensor) -> Tensor:
@@ -264,19 +262,16 @@ class RunningSums:
 # ---------------------------------------------------------------- near the person, and elsewhere
 
 
-def near_skeleton(labels: Tensor, ink: Ink) -> Tensor:
-    """Which pixels lie within 3 pixels of a drawn one: (T, H, W, 3) uint8 → (T, H, W) bool."""
-    drawn = ink.drawn(labels).float()
-    return F.max_pool2d(drawn[:, None], 2 * NEAR + 1, stride=1, padding=NEAR)[:, 0] > 0
-
-
-def surroundings(labels: Tensor, ink: Ink) -> Tensor:
+def person_region(labels: Tensor, ink: Ink) -> Tensor:
     """Where frame t may show the person: (T, H, W, 3) uint8 → (T, H, W) bool.
 
-    Within 3 pixels of the skeleton of frame t, where the person is to be, or of frame 0, where the
-    person is in the given frame and has to be taken away.
+    Within 3 pixels (a 7 × 7 square) of a drawn pixel of label t, where the person is to be, or of
+    label 0, where the person is in the given frame and has to be removed.
     """
-    near = near_skeleton(labels, ink)
+    background = labels.new_tensor(ink.background)
+    distance = torch.maximum(labels, background) - torch.minimum(labels, background)
+    drawn = (distance.amax(dim=-1) > ink.least).float()
+    near = F.max_pool2d(drawn[:, None], 2 * NEAR + 1, stride=1, padding=NEAR)[:, 0] > 0
     return near | near[:1]
 
 

@@ -17,10 +17,8 @@ from torch.nn import functional as F
 # exp(±) of these stays finite in float32 even summed over every latent value of a large frame,
 # and no useful posterior lies outside: a standard deviation of e^-15 … e^10.
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
-# Windows of labels that are taken at once, in pixels: memory of some 40 MB.
-MEASURED_AT_ONCE = 2**16
-# Labels that a folded model measures at least, where there are as many.
-MEASURED = 512
+MEASURED_AT_ONCE = 2**16  # windows of labels, in pixels: memory of some 40 MB
+MEASURED = 512  # labels that a folded model measures at least, where there are as many
 
 # ---------------------------------------------------------------- blocks
 
@@ -337,9 +335,8 @@ class Reference_Fusion(nn.Conv2d):
 
     def __init__(self, frame_chans: int, label_chans: int) -> None:
         super().__init__(frame_chans + label_chans, frame_chans, 1)
-        nn.init.zeros_(self.weight)
-        assert self.bias is not None
-        nn.init.zeros_(self.bias)
+        for p in self.parameters():
+            nn.init.zeros_(p)
 
     def forward(  # type: ignore[override]
         self, frame_feature: Tensor, label_feature: Tensor
@@ -361,9 +358,8 @@ class Background_Mask(nn.Module):
         super().__init__()
         self.features = Residual(generator_chans + 6 * pixels + 2 * label_chans, 16)
         self.share = nn.Conv2d(16, pixels, 1)
-        nn.init.zeros_(self.share.weight)
-        assert self.share.bias is not None
-        nn.init.zeros_(self.share.bias)
+        for p in self.share.parameters():
+            nn.init.zeros_(p)
 
     def forward(self, *inputs: Tensor) -> Tensor:  # each (B, …, H, W)
         joined = torch.cat([x.to(inputs[0].dtype) for x in inputs], dim=1)
@@ -403,23 +399,19 @@ def copy_colours(encoder: RGB_Encoder, fusion: Decoder_Fusion, generator: Genera
             _pass_on(depth.adaptor, colours)
             _zero(feed_forward.conv_out, colours)
         else:
+            assert isinstance(layer, nn.Conv2d)
             _pass_on(layer, colours)
     output.weight[:, colours:].normal_(std=OUTPUT_SPREAD)
 
 
 def _zero(convolution: nn.Conv2d, colours: int) -> None:
     """A branch's last layer adds nothing to the colours."""
-    convolution.weight[:colours] = 0.0
-    assert convolution.bias is not None
-    convolution.bias[:colours] = 0.0
+    for p in convolution.parameters():
+        p[:colours] = 0.0
 
 
-def _pass_on(convolution: nn.Module | None, colours: int) -> None:
+def _pass_on(convolution: nn.Conv2d | None, colours: int) -> None:
     """The first channels go through as they are; None: an identity does so already."""
-    if convolution is None:
-        return
-    assert isinstance(convolution, nn.Conv2d)
-    _zero(convolution, colours)
-    centre = convolution.kernel_size[0] // 2
-    for channel in range(colours):
-        convolution.weight[channel, channel, centre, centre] = 1.0
+    if convolution is not None:
+        _zero(convolution, colours)
+        nn.init.dirac_(convolution.weight[:colours])

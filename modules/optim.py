@@ -29,13 +29,6 @@ SCALE = 2 * 0.2
 # Matrices of different sizes are filled up to this many sizes. Fewer: fewer kernels; more: less
 # arithmetic: with 12 a quarter more than with none for a full-size model.
 SIZES = 12
-# Of LossScale.
-START = 2.0**16
-# A gradient that overflows with the smallest factor is beyond 1e9: no matter of float16.
-SMALLEST, LARGEST = 2.0**-14, 2.0**32
-SOUND_STEPS = 500  # from one doubling to the next
-
-
 Size = tuple[int, int]  # rows, columns
 
 
@@ -78,8 +71,7 @@ def shared_sizes(sizes: Iterable[Size], most: int) -> dict[Size, Size]:
         pair = min(added, key=lambda ij: added[ij])
         groups = [g for k, g in enumerate(groups) if k not in pair] + [joined[pair]]
     groups.sort(key=lambda g: cost(g[0], g[1], 1))
-    fitting = ((s, next(g for g in groups if g[0] >= s[0] and g[1] >= s[1])) for s in counts)
-    return {size: (rows, columns) for size, (rows, columns, _) in fitting}
+    return {s: next(g[:2] for g in groups if g[0] >= s[0] and g[1] >= s[1]) for s in counts}
 
 
 class Matrices:
@@ -182,8 +174,10 @@ class Muon(torch.optim.Adam):
 
     def _step_on(self, kernels: list[Tensor], lr: float | Tensor, skip: Tensor | None) -> None:
         """These move along their orthogonalised momentum, in place."""
-        if self._matrices is None or not _same(self._matrices.kernels, kernels):
+        known = [] if self._matrices is None else self._matrices.kernels
+        if [*map(id, known)] != [*map(id, kernels)]:
             self._matrices = Matrices(kernels)
+        assert self._matrices is not None
         matrices, states = self._matrices, [self.state[p] for p in kernels]
         for state, p in zip(states, kernels, strict=True):
             if not state:
@@ -207,24 +201,16 @@ class Muon(torch.optim.Adam):
         torch._foreach_add_([state["step"] for state in states], [counted] * len(states))
 
 
-def _same(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether these are the very same tensors."""
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
-
-
 # ---------------------------------------------------------------- the optimiser of a run
 
 
 def make_optimizer(model: CVAE, o: TrainerOptions) -> torch.optim.Optimizer:
-    """The optimiser of all weights, float32.
-
-    Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon (Jordan et al. 2024).
-    """
+    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon, of all weights."""
     settings = _kernel_settings(model, o.lr)
     if o.optim == "Muon":
         # Those of a folded model have enough rows to be taken for hidden layers; it then diverges.
         return Muon(model.parameters(), model.output_kernels(), **settings)
-    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[o.optim]
+    kind = torch.optim.Adam if o.optim == "Adam" else torch.optim.AdamW
     return kind(model.parameters(), **settings)
 
 
@@ -232,11 +218,8 @@ def _kernel_settings(model: CVAE, lr: float) -> dict[str, Any]:
     """What depends on the device and not on the run: on CUDA a step must fit into a graph."""
     device = next(model.parameters()).device
     cuda = device.type == "cuda"
-    return {
-        "lr": torch.tensor(lr, device=device) if cuda else lr,
-        "fused": True,
-        "capturable": cuda,
-    }
+    rate = torch.tensor(lr, device=device) if cuda else lr
+    return {"lr": rate, "fused": True, "capturable": cuda}
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -292,6 +275,12 @@ class WeightAverage:
         differences = list(torch._foreach_sub(weights, averages))
         torch._foreach_mul_(differences, part)
         torch._foreach_add_(averages, differences)
+
+
+START = 2.0**16
+# A gradient that overflows with the smallest factor is beyond 1e9: no matter of float16.
+SMALLEST, LARGEST = 2.0**-14, 2.0**32
+SOUND_STEPS = 500  # from one doubling to the next
 
 
 class LossScale:

@@ -8,13 +8,14 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from modules.cvae import COLOURS, FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
+from modules.cvae import FOLDS, OUTPUTS, PRIORS, REFERENCES, ModelConfig
 from modules.data import AUGMENTATIONS
 from modules.runtime.errors import UserError, why
 from modules.runtime.scripts import ArgumentParser, path_argument
@@ -61,9 +62,8 @@ def option(
 
     default:     REQUIRED if there is none
     shown:       what --help prints as the default when it is derived later
-    bookkeeping: it changes no number, so a comparison of runs leaves it out
-    resumable:   a resumed run may change it; bookkeeping always may
-    needs:       what it needs to have an effect; None: nothing
+    bookkeeping: it changes no number: comparisons of runs leave it out, a resumed run may change it
+    resumable:   a resumed run may change it all the same
     metavar:     what --help prints for the value; None: its type
     convert:     makes the value of what was typed; None: the annotation does
     """
@@ -96,14 +96,12 @@ class TrainerOptions:
     prior: str = option("standard", MODEL, "prior over the latent: N(0, I), or a network conditioned on the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame and can copy the background from it; training uses a random frame of the same recording instead", choices=REFERENCES)
     fold: int = option(1, MODEL, "fold each n x n block of pixels into one with n² times the channels, for large frames; 1 = off", choices=FOLDS)
-    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim and num_epoch (with --reference the fold too, and a preset's learning rate for Muon) unless given, from the device and the number of training frames: about ten minutes on a CPU, twenty on a GPU; the choice and the expected time are printed", bookkeeping=True)
-    init: str = option("default", MODEL, "weight initialisation: PyTorch's, or one with which the untrained model copies the previous frame", choices=("default", "copy"), needs=Need("with --ckpt_path, which provides the weights", lambda o: o.ckpt_path is None))
     output: str = option("linear", MODEL, "output activation: none; clamped to [0, 1] with a straight-through gradient; or a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips per step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "total epochs of the run, including resumed parts", at_least=1, at_most=1_000_000, resumable=True)
     lr: float = option(0.001, OPTIMISATION, "learning rate at the start", above=0)
-    optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised updates for convolutions that mix channels, Adam for the rest, with a 20-step warm-up", choices=("Adam", "AdamW", "Muon"))
+    optim: str = option("Adam", OPTIMISATION, "optimiser; AdamW: weight decay 0.01; Muon: orthogonalised updates for convolutions that mix channels, Adam for the rest, with a 20-step warm-up and, if F_dim and D_out_dim are large enough, initial weights that copy the previous frame", choices=("Adam", "AdamW", "Muon"))
     lr_scheduler: str = option("constant", OPTIMISATION, "learning-rate schedule; cosine: per step, down to 0", choices=("constant", "multistep", "cosine"))
     lr_milestones: tuple[int, ...] | None = option(None, OPTIMISATION, "multistep: epochs at which the learning rate is multiplied by lr_gamma", at_least=0, shown="at 1/2 and 3/4 of num_epoch", needs=Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep"))
     lr_gamma: float = option(0.1, OPTIMISATION, "multistep: factor at each milestone", above=0, at_most=1, needs=Need("without --lr_scheduler multistep", lambda o: o.lr_scheduler == "multistep"))
@@ -113,7 +111,6 @@ class TrainerOptions:
     tfr: float = option(1.0, TEACHER_FORCING, "initial teacher-forcing ratio: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
     tfr_sde: int = option(10, TEACHER_FORCING, "epoch at which the ratio starts to decay (start decay epoch)", at_least=0, needs=Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step))
     tfr_d_step: float = option(0.1, TEACHER_FORCING, "decay of the ratio per epoch", at_least=0, at_most=1, needs=Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience))
-    detach: bool = option(False, TEACHER_FORCING, "free running: stop the gradient at each fed-back frame; faster", needs=Need("without free running (--tfr below 1 or --tfr_d_step, and no --rollout_every)", lambda o: (o.tfr < 1 or o.tfr_d_step > 0) and not o.rollout_every))
     frame_noise: float = option(0.0, TEACHER_FORCING, "Gaussian noise added in training to the previous frame, teacher-forced or fed back; each clip draws its standard deviation between 0 and this, for pixels in [0, 1]", at_least=0, at_most=1)
     jump: float = option(0.0, TEACHER_FORCING, "fraction of training steps whose previous frame is a random one of the same recording, which teaches the model to remove what no longer belongs there; 0-1", at_least=0, at_most=1)
     rollout_every: int = option(0, TEACHER_FORCING, "every this many epochs, generate the training set free-running and store the frames, half of them anew each time; teacher forcing is then drawn per step, and steps that are not forced start from the stored frames; 0 = off", at_least=0, needs=Need("without --tfr below 1 or --tfr_d_step", lambda o: o.tfr < 1 or o.tfr_d_step > 0))
@@ -129,7 +126,6 @@ class TrainerOptions:
     per_save: int = option(3, SAVING, "save epoch=N.ckpt every this many epochs (not with --auto_save)", at_least=1, bookkeeping=True, needs=Need("with --auto_save", lambda o: not o.auto_save))
     auto_save: bool = option(False, SAVING, "besides best.ckpt, save best_loss.ckpt (lowest loss) and best_both.ckpt (both at once) instead of epoch=N.ckpt", bookkeeping=True)
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) of the best validation so far", bookkeeping=True)
-    tensorboard: bool = option(False, SAVING, "also log metrics.csv to TensorBoard (needs: pip install tensorboard)", bookkeeping=True)
     ckpt_path: str | None = option(None, SAVING, "weights to start from (fine-tuning; data, optimisation and schedules of its run apply too unless given), or the checkpoint to validate with --test", shown="none", bookkeeping=True)
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
     resume_if_any: bool = option(False, SAVING, "resume if save_root holds a run, else start one: for jobs that a scheduler restarts", bookkeeping=True)
@@ -142,7 +138,7 @@ class TrainerOptions:
     recompute: bool = option(False, RUN, "activation checkpointing: less memory, slower", bookkeeping=True)
     test: bool = option(False, RUN, "only validate the checkpoint given by --ckpt_path", bookkeeping=True)
     dry_run: bool = option(False, RUN, "check options and data, build the model, print the settings and stop; writes nothing", bookkeeping=True)
-    preset: str | None = option(None, RUN, "a tested set of options; options given explicitly take precedence", choices=("demo", "best", "video"), shown="none", bookkeeping=True)
+    preset: str | None = option(None, RUN, "a tested set of options; options given explicitly take precedence. best and video also choose the model size, the number of epochs, the fold (video) and Muon's learning rate from the device and the data, for about ten minutes on a CPU, twenty on a GPU", choices=("demo", "best", "video"), shown="none", bookkeeping=True)
     # fmt: on
 
 
@@ -187,7 +183,6 @@ RECIPE: dict[str, Any] = {
     "tfr": 0.5,
     "tfr_d_step": 0.0,
     "rollout_every": 1,
-    "init": "copy",
     "optim": "Muon",
     "lr": 0.003,
     "lr_scheduler": "cosine",
@@ -213,24 +208,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         **SHOWN,
         **{"DR": "runs/demo_data", "save_root": "runs/demo", "num_epoch": 10},
         **{"F_dim": 16, "L_dim": 16, "N_dim": 4, "D_out_dim": 32},
-        "init": "default",  # too narrow for copying
     },
     # The five networks as they are. Frames are clamped wherever they are used, so it changes no
     # frame that they are clamped in training as well; unbounded, single steps had losses of 1e7.
-    "best": {**RECIPE, **SHOWN, "output": "clamp", "auto_size": True},
-    # Cameras that move, several rooms, larger frames, which --auto_size folds. The background comes
-    # from the first frame, clean, so it does not have to survive the model's own frames. Shifts and
+    "best": {**RECIPE, **SHOWN, "output": "clamp"},
+    # Cameras that move, several rooms, larger frames, which are folded. The background comes from
+    # the first frame, clean, so it does not have to survive the model's own frames. Shifts and
     # changes of light stand in for footage that is not there.
-    "video": {
-        **RECIPE,
-        **SHOWN,
-        **{"reference": "first", "augment": ("shift", "colour"), "auto_size": True},
-    },
+    "video": {**RECIPE, **SHOWN, "reference": "first", "augment": ("shift", "colour")},
 }
 
+AUTO_SIZED = ("best", "video")  # presets whose size, length and rate auto_size.py chooses
 
-def _add_options(parser: argparse.ArgumentParser, options_class: type) -> None:
-    """Declare the fields of a dataclass of options, grouped as they are."""
+
+def build_parser(
+    options_class: type, description: str, parser: argparse.ArgumentParser | None = None
+) -> argparse.ArgumentParser:
+    """The command line of a dataclass of options, grouped as they are; parser: to add them to."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = parser or ArgumentParser(description=description, formatter_class=shape)
     hints, groups = get_type_hints(options_class), {}
     for entry in dataclasses.fields(options_class):
         facts, hint = entry.metadata, hints[entry.name]
@@ -255,13 +251,6 @@ def _add_options(parser: argparse.ArgumentParser, options_class: type) -> None:
         if not facts["positional"]:
             how |= {"default": argparse.SUPPRESS, "required": required}
         groups[group].add_argument(entry.name if facts["positional"] else f"--{entry.name}", **how)
-
-
-def build_parser(options_class: type, description: str) -> argparse.ArgumentParser:
-    """The command line of a dataclass of options."""
-    shape = argparse.RawDescriptionHelpFormatter
-    parser = ArgumentParser(description=description, formatter_class=shape)
-    _add_options(parser, options_class)
     return parser
 
 
@@ -284,7 +273,7 @@ def parse_command(
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, options_class in commands.items():
         text = options_class.__doc__
-        _add_options(subparsers.add_parser(name, help=text, description=text), options_class)
+        build_parser(options_class, "", subparsers.add_parser(name, help=text, description=text))
     typed = vars(parser.parse_args(argv))
     return _made(commands[typed.pop("command")], typed)
 
@@ -294,10 +283,9 @@ def _made(options_class: type[T], typed: dict[str, Any]) -> tuple[T, frozenset[s
     for name, value in typed.items():
         if isinstance(value, list):
             typed[name] = tuple(value)
-        elif name in PATHS and isinstance(value, str) and value.startswith("~"):
+        elif name in PATHS and value.startswith("~"):
             # As in --save_root=~/runs, or on Windows: shells expand it at the start of a word only.
-            with contextlib.suppress(RuntimeError):  # no such user
-                typed[name] = str(Path(value).expanduser())
+            typed[name] = os.path.expanduser(value)  # noqa: PTH111, which leaves unknown users
     preset = PRESETS[typed["preset"]] if typed.get("preset") else {}
     options = options_class(**{**preset, **typed})
     check_ranges(options)
@@ -333,26 +321,21 @@ def telling_origins(options: Any, typed: Collection[str], checkpoint: Any = None
     except UserError as error:
         first, newline, rest = str(error).partition("\n")
         preset = PRESETS.get(getattr(options, "preset", None) or "", {})
-        kept = set(checkpoint.config.to_dict()) if checkpoint else set()
+        kept: set[str] = set()  # options whose values are the checkpoint's
+        if checkpoint:
+            kept = {*checkpoint.config.to_dict(), *({"DR"} - preset.keys())}
         if checkpoint and isinstance(options, TrainerOptions):
             kept |= inherited(options, typed, checkpoint.options).keys()
-        if checkpoint:
-            kept |= {"DR"} - preset.keys()
         resumed, told = bool(getattr(options, "resume", False)), []
         for entry in dataclasses.fields(options):
             name, value = entry.name, re.escape(str(getattr(options, entry.name)))
-            if name in typed or not (
-                name == error.about or re.search(rf"--{name} {value}(?![\w.])", first)
-            ):
+            shown = name == error.about or re.search(rf"--{name} {value}(?![\w.])", first)
+            its_own = checkpoint and (resumed or name in kept)
+            if name in typed or not shown or not (its_own or name in preset):
                 continue
-            if checkpoint and (resumed or name in kept):
-                origin = f"--{name} comes from the checkpoint {checkpoint.path}"
-            elif name in preset:
-                origin = f"--{name} comes from --preset {options.preset}"
-            else:  # a default, which --help tells
-                continue
+            whose = f"the checkpoint {checkpoint.path}" if its_own else f"--preset {options.preset}"
             fixed = resumed and not entry.metadata["resumable"]
-            told.append(origin if fixed else f"{origin}; --{name} replaces it")
+            told.append(f"--{name} comes from {whose}" + f"; --{name} replaces it" * (not fixed))
         said = f"{first} ({'; '.join(told)}){newline}{rest}" if told else str(error)
         raise UserError(said) from error
 
@@ -362,56 +345,43 @@ def parse_trainer(
 ) -> tuple[TrainerOptions, frozenset[str]]:
     """Trainer.py's options. See parse()."""
     options, explicit = parse(TrainerOptions, description, argv)
-    if options.resume_if_any and not options.resume and _holds_run(options):
-        # The run has started from --ckpt_path, if that was typed.
-        options, explicit = (
-            dataclasses.replace(options, resume=True, ckpt_path=None),
-            explicit - {"ckpt_path"},
-        )
-    if options.resume and options.save_root is None and options.DR is None:
-        raise UserError("--resume needs --save_root, the folder of the run to continue")
-    check_combinations(options, explicit)
+    option = "--resume" if options.resume else "--resume_if_any"
+    if options.resume or options.resume_if_any:
+        if options.save_root is None and options.DR is None:
+            raise UserError(f"{option} needs --save_root, the folder of the run")
+        if not options.resume and checkpoints_to_resume(run_folder(options), option):
+            # The run has started from --ckpt_path, if that was typed.
+            options = dataclasses.replace(options, resume=True, ckpt_path=None)
+            explicit -= {"ckpt_path"}
+    check_combinations(options)
     if options.test and "save_root" not in explicit:
         options.save_root = None  # a preset's is the folder of a training run
     return options, explicit
 
 
-def _holds_run(options: TrainerOptions) -> bool:
-    """Whether the folder of the run has a checkpoint to resume, sound or not. Raises UserError."""
-    if options.save_root is None and options.DR is None:
-        raise UserError("--resume_if_any needs --save_root, the folder of the run")
-    folder = run_folder(options)
+def checkpoints_to_resume(folder: Path, option: str) -> list[Path]:
+    """last.ckpt and last.prev.ckpt, those that are there, sound or not.
+
+    UserError, beginning with the option that asks for them: the folder cannot be read.
+    """
     try:
-        return any((folder / name).exists() for name in (LAST, PREVIOUS))
+        return [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     except OSError as error:
-        raise UserError(f"--resume_if_any: {folder} cannot be read ({why(error)})") from error
+        raise UserError(f"{option}: {folder} cannot be read ({why(error)})") from error
 
 
-def check_combinations(o: TrainerOptions, explicit: frozenset[str] = frozenset()) -> None:
-    """Refuse combinations that make no sense (UserError). explicit: names of typed options."""
-    needed = COLOURS * (8 if o.fold == 1 else o.fold**2)
-    widths = {"F_dim": o.F_dim, "D_out_dim": o.D_out_dim}
-    if o.auto_size:  # which makes the others as wide as they must be
-        widths = {name: value for name, value in widths.items() if name in explicit}
-    copying = o.init == "copy"
+def check_combinations(o: TrainerOptions) -> None:
+    """Refuse combinations that make no sense (UserError)."""
     wrong = {
         "no data set: give its root with --DR, or --preset demo for one that needs no download": (
             o.DR is None and not (o.resume or o.ckpt_path)
         ),
         "--test validates a checkpoint: name it with --ckpt_path": o.test and o.ckpt_path is None,
-        "--test and --resume are mutually exclusive: --test takes --ckpt_path": o.test and o.resume,
-        "--test and --resume_if_any are mutually exclusive: --test takes --ckpt_path": (
-            o.test and o.resume_if_any
+        "--test and --resume are mutually exclusive: --test takes --ckpt_path": (
+            o.test and (o.resume or o.resume_if_any)
         ),
         "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "
         "save_root, --ckpt_path starts a new run from given weights": o.resume and o.ckpt_path,
-        f"--init copy: needs --F_dim and --D_out_dim of at least {needed}, so that the colours "
-        "find a way through the narrowest layers": (
-            copying and min(widths.values(), default=needed) < needed
-        ),
-        "--init copy: a sigmoid would bend what is copied; use another --output": (
-            copying and o.output == "sigmoid"
-        ),
         "--detector_patience 1: a plateau takes at least two validations; 2 or more": (
             o.detector_patience == 1
         ),
@@ -419,10 +389,6 @@ def check_combinations(o: TrainerOptions, explicit: frozenset[str] = frozenset()
     for message, applies in wrong.items():
         if applies:
             raise UserError(message)
-
-
-# What follows from other options is computed where it is needed and never stored in place of None:
-# a resumed run with another --num_epoch would otherwise keep what followed from the old one.
 
 
 def run_folder(options: TrainerOptions) -> Path:
@@ -435,11 +401,13 @@ def run_folder(options: TrainerOptions) -> Path:
     return Path("runs") / (Path(options.DR or "").resolve().name or "run")
 
 
-def milestones(options: TrainerOptions) -> tuple[int, ...]:
-    """The epochs of --lr_milestones; by default 1/2 and 3/4 of the run."""
-    if options.lr_milestones is not None:
-        return options.lr_milestones
-    return (options.num_epoch // 2, options.num_epoch * 3 // 4)
+def milestones(o: TrainerOptions) -> tuple[int, ...]:
+    """The epochs of --lr_milestones; by default 1/2 and 3/4 of the run.
+
+    Computed when needed and never stored: a resumed run may have another --num_epoch.
+    """
+    default = o.num_epoch // 2, o.num_epoch * 3 // 4
+    return default if o.lr_milestones is None else o.lr_milestones
 
 
 def resolved(options: TrainerOptions) -> TrainerOptions:
@@ -475,10 +443,12 @@ RETIRED: dict[str, Callable[[Any], Any]] = {
     "kl_norm": lambda o: "sum",
     "no_shuffle": lambda o: False,
     "recon": lambda o: "mse",
+    "detach": lambda o: ... if o.rollout_every else False,
     "tf_draw": lambda o: "step" if o.rollout_every else "epoch",
     "rollout_share": lambda o: 0.5 if o.rollout_every else ...,
     "lr_warmup": lambda o: 20 if o.optim == "Muon" else 0,
     **dict.fromkeys(("save_minutes", "autotune", "no_graph", "weights"), lambda o: ...),
+    **dict.fromkeys(("init", "auto_size", "tensorboard"), lambda o: ...),
 }
 
 
@@ -533,7 +503,7 @@ def as_text(name: str, value: Any) -> str:
 
 
 def as_lines(options: Any) -> list[str]:
-    """The resolved options, a line for each group, as printed at the start of a run."""
+    """The options, a line for each group, as printed at the start of a run."""
     groups: dict[str, list[str]] = {}
     for entry in dataclasses.fields(options):
         text = as_text(entry.name, getattr(options, entry.name))

@@ -39,8 +39,7 @@ def kl_weight(
     if anneal_type == "None":
         return beta
     count = 1.0 if anneal_type == "Monotonic" else float(cycles)
-    # e·M/N mod 1 is τ; a product rounds better than the remainder of a rounded cycle length,
-    # which may land just under 1 where the cycle starts.
+    # e·M/N mod 1 is τ: a product rounds better than the remainder of a rounded cycle length.
     position = epoch * count / num_epoch
     tau = position - math.floor(position + 1e-9)
     return beta * min(1.0, max(0.0, tau) / ratio)
@@ -136,15 +135,6 @@ def learning_rate(
     return lr
 
 
-def warm_up(step: int, steps: int) -> float:
-    """Factor of the learning rate in a step of the whole run, from 0: (step + 1) / steps up to 1.
-
-    The first steps rest on few gradients (Goyal et al. 2017, section 2.2, for the rise in a line).
-    steps 0: no warm-up.
-    """
-    return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
-
-
 # ---------------------------------------------------------------- of a run
 
 
@@ -167,12 +157,7 @@ def epoch_plan(o: TrainerOptions, epoch: int, raised_at: int | None = None) -> P
     )
     # With stored rollouts each step of each clip draws for itself; see data.draw().
     drawn = tfr > 0 if o.rollout_every > 0 else teacher_forcing_drawn(o.seed, epoch, tfr)
-    return Plan(kl_weight_of(o, epoch), tfr, drawn, _rate(o, epoch))
-
-
-def kl_weight_of(o: TrainerOptions, epoch: int) -> float:
-    """β of an epoch, counted from 0; see kl_weight."""
-    return kl_weight(
+    beta = kl_weight(
         epoch,
         num_epoch=o.num_epoch,
         anneal_type=o.kl_anneal_type,
@@ -180,16 +165,18 @@ def kl_weight_of(o: TrainerOptions, epoch: int) -> float:
         ratio=o.kl_anneal_ratio,
         beta=o.kl_beta,
     )
+    return Plan(beta, tfr, drawn, _rate(o, epoch))
 
 
 def step_lr(o: TrainerOptions, epoch: int, number: int, steps: int, before: int) -> float:
     """The learning rate of step `number` of the `steps` of an epoch, all counted from 0.
 
-    cosine falls from step to step; with Muon the rate rises over the first steps of the run.
+    cosine falls from step to step; with Muon the rate rises in a line over the first steps of the
+    run, which rest on few gradients (Goyal et al. 2017, section 2.2).
     before: steps of all earlier epochs
     """
     lr = _rate(o, epoch + number / steps if o.lr_scheduler == "cosine" else epoch)
-    return lr * warm_up(before + number, WARM_UP if o.optim == "Muon" else 0)
+    return lr * min(1.0, (before + number + 1) / WARM_UP) if o.optim == "Muon" else lr
 
 
 def _rate(o: TrainerOptions, epoch: float) -> float:
@@ -206,7 +193,7 @@ def _rate(o: TrainerOptions, epoch: float) -> float:
 
 def idle_annealing(o: TrainerOptions) -> list[str]:
     """A line if β is meant to rise, but cycles are so short that it gets at most half-way."""
-    values = [kl_weight_of(o, epoch) for epoch in range(o.num_epoch)]
+    values = [epoch_plan(o, epoch).beta for epoch in range(o.num_epoch)]
     if o.test or o.kl_beta == 0 or max(values) > o.kl_beta / 2:
         return []
     first = ", ".join(f"{value:.3g}" for value in values[:4]) + ", …" * (len(values) > 4)

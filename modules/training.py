@@ -96,7 +96,6 @@ class TrainingStep:
                 part.draws.latent,
                 clips.previous,
                 sequential=clips.sequential,
-                detach=o.detach,
                 recompute=o.recompute,
                 reference=clips.reference,
             )
@@ -147,15 +146,15 @@ def draw_shard(
     if clips > batch:
         weights[batch:] = 0.0
         index = torch.arange(clips, device=device).clamp(max=batch - 1)
-        starts, draws = starts[index], draws.of(index)
+        starts, draws = starts[index], draws.select(index)
     scalars = torch.tensor([float(batch), plan.beta]).to(device, non_blocking=True).unbind()
     if world == 1:
         return Shard(starts, draws, weights, *scalars)
     if rank >= len(starts):  # some clip to go through the networks with
         only = slice(0, 1)
-        return Shard(starts[only], draws.of(only), torch.zeros_like(weights[only]), *scalars)
+        return Shard(starts[only], draws.select(only), torch.zeros_like(weights[only]), *scalars)
     own = slice(rank, None, world)
-    return Shard(starts[own], draws.of(own), weights[own], *scalars)
+    return Shard(starts[own], draws.select(own), weights[own], *scalars)
 
 
 # ---------------------------------------------------------------- one epoch
@@ -210,23 +209,20 @@ def train_epoch(state: RunState, data: VideoData, step: Step, watch: Watch) -> E
         # in its queue are few when the run is asked to stop.
         last = number + 1 == len(batches)
         if device.type == "cpu" or number % LOOK_EVERY == 0 or last:
-            _refuse_divergence(epoch, state.sums.read().skipped_in_a_row)
+            in_a_row = state.sums.read().skipped_in_a_row
+            if in_a_row >= MAX_SKIPPED_STEPS:
+                raise UserError(
+                    f"epoch {epoch}: {in_a_row:.0f} training steps in a row gave a loss or "
+                    "gradient that is not finite; the run has diverged. Checkpoints of earlier "
+                    "epochs are intact; try a lower --lr, a lower --kl_beta or --precision float32"
+                )
         asked, save_due = distributed.maximum(*watch.requests())
         if asked or save_due:
-            state.save_at(Position(epoch, number + 1, time.perf_counter() - started))
+            state.position = Position(epoch, number + 1, time.perf_counter() - started)
+            state.save()
             watch.saved()
         if asked:
             distributed.stop(asked)
     averages = state.sums.averages(steps=o.train_vi_len - 1)  # waits for the device
     state.position = Position(epoch, len(batches), time.perf_counter() - started)
     return averages
-
-
-def _refuse_divergence(epoch: int, in_a_row: float) -> None:
-    """Raise UserError if too many steps in a row were not finite."""
-    if in_a_row >= MAX_SKIPPED_STEPS:
-        raise UserError(
-            f"epoch {epoch}: {in_a_row:.0f} training steps in a row gave a loss or gradient that "
-            "is not finite; the run has diverged. Checkpoints of earlier epochs are intact; try a "
-            "lower --lr, a lower --kl_beta or --precision float32"
-        )

@@ -43,7 +43,6 @@ BESIDE: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
     *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 ALONE = "save its weights alone: torch.save(model.state_dict(), FILE) where it was made"
 
 # ---------------------------------------------------------------- files
@@ -54,7 +53,12 @@ def read_weight_file(path: Path) -> Any:
 
     A .safetensors file is read by the package of that name.
     """
-    data = _bytes(path)
+    try:
+        data = path.read_bytes()  # at once: the disk's errors are told apart from the content's
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
     file = io.BytesIO(data)
     try:
         if path.suffix == ".safetensors":
@@ -70,7 +74,7 @@ def read_weight_file(path: Path) -> Any:
         raise
     except ImportError as error:
         raise UserError(f"{path}: needs a package: pip install safetensors") from error
-    # Truncated, text and zero files raise exceptions of half a dozen classes.
+    # Truncated, empty, text and zero files raise exceptions of half a dozen classes.
     except Exception as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # PyTorch may wrap it
             raise error.__cause__ from None
@@ -81,45 +85,9 @@ def read_weight_file(path: Path) -> Any:
             ) from error
         zipped = isinstance(error, zipfile.BadZipFile)
         what = str(error) if zipped else "it ends too early, was changed or is something else"
-        raise _corrupted(path, f"{what}; copy or download it again") from error
-
-
-def _corrupted(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: corrupted, or not a checkpoint: {reason}")
-
-
-def _bytes(path: Path) -> bytes:
-    """The file's content, read at once: what the disk refuses is then told apart from what the file
-    holds. UserError: it is missing, a folder, unreadable, or plainly something else."""
-    try:
-        path.stat()
-        if not path.is_file():
-            raise UserError(f"{path}: not a checkpoint file{_checkpoints_in(path)}")
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such checkpoint{_checkpoints_in(path.parent)}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({why(error)})") from error
-    if not data:
-        raise _corrupted(path, "the file is empty (0 bytes)")
-    begin = data[:512].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    for starts, what in (
-        ((b"version https://git-lfs",), "a pointer of Git LFS; fetch it with: git lfs pull"),
-        ((b"<!doctype", b"<html", b"<?xml"), "a web page; download the file itself"),
-    ):
-        if begin.startswith(starts):
-            raise _corrupted(path, f"it is {what}")
-    return data
-
-
-def _checkpoints_in(folder: Path) -> str:
-    """What may have been meant, for the end of an error."""
-    try:
-        names = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES)
-    except OSError:
-        return ""
-    names = [name for name in names if not name.startswith(".")]
-    return f"; in that folder there are: {named(names)}" if names else ""
+        raise UserError(
+            f"{path}: corrupted, or not a checkpoint: {what}; copy or download it again"
+        ) from error
 
 
 # ---------------------------------------------------------------- networks
@@ -128,10 +96,8 @@ def _checkpoints_in(folder: Path) -> str:
 class Found(NamedTuple):
     """The networks' tensors as they stand in a file, by the model's names."""
 
-    state: dict[str, Tensor]
+    state: dict[str, Tensor]  # float32, or whole numbers where they count batches
     where: str  # the path of what they were in, e.g. "state_dict"; "" for the file itself
-    others: list[str]  # networks beside the five in the same place
-    copies: list[str]  # paths of other copies
 
 
 def _tensors(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
@@ -143,17 +109,11 @@ def _tensors(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
             yield from _tensors(item, (*path, *str(key).split(".")))
 
 
-def _kind(path: tuple[str, ...]) -> int:
-    """0: the trained weights; 1: an average of them; 2: what an optimiser holds."""
-    text = ".".join(path).lower()
-    kinds = [i for i, words in enumerate(OTHER_COPIES, 1) if any(word in text for word in words)]
-    return max(kinds, default=0)
-
-
 def find_networks(content: Any) -> Found:
     """The networks' tensors in what a file holds; of several copies the trained one.
 
-    ValueError: there are none.
+    ValueError: there are none, there are other networks beside them, or a tensor is of another kind
+    than the model's (whole numbers, complex, sparse, no values).
     """
     copies: dict[tuple[str, ...], dict[str, Tensor]] = {}
     beside: list[tuple[tuple[str, ...], Tensor]] = []
@@ -171,43 +131,34 @@ def find_networks(content: Any) -> Found:
             f"not a checkpoint of this model: none of the five networks is in it ({held})"
         )
 
+    def rank(path: tuple[str, ...]) -> int:
+        """0: the trained weights; 1: an average of them; 2: what an optimiser holds."""
+        text = ".".join(path).lower()
+        kinds = [i for i, words in enumerate(OTHER_COPIES, 1) if any(w in text for w in words)]
+        return max(kinds, default=0)
+
     def order(prefix: tuple[str, ...]) -> tuple[int, int, int]:
         present = {name.partition(".")[0] for name in copies[prefix]}
-        return len(set(NETWORKS) - present), _kind(prefix), len(prefix)
+        return len(set(NETWORKS) - present), rank(prefix), len(prefix)
 
-    best, *rest = sorted(copies, key=order)
-    inside = [
+    best = min(copies, key=order)
+    others = dict.fromkeys(
         path[len(best)]
         for path, tensor in beside
         # A number of its own (of steps, a metric) is no network.
-        if path[: len(best)] == best and tensor.numel() > 1 and _kind(path) < 2
-    ]
-    return Found(
-        state=copies[best],
-        where=".".join(best),
-        others=list(dict.fromkeys(inside)),
-        copies=[".".join(prefix) for prefix in rest if _kind(prefix) < 2],
+        if path[: len(best)] == best and tensor.numel() > 1 and rank(path) < 2
     )
-
-
-def as_float32(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors as the model has them, and the types that were rounded to, e.g. "float16".
-
-    ValueError: a tensor of another kind (whole numbers, complex, sparse, quantised, no values).
-    """
-    found: dict[str, Tensor] = {}
-    kinds: dict[str, None] = {}
-    for name, value in state.items():
+    if others:
+        raise ValueError(f"another architecture (networks that this model lacks: {named(others)})")
+    state: dict[str, Tensor] = {}
+    for name, value in copies[best].items():
         kind, counts = str(value.dtype).removeprefix("torch."), name.endswith(COUNTER)
         if value.layout != torch.strided or value.is_meta:
-            kind = "sparse, or without values"
-        elif counts or value.is_floating_point():
-            found[name] = value.detach().to(torch.int64 if counts else torch.float32)
-            if not counts:
-                kinds[kind] = None
-            continue
-        raise ValueError(f"{name} is {kind}; save the weights as float32")
-    return found, [kind for kind in kinds if kind != "float32"]
+            raise ValueError(f"{name} is sparse, or without values; save the weights as float32")
+        if not (counts or value.is_floating_point()):
+            raise ValueError(f"{name} is {kind}; save the weights as float32")
+        state[name] = value.detach().to(torch.int64 if counts else torch.float32)
+    return Found(state, ".".join(best))
 
 
 # ---------------------------------------------------------------- what fits

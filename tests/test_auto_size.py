@@ -1,4 +1,4 @@
-"""--auto_size: size of the model and epochs by data set and machine."""
+"""--preset best and video: size of the model and epochs by data set and machine."""
 
 import os
 
@@ -21,7 +21,6 @@ from modules.cvae import CVAE
 from modules.data import Recording, VideoData
 from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.runtime import distributed
-from modules.runtime.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -90,8 +89,6 @@ def test_a_folded_model_is_wide_enough_for_its_pixels() -> None:
     options, _ = fit("--preset", "video", "--frame_H", "128", "--frame_W", "256", "--F_dim", "40")
     assert (options.F_dim, options.fold) == (40, 2)  # 48 colours would not go through
     assert fit("--preset", "video", "--fold", "8")[0].F_dim == 192
-    with pytest.raises(UserError, match="--F_dim and --D_out_dim of at least 192"):
-        fit("--preset", "video", "--fold", "8", "--F_dim", "128")
 
 
 def test_the_device_decides_the_size() -> None:
@@ -152,7 +149,7 @@ def test_the_rate_of_a_preset_follows_the_width() -> None:
     assert fit("--preset", "best", "--D_out_dim", "48")[0].lr == 0.003
     assert fit("--preset", "best", "--lr", "0.003", device=CUDA)[0].lr == 0.003
     assert fit("--preset", "best", "--optim", "Adam", device=CUDA)[0].lr == 0.003
-    assert fit("--auto_size", "--optim", "Muon", device=CUDA)[0].lr == TrainerOptions().lr
+    assert fit("--optim", "Muon", device=CUDA)[0].lr == TrainerOptions().lr
 
 
 def test_where_nothing_is_chosen() -> None:

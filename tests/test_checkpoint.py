@@ -48,7 +48,7 @@ def new_content(config: ModelConfig = CONFIG) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, ModelConfig(), ModelConfig(8, 2, 4, 8), ModelConfig(37, 11, 13, 21)]
+    "config", [ModelConfig(), ModelConfig(8, 2, 4, 8), ModelConfig(37, 11, 13, 21)]
 )
 def test_older_checkpoints_load_with_any_dimensions(tmp_path: Path, config: ModelConfig) -> None:
     content, path = older_content(config), tmp_path / "old.ckpt"
@@ -352,8 +352,10 @@ def test_a_corrupted_last_checkpoint_never_becomes_the_previous_one(
     state = resumed(tmp_path)
     assert f"resuming from {PREVIOUS} instead" in capsys.readouterr().out
     assert same(comparable(tmp_path / LAST), comparable(stopped / PREVIOUS))
+    state.unwritten = [{"epoch": 0.0, "val_psnr": 20.0}]  # a spreadsheet held metrics.csv
     state.save()
     assert load_checkpoint(tmp_path / PREVIOUS).training
+    assert resumed(tmp_path).unwritten == state.unwritten
     for name in (LAST, PREVIOUS):
         (tmp_path / name).write_bytes(b"half")
     with pytest.raises(UserError, match=r"last\.prev\.ckpt: corrupted"):

@@ -14,6 +14,7 @@ from modules.data import Previous, to_unit
 from modules.losses import psnr
 from modules.networks import bounded, fold_pixels, unfold_pixels
 from modules.runtime.errors import UserError
+from tests.support.small_run import starts_of
 
 SIZES = {"F_dim": 12, "L_dim": 4, "N_dim": 4, "D_out_dim": 12, "frame_H": 8, "frame_W": 12}
 CONFIG = ModelConfig(**SIZES)
@@ -95,7 +96,6 @@ def by_hand(
     epsilon: Tensor,
     previous: Previous,
     *,
-    detach: bool,
     reference: Any,
 ) -> list[Tensor]:
     """Prediction, MSE, KL and the posterior's mean, as ClipOutput has them."""
@@ -119,7 +119,6 @@ def by_hand(
         made = decoded(model, start, labels[t], q.mean + q.stddev * epsilon[t - 1], reference)
         mse = (made - frames[t]).square().mean(dim=(1, 2, 3))
         found.append((made, mse, kl_divergence(q, p).sum(dim=(1, 2, 3)), q.mean))
-        made = made.detach() if detach else made
     return [torch.stack(terms) for terms in zip(*found, strict=True)]
 
 
@@ -129,14 +128,13 @@ MODES: dict[str, dict[str, Any]] = {
     "stored, noisy": {"sequential": False},
     "free": {"sequential": True},
     "mixed, noisy": {"sequential": True},
-    "detached, mixed": {"sequential": True, "detach": True},
 }
 
 
 def previous_of(mode: str, frames: Tensor) -> Previous:
     """What the steps of clips of five frames start from."""
     g = torch.Generator().manual_seed(2)
-    previous = Previous.of(frames, teacher_forcing=not MODES[mode]["sequential"])
+    previous = starts_of(frames, teacher_forcing=not MODES[mode]["sequential"])
     others, noise = (torch.randn(frames[1:].shape, generator=g).to(frames) for _ in "ab")
     if "stored" in mode:
         previous = previous._replace(frames=(0.5 + others).clamp(0, 1), true=False)
@@ -158,7 +156,6 @@ def test_a_training_pass_is_its_definition(
     kind: str, mode: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values and gradients, in float64; in parts that do not come out even."""
-    detach = "detach" in MODES[mode]
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(cvae, "RECOMPUTE_FRAMES", 3)  # 8 frames: 3, 3 and 2
     if way == "shared weights":
@@ -179,7 +176,7 @@ def test_a_training_pass_is_its_definition(
 
     out = model(*inputs, **MODES[mode], recompute=way == "recompute", reference=reference)
     found = gradients(out)
-    expected = by_hand(model, *inputs, detach=detach, reference=reference)
+    expected = by_hand(model, *inputs, reference=reference)
     for name, a, b in zip(out._fields, out, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
     for name, gradient in gradients(expected).items():
@@ -193,23 +190,24 @@ def test_the_definition_s_modes_differ() -> None:
     model = new_model().eval()
     frames, labels = clips()
     inputs = (frames, labels, latents_of(CONFIG))
-    kind = {"detach": False, "reference": None}
-    made = {mode: by_hand(model, *inputs, previous_of(mode, frames), **kind)[0] for mode in MODES}
+    made = {
+        mode: by_hand(model, *inputs, previous_of(mode, frames), reference=None)[0]
+        for mode in MODES
+    }
     for a, first in made.items():
         for b, second in made.items():
             assert (a == b) == torch.allclose(first, second, atol=1e-4)
 
 
-def test_detached_gradients_reach_every_weight_in_bfloat16() -> None:
-    """autocast keeps cast weights; those of the pass without gradient must not be used again."""
+@pytest.mark.parametrize("sequential", [True, False])
+def test_bfloat16_gives_every_weight_nearly_the_gradient_of_float32(sequential: bool) -> None:
     model, (frames, labels) = new_model().eval(), clips()
-    previous = Previous.of(frames, teacher_forcing=False)
+    previous = starts_of(frames, teacher_forcing=not sequential)
     norms = {}
     for half in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            kind = {"sequential": True, "detach": True}
-            out = model(frames, labels, latents_of(CONFIG), previous, **kind)
+            out = model(frames, labels, latents_of(CONFIG), previous, sequential=sequential)
         (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
         norms[half] = [p.grad.norm().item() for p in model.parameters()]
         assert out.mse.dtype == out.kl.dtype == out.prediction.dtype == torch.float32
@@ -231,7 +229,7 @@ def test_recomputing_keeps_little_of_each_frame(forced: bool) -> None:
             return tensor
 
         frames, labels = clips(steps)
-        previous = Previous.of(frames, teacher_forcing=forced)
+        previous = starts_of(frames, teacher_forcing=forced)
         inputs = (frames, labels, latents_of(CONFIG, steps - 1), previous)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             out = model(*inputs, sequential=not forced, recompute=recompute)
@@ -307,7 +305,7 @@ def test_a_fresh_reference_changes_nothing_and_learns() -> None:
     torch.manual_seed(1)
     network = CVAE(dataclasses.replace(CONFIG, reference="first")).train()
     network.load_state_dict({**network.state_dict(), **model.state_dict()})
-    previous = Previous.of(frames_labels[0], teacher_forcing=True)
+    previous = starts_of(frames_labels[0], teacher_forcing=True)
     inputs = (*frames_labels, latents_of(CONFIG), previous)
     reference = tuple(x[4] for x in frames_labels)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -330,7 +328,7 @@ def test_what_the_reference_covers_cannot_ruin_a_step() -> None:
     model.config = dataclasses.replace(model.config, output="linear")
     bias = model.Generator[-1].bias
     torch.nn.init.constant_(bias, 1e12)
-    previous, kind = Previous.of(frames, teacher_forcing=True), {"sequential": False}
+    previous, kind = starts_of(frames, teacher_forcing=True), {"sequential": False}
     inputs = (frames, labels, latents_of(CONFIG), previous)
     out = model(*inputs, **kind, reference=(frames[4], labels[4]))
     assert out.prediction.min() >= 0 and out.prediction.max() <= 1
@@ -355,7 +353,7 @@ def test_models_that_cannot_be_built_are_refused(wrong: dict[str, Any], says: st
         CVAE(ModelConfig(**wrong))
 
 
-# ---------------------------------------------------------------- --init copy
+# ---------------------------------------------------------------- a copying start
 
 COPYING = [
     ModelConfig(F_dim=24, L_dim=4, N_dim=4, D_out_dim=24, frame_H=8, frame_W=12),
@@ -369,7 +367,10 @@ def test_a_copying_model_repeats_the_first_frame_and_learns(config: ModelConfig)
     frames, labels = clips()
     torch.manual_seed(0)
     copying, usual = CVAE(config).eval(), CVAE(config).eval()
+    last, colours = copying.frame_transformation[6].weight, config.colours
+    before = last.clone()
     copying.copy_previous_frame()
+    assert torch.equal(last[colours:], before[colours:])  # the other channels learn as ever
 
     def last_frame(model: CVAE) -> Tensor:
         return list(model.rollout(frames[0], labels, prior_latents(config, 0, [0, 1])))[-1]
@@ -378,8 +379,16 @@ def test_a_copying_model_repeats_the_first_frame_and_learns(config: ModelConfig)
     assert psnr(last_frame(usual), frames[0]).max() < 10  # the control
     if config.F_dim < 32:  # the narrowest layers have room for the colours alone
         return
-    previous = Previous.of(frames, teacher_forcing=True)
+    previous = starts_of(frames, teacher_forcing=True)
     out = copying.train()(frames, labels, latents_of(config), previous, sequential=False)
     (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
     for name, p in copying.named_parameters():
         assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("other", [{"F_dim": 23}, {"D_out_dim": 23}, {"output": "sigmoid"}])
+def test_where_there_is_no_way_for_the_colours_weights_stay(other: dict[str, Any]) -> None:
+    model = CVAE(dataclasses.replace(COPYING[0], **other))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.copy_previous_frame()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -190,17 +190,6 @@ def test_draws_have_the_distributions_that_they_are_said_to_have() -> None:
     assert levels[0, 0].std() > 0.03  # the control: not one level for a batch
 
 
-def test_a_rank_s_draws_are_those_of_its_clips() -> None:
-    whole = drawn()
-    part = whole.of(slice(1, None, 2))
-    for a, b in zip(part.tensors(), whole.tensors(), strict=True):
-        assert torch.equal(a, b[:, 1::2])
-    doubled = part.replaced([2 * x.float() for x in part.tensors()])
-    for a, b in zip(doubled.tensors(), part.tensors(), strict=True):
-        assert torch.equal(a, 2 * b.float())
-    assert drawn("").replaced([part.latent]).forced is None
-
-
 # ---------------------------------------------------------------- what a step starts from
 
 
@@ -328,7 +317,7 @@ def test_the_reference_is_of_the_recording_and_never_a_target() -> None:
 
 
 def test_references_and_jumps_are_augmented_like_their_clip() -> None:
-    kinds, draws = ("shift", "flip"), drawn().of(slice(2))
+    kinds, draws = ("shift", "flip"), drawn().select(slice(2))
     kind = {"data": random_data(), "jump": 0.5}
     plain = loaded(draws._replace(augmentation=None, forced=None), **kind)
     changed = loaded(draws._replace(forced=None), **kind, augmentations=kinds)

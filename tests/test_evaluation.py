@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.data import Recording, TestSequence, VideoData, nearest_rows, to_uint8, to_unit
@@ -108,12 +107,6 @@ def test_latents_follow_seed_and_scale(model: CVAE) -> None:
     assert not torch.equal(made(3), made(4))
     assert torch.equal(made(3, 0.0), made(4, 0.0))  # the prior's mean knows no seed
     assert len({made(3, scale).sum().item() for scale in (0.0, 0.5, 1.0)}) == 3
-
-
-def test_progress_counts_every_predicted_frame(model: CVAE) -> None:
-    counted: list[int] = []
-    generate(model, sequences(5, 5, 3), **KIND, advance=counted.append)
-    assert sum(counted) == 4 + 4 + 2
 
 
 def test_validation_is_the_scored_generation_of_sequence_0(model: CVAE) -> None:
@@ -223,29 +216,6 @@ def test_drift_is_the_slope_over_the_frames() -> None:
     result = score(prediction, truth, labels, ON_BLACK)
     assert result.drift == pytest.approx(-100, abs=0.1)
     assert "drift -100.0" in result.details()
-
-
-class Transfers(TorchFunctionMode):
-    """Counts what would wait for a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(func, "__name__", "") in ("cpu", "item", "tolist", "__bool__")
-        return func(*args, **(kwargs or {}))
-
-
-def test_all_scores_come_over_at_once() -> None:
-    prediction, truth, labels = scene(40)
-    with Transfers() as transfers:
-        score(prediction, truth, labels, ON_BLACK)
-    assert transfers.count == 1
-    with Transfers() as transfers:  # the control
-        for value in prediction[1:].mean(dim=(1, 2, 3)):
-            value.item()
-    assert transfers.count == 39
 
 
 def test_scores_that_do_not_fit_are_made_on_the_cpu() -> None:

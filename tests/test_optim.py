@@ -1,6 +1,5 @@
 """Optimisers, the guarded update with clipping and the loss's scale, and averaged weights."""
 
-import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -28,11 +27,12 @@ from modules.optim import (
     Muon,
     WeightAverage,
     is_matrix,
+    make_optimizer,
     set_learning_rate,
     shared_sizes,
 )
 from modules.runtime.errors import UserError
-from tests.support.small_run import new_run, part_of, run_epochs
+from tests.support.small_run import new_run, options_of, part_of, run_epochs
 
 CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=12)
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def test_what_muon_takes() -> None:
     assert len(names) > 30
     # Those of a folded model have many rows; the control is the layer before.
     model = CVAE(dataclasses.replace(CONFIG, fold=2, reference="first"))
-    muon = Muon(model.parameters(), model.output_kernels())
+    muon = make_optimizer(model, options_of("--optim Muon"))
     taken = {id(p) for p in muon.param_groups[1]["params"]}
     left = {name for name, p in model.named_parameters() if is_matrix(p) and id(p) not in taken}
     assert left == {"Generator.7.weight", "Background_Mask.share.weight"}
@@ -161,19 +161,6 @@ def test_the_optimiser_is_the_one_that_was_asked_for(typed: str, kind: type) -> 
     assert type(state.optimizer) is kind
     assert {group["lr"] for group in state.optimizer.param_groups} == {0.02}
     assert state.average.decay == 0.7
-
-
-def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
-    parameters = new_parameters()
-    muon = Muon(parameters, lr=0.01)
-    one_step(muon, parameters, 0)
-    again, fresh = ([nn.Parameter(p.detach().clone()) for p in parameters] for _ in "ab")
-    resumed = Muon(again, lr=0.01)
-    resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
-    for optimizer, own in ((muon, parameters), (resumed, again), (Muon(fresh, lr=0.01), fresh)):
-        one_step(optimizer, own, 1)
-    assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(parameters, fresh, strict=True))
 
 
 # ---------------------------------------------------------------- the guarded update

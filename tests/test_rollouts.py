@@ -1,7 +1,5 @@
 """Stored rollouts: each frame is made from the one before, from labels and prior latents alone."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -125,25 +123,3 @@ def test_stopping_leaves_frames_and_mode_as_they_were(monkeypatch: pytest.Monkey
         stored.refresh(network, watch=watch, **{**kind, "epoch": 2})
     assert torch.equal(stored.frames, before)
     assert network.training
-
-
-def test_graphs_are_shared_by_groups_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollouts, "AT_ONCE", 1)
-    made = []
-
-    class Recorded:
-        def __init__(self, compute: Callable[..., Tensor]) -> None:
-            self.compute, self.calls = compute, 0
-            made.append(self)
-
-        def __call__(self, *values: Tensor) -> Tensor:
-            self.calls += 1
-            return self.compute(*values)
-
-    monkeypatch.setattr(CVAE, "rollout_graph", lambda model: Recorded(model._rollout_step))
-    expected = refreshed()
-    assert not made
-    monkeypatch.setattr(rollouts, "graphs_wanted", lambda device: True)
-    assert torch.equal(refreshed(), expected)
-    (used,) = [graph for graph in made if graph.calls]  # all groups are of one stretch
-    assert used.calls == 160 - len(RECORDINGS)

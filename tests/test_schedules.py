@@ -14,7 +14,6 @@ from modules.schedules import (
     step_lr,
     teacher_forcing_drawn,
     teacher_forcing_ratio,
-    warm_up,
 )
 
 # ---------------------------------------------------------------- β
@@ -35,13 +34,9 @@ def test_figure_of_fu_et_al() -> None:
         assert found == pytest.approx([0, 0.5, 1, 1])
 
 
-def test_cycle_is_the_number_of_cycles() -> None:
+def test_cycles_are_counted_and_of_any_length() -> None:
     values = [kl_weight(e, num_epoch=20, cycles=5) for e in range(20)]
-    assert values == pytest.approx([0, 0.25, 0.5, 0.75] * 5)
-    assert values.count(0) == 5  # read as epochs per cycle there would be 4
-
-
-def test_cycles_of_any_length() -> None:
+    assert values == pytest.approx([0, 0.25, 0.5, 0.75] * 5)  # not five epochs each
     # N/M = 10/3: β = min(1, (e mod 10/3) / (10/3) / 0.5).
     expected = [min(1.0, (e % (10 / 3)) / (10 / 3) / 0.5) for e in range(10)]
     found = [kl_weight(e, num_epoch=10, cycles=3, ratio=0.5) for e in range(10)]
@@ -125,8 +120,6 @@ def test_learning_rates_by_hand() -> None:
     assert rates(6, num_epoch=6, **kind) == [2.0, 2.0, 1.0, 1.0, 0.5, 0.5]
     found = rates(5, num_epoch=4, scheduler="cosine")
     assert found == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5), 0.0])
-    assert [warm_up(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert warm_up(0, 0) == 1.0
 
 
 # ---------------------------------------------------------------- of a run
@@ -153,6 +146,8 @@ def test_plan_follows_the_schedules() -> None:
     assert len({epoch_plan(half, e).teacher_forcing for e in range(20)}) == 2
     half.rollout_every = 1  # each step draws for itself
     assert {epoch_plan(half, e).teacher_forcing for e in range(20)} == {True}
+    half.tfr = 0.0  # and none of them draws it
+    assert {epoch_plan(half, e).teacher_forcing for e in range(20)} == {False}
 
 
 def test_learning_rate_of_a_step() -> None:

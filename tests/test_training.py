@@ -60,15 +60,15 @@ def test_loss_and_gradients_are_those_of_the_usual_loop(mode: str) -> None:
 @pytest.mark.parametrize(
     "typed",
     [
-        *("--tfr 0", "--tfr 0 --detach", "--frame_noise 0.5", "--jump 0.9", "--augment colour"),
+        *("--tfr 0", "--frame_noise 0.5", "--jump 0.9", "--augment colour"),
         *("--reference first", "--fold 2", "--rollout_every 1 --tfr 0", "--prior learned"),
         *("--output sigmoid", "--grad_clip 0.001", "--train_vi_len 3", "--seed 1"),
     ],
 )
 def test_no_option_is_without_effect_on_a_step(typed: str) -> None:
-    """Beside the same step without it; without teacher forcing for --detach."""
+    """Beside the same step without it."""
     gradients: list[dict[str, Tensor]] = []
-    for more in (typed, "--tfr 0" if "detach" in typed else ""):
+    for more in (typed, ""):
         state, step = new_run(more)
         if state.stored is not None:
             state.stored.frames.zero_()
@@ -174,15 +174,6 @@ def test_ranks_draw_what_a_single_process_does(monkeypatch: pytest.MonkeyPatch) 
     doubled = whole.replaced([2 * x.float() for x in whole.tensors()])
     for a, b in zip(doubled.tensors(), whole.tensors(), strict=True):
         assert torch.equal(a, 2 * b.float())
-
-
-def test_draws_are_those_of_the_epoch_and_the_step() -> None:
-    o, starts = options_of(EVERY_DRAW), torch.tensor([3, 5])
-    at = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    drawn = [draw_shard(o, FORCED, starts, latent=LATENT, epoch=e, number=n).draws for e, n in at]
-    assert len({x.latent.sum().item() for x in drawn}) == 4
-    half = draw_shard(o, FORCED._replace(tfr=0.0), starts, latent=LATENT, epoch=0, number=0)
-    assert not half.draws.forced.any() and torch.equal(half.draws.latent, drawn[0].latent)
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -314,7 +305,7 @@ def test_a_save_in_mid_epoch_is_due_once_a_period(
     (state, step), watch = new_run(), Watch()
     watch._saved_at -= waited  # seconds; the period is 600
     saves: list[int] = []
-    monkeypatch.setattr(state, "save_at", lambda position: saves.append(position.step))
+    monkeypatch.setattr(state, "save", lambda: saves.append(state.position.step))
     state.plan = FORCED
     averages = train_epoch(state, step.data, step, watch)
     assert saves == expected

@@ -3,7 +3,6 @@
 import argparse
 import ast
 import io
-import os
 import pickle
 import sys
 import types
@@ -65,18 +64,14 @@ def lightning(state: State) -> dict[str, Any]:
     }
 
 
-# How others save the five networks, and what the run says that it took.
+# How others save the five networks, and where the run says that it found them.
 WRAPPINGS: dict[str, tuple[Callable[[State], Any], str]] = {
     "older code": (
         lambda s: {"optimizer": s, "state_dict": s, "last_epoch": 7},
         "epoch 7; state_dict",
     ),
-    "bare": (lambda s: s, "the networks"),
     "parameters": (lambda s: {n: nn.Parameter(v, False) for n, v in s.items()}, "the networks"),
-    **{
-        key: (lambda s, key=key: {"epoch": 3, key: s, "loss": 0.1}, key)
-        for key in ("model_state_dict", "model", "ema")
-    },
+    "model": (lambda s: {"epoch": 3, "model": s, "loss": 0.1}, "model"),
     "deep": (lambda s: {"a": {"model": {"state_dict": s}}}, "a.model.state_dict"),
     "DataParallel": (lambda s: {"state_dict": prefixed("module.", s)}, "state_dict"),
     "compiled": (lambda s: prefixed("_orig_mod.module.", s), "the networks"),
@@ -87,14 +82,11 @@ WRAPPINGS: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {**prefixed("module.", s), "n_averaged": torch.tensor(5)},
         "the networks",
     ),
-    "the average first": (lambda s: {"ema": noise(s), "model": s}, "model; not taken: ema"),
-    "the average last": (
-        lambda s: {**s, **prefixed("ema_model.", noise(s))},
-        "the networks; not taken: ema_model",
-    ),
+    "the average first": (lambda s: {"ema": noise(s), "model": s}, "model"),
+    "the average last": (lambda s: {**s, **prefixed("ema_model.", noise(s))}, "the networks"),
     "only the average whole": (
         lambda s: {"ema": s, "state_dict": {n: v + 1 for n, v in s.items() if n[0] == "G"}},
-        "ema; not taken: state_dict",
+        "ema",
     ),
     "settings beside them": (
         lambda s: {
@@ -104,13 +96,8 @@ WRAPPINGS: dict[str, tuple[Callable[[State], Any], str]] = {
         },
         "state_dict",
     ),
-    **{
-        str(kind)[6:]: (
-            lambda s, kind=kind: {n: v.to(kind) for n, v in s.items()},
-            f"the networks; {str(kind)[6:]} taken as float32",
-        )
-        for kind in (torch.float16, torch.float64)
-    },
+    "float16": (lambda s: {n: v.to(torch.float16) for n, v in s.items()}, "the networks"),
+    "float64": (lambda s: {n: v.to(torch.float64) for n, v in s.items()}, "the networks"),
 }
 
 
@@ -179,14 +166,11 @@ MISFITS: list[tuple[Callable[[State], Any], str]] = [
     (other("Generator", D_out_dim=32), "another architecture (Generator.0.block.0"),
     (with_config(N_dim=12), "another architecture (Gaussian_Predictor.0"),
     (with_config(F_dim=8.5), "another architecture (F_dim 8.5: must be a whole number)"),
-    (with_config(fold=2), "another architecture (frame_transformation.0"),
-    (lambda s: s | {"Generator.7.bias": torch.zeros(4)}, "(Generator.7.bias is 4, not 3)"),
     (lambda s: s | {"Generator.8.bias": torch.zeros(4)}, "(Generator.8.bias is unknown)"),
     (lambda s: {n: v for n, v in s.items() if n != "Generator.7.bias"}, "7.bias is missing)"),
     (lambda s: {n: v for n, v in s.items() if n[0] != "D"}, "no tensor Decoder_Fusion.5.weight"),
     (lambda s: s | {"Refiner.0.bias": torch.ones(2)}, "networks that this model lacks: Refiner"),
     (lambda s: nn.Linear(2, 2).state_dict(), "five networks is in it (its tensors: weight, bias)"),
-    (lambda s: {"state_dict": {"a": 1}}, "five networks is in it (it has no tensors)"),
     (lambda s: [1, 2], "not a checkpoint of this model"),
     (lambda s: {n: v.to(torch.int8) for n, v in s.items()}, "weight is int8; save the weights as"),
     (lambda s: {n: v.to_sparse() for n, v in s.items() if v.dim()}, "weight is sparse"),
@@ -218,20 +202,12 @@ def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 
 def script(path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("archive/constants.pkl", b"")
-
-
-def a_folder(path: Path) -> None:
-    path.rename(path.with_name("best.ckpt"))
-    path.mkdir()
-    path.with_name("best.ckpt").rename(path / "best.ckpt")
+        archive.writestr(f"{path.stem}/constants.pkl", b"")
 
 
 CORRUPTED = "corrupted, or not a checkpoint: "
 OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
-    (lambda p: p.write_bytes(b""), CORRUPTED + "the file is empty (0 bytes)"),
-    (lambda p: p.write_bytes(b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>"), CORRUPTED + "it is a web"),
-    (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    (lambda p: p.write_bytes(b""), CORRUPTED),
     (lambda p: p.write_bytes(b"epoch,loss\n0,1\n" * 50), CORRUPTED),
     (rewrite(lambda d: d[: len(d) // 2]), "it ends too early"),
     (rewrite(lambda d: d[:-1]), "copy or download it again"),
@@ -241,12 +217,8 @@ OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
     ),
     (lambda p: p.write_bytes(pickle.dumps({"a": 1})), CORRUPTED),
     (script, "a TorchScript archive, which holds a program; save its weights alone"),
-    (a_folder, "not a checkpoint file; in that folder there are: best.ckpt"),
-    (
-        lambda p: p.rename(p.with_name("y.ckpt")),
-        "no such checkpoint; in that folder there are: y.c",
-    ),
-    (lambda p: (p.unlink(), os.mkfifo(p)), "not a checkpoint file"),
+    (lambda p: (p.unlink(), p.mkdir()), "cannot be read (Is a directory)"),
+    (lambda p: p.unlink(), "no such checkpoint"),
 ]
 
 

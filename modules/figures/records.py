@@ -18,9 +18,8 @@ from modules.data import VideoData, to_uint8
 from modules.evaluation import Score, where_it_fits
 from modules.figures.runs import load_run, validation_title
 from modules.losses import EpochAverages, implied_sigma
-from modules.options import TrainerOptions
 from modules.runlog import MetricsTable
-from modules.runtime.errors import UserError, reason_of, shown
+from modules.runtime.errors import UserError, reason_of
 from modules.runtime.files import retried, write_atomically
 
 # Drawing may take this part of a run's time; then the figures wait for a later epoch.
@@ -38,26 +37,17 @@ class Records:
         self.table = MetricsTable(self.root / "metrics.csv", state.unwritten)
         self.pending: dict[str, Callable[[], object]] = {}  # by file name, how it is written
         self.warned: set[str] = set()
-        self.board: TensorBoardLog | None = None
         self.began = time.perf_counter()
         self.drawing = -1.0  # seconds spent on it since then; below 0 before the first time
 
     def begin(self, config: dict[str, Any], *, resumed: bool) -> None:
-        """Write config.json and start TensorBoard's log where it is asked for.
-
-        A new run needs its config.json: UserError. A resumed one goes on without.
-        """
+        """Write config.json. A new run needs it: UserError. A resumed one goes on without."""
         path = self.root / "config.json"
         if resumed:
             self.pending[path.name] = lambda: runlog.write_config(path, config)
             self._write_pending("config.json")
         else:
             runlog.write_config(path, config)
-        if self.o.tensorboard:
-            self._try("TensorBoard's log", self._open_board)
-
-    def _open_board(self) -> None:
-        self.board = TensorBoardLog(self.root, self.o)
 
     def add(self, row: dict[str, Any], result: Score, video: VideoData, made: torch.Tensor) -> None:
         """An epoch's row of metrics.csv, and psnr_per_frame.csv if it is the best one so far.
@@ -65,9 +55,6 @@ class Records:
         Its figures are drawn later. result, made: of the epoch's validation, (T, 3, H, W) in [0, 1]
         """
         self.table.add(row)
-        if self.board is not None:
-            board = self.board
-            self._try("TensorBoard's log", lambda: board.add(row))
         self.pending |= self.curves()
         if self.state.best.epoch == row["epoch"]:
             of = (self.root, result, video, made, row["epoch"])
@@ -224,49 +211,3 @@ def validation_files(
         "psnr_per_frame.png": draw_frames,
     }
     return files | ({"val.gif": write_gif, "val_sheet.png": write_sheet} if visualize else {})
-
-
-# ---------------------------------------------------------------- TensorBoard
-
-# The package `tensorboard` is imported only with --tensorboard, so it is optional.
-
-
-def check_tensorboard(o: TrainerOptions) -> None:
-    """Raise UserError if --tensorboard is asked for and its package cannot be imported."""
-    if o.tensorboard:
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                f"--tensorboard: its package cannot be imported ({error}); run "
-                "`pip install tensorboard`, or leave the option out"
-            ) from error
-
-
-class TensorBoardLog:
-    """The columns of metrics.csv as scalars by epoch, in event files in a run's folder.
-
-    A new file starts with all rows that metrics.csv has so far, and an event at step 0 that makes
-    readers discard earlier files, so a resumed run shows no epoch twice.
-    """
-
-    def __init__(self, root: Path, o: TrainerOptions) -> None:
-        """root: the run's folder, its metrics.csv already truncated to the resumed epoch."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        # Flushed after each epoch, so the interval (in seconds) need not be short.
-        self.writer = SummaryWriter(str(root), purge_step=0, flush_secs=600)
-        lines = ["| option | value |", "| --- | --- |"]
-        lines += [f"| {name} | {value} |" for name, value in vars(o).items()]
-        self.writer.add_text("options", shown("\n".join(lines)), 0)
-        if (path := root / "metrics.csv").exists():
-            columns = runlog.read_metrics(path)
-            for values in zip(*columns.values(), strict=True):
-                self.add(dict(zip(columns, values, strict=True)))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Log an epoch's row of metrics.csv. Raises OSError if it cannot be written."""
-        for name in runlog.METRIC_COLUMNS[1:]:
-            if name in row:
-                self.writer.add_scalar(name, float(row[name]), int(row["epoch"]))
-        self.writer.flush()

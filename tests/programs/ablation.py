@@ -46,7 +46,7 @@ class Row(NamedTuple):
 ROWS = {
     "best": Row("`--preset best`", BEST),
     "video": Row("`--preset video`", f"{DIMENSIONS} --preset video --num_epoch 5"),
-    "adam": Row("Adam (rate 0.003) in place of Muon", f"{BEST} --optim Adam --lr 0.003"),
+    "adam": Row("Adam (rate 0.003), PyTorch's weights", f"{BEST} --optim Adam --lr 0.003"),
     "no_jump": Row("no jumps", f"{BEST} --jump 0"),
     "no_own": Row("no stored own frames", f"{BEST} --tfr 1 --rollout_every 0"),
     "no_noise": Row("no noise", f"{BEST} --frame_noise 0"),
@@ -59,7 +59,6 @@ ROWS = {
         "true frames alone: no noise, jumps or own frames", f"{BEST} {FORCED} --frame_noise 0"
     ),
     "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
-    "init": Row("PyTorch's initial weights", f"{BEST} --init default"),
     "clips": Row(
         "clips of 16 frames in place of 2",
         f"{BEST} --train_vi_len 16 --batch_size 1 --num_epoch 3",

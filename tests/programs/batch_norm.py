@@ -46,7 +46,7 @@ from modules.training import TrainingStep, train_epoch
 
 USUAL = (
     "--F_dim 16 --L_dim 16 --N_dim 4 --D_out_dim 32 --train_vi_len 8 --batch_size 2 --tfr 0.5 "
-    "--detach --kl_anneal_type None --kl_beta 0.001 --ema 0.99 --precision float32 --partial 0.5"
+    "--kl_anneal_type None --kl_beta 0.001 --ema 0.99 --precision float32 --partial 0.5"
 )
 WAYS = ("trained, running", "trained, exact", "averaged, running", "averaged, exact")
 LOOKS = {

@@ -120,7 +120,6 @@ class Case:
         teacher_forcing: bool,
         length: int,
         batch: int,
-        detach: bool = False,
         recompute: bool = False,
     ) -> None:
         self.device, self.length, self.batch = device, length, batch
@@ -129,7 +128,6 @@ class Case:
             DR=str(root),
             train_vi_len=length,
             batch_size=batch,
-            detach=detach,
             recompute=recompute,
         )
         self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3)
@@ -227,7 +225,6 @@ def validation_speed(case: Case, frames: int, rounds: int) -> tuple[float, float
 MODES: dict[str, dict[str, bool]] = {
     "teacher forcing": {"teacher_forcing": True},
     "free running": {"teacher_forcing": False},
-    "free running, --detach": {"teacher_forcing": False, "detach": True},
 }
 
 

@@ -39,7 +39,7 @@ from tests.support.scripts import TINY_RUN, figures_left_empty
 VARIANTS = (
     "--auto_save --optim AdamW --lr_scheduler cosine --tfr 0 --detector_patience 2 "
     "--detector_threshold 50",
-    "--per_save 2 --detach --tfr 0 --batch_size 3 --lr_scheduler multistep --kl_anneal_cycle 2",
+    "--per_save 2 --tfr 0 --batch_size 3 --lr_scheduler multistep --kl_anneal_cycle 2",
     "--auto_save --optim Muon --ema 0.9 --rollout_every 1 --tfr 0.5 "
     "--frame_noise 0.1 --prior learned --augment shift --jump 0.3 --reference first",
 )

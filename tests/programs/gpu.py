@@ -112,7 +112,6 @@ def agreement(dims: dict[str, int]) -> dict[str, float]:
     for name, options in (
         ("graph, none: float32 --deterministic", {}),
         ("the same, Muon and the recipe", RECIPE),
-        ("the same, --detach", {"detach": True}),
         ("the same, --recompute", {"recompute": True}),
     ):
         one = {**exact, **options}

@@ -41,14 +41,9 @@ BEST = {
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool, int]] = {
     "teacher forcing": ({}, True, 1390),
     "free running": ({}, False, 2800),
-    "--detach": ({"detach": True}, False, 2350),
     "--recompute": ({"recompute": True}, True, 1850),
     "--recompute, free running": ({"recompute": True}, False, 4600),
-    "--recompute --detach --reference": (
-        {"recompute": True, "detach": True, "reference": "first"},
-        False,
-        3470,
-    ),
+    "--recompute --reference": ({"recompute": True, "reference": "first"}, True, 2350),
     "--ema": ({"ema": 0.99}, True, 1400),
     "--optim Muon": ({"optim": "Muon"}, True, 1770),
     "--optim AdamW --grad_clip 0": ({"optim": "AdamW", "grad_clip": 0.0}, True, 1410),
@@ -61,11 +56,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool, int]] = {
     ),
     "--fold 2": ({"fold": 2}, True, 1380),
     "--fold 4": ({"fold": 4}, True, 1360),
-    "--frame_noise --jump --detach": (
-        {"frame_noise": 0.5, "jump": 0.3, "detach": True},
-        False,
-        2380,
-    ),
+    "--frame_noise --jump": ({"frame_noise": 0.5, "jump": 0.3}, False, 2900),
     "--rollout_every --augment": ({**FLIP, "rollout_every": 1}, True, 1700),
     "--precision float32": ({"precision": "float32"}, False, 2240),
     "--precision float16": ({"precision": "float16"}, True, 1450),
@@ -75,7 +66,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool, int]] = {
     "as --preset video": ({**BEST, "reference": "first", "fold": 2}, True, 2480),
 }
 SHOWN = (
-    *("teacher forcing", "free running", "--detach", "--recompute", "--recompute, free running"),
+    *("teacher forcing", "free running", "--recompute", "--recompute, free running"),
     *("--ema", "--optim Muon", "--prior learned", "--reference", "--fold 2", "--fold 4"),
     *("as --preset best", "as --preset video"),
 )

@@ -10,7 +10,7 @@ from modules.options import parse_trainer
 from tests.programs import ablation
 from tests.support.scripts import run_script
 
-# Options at the end of a line win. No smaller, as --init copy needs room for the colours.
+# Options at the end of a line win.
 TINY = "--num_epoch 1 --F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16"
 EXTRA = [*TINY.split(), "--fast_train_epoch", "1", "--train_vi_len", "4", "--device", "cpu"]
 

@@ -11,10 +11,7 @@ from modules.datasets.canvas import shrink
 from tests.programs import moving_camera
 from tests.programs.moving_camera import (
     Take,
-    background,
-    dress,
     joints_seen,
-    paint_place,
     person_canvas,
     record,
 )
@@ -77,30 +74,6 @@ def test_the_seed_decides_every_pixel(written: tuple[Path, str], tmp_path: Path)
     assert all(contents(other)[name] != contents(same)[name] for name in images)
 
 
-# --- Camera and background --------------------------------------------------------------------
-
-
-def shift_of(before: np.ndarray, after: np.ndarray) -> int:
-    """Columns by which a row profile (W, C) has moved to the left, at most 12."""
-    width = len(before)
-    errors = {
-        s: np.square(before[12 + s : width - 12 + s] - after[12 : width - 12]).mean()
-        for s in range(-12, 13)
-    }
-    return min(errors, key=lambda s: errors[s])
-
-
-def test_the_background_moves_with_the_camera() -> None:
-    place, one = paint_place(np.random.default_rng(0), PIXELS), take(frames=600)
-    middle = one.window.corner[:, 0] + 32 / one.window.zoom  # of the frame, statures
-    moved = (middle - middle[0]) * one.window.zoom  # columns
-    farthest = int(np.abs(moved).argmax())
-    first, last = (background(one, place, PIXELS, t)[:8].mean(axis=0) for t in (0, farthest))
-    assert 1.5 < abs(moved[farthest]) < 12
-    assert shift_of(first, last) == pytest.approx(moved[farthest], abs=1)
-    assert np.abs(np.diff(moved)).max() < 0.6  # a pan, not a jump
-
-
 # --- Person and labels ------------------------------------------------------------------------
 
 
@@ -115,16 +88,3 @@ def test_labels_lie_on_the_person() -> None:
         assert 100 < mask(one, t).sum() < 400  # of 2,048 pixels
     assert np.mean(on) > 0.85
     assert np.mean(off) < 0.3  # control: labels 14 columns off
-
-
-def test_the_pose_of_one_frame_does_not_tell_the_shape_of_the_cloth() -> None:
-    """The same last pose after two histories: a standing person and a moving one."""
-    pose = take(frames=60).pose
-    frozen = pose._replace(
-        joints=np.repeat(pose.joints[-1:], 60, axis=0), axes=np.repeat(pose.axes[-1:], 60, axis=0)
-    )
-    moving, standing = (dress(np.random.default_rng(0), each) for each in (pose, frozen))
-    body = len(moving_camera.RODS)
-    apart = np.linalg.norm(moving.ends[-1] - standing.ends[-1], axis=-1) * 20  # pixels
-    assert apart[:body].max() < 1e-9
-    assert apart[body:].max() > 1.5

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from modules.cvae import CVAE, ModelConfig
-from modules.data import Previous
 from modules.networks import DepthConv
 from modules.runtime import device as device_module
 from modules.runtime.device import (
@@ -25,6 +24,7 @@ from modules.runtime.device import (
 )
 from modules.runtime.errors import UserError
 from tests.support.scripts import REPOSITORY
+from tests.support.small_run import starts_of
 
 CPU = torch.device("cpu")
 
@@ -286,7 +286,7 @@ def inputs_of_depthwise(model: CVAE) -> list[torch.Tensor]:
             module.depth_conv.register_forward_hook(lambda _, given, out: seen.append(given[0]))
     clips = [torch.rand(3, 2, 8, 12, 3).permute(0, 1, 4, 2, 3) for _ in range(2)]
     noise = torch.randn(2, 2, 8, 8, 12)
-    previous = Previous.of(clips[0], teacher_forcing=True)
+    previous = starts_of(clips[0], teacher_forcing=True)
     model(*clips, noise, previous, sequential=False).mse.mean().backward()
     return seen
 

@@ -108,13 +108,10 @@ def test_a_disk_without_hard_links(run: Path) -> None:
     assert refused
 
 
-def test_a_previous_checkpoint_that_is_held_stays(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_previous_checkpoint_that_is_held_stays(run: Path) -> None:
     """A backup reads last.prev.ckpt on Windows: the new checkpoint is written all the same."""
     with refusing("replace", errno.EACCES, when=named(".last.prev.ckpt.tmp")):
         save(run)
-    assert "last.prev.ckpt: keeps its earlier" in capsys.readouterr().out
     assert_saved(run, previous=0)
 
 

@@ -18,7 +18,7 @@ from tests.support.kinds import constant, encode
 from tests.support.scripts import REPOSITORY, run_script
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-# As small as --init copy allows.
+# As small as a copying start allows.
 SMALL = "--F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16 --device cpu"
 # Starts of commands that a test cannot run, or that another test runs in a shorter form.
 NOT_RUN = {

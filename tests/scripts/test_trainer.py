@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from modules import evaluation, runlog
 from modules.cvae import CVAE, ModelConfig
 from modules.diagnosis import BASELINES
 from modules.schedules import teacher_forcing_drawn
-from modules.training import TrainingStep
 from tests.support.comparing import same
-from tests.support.scripts import TINY, TINY_RUN, assert_refused, run_script, train
+from tests.support.scripts import TINY, TINY_RUN, run_script, train
 from tests.support.stepping import at_step
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -53,7 +51,8 @@ class TestTrainer:
             assert np.isfinite(column).all(), name
         total = metrics["train_mse"] + metrics["beta"] * metrics["train_kl"]
         np.testing.assert_allclose(metrics["train_loss"], total, rtol=1e-6)
-        assert metrics["tf_active"].tolist() == [1, 1, 1]
+        assert metrics["tf_active"].tolist() == metrics["tfr"].tolist() == [1, 1, 1]
+        assert (metrics["lr"] == 0.001).all()
         # A mean of logarithms is no less than the logarithm of the mean, and clamping helps.
         assert (metrics["train_psnr"] > -10 * np.log10(metrics["train_mse"])).all()
         assert not set(metrics["train_psnr"]) & set(metrics["val_psnr"])
@@ -69,6 +68,7 @@ class TestTrainer:
         text = train(dataset, tmp_path / "a", "--num_epoch", "12", "--tfr", "0", "--kl_beta", "0")
         metrics = runlog.read_metrics(tmp_path / "a" / "metrics.csv")
         assert metrics["train_mse"][-1] < 0.5 * metrics["train_mse"][0]
+        assert state(tmp_path / "a/last.ckpt")["tfr"] == metrics["tfr"][-1] == 0
         assert metrics["tf_active"].sum() == 0
         assert (metrics["beta"] == 0).all()
         known = runlog.read_config(tmp_path / "a")["baselines"]
@@ -81,7 +81,7 @@ class TestTrainer:
     def test_real_footage(self, shared: Path, tmp_path: Path) -> None:
         result = run_script(
             *("Trainer.py", "--DR", shared / "real_motion", "--save_root", tmp_path / "a", *TINY),
-            *("--num_epoch", "2", "--tfr", "0", "--detach", "--device", "cpu"),
+            *("--num_epoch", "2", "--tfr", "0", "--device", "cpu"),
         )
         assert result.returncode == 0, result.stderr
         assert "280 training frames in 4 recording(s), 30 validation frames" in result.stdout
@@ -91,14 +91,6 @@ class TestTrainer:
         assert tested.returncode == 0, tested.stderr
         rows = (tmp_path / "a" / "test" / "submission.csv").read_text().count("\n") - 1
         assert rows == 3 * 30
-
-    def test_checkpoint_is_a_superset_of_the_older_one(self, trained: Path) -> None:
-        content = state(trained / "last.ckpt")
-        assert content["last_epoch"] == 2
-        assert content["lr"] == 0.001
-        assert content["tfr"] == 1.0
-        assert content["optimizer"]["param_groups"]
-        CVAE(ModelConfig(8, 4, 4, 8)).load_state_dict(content["state_dict"])
 
     def test_per_save(self, dataset: Path, tmp_path: Path) -> None:
         text = train(dataset, tmp_path / "a", "--num_epoch", "5", "--per_save", "2")
@@ -118,31 +110,11 @@ class TestTrainer:
         train(dataset, tmp_path / "a", "--num_epoch", "3", "--num_workers", "1")
         weights = state(trained / "last.ckpt")["state_dict"]
         assert same(state(tmp_path / "a" / "last.ckpt")["state_dict"], weights)
-        train(dataset, tmp_path / "b", "--num_epoch", "3", "--seed", "1")
+        train(dataset, tmp_path / "b", "--num_epoch", "3", "--seed", "1", "--tfr", "0.5")
         assert not same(state(tmp_path / "b" / "last.ckpt")["state_dict"], weights)
-
-    def test_resumed_equals_uninterrupted(self, dataset: Path, tmp_path: Path) -> None:
-        whole, parts = tmp_path / "whole", tmp_path / "parts"
-        more = ("--tfr", "0.5", "--tfr_sde", "1", "--lr_scheduler", "cosine", "--batch_size", "3")
-        more += ("--detector_patience", "2", "--detector_threshold", "50")
-        more += ("--kl_anneal_cycle", "2", "--auto_save")
-        train(dataset, whole, "--num_epoch", "5", *more)
-        # The interruption: as if killed after epoch 2, with a later row already in metrics.csv.
-        stop_after(dataset, parts, 2, *more)
-        result = run_script("Trainer.py", "--save_root", parts, "--resume")
-        assert result.returncode == 0, result.stderr
-        a, b = state(whole / "last.ckpt"), state(parts / "last.ckpt")
-        for key in ("state_dict", "optimizer", "lr", "tfr", "last_epoch", "training"):
-            assert same(a[key], b[key]), key
-        timing = ("frames_per_second", "seconds")
-        one, two = (runlog.read_metrics(r / "metrics.csv") for r in (whole, parts))
-        for name in set(one) - set(timing):
-            assert one[name].tolist() == two[name].tolist(), name
-        assert json.loads((parts / "config.json").read_text())["resumed_at"] == [3]
-        assert a["lr"] == one["lr"][-1] < one["lr"][0]
-        assert a["tfr"] == one["tfr"][-1]
-        drawn = [teacher_forcing_drawn(0, e, tfr) for e, tfr in enumerate(one["tfr"])]
-        assert one["tf_active"].tolist() == drawn and len(set(drawn)) == 2
+        drawn = [teacher_forcing_drawn(1, epoch, 0.5) for epoch in range(3)]
+        active = runlog.read_metrics(tmp_path / "b/metrics.csv")["tf_active"].tolist()
+        assert active == drawn == [0, 0, 0]  # not whether they might have been
 
     def test_a_run_below_the_baselines_says_so(self, dataset: Path, tmp_path: Path) -> None:
         # At a rate of next to nothing the model stays what it was.
@@ -213,10 +185,6 @@ class TestTrainer:
         )
         assert tuned.returncode == 0, tuned.stderr
         assert state(tmp_path / "tuned" / "last.ckpt")["config"]["D_out_dim"] == 24
-        tested = run_script("Tester.py", *shared_options, "--save_root", tmp_path / "tested")
-        assert tested.returncode == 0, tested.stderr
-        size = Image.open(tmp_path / "tested/frames/0/0.png").size
-        assert size == (64, 32)  # the default for a checkpoint without a frame size
         small = run_script(
             *("Tester.py", *shared_options, "--save_root", tmp_path / "small"),
             *("--frame_H", "16", "--frame_W", "16"),
@@ -287,17 +255,14 @@ class TestTrainer:
         assert table.psnr.tolist() == results[0].psnr.tolist()
 
     def test_a_copying_start(self, dataset: Path, tmp_path: Path) -> None:
-        wide = ("--F_dim", "32", "--D_out_dim", "48", "--num_epoch", "1", "--lr", "1e-9")
-        train(dataset, tmp_path / "a", *wide, "--init", "copy")
-        psnr = runlog.read_metrics(tmp_path / "a/metrics.csv")["val_psnr"][0]
-        known = runlog.read_config(tmp_path / "a")["baselines"]["first_frame"]
-        assert psnr == pytest.approx(known, abs=1.5)
-
-    def test_fast_train(self, dataset: Path, tmp_path: Path) -> None:
-        fast = ("--fast_train", "--fast_partial", "0.4", "--fast_train_epoch", "2")
-        train(dataset, tmp_path / "a", "--num_epoch", "3", *fast)
-        steps = state(tmp_path / "a/last.ckpt")["optimizer"]["state"][0]["step"].item()
-        assert steps == 1 + 1 + 3  # 2 of 6 clips in two epochs
+        """With Muon, where there is room; the control is a model that is too narrow."""
+        options = ("--optim", "Muon", "--num_epoch", "1", "--lr", "1e-9", "--F_dim", "32")
+        for width, near in (("48", True), ("16", False)):
+            run = tmp_path / width
+            train(dataset, run, *options, "--D_out_dim", width)
+            psnr = runlog.read_metrics(run / "metrics.csv")["val_psnr"][0]
+            known = runlog.read_config(run)["baselines"]["first_frame"]
+            assert (abs(psnr - known) < 1.5) == near
 
     def test_non_finite_sequences_change_nothing_and_are_counted(
         self, dataset: Path, trained: Path, tmp_path: Path
@@ -313,37 +278,3 @@ class TestTrainer:
         assert np.isnan(metrics["train_loss"]).all()
         after = state(tmp_path / "b" / "last.ckpt")["state_dict"]
         assert same(after, content["state_dict"])  # batch-norm statistics included
-
-    def test_too_many_non_finite_steps_stop_the_run(
-        self, dataset: Path, trained: Path, tmp_path: Path
-    ) -> None:
-        content = state(trained / "last.ckpt")
-        # Finite weights, since others are refused; what they compute overflows to inf - inf.
-        content["state_dict"]["Decoder_Fusion.5.weight"].fill_(3e38)
-        torch.save(content, tmp_path / "huge.ckpt")
-        result = run_script(
-            *("Trainer.py", "--ckpt_path", tmp_path / "huge.ckpt", "--save_root", tmp_path / "b"),
-            *("--num_epoch", "40", "--train_vi_len", "4", "--device", "cpu", "--auto_save"),
-            *("--batch_size", "1"),
-        )
-        assert_refused(result, "50 training steps in a row")
-        files = {p.name for p in (tmp_path / "b").iterdir()}
-        assert not files & {"best.ckpt", "best_loss.ckpt", "best_both.ckpt"}  # NaN is never best
-
-
-def stop_after(dataset: Path, run: Path, epoch: int, *more: str) -> None:
-    """A run of five epochs that is ended, unsaved, in the second step after `epoch` was saved."""
-    whole_step = TrainingStep.__call__
-
-    def step_or_end(self: TrainingStep, *arguments: Any, **options: Any) -> None:
-        if state(run / "last.ckpt")["last_epoch"] == epoch and self.sums.read().trained:
-            sys.exit(99)
-        whole_step(self, *arguments, **options)
-
-    with mock.patch.object(TrainingStep, "__call__", step_or_end):
-        arguments = ["--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "5", *more]
-        result = run_script("Trainer.py", *arguments)
-    assert result.returncode == 99, result.stderr
-    row = (run / "metrics.csv").read_text().splitlines()[-1]
-    with (run / "metrics.csv").open("a") as file:
-        file.write(f"{epoch + 1}{row[1:]}\n{epoch + 2},0.1,0.")  # a row too many and a half one

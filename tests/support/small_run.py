@@ -6,7 +6,7 @@ import torch
 
 from modules.checkpoint import RunState
 from modules.cvae import CVAE
-from modules.data import Recording, VideoData
+from modules.data import Previous, Recording, VideoData
 from modules.losses import EpochAverages
 from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.runtime.signals import Watch
@@ -31,6 +31,12 @@ def random_data(*recordings: Recording) -> VideoData:
     g = torch.Generator().manual_seed(0)
     frames, labels = torch.randint(0, 256, (2, 22, 8, 8, 3), generator=g, dtype=torch.uint8)
     return VideoData(frames, labels, recordings or (Recording(0, 22),))
+
+
+def starts_of(frames: torch.Tensor, *, teacher_forcing: bool) -> Previous:
+    """Of clips (T, B, 3, H, W): teacher forcing in every step, or free running from frame 0."""
+    given = torch.full(frames[:-1].shape[:2], teacher_forcing, device=frames.device)
+    return Previous(frames[:-1], given)
 
 
 def new_run(typed: str = "", root: Path = Path("unused")) -> tuple[RunState, TrainingStep]:
