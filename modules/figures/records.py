@@ -1,4 +1,4 @@
-"""What a run writes besides its checkpoints: metrics.csv, config.json, figures, TensorBoard's log.
+"""What a run writes besides its checkpoints: metrics.csv, config.json, figures, warnings.txt.
 
 None of it ends the run. What cannot be written is tried again with the next figures and at the end;
 a warning names it once.
@@ -18,9 +18,7 @@ from modules.data import VideoData, to_uint8
 from modules.evaluation import Score, where_it_fits
 from modules.figures.runs import load_run, validation_title
 from modules.losses import EpochAverages, implied_sigma
-from modules.options import TrainerOptions
-from modules.runlog import MetricsTable
-from modules.runtime.errors import UserError, reason_of, shown
+from modules.runtime.errors import UserError, reason_of
 from modules.runtime.files import retried, write_atomically
 
 # Drawing may take this part of a run's time; then the figures wait for a later epoch.
@@ -33,31 +31,25 @@ class Records:
     """The files of a run, for the rank that writes them."""
 
     def __init__(self, state: RunState) -> None:
-        self.state = state
-        self.o, self.root = state.o, state.root
-        self.table = MetricsTable(self.root / "metrics.csv", state.unwritten)
+        self.state, self.root = state, state.root
+        self.table = runlog.MetricsTable(self.root / "metrics.csv", state.unwritten)
         self.pending: dict[str, Callable[[], object]] = {}  # by file name, how it is written
         self.warned: set[str] = set()
-        self.board: TensorBoardLog | None = None
         self.began = time.perf_counter()
         self.drawing = -1.0  # seconds spent on it since then; below 0 before the first time
 
-    def begin(self, config: dict[str, Any], *, resumed: bool) -> None:
-        """Write config.json and start TensorBoard's log where it is asked for.
-
-        A new run needs its config.json: UserError. A resumed one goes on without.
-        """
-        path = self.root / "config.json"
-        if resumed:
-            self.pending[path.name] = lambda: runlog.write_config(path, config)
-            self._write_pending("config.json")
+    def begin(self, config: dict[str, Any]) -> None:
+        """Write config.json. A new run needs it: UserError. A resumed one goes on without."""
+        write = partial(runlog.write_config, self.root / "config.json", config)
+        if self.state.o.resume:
+            self._write("config.json", write)
         else:
-            runlog.write_config(path, config)
-        if self.o.tensorboard:
-            self._try("TensorBoard's log", self._open_board)
+            write()
 
-    def _open_board(self) -> None:
-        self.board = TensorBoardLog(self.root, self.o)
+    def resume_table(self) -> None:
+        """Drop the rows of metrics.csv that the run will write again. UserError: another table."""
+        self.table.resume(self.state.last_epoch)
+        self._write("metrics.csv", self.table.write, retry=True)
 
     def add(self, row: dict[str, Any], result: Score, video: VideoData, made: torch.Tensor) -> None:
         """An epoch's row of metrics.csv, and psnr_per_frame.csv if it is the best one so far.
@@ -65,18 +57,16 @@ class Records:
         Its figures are drawn later. result, made: of the epoch's validation, (T, 3, H, W) in [0, 1]
         """
         self.table.add(row)
-        if self.board is not None:
-            board = self.board
-            self._try("TensorBoard's log", lambda: board.add(row))
+        self._write("metrics.csv", self.table.write, retry=True)
         self.pending |= self.curves()
         if self.state.best.epoch == row["epoch"]:
-            of = (self.root, result, video, made, row["epoch"])
-
-            def take() -> None:
-                self.pending |= validation_files(*of, visualize=self.o.store_visualization)
-
-            if self._try("the validation's frames", take):
-                self._write_pending("psnr_per_frame.csv")  # compare reads it beside metrics.csv
+            visualize = self.state.o.store_visualization
+            files = validation_files(
+                self.root, result, video, made, row["epoch"], visualize=visualize
+            )
+            # compare reads the table beside metrics.csv.
+            self._write("psnr_per_frame.csv", files.pop("psnr_per_frame.csv"))
+            self.pending |= files
 
     def curves(self) -> dict[str, Callable[[], object]]:
         """How the figures of metrics.csv are drawn, from the rows so far."""
@@ -92,13 +82,15 @@ class Records:
         """Draw what is pending, after the first epoch or if drawing has taken little time."""
         began = time.perf_counter()
         if self.drawing <= SHARE * (began - self.began):
-            self._write_pending(*self.pending)
+            self._write_pending()
             self.drawing = max(self.drawing, 0.0) + time.perf_counter() - began
 
     def finish(self) -> None:
-        """The run ends or is stopped: a last attempt at all that is not written yet."""
-        self.table.finish()
-        self._write_pending(*self.pending, insist=True)
+        """The run ends or is stopped: try all once more that is not written yet."""
+        self._write_pending(retry=True)
+        if self.table.unwritten:
+            text = "the last rows are in last.ckpt, and --resume writes them"
+            print(f"warning: {self.table.path}: {text}", flush=True)
 
     def warn(self, *, latest: bool = False) -> None:
         """Print what the run's metrics say that a user must not overlook; at the end, latest being
@@ -116,29 +108,30 @@ class Records:
             write_atomically(path, text) if text else path.unlink(missing_ok=True)
 
         if not latest:
-            self._try(path.name, keep, insist=True)
+            self._write(path.name, keep, retry=True)
 
-    def _write_pending(self, *names: str, insist: bool = False) -> None:
-        """Write these of what is pending; insist: try for a moment what is refused."""
-        for name in names:
-            if self._try(name, self.pending[name], insist=insist):
-                del self.pending[name]
+    def _write_pending(self, *, retry: bool = False) -> None:
+        pending, self.pending = self.pending, {}
+        for name, write in pending.items():
+            self._write(name, write, retry=retry)
 
-    def _try(self, name: str, action: Callable[[], object], *, insist: bool = False) -> bool:
-        """Whether it could be done; a warning when it cannot for the first time."""
+    def _write(self, name: str, write: Callable[[], object], *, retry: bool = False) -> None:
+        """Write a file; where that fails it stays pending, and a warning names it once.
+
+        retry: try for a moment what is refused
+        """
         try:
-            retried(action) if insist else action()
+            retried(write) if retry else write()
+            self.pending.pop(name, None)
         except Exception as error:  # whatever it is, the training is worth more
+            self.pending[name] = write
             if name not in self.warned:
                 self.warned.add(name)
-                what = self.root / name if "." in name else name
                 print(
-                    f"warning: {what}: cannot be written ({reason_of(error)}); training goes on, "
-                    "and it is tried again later",
+                    f"warning: {self.root / name}: cannot be written ({reason_of(error)}); "
+                    "training goes on, and it is tried again later",
                     flush=True,
                 )
-            return False
-        return True
 
 
 def metrics_row(
@@ -224,49 +217,3 @@ def validation_files(
         "psnr_per_frame.png": draw_frames,
     }
     return files | ({"val.gif": write_gif, "val_sheet.png": write_sheet} if visualize else {})
-
-
-# ---------------------------------------------------------------- TensorBoard
-
-# The package `tensorboard` is imported only with --tensorboard, so it is optional.
-
-
-def check_tensorboard(o: TrainerOptions) -> None:
-    """Raise UserError if --tensorboard is asked for and its package cannot be imported."""
-    if o.tensorboard:
-        try:
-            import torch.utils.tensorboard  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                f"--tensorboard: its package cannot be imported ({error}); run "
-                "`pip install tensorboard`, or leave the option out"
-            ) from error
-
-
-class TensorBoardLog:
-    """The columns of metrics.csv as scalars by epoch, in event files in a run's folder.
-
-    A new file starts with all rows that metrics.csv has so far, and an event at step 0 that makes
-    readers discard earlier files, so a resumed run shows no epoch twice.
-    """
-
-    def __init__(self, root: Path, o: TrainerOptions) -> None:
-        """root: the run's folder, its metrics.csv already truncated to the resumed epoch."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        # Flushed after each epoch, so the interval (in seconds) need not be short.
-        self.writer = SummaryWriter(str(root), purge_step=0, flush_secs=600)
-        lines = ["| option | value |", "| --- | --- |"]
-        lines += [f"| {name} | {value} |" for name, value in vars(o).items()]
-        self.writer.add_text("options", shown("\n".join(lines)), 0)
-        if (path := root / "metrics.csv").exists():
-            columns = runlog.read_metrics(path)
-            for values in zip(*columns.values(), strict=True):
-                self.add(dict(zip(columns, values, strict=True)))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Log an epoch's row of metrics.csv. Raises OSError if it cannot be written."""
-        for name in runlog.METRIC_COLUMNS[1:]:
-            if name in row:
-                self.writer.add_scalar(name, float(row[name]), int(row["epoch"]))
-        self.writer.flush()
