@@ -28,7 +28,7 @@ from modules.checkpoint import load_checkpoint, load_last, save_checkpoints
 from modules.runtime import files
 from modules.runtime.errors import UserError
 from tests.support.data import make_dataset
-from tests.support.disks import is_folder, named, refusing
+from tests.support.disks import named, refusing
 from tests.support.faults import contents, outcome_of_reading, read_corrupted
 from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script, train
 
@@ -88,19 +88,6 @@ def assert_saved(run: Path, previous: int = 1) -> None:
     assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_a_folder_that_cannot_be_synced(run: Path) -> None:
-    with refusing("fsync", errno.EINVAL, when=is_folder) as refused:
-        save(run)
-    assert_saved(run)
-    assert len(refused) == 2
-    with (  # the control
-        refusing("fsync", errno.EIO, when=named(f"last.ckpt.{os.getpid()}.tmp")),
-        pytest.raises(UserError, match=r"last\.ckpt: cannot be written .*before is intact"),
-    ):
-        save(run)
-    assert load_checkpoint(run / "last.ckpt").last_epoch == 7
-
-
 def test_a_disk_without_hard_links(run: Path) -> None:
     with refusing("link", errno.EPERM) as refused:
         save(run)
@@ -145,22 +132,6 @@ def test_a_checkpoint_that_cannot_be_written(
     assert len(refused) == attempts
     assert (run / "last.ckpt").read_bytes() == before
     assert_done(one_more(run), run)
-
-
-def test_a_rename_that_the_server_did_although_it_said_no(run: Path) -> None:
-    replace, left = os.replace, [1]
-
-    def lost(source: Path, target: Path) -> None:
-        replace(source, target)
-        if left[0] and str(target).endswith("last.ckpt"):
-            left[0] -= 1
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", lost)
-        save(run)
-    assert_saved(run, previous=7)
-    assert left == [0]
 
 
 def die_after(number: int) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from modules import runlog
@@ -19,9 +18,7 @@ from modules.checkpoint import load_checkpoint
 from modules.figures import curves, frames, media, records
 from modules.figures.compare import best_frames, compare, summary_rows
 from modules.figures.runs import Run, load_run
-from modules.options import TrainerOptions
 from modules.runtime import files
-from modules.runtime.errors import UserError
 from modules.training import TrainingStep
 from tests.support.disks import held
 from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script, train
@@ -225,9 +222,7 @@ def test_a_figure_comes_back(dataset: Path, tmp_path: Path) -> None:
         assert one.read_bytes() == two.read_bytes(), name
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("usetex"), ImportError("no font"), RecursionError()]
-)
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("no font")])
 def test_drawing_that_crashes(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -265,7 +260,7 @@ def test_metrics_that_are_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with held("metrics.csv"):
         text = train(dataset, run, "--num_epoch", "2")
-    assert text.count("metrics.csv: cannot be written (Permission denied)") == 1
+    assert len([line for line in warnings(text) if "metrics.csv: cannot be written" in line]) == 1
     assert "the last rows are in last.ckpt" in text
     assert (run / "curves.png").exists()  # drawn with the rows that the file lacks
     result = resume(run, "--num_epoch", "3")
@@ -285,82 +280,3 @@ def test_config_that_is_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert refused == ["config.json"]
     assert runlog.read_config(run)["resumed_at"] == [1]
-
-
-def test_checkpoints_that_are_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with held("last.ckpt", times=2) as refused:  # a moment is waited for
-        train(dataset, run, "--num_epoch", "1")
-    assert refused == ["last.ckpt"] * 2
-    before = (run / "last.ckpt").read_bytes()
-    with held("last.ckpt") as refused:  # then the run ends with the earlier one intact
-        assert_refused(resume(run, "--num_epoch", "2"), "last.ckpt: cannot be written")
-    assert len(refused) == 3
-    assert (run / "last.ckpt").read_bytes() == before
-    assert resume(run, "--num_epoch", "2").returncode == 0
-
-
-# ---------------------------------------------------------------- TensorBoard
-
-
-def test_a_tensorboard_log_that_cannot_be_written(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Board:
-        def __init__(self, *_: Any) -> None:
-            """Opened without a fault."""
-
-        def add(self, _row: dict[str, Any]) -> None:
-            raise UserError("event file cannot be written") from OSError(28, "No space left")
-
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", records)  # it can be imported
-    monkeypatch.setattr(records, "TensorBoardLog", Board)
-    text = train(dataset, tmp_path / "run", "--num_epoch", "2", "--tensorboard")
-    assert len(warnings(text)) == 1
-    assert "TensorBoard's log" in warnings(text)[0]
-    assert load_checkpoint(tmp_path / "run/last.ckpt").last_epoch == 1
-
-
-def test_a_resumed_tensorboard_log_shows_no_epoch_twice(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="the optional package tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    def events() -> dict[str, list[tuple[int, float]]]:
-        """(epoch, value) of every scalar, as TensorBoard would show them."""
-        found = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0})
-        found.Reload()
-        names = found.Tags()["scalars"]
-        return {name: [(each.step, each.value) for each in found.Scalars(name)] for name in names}
-
-    def row(epoch: int, value: float) -> dict[str, float]:
-        return {**dict.fromkeys(runlog.METRIC_COLUMNS, value), "epoch": epoch}
-
-    o, path = TrainerOptions(tensorboard=True), tmp_path / "metrics.csv"
-    log = records.TensorBoardLog(tmp_path, o)
-    for epoch in range(4):
-        log.add(row(epoch, 1.0))
-    # Negative control: what the resumed run has to make TensorBoard forget is there.
-    assert events()["val_psnr"] == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)]
-    # The newest whole checkpoint was that of epoch 1.
-    table = runlog.MetricsTable(path, [row(0, 1.0), row(1, 1.0)])
-    table.resume(1)
-    log = records.TensorBoardLog(tmp_path, o)
-    log.add(row(2, math.nan))
-    assert sorted(events()) == sorted(runlog.METRIC_COLUMNS[1:])
-    for values in events().values():
-        assert [epoch for epoch, _ in values] == [0, 1, 2]
-        assert np.isnan(values[2][1])
-
-
-def test_tensorboard_without_its_package(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [n for n in sys.modules if n.startswith("torch.utils.tensorboard")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # an import of it fails from here on
-    run = tmp_path / "run"
-    command = ["Trainer.py", "--DR", dataset, "--save_root", run, "--num_epoch", "1", *TINY_RUN]
-    result = run_script(*command, "--tensorboard")
-    assert_refused(result, "--tensorboard", "pip install tensorboard")
-    assert result.stderr.count("\n") == 1
-    assert not run.exists()  # refused before anything was begun
