@@ -106,12 +106,10 @@ def test_comparison_gif_of_a_whole_validation_video_stays_small(tmp_path: Path) 
 def test_other_shapes_and_values_are_refused(tmp_path: Path) -> None:
     good, out = video(5), tmp_path / "x"
     assert check_videos(truth=good, labels=None) == {"truth": good}
-    too_bright = good.astype(np.int64) + 4  # as uint8 this would wrap around to black
     psnr = np.ones(4)
     for bad, said in (
-        (too_bright, "must be a uint8 array .* it is int64"),
-        (good / 255.0, "it is float64"),
-        (good.tolist(), "it is list"),
+        (good.astype(np.int64) + 4, "int64"),  # as uint8 this would wrap around to black
+        (good / 255.0, "float64"),
         (good[0], r"must be \(T, H, W, 3\)"),
         (good[..., :1], r"must be \(T, H, W, 3\)"),
         (good[:0], r"must be \(T, H, W, 3\)"),
@@ -123,14 +121,11 @@ def test_other_shapes_and_values_are_refused(tmp_path: Path) -> None:
         ):
             with pytest.raises(ValueError, match=said):
                 write()
-    for write in (
-        lambda: write_comparison_gif(out, good, good[:4], good),
-        lambda: write_sheet(out, good, good, good, np.ones(5)),
-        lambda: write_gif(out, good, fps=0),
-        lambda: write_gif(out, good, fps=90),
-    ):
-        with pytest.raises(ValueError):
-            write()
+    with pytest.raises(ValueError, match="differ in shape"):
+        write_comparison_gif(out, good, good[:4], good)
+    for fps in (0, 90):
+        with pytest.raises(ValueError, match="fps"):
+            write_gif(out, good, fps=fps)
     assert not list(tmp_path.iterdir())
 
 
@@ -186,8 +181,6 @@ def test_mp4_has_every_frame_at_its_rate(tmp_path: Path) -> None:
     first = path.read_bytes()
     write_mp4(path, frames, fps=12.5)
     assert path.read_bytes() == first
-    with pytest.raises(ValueError, match="fps 0"):
-        write_mp4(path, frames, fps=0)
 
 
 @pytest.mark.parametrize(("size", "stored"), [((301, 403), (302, 404)), ((300, 402), (300, 402))])

@@ -172,7 +172,7 @@ def test_a_rank_that_fails_or_a_second_signal_ends_all(
     result = python(hooked(tmp_path / "dying.py", body), *arguments)
     assert result.returncode == status, result.stderr
     assert words in result.stderr and "ChildFailedError" not in result.stderr
-    assert ("Traceback" in result.stderr) == bool(words)
+    assert status != 130 or "Traceback" not in result.stderr
 
 
 @slow
