@@ -177,43 +177,30 @@ def validation_files(
 
     made: (T, 3, H, W) in [0, 1]; epoch: in the titles, None where it is not known
     """
-    labels, truth = video.labels.numpy(), video.frames.numpy()
-    prediction = where_it_fits(to_uint8, made).cpu().numpy()
-    psnr = result.psnr
-    title = validation_title(epoch, result.mean_psnr)
-
-    def write_table() -> None:
-        runlog.write_psnr_per_frame(
-            root / "psnr_per_frame.csv", psnr, result.inside, result.outside
-        )
-
-    def draw_frames() -> None:
-        from modules.figures import frames
-
-        frames.draw_psnr_per_frame(
-            root / "psnr_per_frame.png",
-            psnr,
-            inside=result.inside,
-            outside=result.outside,
-            title=validation_title(epoch),
-            labels=labels,
-            truth=truth,
-            prediction=prediction,
-        )
-
-    def write_gif() -> None:
-        from modules.figures import media
-
-        path = root / "val.gif"
-        media.write_comparison_gif(path, labels, truth, prediction, psnr=psnr, title=title)
-
-    def write_sheet() -> None:
-        from modules.figures import media
-
-        media.write_sheet(root / "val_sheet.png", labels, truth, prediction, psnr, title=title)
-
-    files: dict[str, Callable[[], object]] = {
-        "psnr_per_frame.csv": write_table,
-        "psnr_per_frame.png": draw_frames,
+    pictures: dict[str, Any] = {
+        "labels": video.labels.numpy(),
+        "truth": video.frames.numpy(),
+        "prediction": where_it_fits(to_uint8, made).cpu().numpy(),
     }
-    return files | ({"val.gif": write_gif, "val_sheet.png": write_sheet} if visualize else {})
+    title = validation_title(epoch, result.mean_psnr)
+    psnr = result.psnr
+    regions: dict[str, Any] = {"inside": result.inside, "outside": result.outside}
+
+    def draw(name: str) -> None:
+        from modules.figures import frames, media
+
+        path = root / name
+        if name == "psnr_per_frame.png":  # which computes the average itself
+            which = validation_title(epoch)
+            frames.draw_psnr_per_frame(path, psnr, **regions, **pictures, title=which)
+        elif name == "val.gif":
+            media.write_comparison_gif(path, **pictures, psnr=psnr, title=title)
+        else:
+            media.write_sheet(path, **pictures, psnr=psnr, title=title)
+
+    table = "psnr_per_frame.csv"
+    files: dict[str, Callable[[], object]] = {
+        table: partial(runlog.write_psnr_per_frame, root / table, psnr, **regions)
+    }
+    drawn = ("psnr_per_frame.png", *("val.gif", "val_sheet.png")[: 2 * visualize])
+    return files | {name: partial(draw, name) for name in drawn}

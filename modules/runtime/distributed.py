@@ -64,20 +64,9 @@ def launch(count: int) -> int:
     return 0
 
 
-def from_environment(name: str, otherwise: int) -> int:
-    """A whole number that torchrun left in the environment. Raises UserError if it is not one."""
-    text = os.environ.get(name, "")
-    if text and not text.isdecimal():
-        raise UserError(
-            f"{name}={text!r} in the environment: must be a whole number, as torchrun sets it; "
-            f"unset {name} for a run in one process"
-        )
-    return int(text or otherwise)
-
-
 def connect() -> None:
     """Connect to the other ranks, if any: NCCL for tensors on GPUs, gloo for those on CPUs."""
-    size = from_environment("WORLD_SIZE", 1)
+    size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1 or dist.is_initialized():
         return
     # Windows has no NCCL; gloo sums gradients on GPUs too, more slowly.
@@ -163,7 +152,7 @@ def is_main() -> bool:
 
 def local_rank() -> int:
     """This process's number on its machine, from 0: which GPU it takes."""
-    return from_environment("LOCAL_RANK", 0)
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def check_batch(batch_size: int) -> None:
