@@ -88,21 +88,22 @@ def assert_saved(run: Path, previous: int = 1) -> None:
     assert not [path for path in run.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_a_disk_without_hard_links(run: Path) -> None:
-    with refusing("link", errno.EPERM) as refused:
-        save(run)
-    assert_saved(run)
-    assert refused
-
-
-def test_a_previous_checkpoint_that_is_held_stays(
-    run: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("call", "number", "end", "previous"),
+    [
+        ("link", errno.EPERM, "", 1),  # a disk without hard links
+        # A backup reads last.prev.ckpt on Windows: it keeps its earlier content.
+        ("replace", errno.EACCES, ".last.prev.ckpt.tmp", 0),
+    ],
+)
+def test_a_previous_checkpoint_that_cannot_be_kept_as_usual(
+    run: Path, call: str, number: int, end: str, previous: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A backup reads last.prev.ckpt on Windows: the new checkpoint is written all the same."""
-    with refusing("replace", errno.EACCES, when=named(".last.prev.ckpt.tmp")):
+    with refusing(call, number, when=named(end)) as refused:
         save(run)
-    assert "last.prev.ckpt: keeps its earlier" in capsys.readouterr().out
-    assert_saved(run, previous=0)
+    assert_saved(run, previous=previous)
+    assert refused
+    assert ("last.prev.ckpt: keeps its earlier" in capsys.readouterr().out) == (previous == 0)
 
 
 @pytest.mark.parametrize(("call", "number"), [("fsync", errno.EIO), ("replace", errno.EBUSY)])
