@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modules.runtime.errors import UserError, why
-from modules.runtime.files import retried, write_atomically
+from modules.runtime.files import write_atomically
 
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
@@ -206,8 +206,7 @@ def versions() -> dict[str, str]:
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """config.json: `options`, `versions` and what else describes the run."""
-    data = (json.dumps(config, indent=2) + "\n").encode()
-    retried(lambda: write_atomically(path, data))
+    write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -42,9 +42,9 @@ class Records:
         """Write config.json. A new run needs it: UserError. A resumed one goes on without."""
         write = partial(runlog.write_config, self.root / "config.json", config)
         if self.state.o.resume:
-            self._write("config.json", write)
+            self._write("config.json", write, retry=True)
         else:
-            write()
+            retried(write)
 
     def resume_table(self) -> None:
         """Drop the rows of metrics.csv that the run will write again. UserError: another table."""

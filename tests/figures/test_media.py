@@ -1,10 +1,11 @@
 """GIFs and MP4s as a viewer shows them, and stills of exact pixels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from modules.figures.contact_sheet import SheetSequence, SheetSplit, overlay, write_contact_sheet
 from modules.figures.media import (
@@ -41,7 +42,21 @@ def moving_square(frames: int, noise: float = 0.0) -> np.ndarray:
     return np.clip(images + noise * rng.normal(size=images.shape), 0, 255).astype(np.uint8)
 
 
-def test_comparison_gif(tmp_path: Path) -> None:
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All that is written into pictures, in order."""
+    found: list[str] = []
+    write = ImageDraw.ImageDraw.text
+
+    def noted(draw: ImageDraw.ImageDraw, place: Any, text: str, *more: Any, **named: Any) -> None:
+        found.append(text)
+        write(draw, place, text, *more, **named)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    return found
+
+
+def test_comparison_gif(tmp_path: Path, written: list[str]) -> None:
     truth = moving_square(30)
     labels, prediction = truth[..., ::-1].copy(), truth[:, :, ::-1].copy()
     path = tmp_path / "val.gif"
@@ -58,15 +73,16 @@ def test_comparison_gif(tmp_path: Path) -> None:
         error = panel[:, ::4, ::4].astype(int) - frames_shown
         assert np.abs(error).max() <= 24, column
     assert (frames[:, bar:, 256:260] == 255).all()  # the separators
+    assert written[:4] == ["epoch 3", "frame 0", "truth", "prediction"]
+    assert written[4:8] == ["epoch 3", "frame 1", "truth", "prediction 20.0 dB"]
+    assert written[-4:] == ["epoch 3", "frame 29", "truth", "prediction 40.0 dB"]
     captions = frames[:, :bar]
-    assert all((captions[t] != captions[t + 1]).any() for t in range(29))  # the frame's number
-    assert (captions[3][:, 260:520] == captions[4][:, 260:520]).all()
-    assert (captions[3][:, 520:] != captions[4][:, 520:]).any()  # the frame's PSNR
+    for column, changes in ((0, True), (260, False), (520, True)):  # and where it belongs
+        panel = captions[3:5, bar // 2 :, column : column + 256]
+        assert (panel[0] != panel[1]).any() == changes
     # Large enough to read: its digits are a tenth of the picture's height.
     inked = np.flatnonzero((captions[3][bar // 2 :, :256] < 128).any(axis=(1, 2)))
     assert inked[-1] - inked[0] >= 12
-    plain, _ = gif_frames(write_comparison_gif(path, labels, truth, prediction))
-    assert (plain[:, :bar] != captions).any()  # without the title
     narrow, _ = gif_frames(write_comparison_gif(path, labels, None, prediction))
     assert narrow.shape[2:] == (2 * 256 + 4, 3)
     # Equal frames stay apart by their numbers.
@@ -129,7 +145,7 @@ def test_other_shapes_and_values_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_sheet_shows_exact_pixels(tmp_path: Path) -> None:
+def test_sheet_shows_exact_pixels(tmp_path: Path, written: list[str]) -> None:
     labels, truth, prediction = (video(50, 32, 64, seed) for seed in range(3))
     path = write_sheet(
         tmp_path / "s.png", labels, truth, prediction, np.linspace(20, 30, 49), columns=4
@@ -149,6 +165,8 @@ def test_sheet_shows_exact_pixels(tmp_path: Path) -> None:
             ]
             assert len(places) == 1, t
             found.append(places[0])
+    captions = [*("0: label", "16: label", "33: label", "49: label"), *["truth"] * 4]
+    assert written[1:] == [*captions, *("given", "23.12 dB", "26.67 dB", "30.00 dB")]
     rows, columns = [y for y, _ in found[::4]], [x for _, x in found[:4]]
     assert rows == sorted(rows) and columns == sorted(columns)
     assert all(y == found[i // 4 * 4][0] for i, (y, _) in enumerate(found))

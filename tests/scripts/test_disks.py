@@ -68,10 +68,6 @@ def assert_done(result: subprocess.CompletedProcess[str], run: Path, epochs: int
     assert not [path for path in run.iterdir() if path.name.endswith(("tmp", ".lock"))]
 
 
-def state_of(run: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in run.iterdir()}
-
-
 # ---------------------------------------------------------------- saving
 
 
