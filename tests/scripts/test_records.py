@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from modules import runlog
 from modules.checkpoint import load_checkpoint
 from modules.figures import curves, frames, media, records
 from modules.figures.compare import best_frames, compare, summary_rows
-from modules.figures.runs import Run, load_run
+from modules.figures.runs import load_run
 from modules.runtime import files
 from tests.support.disks import held
 from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script, train
@@ -44,30 +45,19 @@ def warnings(text: str) -> list[str]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Each figure that is drawn, with its title or the number of epochs that it shows."""
-    found: list[tuple[str, str]] = []
-    save_curves, draw_frames = curves.save_curves, frames.draw_psnr_per_frame
-    write_gif, write_sheet = media.write_comparison_gif, media.write_sheet
+    found: list[tuple[str, Any]] = []
 
-    def noting(name: str, real: Callable[..., Any], of: Callable[..., str]) -> Callable[..., Any]:
-        def wrapper(*given: Any, **more: Any) -> Any:
-            found.append((name, of(*given, **more)))
-            return real(*given, **more)
+    def note(name: str, real: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        found.append((name, more.get("title") or len(given[0].epochs)))
+        return real(*given, **more)
 
-        return wrapper
-
-    def title(*_: Any, title: str, **__: Any) -> str:
-        return title
-
-    def save_noted(run: Run, name: str) -> None:
-        found.append((name, str(len(run.epochs))))
-        save_curves(run, name)
-
-    monkeypatch.setattr(curves, "save_curves", save_noted)
-    monkeypatch.setattr(frames, "draw_psnr_per_frame", noting("frames", draw_frames, title))
-    monkeypatch.setattr(media, "write_comparison_gif", noting("gif", write_gif, title))
-    monkeypatch.setattr(media, "write_sheet", noting("sheet", write_sheet, title))
+    for module, name in (
+        *((curves, "save_curves"), (frames, "draw_psnr_per_frame")),
+        *((media, "write_comparison_gif"), (media, "write_sheet")),
+    ):
+        monkeypatch.setattr(module, name, partial(note, name, getattr(module, name)))
     return found
 
 
@@ -89,7 +79,7 @@ def scores(monkeypatch: pytest.MonkeyPatch, *levels: float) -> None:
 def test_figures_are_of_the_best_epoch(
     dataset: Path,
     tmp_path: Path,
-    drawn: list[tuple[str, str]],
+    drawn: list[tuple[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a run that is worse at its end; figures wait where drawing has taken long."""
@@ -97,11 +87,12 @@ def test_figures_are_of_the_best_epoch(
     scores(monkeypatch, 20.0, 25.0, 27.0, 26.0, 22.0)
     monkeypatch.setattr(records, "SHARE", 0.0)  # nothing but the first epoch and the end
     train(dataset, run, "--num_epoch", "5", VISUAL)
-    assert [shown for name, shown in drawn if name == "curves.png"] == ["1", "5"]
-    for name in ("frames", "gif", "sheet"):
+    assert [shown for name, shown in drawn if name == "save_curves"] == [1] * 3 + [5] * 3
+    for name in ("draw_psnr_per_frame", "write_comparison_gif", "write_sheet"):
         titles = [shown for each, shown in drawn if each == name]
         assert len(titles) == 2 and "epoch 0" in titles[0] and "epoch 2" in titles[1], titles
-        assert name == "frames" or titles[1].endswith("average 27.00 dB")  # it computes its own
+        # One computes its own average.
+        assert titles[1].endswith("average 27.00 dB") == (name != "draw_psnr_per_frame")
     # The table of a comparison, its curves and its figure of frames are of one epoch.
     found = load_run(run)
     assert found.best() == 2
@@ -115,14 +106,15 @@ def test_figures_are_of_the_best_epoch(
 def test_figures_are_drawn_as_long_as_they_take_little_time(
     dataset: Path,
     tmp_path: Path,
-    drawn: list[tuple[str, str]],
+    drawn: list[tuple[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores(monkeypatch, 20.0, 19.0, 27.0)
     monkeypatch.setattr(records, "SHARE", math.inf)
     train(dataset, tmp_path / "run", "--num_epoch", "3")
-    assert [shown for name, shown in drawn if name == "curves.png"] == ["1", "2", "3"]
-    titles = [shown for name, shown in drawn if name == "frames"]
+    shown = [count for name, count in drawn if name == "save_curves"]
+    assert shown == [1] * 3 + [2] * 3 + [3] * 3
+    titles = [title for name, title in drawn if name == "draw_psnr_per_frame"]
     assert titles == ["Best validation, epoch 0", "Best validation, epoch 2"]  # not of epoch 1
 
 
