@@ -8,9 +8,9 @@ runs differ.
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -243,27 +243,20 @@ def summary_latex(rows: Sequence[dict[str, Any]]) -> str:
 # Overlaid figures
 
 
-class View(NamedTuple):
-    """A panel of the comparison: a column of metrics.csv against the epoch."""
-
-    heading: str
-    ylabel: str
-    axis: Callable[..., None] = style.number_axis  # how the y axis is scaled, of all values
-
-
+# Panel, a column of metrics.csv → its heading and its unit.
 VIEWS = {
-    "val_psnr": View("validation PSNR", "PSNR (dB)"),
-    "train_psnr": View("training PSNR", "PSNR (dB)"),
-    "val_loss": View("validation MSE", "MSE (pixels 0 to 1)"),
-    "train_mse": View("training MSE", "MSE (pixels 0 to 1)"),
-    "train_kl": View("training KL divergence", "KL (nats)"),
-    "train_loss": View("training loss, MSE + β·KL", "loss"),
-    "beta": View("KL annealing", "β (KL weight)", style.axis_from_zero),
-    "tfr": View("teacher forcing", "TF ratio (0 to 1)", style.axis_from_zero),
-    "val_ssim": View("validation SSIM", "SSIM (0 to 1)"),
-    # These two against other axes.
-    "seconds": View("validation PSNR by time", "PSNR (dB)"),
-    "psnr": View("PSNR per frame, best validation", "PSNR (dB)"),
+    "val_psnr": ("validation PSNR", "PSNR (dB)"),
+    "train_psnr": ("training PSNR", "PSNR (dB)"),
+    "val_loss": ("validation MSE", "MSE (pixels 0 to 1)"),
+    "train_mse": ("training MSE", "MSE (pixels 0 to 1)"),
+    "train_kl": ("training KL divergence", "KL (nats)"),
+    "train_loss": ("training loss, MSE + β·KL", "loss"),
+    "beta": ("KL annealing", "β (KL weight)"),
+    "tfr": ("teacher forcing", "TF ratio (0 to 1)"),
+    "val_ssim": ("validation SSIM", "SSIM (0 to 1)"),
+    # These two against other axes than the epoch.
+    "seconds": ("validation PSNR by time", "PSNR (dB)"),
+    "psnr": ("PSNR per frame, best validation", "PSNR (dB)"),
 }
 # File → its panels, row by row.
 COMPARISONS: dict[str, tuple[str, ...]] = {
@@ -306,16 +299,14 @@ def comparison_figure(name: str, named: Named) -> Figure:
     star: style.Look = {"marker": "*", "ms": 8, "mec": BLACK, "mew": 0.5}
     figure, rows = style.new_figure(1.0, width=width), -(-len(keys) // columns)
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for spare in panels[len(keys) :]:
-        spare.remove()
-    firsts: dict[str, Any] = {}  # by unit: what has one shares its axis
-    values: dict[str, list[np.ndarray]] = {}
-    for axes, key in zip(panels, keys, strict=False):
-        view = VIEWS[key]
-        if (first := firsts.setdefault(view.ylabel, axes)) is not axes:
+    of_unit: dict[str, list[Any]] = {}  # panels of one unit share their y axis
+    for axes, key in zip(panels, keys, strict=True):
+        heading, unit = VIEWS[key]
+        of_unit.setdefault(unit, []).append(axes)
+        if (first := of_unit[unit][0]) is not axes:
             axes.sharey(first)
         xlabel = {"psnr": "frame", "seconds": "training time (min)"}.get(key, "epoch")
-        axes.set(title=view.heading, ylabel=view.ylabel, xlabel=xlabel)
+        axes.set(title=heading, ylabel=unit, xlabel=xlabel)
         ends = []
         for run, look in zip(runs, looks, strict=True):
             if (points := points_of(run, key)) is None:
@@ -323,7 +314,6 @@ def comparison_figure(name: str, named: Named) -> Figure:
             x, y = points
             style.add_line(axes, x, y, key, **look)
             ends += [x[0], x[-1]]
-            values.setdefault(view.ylabel, []).append(y)
             if key in ("val_psnr", "seconds") and (best := run.best()) is not None:
                 at = {"color": look["color"], "zorder": 5, **star}
                 style.add_marks(axes, x[best : best + 1], y[best : best + 1], "best", **at)
@@ -335,10 +325,13 @@ def comparison_figure(name: str, named: Named) -> Figure:
             axes.set_xlim(left=0)
         elif ends:
             style.whole_number_axis(axes, min(ends), max(ends))
-    for unit, axes in firsts.items():
-        of_all = np.concatenate(values.get(unit, [np.zeros(0)]))
-        scale = next(VIEWS[key].axis for key in keys if VIEWS[key].ylabel == unit)
-        scale(axes, None if unit.startswith(("PSNR", "SSIM")) else of_all)
+    for unit, (first, *others) in of_unit.items():
+        drawn = [line.get_ydata() for axes in (first, *others) for line in axes.lines]
+        if unit.startswith(("β", "TF")):
+            style.axis_from_zero(first, np.concatenate(drawn))
+        else:
+            linear = unit.startswith(("PSNR", "SSIM"))  # dB are logarithms already
+            style.number_axis(first, None if linear else np.concatenate(drawn))
     longest = max(len(str(handle.get_label())) for handle in handles)
     ncols = max(1, int(width * 7) // (longest + 7))
     figure.set_figheight((1.0 + 4.8 * rows + 0.4 * -(-len(handles) // ncols)) / 2.54)
@@ -374,9 +367,8 @@ def compare(
         for name in COMPARISONS
         if not left_out.get(name)
     ]
-    tables = {"md": summary_markdown(rows, notes), "csv": summary_csv(rows)}
-    tables["tex"] = summary_latex(rows)
-    for ending, text in tables.items():
+    texts = summary_markdown(rows, notes), summary_csv(rows), summary_latex(rows)
+    for ending, text in zip(("md", "csv", "tex"), texts, strict=True):
         write_atomically(out / f"summary.{ending}", shown(text).encode())
         written.append(out / f"summary.{ending}")
     return [*(f"note: {note}" for note in notes[1:]), *(f"wrote {path}" for path in written)]
