@@ -230,8 +230,9 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_files_that_do_not_fit(run: Path, tmp_path: Path) -> None:
     before, size = (run / "last.ckpt").read_bytes(), (run / "metrics.csv").stat().st_size
     table = runlog.MetricsTable(run / "metrics.csv", [])
-    with files_of_at_most(size + 30):
-        table.add(dict.fromkeys(runlog.METRIC_COLUMNS, 0.5) | {"epoch": 2})
+    table.add(dict.fromkeys(runlog.METRIC_COLUMNS, 0.5) | {"epoch": 2})
+    with files_of_at_most(size + 30), pytest.raises(OSError, match="File too large"):
+        table.write()
     # A part of the line is there: readers leave it out, and a resumed run drops it.
     assert (run / "metrics.csv").stat().st_size == size + 30
     assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1]
