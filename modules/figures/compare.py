@@ -49,11 +49,9 @@ def settings(run: Run) -> dict[str, str]:
     """What determined the run's numbers: its options that have an effect, data, start."""
     options = run.options
     texts = {name: value_text(value) for name, value in effective(options).items()}
-    root = run.config.get("data_root") or options.get("DR")
-    if isinstance(root, str):
+    if root := run.config.get("data_root") or options.get("DR"):
         texts["data"] = str(Path(root).resolve())
-    parent = run.config.get("parent")
-    if isinstance(parent, dict):
+    if parent := run.config.get("parent"):
         origin = Path(str(parent.get("run") or parent.get("ckpt_path"))).name
         texts["start"] = f"fine-tuned from {origin}, epoch {parent.get('epoch')}"
     elif run.config:

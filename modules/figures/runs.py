@@ -38,8 +38,7 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        options = self.config.get("options")
-        return options if isinstance(options, dict) else {}
+        return dict(self.config.get("options", {}))
 
     def best(self, within: int | None = None) -> int | None:
         """Row with the highest val_psnr (among the first `within` ones); None if all are NaN."""
@@ -138,12 +137,10 @@ def parent_of(run: Run) -> tuple[Run, int] | None:
     None if config.json names none or the run no longer exists. Runs that were moved together are
     found next to each other.
     """
-    parent = run.config.get("parent")
-    if not isinstance(parent, dict):
+    parent = run.config.get("parent") or {}
+    named, epoch = parent.get("run"), parent.get("epoch", -1)
+    if not named or epoch < 0:  # before epoch 0 has ended there is nothing to draw
         return None
-    named, epoch = parent.get("run"), parent.get("epoch")
-    if not isinstance(named, str) or not isinstance(epoch, int) or epoch < 0:
-        return None  # before epoch 0 has ended there is nothing to draw
     for folder in (Path(named), run.folder.resolve().parent / Path(named).name):
         with contextlib.suppress(UserError):
             return load_run(folder), epoch

@@ -173,15 +173,12 @@ def test_which_precision(
 
 def test_an_apple_gpu_computes_in_float32_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     mps = torch.device("mps")
-    for new in (True, False):
-        monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_, new=new: new)
-        assert choose_precision("auto", mps) == torch.float32
-        assert choose_precision("float16", mps) == torch.float16
-        if new:
-            assert choose_precision("bfloat16", mps) == torch.bfloat16
-        else:
-            with pytest.raises(UserError, match=r"--precision bfloat16: .* macOS 14"):
-                choose_precision("bfloat16", mps)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: True)
+    for name, found in (("auto", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16")):
+        assert choose_precision(name, mps) == getattr(torch, found)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: False)
+    with pytest.raises(UserError, match=r"--precision bfloat16: .* macOS 14"):
+        choose_precision("bfloat16", mps)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
