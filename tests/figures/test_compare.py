@@ -221,6 +221,7 @@ def test_summary_is_best_first(
     early = table[0]["best of first 4 epochs (dB)"]
     assert float(early) == pytest.approx(metrics[:4].max(), abs=1e-4)
     assert [row["epochs"] for row in table] == ["30", "10", "4"]
+    assert [row["minutes"] for row in table] == ["15.0000", "5.0000", "2.0000"]  # 30 s each
     assert (
         table[0]["KL annealing"] == "Monotonic, ratio 1" and table[2]["teacher forcing"] == "none"
     )

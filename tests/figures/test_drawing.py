@@ -211,11 +211,13 @@ def test_the_first_finding_stands_below(tmp_path: Path) -> None:
     assert figure_of(make_run(tmp_path / "b")).get_supxlabel() == ""
 
 
-def test_teacher_forced_epochs_are_bands(tmp_path: Path) -> None:
-    def bands(figure: Figure) -> list[tuple[float, float, float]]:
-        found = [p for axes in figure.axes for p in axes.patches if p.get_gid() == "tf_active"]
-        return [(p.get_x(), p.get_x() + p.get_width(), p.get_facecolor()[3]) for p in found]
+def bands(figure: Figure) -> list[tuple[float, float, float]]:
+    """From where to where, and how dark."""
+    found = [p for axes in figure.axes for p in axes.patches if p.get_gid() == "tf_active"]
+    return [(p.get_x(), p.get_x() + p.get_width(), p.get_facecolor()[3]) for p in found]
 
+
+def test_teacher_forced_epochs_are_bands(tmp_path: Path) -> None:
     by_epoch = figure_of(make_run(tmp_path / "run", 6))  # on in 0, 1, 3, 4; off in 2, 5
     assert bands(by_epoch) == [(-0.5, 1.5, 1), (2.5, 4.5, 1)]
     ratio = {e: {"tfr": value, "tf_active": 1} for e, value in enumerate((0.5, 0.5, 0.25))}
@@ -284,6 +286,11 @@ def test_fine_tuned_run_follows_its_parents(tmp_path: Path) -> None:
     assert own.get_xdata().tolist() == [10, 11, 12]
     np.testing.assert_array_equal(first.get_ydata(), load_run(old).metrics["val_psnr"][:6])
     assert first.get_alpha() < 1 and own.get_alpha() is None
+    assert [band[:2] for band in bands(figure)] == [
+        *((-0.5, 1.5), (2.5, 4.5)),  # 5 was off
+        *((5.5, 7.5), (8.5, 9.5)),
+        (9.5, 11.5),
+    ]
     marks = [each.get_xdata()[0] for each in lines(figure, "took over")]
     assert sorted(set(marks)) == [5.5, 9.5] and len(marks) == 8  # in each of the four panels
     best = int(np.argmax(load_run(young).metrics["val_psnr"]))
@@ -405,16 +412,6 @@ def test_psnr_per_frame_refuses_other_pictures(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- schedules
-
-
-def test_schedules_of_fu_et_al() -> None:
-    options = TrainerOptions(num_epoch=40_000, kl_anneal_type="Monotonic", kl_anneal_ratio=0.25)
-    beta = schedule_table(options)["beta"]
-    assert beta[[0, 2_500, 5_000, 10_000, 25_000, 39_999]].tolist() == [0, 0.25, 0.5, 1, 1, 1]
-    cyclical = TrainerOptions(num_epoch=40_000, kl_anneal_cycle=4, kl_anneal_ratio=0.5)
-    beta = schedule_table(cyclical)["beta"]
-    at = [0, 2_500, 5_000, 9_999, 10_000, 12_500, 20_000, 39_999]
-    assert beta[at].tolist() == [0, 0.5, 1, 1, 0, 0.5, 0, 1]
 
 
 def test_schedules_of_any_options() -> None:

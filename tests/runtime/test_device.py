@@ -18,6 +18,7 @@ from modules.runtime.device import (
     choose_device,
     choose_precision,
     describe,
+    exact_convolutions,
     explained,
     place,
 )
@@ -226,6 +227,18 @@ set_up(cpu, "bfloat16"), shown()
         "True False True True",
         "False False True True",
     ], done.stderr
+
+
+def test_exact_convolutions_are_exact_only_inside() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for allowed in (True, False):
+            torch.backends.cudnn.allow_tf32 = allowed
+            with exact_convolutions():
+                assert not torch.backends.cudnn.allow_tf32
+            assert torch.backends.cudnn.allow_tf32 == allowed
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def test_description_names_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:

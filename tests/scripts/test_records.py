@@ -16,6 +16,7 @@ import pytest
 
 from modules import runlog
 from modules.checkpoint import load_checkpoint
+from modules.evaluation import Score
 from modules.figures import curves, frames, media, records
 from modules.figures.compare import best_frames, compare, summary_rows
 from modules.figures.runs import load_run
@@ -61,19 +62,20 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return found
 
 
-def scores(monkeypatch: pytest.MonkeyPatch, *levels: float) -> None:
-    """Let the epochs of a run have such PSNR, one after another."""
+def scores(monkeypatch: pytest.MonkeyPatch, *levels: float) -> list[Score]:
+    """Let the epochs of a run have such PSNR, one after another; their scores."""
     from modules import evaluation
 
-    real, left = evaluation.validate, iter(levels)
+    real, left, found = evaluation.validate, iter(levels), []
 
     def validate(*given: Any, **more: Any) -> Any:
         result, made = real(*given, **more)
-        level = next(left)
-        psnr = result.psnr - result.psnr.mean() + level
-        return result._replace(psnr=psnr), made
+        psnr = result.psnr - result.psnr.mean() + next(left)
+        found.append(result._replace(psnr=psnr))
+        return found[-1], made
 
     monkeypatch.setattr(evaluation, "validate", validate)
+    return found
 
 
 def test_figures_are_of_the_best_epoch(
@@ -109,9 +111,19 @@ def test_figures_are_drawn_as_long_as_they_take_little_time(
     drawn: list[tuple[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scores(monkeypatch, 20.0, 19.0, 27.0)
+    found = scores(monkeypatch, 20.0, 19.0, 27.0)
     monkeypatch.setattr(records, "SHARE", math.inf)
     train(dataset, tmp_path / "run", "--num_epoch", "3")
+    # Each score is in its column.
+    metrics = runlog.read_metrics(tmp_path / "run/metrics.csv")
+    for name, values in (
+        ("val_psnr", [20.0, 19.0, 27.0]),
+        ("val_loss", [result.loss for result in found]),
+        ("val_ssim", [result.mean_ssim for result in found]),
+        ("val_drift", [result.drift for result in found]),
+        ("val_flicker", [result.mean_flicker for result in found]),
+    ):
+        assert metrics[name].tolist() == pytest.approx(values, nan_ok=True), name
     shown = [count for name, count in drawn if name == "save_curves"]
     assert shown == [1] * 3 + [2] * 3 + [3] * 3
     titles = [title for name, title in drawn if name == "draw_psnr_per_frame"]
