@@ -60,13 +60,15 @@ class Records:
         self._write("metrics.csv", self.table.write, retry=True)
         self.pending |= self.curves()
         if self.state.best.epoch == row["epoch"]:
-            visualize = self.state.o.store_visualization
-            files = validation_files(
-                self.root, result, video, made, row["epoch"], visualize=visualize
-            )
-            # compare reads the table beside metrics.csv.
-            self._write("psnr_per_frame.csv", files.pop("psnr_per_frame.csv"))
-            self.pending |= files
+            of, visualize = (self.root, result, video, made), self.state.o.store_visualization
+
+            def take() -> None:
+                files = validation_files(*of, row["epoch"], visualize=visualize)
+                write = files.pop("psnr_per_frame.csv")  # compare reads it beside metrics.csv
+                self.pending |= files
+                write()
+
+            self._write("psnr_per_frame.csv", take)
 
     def curves(self) -> dict[str, Callable[[], object]]:
         """How the figures of metrics.csv are drawn, from the rows so far."""

@@ -180,7 +180,7 @@ def compute():
 
 gc.set_threshold(10**9)
 Ring()
-graphs.capture(compute)
+graphs.capture(compute, graphs.GraphMemory())
 print("captured", gc.isenabled())
 """
 
