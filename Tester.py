@@ -289,7 +289,7 @@ def main() -> None:
     total = sum(len(sequence.labels) - 1 for sequence in sequences)
 
     # ------------------------------------------------------------ model
-    model = place(checkpoint.build_model(), device, precision)
+    model = place(checkpoint.build_model(), device)
     print(f"{len(sequences)} sequences, {total} frames to make on {describe(device, precision)}")
 
     # ------------------------------------------------------------ run

@@ -105,7 +105,7 @@ def make_model(
     count = sum(p.numel() for p in model.parameters())
     precision = choose_precision(o.precision, device)
     print(f"model: {count:,} parameters on {describe(device, precision)}", flush=True)
-    return place(model, device, precision)
+    return place(model, device)
 
 
 # ---------------------------------------------------------------- run: validation
@@ -152,7 +152,7 @@ def start_run(
         epoch, steps = state.position.epoch, state.position.step
         if epoch >= o.num_epoch:
             if records:
-                records.table.resume(state.last_epoch)
+                records.resume_table()
                 records.pending |= records.curves()  # it may have been stopped just before
                 records.finish()
             print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
@@ -162,7 +162,7 @@ def start_run(
         config["parent"] = earlier.get("parent")
         config["resumed_at"] = [*earlier.get("resumed_at", []), epoch]
         if records:
-            records.table.resume(state.last_epoch)
+            records.resume_table()
     elif checkpoint:
         path = checkpoint.path.resolve()
         config["parent"] = {
@@ -171,7 +171,7 @@ def start_run(
             "epoch": checkpoint.last_epoch,
         }
     if records:
-        records.begin(config, resumed=o.resume)
+        records.begin(config)
     return True
 
 

@@ -232,7 +232,7 @@ class RunningSums:
 
     def read_posterior(self) -> Tensor:
         """The posterior's sums over the frames of all ranks, on the CPU. Every rank must ask."""
-        return distributed.add_up(self.posterior.clone()).cpu().double()
+        return distributed.sum_over_ranks(self.posterior.clone()).cpu().double()
 
     def restore(self, sums: list[float], posterior: Tensor | None) -> None:
         """Continue from sums that were read; posterior: None at the start of an epoch."""

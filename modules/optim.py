@@ -370,14 +370,9 @@ class GuardedUpdate:
         loss: this rank's part, scalar; total: its sum over the ranks
         """
         self.optimizer.zero_grad(set_to_none=True)
-        by_hand = distributed.adds_gradients(self.enabled.device)
-        if not by_hand:
-            # DistributedDataParallel averages gradients over the ranks; their sum is wanted.
-            loss = loss * distributed.world_size()
         scale = None if self.scale is None else self.scale.value
         (loss if scale is None else loss * scale).backward()
-        if by_hand:
-            distributed.add_up_gradients(self.parameters)
+        distributed.sum_gradients(self.parameters)
         if scale is not None:
             torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], scale)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)

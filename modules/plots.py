@@ -1,7 +1,6 @@
 """The command line of every figure and table of a training report.
 
     python -m modules.plots curves runs/a            # redraw curves.png, latent.png, regions.png
-    python -m modules.plots frames runs/a            # redraw PSNR over frame index
     python -m modules.plots compare runs/a runs/b --out report   # figures, and a table
     python -m modules.plots schedules --num_epoch 70 --kl_anneal_cycle 5 --out schedules.png
 
@@ -14,7 +13,6 @@ from pathlib import Path
 
 from modules.figures.compare import compare
 from modules.figures.curves import draw_curves
-from modules.figures.frames import redraw_frames
 from modules.figures.schedules import ScheduleOptions, schedules
 from modules.options import REQUIRED, option, parse_command
 from modules.runtime.errors import UserError
@@ -28,11 +26,6 @@ class CurvesOptions:
     runs: tuple[Path, ...] = option(
         REQUIRED, "runs", "folder of a run", positional=True, metavar="RUN"
     )
-
-
-@dataclass
-class FramesOptions(CurvesOptions):
-    """draw RUN/psnr_per_frame_curve.png from its psnr_per_frame.csv"""
 
 
 @dataclass
@@ -50,7 +43,6 @@ class CompareOptions(CurvesOptions):
 
 COMMANDS = {
     "curves": CurvesOptions,
-    "frames": FramesOptions,
     "compare": CompareOptions,
     "schedules": ScheduleOptions,
 }
@@ -65,8 +57,7 @@ def main() -> None:
         elif isinstance(o, CompareOptions):
             lines = compare(o.runs, o.out, by_options=o.by_options, by_time=o.by_time)
         else:
-            draw = redraw_frames if isinstance(o, FramesOptions) else draw_curves
-            lines = [f"wrote {draw(folder)}" for folder in o.runs]
+            lines = [f"wrote {draw_curves(folder)}" for folder in o.runs]
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
     print("\n".join(lines))

@@ -85,7 +85,7 @@ class StoredRollouts:
                         raise Stopped(stop)
         finally:
             model.train(was_training)
-        distributed.add_up(made)
+        distributed.sum_over_ranks(made)
         for first, stop in (stretches[n] for n in chosen):
             self.frames[first + 1 : stop] = made[first + 1 : stop]
 

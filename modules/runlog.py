@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modules.runtime.errors import UserError, reason_of, why
-from modules.runtime.files import retried, write_atomically
+from modules.runtime.errors import UserError, why
+from modules.runtime.files import write_atomically
 
 # One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
 # in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
@@ -90,58 +90,28 @@ class MetricsTable:
         that whoever saves the run saves them."""
         self.path, self.unwritten = path, unwritten
         self.last_epoch = -1  # of the rows that the file shall have
-        self.refused = False  # by the last attempt to write
 
     def resume(self, last_epoch: int) -> None:
-        """Drop rows after last_epoch, and a half line; add those that were not written until then.
+        """Let the next write() drop rows after last_epoch, and a half line.
 
-        Raises UserError if the file is not this run's table. Whether it can be written is seen to
-        later.
+        Raises UserError if the file is not this run's table.
         """
         self.unwritten[:] = [row for row in self.unwritten if row["epoch"] <= last_epoch]
         self.last_epoch = last_epoch
         self._rows_before(0)
-        self._write()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write an epoch's row, or keep it for later. Never raises for what the disk does."""
+        """An epoch's row, for the next write()."""
         if set(row) != set(METRIC_COLUMNS):
             raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
         self.unwritten.append(row)
         self.last_epoch = row["epoch"]
-        self._write()
 
-    def finish(self) -> None:
-        """The run ends: a last attempt at what was refused."""
-        if self.refused and not self._write():
-            print(
-                f"warning: {self.path}: still cannot be written; the last rows are in last.ckpt, "
-                "and --resume writes them",
-                flush=True,
-            )
+    def write(self) -> None:
+        """Append what is missing; write the file anew where it has more or less than that.
 
-    def _write(self) -> bool:
-        """Write what is missing; False, and a warning if it is news, where that is refused."""
-        try:
-            retried(self._try)
-        except (OSError, UserError) as error:
-            if not self.refused:
-                print(
-                    f"warning: {self.path}: cannot be written ({reason_of(error)}); is it open in "
-                    "another program? Training goes on; the rows are kept, in the checkpoints too, "
-                    "and written when that is possible",
-                    flush=True,
-                )
-            self.refused = True
-            return False
-        if self.refused:
-            print(f"note: {self.path}: written again, no row is missing", flush=True)
-        self.refused = False
-        self.unwritten.clear()
-        return True
-
-    def _try(self) -> None:
-        """Append the rows to the table; write it anew if it is not what was written before them."""
+        Raises OSError or UserError; what is missing is kept then.
+        """
         first = self.unwritten[0]["epoch"] if self.unwritten else self.last_epoch + 1
         # A checkpoint of an earlier version may lack the last columns.
         rows = [[row.get(name, math.nan) for name in METRIC_COLUMNS] for row in self.unwritten]
@@ -154,6 +124,7 @@ class MetricsTable:
                 os.fsync(file.fileno())
         elif found or new:
             write_atomically(self.path, before + new)
+        self.unwritten.clear()
 
     def _rows_before(self, epoch: int) -> list[list[str]]:
         """The file's rows of earlier epochs. UserError: it is not such a table.
@@ -198,7 +169,7 @@ def epoch_line(row: dict[str, Any], num_epoch: int, best: bool) -> str:
 class FrameTable(NamedTuple):
     """The columns of psnr_per_frame.csv, each (T-1,); in dB but for the first."""
 
-    frame: np.ndarray  # whole numbers: 1 … T-1
+    frame: np.ndarray  # 1 … T-1
     psnr: np.ndarray
     inside: np.ndarray  # near the skeleton; NaN without one, and in files of earlier versions
     outside: np.ndarray  # elsewhere
@@ -214,14 +185,11 @@ def write_psnr_per_frame(
 
 
 def read_psnr_per_frame(path: Path) -> FrameTable:
-    """Read a psnr_per_frame.csv. ValueError, KeyError: another table."""
+    """Read a psnr_per_frame.csv. OSError, ValueError, csv.Error, KeyError: another file."""
     columns = read_metrics(path)
-    frames = columns["frame"]
-    if not (np.isfinite(frames) & (np.abs(frames) < 2**31) & (frames % 1 == 0)).all():
-        raise ValueError("a frame's number is not a whole number")
-    unknown = np.full(len(frames), math.nan)
+    unknown = np.full(len(columns["frame"]), math.nan)
     parts = (columns.get(name, unknown) for name in ("inside", "outside"))
-    return FrameTable(frames.astype(int), columns["psnr"], *parts)
+    return FrameTable(columns["frame"], columns["psnr"], *parts)
 
 
 def versions() -> dict[str, str]:
@@ -238,8 +206,7 @@ def versions() -> dict[str, str]:
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """config.json: `options`, `versions` and what else describes the run."""
-    data = (json.dumps(config, indent=2) + "\n").encode()
-    retried(lambda: write_atomically(path, data))
+    write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -70,7 +70,8 @@ class TrainingStep:
         self.o, self.data, self.stored, self.sums = state.o, data, state.stored, state.sums
         self.device = data.frames.device
         self.precision = choose_precision(self.o.precision, self.device)
-        self.model = distributed.parallel(state.model)
+        self.model = state.model
+        distributed.share_weights(self.model)
         self.update = GuardedUpdate(
             *(state.model, state.optimizer, state.average),
             max_norm=self.o.grad_clip,
@@ -109,7 +110,7 @@ class TrainingStep:
             weights=part.weights,
         )
         # Of all ranks.
-        totals = distributed.add_up(torch.stack(terms).detach().to(self.sums.sums.dtype))
+        totals = distributed.sum_over_ranks(torch.stack(terms).detach().to(self.sums.sums.dtype))
         outcome = self.update(terms.loss, totals[0])
         # (T-1, B, N, H, W)
         mu = part.weights[:, None, None, None] * out.mu.detach().to(totals.dtype)

@@ -7,46 +7,20 @@ runs differ.
 
 import csv
 import io
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from modules.diagnosis import BASELINES
-from modules.figures.runs import Run, frames_of, load_run
+from modules.diagnosis import BASELINES, known_baselines
+from modules.figures import style
+from modules.figures.runs import Run, best_frames, load_run
 from modules.figures.schedules import forcing_text, kl_text, value_text
-from modules.figures.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    DASH_DOT,
-    DASHED,
-    DOTTED,
-    GREEN,
-    MARKED_UP_TO,
-    ORANGE,
-    PAGE,
-    PURPLE,
-    SKY,
-    SOLID,
-    VERMILLION,
-    Look,
-    add_best_baseline,
-    add_line,
-    add_marks,
-    axis_from_zero,
-    drawable,
-    new_figure,
-    number_axis,
-    save,
-    shorten,
-    whole_number_axis,
-)
+from modules.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from modules.options import effective
 from modules.runtime.errors import UserError, shown
 from modules.runtime.files import write_atomically
@@ -55,10 +29,10 @@ Named = Mapping[str, Run]  # by what tables and legends call them, in the order 
 
 # Seven colours and four styles have no common divisor: a pair repeats after 28 runs.
 RUN_COLOURS = (BLUE, VERMILLION, GREEN, BLACK, PURPLE, ORANGE, SKY)
-RUN_STYLES = (SOLID, DASHED, DASH_DOT, DOTTED)
+RUN_STYLES = (style.SOLID, style.DASHED, style.DASH_DOT, style.DOTTED)
 RUN_MARKERS = "os^Dv<p"
 
-# Settings with a column of their own in the table, in words.
+# Settings that the table describes in columns of their own.
 IN_COLUMNS = frozenset(
     (
         *("kl_anneal_type", "kl_anneal_cycle", "kl_anneal_ratio", "kl_beta", "train_vi_len"),
@@ -68,18 +42,16 @@ IN_COLUMNS = frozenset(
 
 
 # ----------------------------------------------------------------------------------------
-# What differs between runs, in words
+# What differs between runs
 
 
 def settings(run: Run) -> dict[str, str]:
     """What determined the run's numbers: its options that have an effect, data, start."""
     options = run.options
     texts = {name: value_text(value) for name, value in effective(options).items()}
-    root = run.config.get("data_root") or options.get("DR")
-    if isinstance(root, str):
+    if root := run.config.get("data_root") or options.get("DR"):
         texts["data"] = str(Path(root).resolve())
-    parent = run.config.get("parent")
-    if isinstance(parent, dict):
+    if parent := run.config.get("parent"):
         origin = Path(str(parent.get("run") or parent.get("ckpt_path"))).name
         texts["start"] = f"fine-tuned from {origin}, epoch {parent.get('epoch')}"
     elif run.config:
@@ -166,11 +138,11 @@ def summary_rows(named: Named) -> list[dict[str, Any]]:
         row["minutes"] = float(np.nansum(run.metrics["seconds"])) / 60
         rows.append(row)
 
-    def height(row: dict[str, Any]) -> float:
-        average = row["average PSNR (dB)"]
-        return -math.inf if average is None else average
+    def average(row: dict[str, Any]) -> float:
+        value = row["average PSNR (dB)"]
+        return -math.inf if value is None else value
 
-    return sorted(rows, key=height, reverse=True)
+    return sorted(rows, key=average, reverse=True)
 
 
 def summary_notes(named: Named) -> list[str]:
@@ -180,9 +152,6 @@ def summary_notes(named: Named) -> list[str]:
         "average PSNR: the highest validation PSNR of the run, a mean over frames 1 … T−1 of the "
         "free-running prediction, at the best epoch; epochs are counted from 0."
     ]
-    if len({len(run.epochs) for run in runs}) > 1:
-        lengths = ", ".join(f"{name} {len(run.epochs)}" for name, run in named.items())
-        notes.append(f"The runs have different lengths, in epochs: {lengths}.")
     for name, run in named.items():
         planned = run.options.get("num_epoch")
         if isinstance(planned, int) and len(run.epochs) < planned:
@@ -195,7 +164,7 @@ def summary_notes(named: Named) -> list[str]:
             notes.append(
                 f"{name}: {skipped} sequences were skipped: their loss or gradient was not finite."
             )
-        if settings(run).get("start", "").startswith("fine-tuned"):
+        if run.config.get("parent"):
             notes.append(f"{name} was fine-tuned: its parent's epochs and time are not counted.")
     differing = differing_settings(runs)
     if "data" in differing:
@@ -214,9 +183,8 @@ def summary_notes(named: Named) -> list[str]:
 
 
 def common_baselines(runs: Sequence[Run]) -> dict[str, float]:
-    """The baselines that all runs have, if their values are the same, else none."""
-    known = [run.config.get("baselines") for run in runs]
-    tables = [table if isinstance(table, dict) else {} for table in known]
+    """Those baselines that all runs have, if their values are the same, else none."""
+    tables = [known_baselines(run.config.get("baselines")) for run in runs]
     names = [name for name in BASELINES if all(name in table for table in tables)]
     first, *others = ({name: table[name] for name in names} for table in tables)
     return first if all(other == first for other in others) else {}
@@ -224,11 +192,9 @@ def common_baselines(runs: Sequence[Run]) -> dict[str, float]:
 
 def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as CSV; numbers with four digits after the point."""
+    lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
-    for row in rows:
-        writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in row.values()])
+    csv.writer(text, lineterminator="\n").writerows([rows[0], *lines])
     return text.getvalue()
 
 
@@ -236,11 +202,11 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The header and the rows as they are read in a text."""
 
     def cell(name: str, value: Any) -> str:
-        if value is None:
-            return "–"
-        return f"{value:.{1 if name == 'minutes' else 2}f}" if isinstance(value, float) else value
+        if isinstance(value, float):
+            return f"{value:.{1 if name == 'minutes' else 2}f}"
+        return "–" if value is None else str(value)
 
-    return [[*rows[0]], *([str(cell(*item)) for item in row.items()] for row in rows)]
+    return [[*rows[0]], *([cell(*item) for item in row.items()] for row in rows)]
 
 
 def summary_markdown(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
@@ -275,27 +241,20 @@ def summary_latex(rows: Sequence[dict[str, Any]]) -> str:
 # Overlaid figures
 
 
-class View(NamedTuple):
-    """A panel of the comparison: a column of metrics.csv against the epoch."""
-
-    heading: str
-    ylabel: str
-    axis: Callable[..., None] = number_axis  # how the y axis is scaled, of all values
-
-
+# Panel, a column of metrics.csv → its heading and its unit.
 VIEWS = {
-    "val_psnr": View("validation PSNR", "PSNR (dB)"),
-    "train_psnr": View("training PSNR", "PSNR (dB)"),
-    "val_loss": View("validation MSE", "MSE (pixels 0 to 1)"),
-    "train_mse": View("training MSE", "MSE (pixels 0 to 1)"),
-    "train_kl": View("training KL divergence", "KL (nats)"),
-    "train_loss": View("training loss, MSE + β·KL", "loss"),
-    "beta": View("KL annealing", "β (KL weight)", axis_from_zero),
-    "tfr": View("teacher forcing", "TF ratio (0 to 1)", axis_from_zero),
-    "val_ssim": View("validation SSIM", "SSIM (0 to 1)"),
-    # These two against other axes.
-    "seconds": View("validation PSNR by time", "PSNR (dB)"),
-    "psnr": View("PSNR per frame, best validation", "PSNR (dB)"),
+    "val_psnr": ("validation PSNR", "PSNR (dB)"),
+    "train_psnr": ("training PSNR", "PSNR (dB)"),
+    "val_loss": ("validation MSE", "MSE (pixels 0 to 1)"),
+    "train_mse": ("training MSE", "MSE (pixels 0 to 1)"),
+    "train_kl": ("training KL divergence", "KL (nats)"),
+    "train_loss": ("training loss, MSE + β·KL", "loss"),
+    "beta": ("KL annealing", "β (KL weight)"),
+    "tfr": ("teacher forcing", "TF ratio (0 to 1)"),
+    "val_ssim": ("validation SSIM", "SSIM (0 to 1)"),
+    # These two against other axes than the epoch.
+    "seconds": ("validation PSNR by time", "PSNR (dB)"),
+    "psnr": ("PSNR per frame, best validation", "PSNR (dB)"),
 }
 # File → its panels, row by row.
 COMPARISONS: dict[str, tuple[str, ...]] = {
@@ -312,12 +271,6 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
-    """Frame numbers and PSNR of the run's best validation; None where they are not known."""
-    table = frames_of(run.folder)
-    return (table.frame, table.psnr) if table is not None and run.shows_best(table) else None
-
-
 def points_of(run: Run, column: str) -> tuple[np.ndarray, np.ndarray] | None:
     """What a run has to show in a view, x and y."""
     if column == "psnr":
@@ -330,55 +283,53 @@ def points_of(run: Run, column: str) -> tuple[np.ndarray, np.ndarray] | None:
 def comparison_figure(name: str, named: Named) -> Figure:
     """The figure DIR/`name`.png of `compare`, a key of COMPARISONS; runs in the order given."""
     keys, runs = COMPARISONS[name], list(named.values())
-    columns, width = (1, COLUMN) if len(keys) == 1 else (2, PAGE)
-    looks: list[Look] = [
-        {"color": colour, "ls": style, "marker": marker}
-        for colour, style, marker, _ in zip(
-            *map(itertools.cycle, (RUN_COLOURS, RUN_STYLES, RUN_MARKERS)), runs, strict=False
-        )
+    columns, width = (1, style.COLUMN) if len(keys) == 1 else (2, style.PAGE)
+    looks: list[style.Look] = [
+        {"color": RUN_COLOURS[i % 7], "ls": RUN_STYLES[i % 4], "marker": RUN_MARKERS[i % 7]}
+        for i in range(len(runs))
     ]
     # About 7 characters of 7 pt are 1 cm; the sample of a line takes as much as 7 more.
-    labels = [drawable(shorten(name, min(70, int(width * 7) - 10))) for name in named]
+    labels = [style.drawable(style.shorten(name, min(70, int(width * 7) - 10))) for name in named]
     handles = [
-        Line2D([], [], label=label, lw=1.2, ms=3 * (len(run.epochs) <= MARKED_UP_TO), **look)
+        Line2D([], [], label=label, lw=1.2, ms=3 * (len(run.epochs) <= style.MARKED_UP_TO), **look)
         for run, label, look in zip(runs, labels, looks, strict=True)
     ]
-    star: Look = {"marker": "*", "ms": 8, "mec": BLACK, "mew": 0.5}
-    figure, rows = new_figure(1.0, width=width), -(-len(keys) // columns)
+    star: style.Look = {"marker": "*", "ms": 8, "mec": BLACK, "mew": 0.5}
+    figure, rows = style.new_figure(1.0, width=width), -(-len(keys) // columns)
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for spare in panels[len(keys) :]:
-        spare.remove()
-    firsts: dict[str, Any] = {}  # by unit: what has one shares its axis
-    values: dict[str, list[np.ndarray]] = {}
-    for axes, key in zip(panels, keys, strict=False):
-        view = VIEWS[key]
-        if (first := firsts.setdefault(view.ylabel, axes)) is not axes:
+    of_unit: dict[str, list[Any]] = {}  # panels of one unit share their y axis
+    for axes, key in zip(panels, keys, strict=True):
+        heading, unit = VIEWS[key]
+        of_unit.setdefault(unit, []).append(axes)
+        if (first := of_unit[unit][0]) is not axes:
             axes.sharey(first)
         xlabel = {"psnr": "frame", "seconds": "training time (min)"}.get(key, "epoch")
-        axes.set(title=view.heading, ylabel=view.ylabel, xlabel=xlabel)
+        axes.set(title=heading, ylabel=unit, xlabel=xlabel)
         ends = []
         for run, look in zip(runs, looks, strict=True):
             if (points := points_of(run, key)) is None:
                 continue
             x, y = points
-            add_line(axes, x, y, key, **look)
+            style.add_line(axes, x, y, key, **look)
             ends += [x[0], x[-1]]
-            values.setdefault(view.ylabel, []).append(y)
             if key in ("val_psnr", "seconds") and (best := run.best()) is not None:
                 at = {"color": look["color"], "zorder": 5, **star}
-                add_marks(axes, x[best : best + 1], y[best : best + 1], "best", **at)
+                style.add_marks(axes, x[best : best + 1], y[best : best + 1], "best", **at)
         if key == "val_psnr":
             handles.append(Line2D([], [], label="best epoch", ls="None", color="white", **star))
-            add_best_baseline(axes, common_baselines(runs))
+            style.add_best_baseline(axes, common_baselines(runs))
             handles += axes.get_legend_handles_labels()[0]
         if key == "seconds":
             axes.set_xlim(left=0)
         elif ends:
-            whole_number_axis(axes, min(ends), max(ends))
-    for unit, axes in firsts.items():
-        of_all = np.concatenate(values.get(unit, [np.zeros(0)]))
-        scale = next(VIEWS[key].axis for key in keys if VIEWS[key].ylabel == unit)
-        scale(axes, None if unit.startswith(("PSNR", "SSIM")) else of_all)
+            style.whole_number_axis(axes, min(ends), max(ends))
+    for unit, (first, *others) in of_unit.items():
+        drawn = [line.get_ydata() for axes in (first, *others) for line in axes.lines]
+        if unit.startswith(("β", "TF")):
+            style.axis_from_zero(first, np.concatenate(drawn))
+        else:
+            linear = unit.startswith(("PSNR", "SSIM"))  # dB are logarithms already
+            style.number_axis(first, None if linear else np.concatenate(drawn))
     longest = max(len(str(handle.get_label())) for handle in handles)
     ncols = max(1, int(width * 7) // (longest + 7))
     figure.set_figheight((1.0 + 4.8 * rows + 0.4 * -(-len(handles) // ncols)) / 2.54)
@@ -410,13 +361,12 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     left_out = {"psnr_per_frame": len(without) == len(named), "psnr_by_time": not by_time}
     written = [
-        save(comparison_figure(name, in_figures), out / f"{name}.png")
+        style.save(comparison_figure(name, in_figures), out / f"{name}.png")
         for name in COMPARISONS
         if not left_out.get(name)
     ]
-    tables = {"md": summary_markdown(rows, notes), "csv": summary_csv(rows)}
-    tables["tex"] = summary_latex(rows)
-    for ending, text in tables.items():
+    texts = summary_markdown(rows, notes), summary_csv(rows), summary_latex(rows)
+    for ending, text in zip(("md", "csv", "tex"), texts, strict=True):
         write_atomically(out / f"summary.{ending}", shown(text).encode())
         written.append(out / f"summary.{ending}")
     return [*(f"note: {note}" for note in notes[1:]), *(f"wrote {path}" for path in written)]

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from PIL import Image
 
+from modules.figures import style
 from modules.figures.media import picture_grid, write_png
-from modules.figures.style import BLUE, DPI, GREY, ORANGE, PURPLE, VERMILLION, new_figure
 from modules.ink import Ink
 
 Pixels = NDArray[np.uint8]
@@ -73,7 +73,7 @@ def _split_strip(split: SheetSplit, rows: int, heading: str, ink: Ink) -> Image.
         f"{split.names[t]}{': jump' if t in split.cuts else ': no label' if split.blank[t] else ''}"
         for t in order
     ]
-    colours = [VERMILLION if t in split.cuts or split.blank[t] else "black" for t in order]
+    colours = [style.VERMILLION if t in split.cuts or split.blank[t] else "black" for t in order]
     pictures = beside(split.frames[order], split.labels[order], ink)
     return picture_grid(pictures, captions, heading, columns=COLUMNS, colours=colours)
 
@@ -90,14 +90,14 @@ def _test_strip(tests: Sequence[SheetSequence], ink: Ink) -> Image.Image:
 
 def _steps_chart(splits: Sequence[SheetSplit], width: int) -> Image.Image:
     """How much each frame differs from the one before; recordings, jumps, blank labels, copies."""
-    figure = new_figure(7.0, width=width / DPI * 2.54)
+    figure = style.new_figure(7.0, width=width / style.DPI * 2.54)
     panels = figure.subplots(len(splits))
     for axes, split in zip(panels, splits, strict=True):
         _plot_steps(axes, split)
     panels[0].set_title("Difference to the frame before (mean over pixels, 0-255)")
     panels[-1].set_xlabel("frame, in order")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    figure.savefig(buffer, format="png", dpi=style.DPI)
     return Image.open(buffer).convert("RGB")
 
 
@@ -106,17 +106,17 @@ def _plot_steps(axes: Axes, split: SheetSplit) -> None:
     # The step into a recording is not a movement; drawn, it would flatten all others.
     within = split.steps.copy()
     within[[start - 1 for start in split.starts if start]] = np.nan
-    axes.plot(np.arange(1, last + 1), within, color=BLUE, linewidth=0.5)
+    axes.plot(np.arange(1, last + 1), within, color=style.BLUE, linewidth=0.5)
     top = max(float(np.nanmax([0, *within])), 1.0) * 1.15
     for index, start in enumerate([start for start in split.starts if start]):
         name = "" if index else "recording begins (clips.csv)"
-        axes.axvline(start, color=GREY, linewidth=0.6, linestyle=(0, (4, 2)), label=name)
+        axes.axvline(start, color=style.GREY, linewidth=0.6, linestyle=(0, (4, 2)), label=name)
     if split.cuts:
         values = split.steps[[cut - 1 for cut in split.cuts]]
-        axes.plot(split.cuts, values, "v", color=VERMILLION, markersize=4, label="jump")
+        axes.plot(split.cuts, values, "v", color=style.VERMILLION, markersize=4, label="jump")
     for where, colour, name in (
-        (np.flatnonzero(split.blank), ORANGE, "blank label"),
-        (np.array(sorted(split.copies), int), PURPLE, "also in train"),
+        (np.flatnonzero(split.blank), style.ORANGE, "blank label"),
+        (np.array(sorted(split.copies), int), style.PURPLE, "also in train"),
     ):
         if len(where):
             axes.plot(where, 0 * where, "|", color=colour, clip_on=False, label=name)

@@ -8,47 +8,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from modules.figures import style
 from modules.figures.runs import Run, Segment, lineage, load_run
-from modules.figures.style import (
-    BLACK,
-    BLUE,
-    DASH_DOT,
-    DASHED,
-    GREEN,
-    GREY,
-    ORANGE,
-    PAGE,
-    PURPLE,
-    REGIONS,
-    SKY,
-    VERMILLION,
-    Look,
-    add_best_baseline,
-    add_line,
-    add_marks,
-    add_teacher_forcing,
-    axis_from_zero,
-    drawable,
-    legend_above,
-    new_figure,
-    number_axis,
-    rate_axis,
-    save,
-    shorten,
-    whole_number_axis,
-)
+from modules.figures.style import BLACK, BLUE, DASHED, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from modules.runlog import METRIC_COLUMNS
 
-Curve = tuple[Axes, str, str | None, Look]  # its axes, column of metrics.csv, label and look
+Curve = tuple[Axes, str, str | None, style.Look]  # its axes, column of metrics.csv, label and look
 
-VALIDATION: Look = {"color": VERMILLION, "ls": DASHED, "marker": "s"}
+VALIDATION: style.Look = {"color": VERMILLION, "ls": DASHED, "marker": "s"}
 
 
 def curves_figure(run: Run) -> Figure:
     """curves.png in four quadrants: PSNR, loss; β and teacher forcing, learning rate."""
     segments = lineage(run)
     table, shift = joined(segments), segments[-1].shift
-    figure = new_figure(12.0, shorten(run.name, 90), width=PAGE)
+    figure = style.new_figure(12.0, style.shorten(run.name, 90), width=style.PAGE)
     parts = figure.subfigures(2, 2, squeeze=False, height_ratios=(4, 3)).ravel()
     psnr, loss, forcing, rate = panels = [part.subplots() for part in parts]
     twin = forcing.twinx()
@@ -63,24 +37,26 @@ def curves_figure(run: Run) -> Figure:
     ):
         axes.set_ylabel(unit)
 
+    ratio = {"color": PURPLE, "ls": DASHED, "marker": "s"}
+    mse = {"color": SKY, "ls": style.DASH_DOT, "marker": "^"}
     curves: list[Curve] = [
         (psnr, "train_psnr", "training", {"color": BLUE}),
         (psnr, "val_psnr", "validation", VALIDATION),
         (loss, "train_loss", "training, MSE + β·KL", {"color": BLUE}),
-        (loss, "train_mse", "training, MSE", {"color": SKY, "ls": DASH_DOT, "marker": "^"}),
+        (loss, "train_mse", "training, MSE", mse),
         (loss, "val_loss", "validation, MSE", VALIDATION),
         (forcing, "beta", "β", {"color": GREEN}),
-        (twin, "tfr", "teacher forcing (TF) ratio", {"color": PURPLE, "ls": DASHED, "marker": "s"}),
+        (twin, "tfr", "teacher forcing (TF) ratio", ratio),
         (rate, "lr", "learning rate", {"color": BLACK, "drawstyle": "steps-mid"}),
     ]
     add_curves(segments, curves)
     for part in segments:
-        row = {name: values[: part.rows] for name, values in part.run.metrics.items()}
-        name, label = "tf_active", "TF on"
-        if part.run.forces_by_step:
-            name, label = "tfr", "TF, part of steps"
+        # With rollouts teacher forcing is drawn for each step, else once for an epoch.
+        by_step = bool(part.run.options.get("rollout_every"))
+        name, label = ("tfr", "TF, part of steps") if by_step else ("tf_active", "TF on")
+        x, forced = (part.run.metrics[column][: part.rows] for column in ("epoch", name))
         own = label if part.run is run else None
-        add_teacher_forcing(forcing, row["epoch"] + part.shift, row[name], own)
+        style.add_teacher_forcing(forcing, x + part.shift, forced, own)
     for part in segments[1:]:
         for axes in panels:
             axes.axvline(part.shift - 0.5, color=GREY, lw=0.8, gid="took over")
@@ -89,27 +65,28 @@ def curves_figure(run: Run) -> Figure:
         epoch, value = run.epochs[best], run.metrics["val_psnr"][best]
         text = f"best {value:.2f} dB, epoch {epoch + shift}" + (f" (own {epoch})" if shift else "")
         star = {"marker": "*", "ms": 9, "color": ORANGE, "mec": BLACK, "mew": 0.6, "zorder": 5}
-        add_marks(psnr, [epoch + shift], [value], "best", text, **star)
-    add_best_baseline(psnr, run.config.get("baselines"))
+        style.add_marks(psnr, [epoch + shift], [value], "best", text, **star)
+    style.add_best_baseline(psnr, run.config.get("baselines"))
     if resumed := run.config.get("resumed_at"):
-        text = "the run was resumed"
-        add_marks(rate, np.array(resumed) + shift, 0.03, "resumed", text, marker="|", ms=6)
+        at, text = np.array(resumed) + shift, "the run was resumed"
+        style.add_marks(rate, at, 0.03, "resumed", text, marker="|", ms=6)
     skipped = run.metrics["skipped"]
     if (bad := skipped > 0).any():
         text = f"sequences skipped ({int(skipped[bad].sum())})"
         # On the upper edge, since the curves end low.
         look = {"marker": "x", "ms": 3.5, "clip_on": False}
-        add_marks(loss, run.epochs[bad] + shift, 1.0, "skipped", text, **look)
+        style.add_marks(loss, run.epochs[bad] + shift, 1.0, "skipped", text, **look)
 
-    number_axis(psnr)
-    number_axis(loss, np.concatenate([table[name] for axes, name, *_ in curves if axes is loss]))
-    axis_from_zero(forcing, table["beta"])
-    axis_from_zero(twin, np.ones(1))
-    rate_axis(rate, table["lr"])
+    style.number_axis(psnr)
+    losses = [table[name] for name in ("train_loss", "train_mse", "val_loss")]
+    style.number_axis(loss, np.concatenate(losses))
+    style.axis_from_zero(forcing, table["beta"])
+    style.axis_from_zero(twin, np.ones(1))
+    style.rate_axis(rate, table["lr"])
     epoch_axis(panels, segments)
     for quadrant, axes in zip(parts, panels, strict=True):
         shown = (forcing, twin) if axes is forcing else (axes,)
-        legend_above(quadrant, *shown, ncols=1 + len(shown))
+        style.legend_above(quadrant, *shown, ncols=1 + len(shown))
     if found := run.findings():  # the others are in warnings.txt
         look = {"color": VERMILLION, "fontsize": 7.5, "x": 0.01, "ha": "left", "gid": "warning"}
         figure.supxlabel(textwrap.fill(found[0].fact, 120), **look)
@@ -128,23 +105,21 @@ def add_curves(segments: Sequence[Segment], curves: Sequence[Curve]) -> None:
     for part in segments:
         x = part.run.metrics["epoch"][: part.rows] + part.shift
         for axes, name, label, look in curves:
-            tone: Look = {"label": label} if part is segments[-1] else {"alpha": 0.45}
+            tone: style.Look = {"label": label} if part is segments[-1] else {"alpha": 0.45}
             y = part.run.metrics[name][: part.rows]
-            add_line(axes, x, y, name, points=points, **look, **tone)
+            style.add_line(axes, x, y, name, points=points, **look, **tone)
 
 
 def epoch_axis(panels: Sequence[Axes], segments: Sequence[Segment]) -> None:
     """The axes of epochs: their range, and the names of the parent runs."""
-    run, shift = segments[-1].run, segments[-1].shift
-    first = segments[0].run.epochs[0] if shift == 0 else 0
+    *parents, (run, _, shift) = segments
     text = "epoch"
-    if len(segments) > 1:
-        room = 30 // (len(segments) - 1)  # characters
-        names = " → ".join(shorten(part.run.name, room) for part in segments[:-1])
+    if parents:
+        names = " → ".join(style.shorten(part.run.name, 30 // len(parents)) for part in parents)
         text = f"epoch, counted on from the parent run\n(lighter, to {shift - 1}: {names})"
     for axes in panels:
-        whole_number_axis(axes, first, run.epochs[-1] + shift)
-        axes.set_xlabel(drawable(text))
+        style.whole_number_axis(axes, 0 if parents else run.epochs[0], run.epochs[-1] + shift)
+        axes.set_xlabel(style.drawable(text))
 
 
 def latent_figure(run: Run) -> Figure:
@@ -158,28 +133,29 @@ def latent_figure(run: Run) -> Figure:
         ("active_dims", "active dimensions", GREEN),
         ("sigma", "decoder's σ", PURPLE),
     ]
-    segments, table = lineage(run), joined(lineage(run))
-    figure = new_figure(1.5 + 3.2 * len(rows), f"{shorten(run.name, 36)}: the latent")
+    segments = lineage(run)
+    table = joined(segments)
+    figure = style.new_figure(1.5 + 3.2 * len(rows), f"{style.shorten(run.name, 36)}: the latent")
     panels = figure.subplots(len(rows), sharex=True)
     for axes, (name, unit, colour) in zip(panels, rows, strict=True):
         axes.set_ylabel(unit)
         add_curves(segments, [(axes, name, None, {"color": colour})])
-        number_axis(axes, table[name])
+        style.number_axis(axes, table[name])
     epoch_axis(panels[-1:], segments)
     return figure
 
 
 def regions_figure(run: Run) -> Figure:
     """regions.png: validation PSNR near the skeleton and elsewhere."""
-    figure, segments = new_figure(6.5), lineage(run)
+    figure, segments = style.new_figure(6.5), lineage(run)
     axes = figure.subplots()
     axes.set_ylabel("validation PSNR (dB)")
     curves: list[Curve] = [(axes, "val_psnr", "whole frame", VALIDATION)]
-    curves += [(axes, f"val_psnr_{name}", *of_region) for name, of_region in REGIONS.items()]
+    curves += [(axes, f"val_psnr_{name}", *of_region) for name, of_region in style.REGIONS.items()]
     add_curves(segments, curves)
-    number_axis(axes)
+    style.number_axis(axes)
     epoch_axis([axes], segments)
-    legend_above(figure, axes)
+    style.legend_above(figure, axes)
     return figure
 
 
@@ -196,7 +172,7 @@ def save_curves(run: Run, name: str) -> None:
     """Draw one of FIGURES into the run's folder. Raises UserError."""
     draw, needed = FIGURES[name]
     if np.isfinite(run.metrics[needed]).any():
-        save(draw(run), run.folder / name)
+        style.save(draw(run), run.folder / name)
 
 
 def draw_curves(folder: Path) -> Path:

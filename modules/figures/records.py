@@ -1,4 +1,4 @@
-"""What a run writes besides its checkpoints: metrics.csv, config.json, figures, TensorBoard's log.
+"""What a run writes besides its checkpoints: metrics.csv, config.json, figures, warnings.txt.
 
 None of it ends the run. What cannot be written is tried again with the next figures and at the end;
 a warning names it once.
@@ -18,7 +18,6 @@ from modules.data import VideoData, to_uint8
 from modules.evaluation import Score, where_it_fits
 from modules.figures.runs import load_run, validation_title
 from modules.losses import EpochAverages, implied_sigma
-from modules.runlog import MetricsTable
 from modules.runtime.errors import UserError, reason_of
 from modules.runtime.files import retried, write_atomically
 
@@ -32,22 +31,25 @@ class Records:
     """The files of a run, for the rank that writes them."""
 
     def __init__(self, state: RunState) -> None:
-        self.state = state
-        self.o, self.root = state.o, state.root
-        self.table = MetricsTable(self.root / "metrics.csv", state.unwritten)
+        self.state, self.root = state, state.root
+        self.table = runlog.MetricsTable(self.root / "metrics.csv", state.unwritten)
         self.pending: dict[str, Callable[[], object]] = {}  # by file name, how it is written
         self.warned: set[str] = set()
         self.began = time.perf_counter()
         self.drawing = -1.0  # seconds spent on it since then; below 0 before the first time
 
-    def begin(self, config: dict[str, Any], *, resumed: bool) -> None:
+    def begin(self, config: dict[str, Any]) -> None:
         """Write config.json. A new run needs it: UserError. A resumed one goes on without."""
-        path = self.root / "config.json"
-        if resumed:
-            self.pending[path.name] = lambda: runlog.write_config(path, config)
-            self._write_pending("config.json")
+        write = partial(runlog.write_config, self.root / "config.json", config)
+        if self.state.o.resume:
+            self._write("config.json", write, retry=True)
         else:
-            runlog.write_config(path, config)
+            retried(write)
+
+    def resume_table(self) -> None:
+        """Drop the rows of metrics.csv that the run will write again. UserError: another table."""
+        self.table.resume(self.state.last_epoch)
+        self._write("metrics.csv", self.table.write, retry=True)
 
     def add(self, row: dict[str, Any], result: Score, video: VideoData, made: torch.Tensor) -> None:
         """An epoch's row of metrics.csv, and psnr_per_frame.csv if it is the best one so far.
@@ -55,15 +57,18 @@ class Records:
         Its figures are drawn later. result, made: of the epoch's validation, (T, 3, H, W) in [0, 1]
         """
         self.table.add(row)
+        self._write("metrics.csv", self.table.write, retry=True)
         self.pending |= self.curves()
         if self.state.best.epoch == row["epoch"]:
-            of = (self.root, result, video, made, row["epoch"])
+            of, visualize = (self.root, result, video, made), self.state.o.store_visualization
 
             def take() -> None:
-                self.pending |= validation_files(*of, visualize=self.o.store_visualization)
+                files = validation_files(*of, row["epoch"], visualize=visualize)
+                write = files.pop("psnr_per_frame.csv")  # compare reads it beside metrics.csv
+                self.pending |= files
+                write()
 
-            if self._try("the validation's frames", take):
-                self._write_pending("psnr_per_frame.csv")  # compare reads it beside metrics.csv
+            self._write("psnr_per_frame.csv", take)
 
     def curves(self) -> dict[str, Callable[[], object]]:
         """How the figures of metrics.csv are drawn, from the rows so far."""
@@ -79,13 +84,15 @@ class Records:
         """Draw what is pending, after the first epoch or if drawing has taken little time."""
         began = time.perf_counter()
         if self.drawing <= SHARE * (began - self.began):
-            self._write_pending(*self.pending)
+            self._write_pending()
             self.drawing = max(self.drawing, 0.0) + time.perf_counter() - began
 
     def finish(self) -> None:
-        """The run ends or is stopped: a last attempt at all that is not written yet."""
-        self.table.finish()
-        self._write_pending(*self.pending, insist=True)
+        """The run ends or is stopped: try all once more that is not written yet."""
+        self._write_pending(retry=True)
+        if self.table.unwritten:
+            text = "the last rows are in last.ckpt, and --resume writes them"
+            print(f"warning: {self.table.path}: {text}", flush=True)
 
     def warn(self, *, latest: bool = False) -> None:
         """Print what the run's metrics say that a user must not overlook; at the end, latest being
@@ -103,29 +110,30 @@ class Records:
             write_atomically(path, text) if text else path.unlink(missing_ok=True)
 
         if not latest:
-            self._try(path.name, keep, insist=True)
+            self._write(path.name, keep, retry=True)
 
-    def _write_pending(self, *names: str, insist: bool = False) -> None:
-        """Write these of what is pending; insist: try for a moment what is refused."""
-        for name in names:
-            if self._try(name, self.pending[name], insist=insist):
-                del self.pending[name]
+    def _write_pending(self, *, retry: bool = False) -> None:
+        pending, self.pending = self.pending, {}
+        for name, write in pending.items():
+            self._write(name, write, retry=retry)
 
-    def _try(self, name: str, action: Callable[[], object], *, insist: bool = False) -> bool:
-        """Whether it could be done; a warning when it cannot for the first time."""
+    def _write(self, name: str, write: Callable[[], object], *, retry: bool = False) -> None:
+        """Write a file; where that fails it stays pending, and a warning names it once.
+
+        retry: try for a moment what is refused
+        """
         try:
-            retried(action) if insist else action()
+            retried(write) if retry else write()
+            self.pending.pop(name, None)
         except Exception as error:  # whatever it is, the training is worth more
+            self.pending[name] = write
             if name not in self.warned:
                 self.warned.add(name)
-                what = self.root / name if "." in name else name
                 print(
-                    f"warning: {what}: cannot be written ({reason_of(error)}); training goes on, "
-                    "and it is tried again later",
+                    f"warning: {self.root / name}: cannot be written ({reason_of(error)}); "
+                    "training goes on, and it is tried again later",
                     flush=True,
                 )
-            return False
-        return True
 
 
 def metrics_row(
@@ -171,43 +179,30 @@ def validation_files(
 
     made: (T, 3, H, W) in [0, 1]; epoch: in the titles, None where it is not known
     """
-    labels, truth = video.labels.numpy(), video.frames.numpy()
-    prediction = where_it_fits(to_uint8, made).cpu().numpy()
-    psnr = result.psnr
-    title = validation_title(epoch, result.mean_psnr)
-
-    def write_table() -> None:
-        runlog.write_psnr_per_frame(
-            root / "psnr_per_frame.csv", psnr, result.inside, result.outside
-        )
-
-    def draw_frames() -> None:
-        from modules.figures import frames
-
-        frames.draw_psnr_per_frame(
-            root / "psnr_per_frame.png",
-            psnr,
-            inside=result.inside,
-            outside=result.outside,
-            title=validation_title(epoch),
-            labels=labels,
-            truth=truth,
-            prediction=prediction,
-        )
-
-    def write_gif() -> None:
-        from modules.figures import media
-
-        path = root / "val.gif"
-        media.write_comparison_gif(path, labels, truth, prediction, psnr=psnr, title=title)
-
-    def write_sheet() -> None:
-        from modules.figures import media
-
-        media.write_sheet(root / "val_sheet.png", labels, truth, prediction, psnr, title=title)
-
-    files: dict[str, Callable[[], object]] = {
-        "psnr_per_frame.csv": write_table,
-        "psnr_per_frame.png": draw_frames,
+    pictures: dict[str, Any] = {
+        "labels": video.labels.numpy(),
+        "truth": video.frames.numpy(),
+        "prediction": where_it_fits(to_uint8, made).cpu().numpy(),
     }
-    return files | ({"val.gif": write_gif, "val_sheet.png": write_sheet} if visualize else {})
+    title = validation_title(epoch, result.mean_psnr)
+    psnr = result.psnr
+    regions: dict[str, Any] = {"inside": result.inside, "outside": result.outside}
+
+    def draw(name: str) -> None:
+        from modules.figures import frames, media
+
+        path = root / name
+        if name == "psnr_per_frame.png":  # which computes the average itself
+            which = validation_title(epoch)
+            frames.draw_psnr_per_frame(path, psnr, **regions, **pictures, title=which)
+        elif name == "val.gif":
+            media.write_comparison_gif(path, **pictures, psnr=psnr, title=title)
+        else:
+            media.write_sheet(path, **pictures, psnr=psnr, title=title)
+
+    table = "psnr_per_frame.csv"
+    files: dict[str, Callable[[], object]] = {
+        table: partial(runlog.write_psnr_per_frame, root / table, psnr, **regions)
+    }
+    drawn = ("psnr_per_frame.png", *("val.gif", "val_sheet.png")[: 2 * visualize])
+    return files | {name: partial(draw, name) for name in drawn}

@@ -4,7 +4,7 @@ import contextlib
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,6 @@ from modules.diagnosis import Finding, advice, best_epoch, diagnose, news
 from modules.runlog import (
     BASIC_COLUMNS,
     DIAGNOSTIC_COLUMNS,
-    FrameTable,
     read_config,
     read_metrics,
     read_psnr_per_frame,
@@ -39,27 +38,11 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        options = self.config.get("options")
-        return options if isinstance(options, dict) else {}
+        return dict(self.config.get("options", {}))
 
     def best(self, within: int | None = None) -> int | None:
         """Row with the highest val_psnr (among the first `within` ones); None if all are NaN."""
         return best_epoch(self.metrics["val_psnr"][:within])
-
-    def shows_best(self, table: FrameTable) -> bool:
-        """Whether a psnr_per_frame.csv is of the best validation: it has its average.
-
-        Runs of earlier versions have that of the latest one.
-        """
-        best = self.best()
-        average = float(table.psnr.mean())
-        return best is not None and abs(average - self.metrics["val_psnr"][best]) < 1e-4
-
-    @property
-    def forces_by_step(self) -> bool:
-        """Whether teacher forcing was drawn for each step, not once for an epoch."""
-        drawn = "step" if self.options.get("rollout_every") else "epoch"
-        return self.options.get("tf_draw", drawn) == "step"  # an option of earlier versions
 
     def findings(self, *, latest: bool = False) -> list[Finding]:
         """What a user must not overlook; latest: only what the last epoch has brought."""
@@ -91,12 +74,10 @@ def load_run(folder: Path, rows: Sequence[Mapping[str, Any]] = ()) -> Run:
     if missing := [name for name in BASIC_COLUMNS if name not in metrics]:
         what = "is empty" if not metrics else f"lacks the columns {', '.join(missing)}"
         raise UserError(f"{path}: {what}; resume the run, or start a new one, to write it again")
-    if not metrics["epoch"].size:
-        raise UserError(f"{path}: has no rows: no epoch has ended yet")
     epochs = metrics["epoch"]
-    if not np.isfinite(epochs).all():
-        raise UserError(f"{path}: has a row without an epoch number")
-    if not ((epochs >= 0) & (epochs < 2**31) & (epochs % 1 == 0)).all():
+    if not epochs.size:
+        raise UserError(f"{path}: has no rows: no epoch has ended yet")
+    if not ((epochs >= 0) & (epochs % 1 == 0)).all():  # NaN neither
         raise UserError(f"{path}: has an epoch that is not an integer from 0 on")
     for name in DIAGNOSTIC_COLUMNS:  # runs of earlier versions lack some
         metrics.setdefault(name, np.full(len(epochs), np.nan))
@@ -109,11 +90,37 @@ def with_rows(
     """The columns of metrics.csv with these rows in the place of all from the first of them on."""
     if not rows:
         return metrics
-    names = list(metrics) or list(rows[0])
-    epochs = metrics.get("epoch", np.zeros(0))
-    before = epochs < rows[0]["epoch"]
-    new = {name: np.array([float(row.get(name, np.nan)) for row in rows]) for name in names}
-    return {n: np.r_[metrics[n][before], new[n]] if metrics else new[n] for n in names}
+    before = metrics.get("epoch", np.zeros(0)) < rows[0]["epoch"]
+    return {
+        name: np.r_[
+            metrics[name][before] if metrics else [],
+            [float(row.get(name, np.nan)) for row in rows],
+        ]
+        for name in metrics or rows[0]
+    }
+
+
+def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
+    """Frame numbers and PSNR of the run's best validation, from psnr_per_frame.csv.
+
+    None without the file, or where its average is not that of the best epoch: runs of earlier
+    versions have that of the latest one. Raises UserError if the file is invalid.
+    """
+    path, best = run.folder / "psnr_per_frame.csv", run.best()
+    if not path.is_file() or best is None:
+        return None
+    try:
+        table = read_psnr_per_frame(path)
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(
+            f"{path}: is not a valid CSV file with the columns frame and psnr ({error})"
+        ) from error
+    average = table.psnr.sum() / max(1, len(table.psnr))
+    same = abs(average - run.metrics["val_psnr"][best]) < 1e-4
+    return (table.frame, table.psnr) if same else None
+
+
+# ---------------------------------------------------------------- fine-tuning
 
 
 class Segment(NamedTuple):
@@ -130,15 +137,11 @@ def parent_of(run: Run) -> tuple[Run, int] | None:
     None if config.json names none or the run no longer exists. Runs that were moved together are
     found next to each other.
     """
-    parent = run.config.get("parent")
-    if not isinstance(parent, dict):
+    parent = run.config.get("parent") or {}
+    named, epoch = parent.get("run"), parent.get("epoch", -1)
+    if not named or epoch < 0:  # before epoch 0 has ended there is nothing to draw
         return None
-    named, epoch = parent.get("run"), parent.get("epoch")
-    if not isinstance(named, str) or not isinstance(epoch, int) or epoch < 0:
-        return None  # before epoch 0 has ended there is nothing to draw
-    beside = run.folder.resolve().parent
-    # The name of a path of Windows too.
-    for folder in (Path(named), beside / Path(named).name, beside / PureWindowsPath(named).name):
+    for folder in (Path(named), run.folder.resolve().parent / Path(named).name):
         with contextlib.suppress(UserError):
             return load_run(folder), epoch
     return None
@@ -159,22 +162,6 @@ def lineage(run: Run) -> list[Segment]:
         segments.append(Segment(member, rows, shift))
         shift += 0 if last is None else last + 1
     return segments
-
-
-def frames_of(folder: Path) -> FrameTable | None:
-    """A run's psnr_per_frame.csv; None if there is none."""
-    path = folder / "psnr_per_frame.csv"
-    if not path.is_file():
-        return None
-    try:
-        table = read_psnr_per_frame(path)
-    except (ValueError, KeyError, csv.Error) as error:
-        raise UserError(
-            f"{path}: is not a valid CSV file with the columns frame and psnr ({error})"
-        ) from error
-    if not table.frame.size:
-        raise UserError(f"{path}: has no rows")
-    return table
 
 
 def validation_title(epoch: int | None, average: float | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The schedules of a set of options before training, drawn and in words."""
+"""The schedules of a set of options before training, drawn and as text."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,20 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from modules.figures.style import (
-    BLACK,
-    DASHED,
-    GREEN,
-    PURPLE,
-    add_line,
-    add_teacher_forcing,
-    axis_from_zero,
-    new_figure,
-    plain_number,
-    rate_axis,
-    save,
-    whole_number_axis,
-)
+from modules.figures import style
 from modules.options import (
     TrainerOptions,
     check_combinations,
@@ -54,23 +41,25 @@ def schedules_figure(o: TrainerOptions) -> Figure:
     table, options = schedule_table(o), vars(o)
     epoch = table["epoch"]
     title = f"Schedules, num_epoch {o.num_epoch}"
-    figure = new_figure(12.0, title)
+    figure = style.new_figure(12.0, title)
     weight, forcing, rate = figure.subplots(3, sharex=True)
     weight.set(ylabel="β (KL weight)", title=f"KL annealing: {kl_text(options)}")
-    add_line(weight, epoch, table["beta"], "beta", color=GREEN)
-    axis_from_zero(weight, table["beta"])
+    style.add_line(weight, epoch, table["beta"], "beta", color=style.GREEN)
+    style.axis_from_zero(weight, table["beta"])
     active = table["tf_active"]
     detector = ", but for the detector" if o.detector_patience else ""
     text = f"teacher forcing (TF): {forcing_text({**options, 'detector_patience': 0})}{detector}"
     text += f"\nbands: on, drawn with seed {o.seed}: {int(active.sum())} of {o.num_epoch} epochs"
     forcing.set(ylabel="TF ratio (0 to 1)", title=text)
-    add_line(forcing, epoch, table["tfr"], "tfr", color=PURPLE, ls=DASHED, marker="s")
-    add_teacher_forcing(forcing, epoch, active)
-    axis_from_zero(forcing, np.ones(1))
+    style.add_line(
+        forcing, epoch, table["tfr"], "tfr", color=style.PURPLE, ls=style.DASHED, marker="s"
+    )
+    style.add_teacher_forcing(forcing, epoch, active)
+    style.axis_from_zero(forcing, np.ones(1))
     rate.set(ylabel="learning rate", title=f"learning rate: {o.lr_scheduler}", xlabel="epoch")
-    add_line(rate, epoch, table["lr"], "lr", color=BLACK, drawstyle="steps-mid")
-    rate_axis(rate, table["lr"])
-    whole_number_axis(weight, 0, o.num_epoch - 1)
+    style.add_line(rate, epoch, table["lr"], "lr", color=style.BLACK, drawstyle="steps-mid")
+    style.rate_axis(rate, table["lr"])
+    style.whole_number_axis(weight, 0, o.num_epoch - 1)
     return figure
 
 
@@ -86,21 +75,21 @@ def schedules(options: ScheduleOptions, explicit: frozenset[str]) -> list[str]:
         notes.append("note: the detector's resets of tfr depend on results and are not drawn")
     figure = schedules_figure(options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    return [*notes, f"wrote {save(figure, out)}"]
+    return [*notes, f"wrote {style.save(figure, out)}"]
 
 
-# ---------------------------------------------------------------- in words
+# ---------------------------------------------------------------- as text
 
 
 def value_text(value: Any) -> str:
     """A setting's value as a user would type it."""
     if isinstance(value, list | tuple):
         return " ".join(map(value_text, value))
-    return plain_number(value) if isinstance(value, float) else str(value)
+    return style.plain_number(value) if isinstance(value, float) else str(value)
 
 
 def kl_text(options: dict[str, Any]) -> str:
-    """The KL annealing of a run in words."""
+    """The KL annealing of a run, as a table or a title has it."""
     kind, beta = options.get("kl_anneal_type"), value_text(options.get("kl_beta", "?"))
     if kind == "None":
         return f"none, β = {beta}"
@@ -110,7 +99,7 @@ def kl_text(options: dict[str, Any]) -> str:
 
 
 def forcing_text(options: dict[str, Any]) -> str:
-    """The teacher forcing of a run in words."""
+    """The teacher forcing of a run, likewise."""
     ratio, step = (value_text(options.get(name, "?")) for name in ("tfr", "tfr_d_step"))
     if ratio == "0":
         text = "none"

@@ -1,4 +1,4 @@
-"""The device and the precision that networks run in, and what can be done about a GPU's errors."""
+"""The device and the precision that networks run in, and advice on a GPU's errors."""
 
 import ctypes
 import gc
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 LIMITED = {"mps"}
 # From this compute capability on cuDNN computes depthwise convolutions in channels-last.
 AMPERE = (8, 0)
-NO_KERNELS = "no kernel image is available"  # PyTorch's words where it is not built for a card
+NO_KERNELS = "no kernel image is available"  # PyTorch's message where it is not built for a card
 # mallopt()'s parameters, from glibc's malloc.h.
 MALLOC_TRIM_THRESHOLD, MALLOC_TOP_PAD, MALLOC_MMAP_MAX, MALLOC_ARENA_MAX = -1, -2, -4, -8
 
@@ -69,20 +69,22 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
 
 
 def _count_cuda() -> tuple[int, str]:
-    """How many CUDA devices there are, and why none where PyTorch warns that CUDA fails to start.
+    """The number of CUDA devices, and why there is none where PyTorch warns that CUDA cannot start.
 
     A driver that is too old, above all. "" where the machine simply has none.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    said = " ".join(str(warning.message) for warning in caught).partition("CUDA initialization: ")
-    if count or not said[1]:
-        return count, ""
-    what = re.split(r"\. | - ", said[2])[0]
+        if torch.cuda.is_available():
+            return torch.cuda.device_count(), ""
+    text = " ".join(str(warning.message) for warning in caught)
+    _, found, reason = text.partition("CUDA initialization: ")
+    if not found:
+        return 0, ""
     return 0, (
-        f"CUDA does not start ({what:.150}): see that nvidia-smi works; update the NVIDIA driver, "
-        f"or install a PyTorch for a CUDA older than {torch.version.cuda}"
+        f"CUDA does not start ({re.split(r'[.] | - ', reason)[0]:.150}): see that nvidia-smi "
+        "works; update the NVIDIA driver, or install a PyTorch for a CUDA older than "
+        f"{torch.version.cuda}"
     )
 
 
@@ -91,8 +93,8 @@ def _why_unusable(card: torch.device) -> str:
 
     Other errors are raised: a card that is busy is no reason to train on the CPU.
     """
-    with warnings.catch_warnings(record=True):  # PyTorch says the same before, over several lines
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():  # PyTorch says the same before, over several lines
+        warnings.simplefilter("ignore")
         try:
             torch.ones(1, device=card).item()
         except RuntimeError as error:
@@ -153,7 +155,7 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
 
 
 def describe(device: torch.device, precision: torch.dtype) -> str:
-    """Device and precision in words, for the first lines of a run."""
+    """Device and precision by name, for the first lines of a run."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -161,17 +163,17 @@ def describe(device: torch.device, precision: torch.dtype) -> str:
     return f"{name}, {str(precision).removeprefix('torch.')}"
 
 
-# ---------------------------------------------------------------- switches of a process
+# ---------------------------------------------------------------- settings of a process
 
 
 def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
-    """Process-wide switches for training, of --precision and --deterministic."""
+    """Process-wide settings for training, of --precision and --deterministic."""
     if device.type == "cpu":
         keep_freed_memory()
     set_float32(device, precision)
     # Not by default: a model has over a hundred kinds of layers and passes, and cuDNN builds every
-    # candidate of each, also where few are timed (docs/gpu.md). Which one wins varies with the run.
-    tuned = bool(os.environ.get("CVAE_AUTOTUNE"))  # minutes before the first step
+    # candidate of each (docs/gpu.md): minutes before the first step.
+    tuned = bool(os.environ.get("CVAE_AUTOTUNE"))
     torch.backends.cudnn.benchmark = tuned and device.type == "cuda" and not deterministic
     if deterministic:
         # Read by cuBLAS when it is first used.
@@ -220,48 +222,28 @@ def keep_freed_memory() -> None:
 
 
 def free_memory() -> int:
-    """Give back what PyTorch keeps of the current GPU's memory; bytes that are free then."""
+    """Give back what PyTorch caches of the current GPU's memory; the bytes that are free then."""
     gc.collect()
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info()[0]
 
 
-# ---------------------------------------------------------------- the model's place in memory
+def place(model: Model, device: torch.device) -> Model:
+    """The model on its device, in the memory format that computes fastest; the same object.
 
-
-def place(model: Model, device: torch.device, precision: torch.dtype) -> Model:
-    """The model on its device, in channels-last where that computes fastest; the same object.
-
-    On CUDA cards before Ampere (T4, V100) recent versions of cuDNN lack engines for depthwise
-    convolutions in channels-last: where one does not run, these layers alone are computed in
-    PyTorch's usual layout. On an Apple GPU all are, since PyTorch has been wrong there with others.
+    That is channels-last. On CUDA cards before Ampere (T4, V100) recent versions of cuDNN lack
+    engines for depthwise convolutions in it: these layers alone are contiguous there. On an Apple
+    GPU all are, since PyTorch has been wrong there with channels-last.
     """
     model = model.to(device)
     if device.type == "mps":
         return model
     model = model.to(memory_format=torch.channels_last)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
-        layers: list[Any] = [m for m in model.modules() if hasattr(m, "compute_contiguously")]
-        one_of_each_width = {layer.depth_conv.in_channels: layer.depth_conv for layer in layers}
-        if not all(runs(conv, device, precision) for conv in one_of_each_width.values()):
-            for layer in layers:
-                layer.compute_contiguously()
+        for layer in model.modules():
+            if compute_contiguously := getattr(layer, "compute_contiguously", None):
+                compute_contiguously()
     return model
-
-
-def runs(layer: nn.Conv2d, device: torch.device, precision: torch.dtype) -> bool:
-    """Whether one forward and backward pass of a layer in channels-last runs; changes nothing."""
-    x = torch.zeros(2, layer.in_channels, 16, 16, device=device)
-    x = x.to(memory_format=torch.channels_last).requires_grad_()
-    try:
-        with torch.enable_grad(), autocast(device, precision):
-            out = layer(x)
-        torch.autograd.grad(out.float().sum(), [x, *layer.parameters()])
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------- errors of a GPU
@@ -270,7 +252,7 @@ OUT_OF_MEMORY = (
     *("CUDA error: out of memory", "MPS backend out of memory", "DefaultCPUAllocator"),
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
-# Words of the error: what to do.
+# What an error's message contains: what to do.
 ADVICE = {
     NO_KERNELS: "install a PyTorch that is built for the card",
     "driver on your system is too old": "update the NVIDIA driver",
@@ -291,7 +273,7 @@ def explained(error: BaseException) -> str | None:
     """What happened and what to do, in one line; None where the program itself is at fault."""
     text = str(error).strip()
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+        isinstance(error, RuntimeError) and any(part in text for part in OUT_OF_MEMORY)
     ):
         what = (text.splitlines() or ["an allocation failed"])[0]
         return (
@@ -300,7 +282,7 @@ def explained(error: BaseException) -> str | None:
         )
     if isinstance(error, RuntimeError):  # also PyTorch's own kinds, and NotImplementedError
         for line in text.splitlines():
-            for words, advice in ADVICE.items():
-                if words in line:
+            for part, advice in ADVICE.items():
+                if part in line:
                     return f"the GPU cannot be used ({line:.200}): {advice}, or use --device cpu"
     return None

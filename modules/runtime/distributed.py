@@ -3,8 +3,7 @@
 Every rank has the whole data set and draws what a single process would draw: the same batches,
 latents and teacher forcing from (seed, epoch, step). Of each batch it takes every world-th clip,
 so a run gives the same results, to rounding, with any number of ranks. Rank 0 alone validates
-and writes. Gradients are added up: on GPUs by one call for all of them, which fits into a CUDA
-graph; on CPUs by DistributedDataParallel, which sends the first while others are still computed.
+and writes. Gradients are summed by one call for all of them, which fits into a CUDA graph.
 
 Ranks are started by torchrun, or by --gpu N with torchrun's own launcher. Without either there is
 one process, and all functions here do nothing or answer for it.
@@ -22,7 +21,6 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from modules.runtime import signals
 from modules.runtime.errors import Stopped, UserError
@@ -31,7 +29,7 @@ from modules.runtime.errors import Stopped, UserError
 # the others wait for rank 0, must fit into it.
 TIMEOUT = timedelta(minutes=30)
 
-# ---------------------------------------------------------------- starting, meeting, leaving
+# ---------------------------------------------------------------- starting and ending
 
 
 def launch(count: int) -> int:
@@ -40,15 +38,11 @@ def launch(count: int) -> int:
     Returns the exit status of the run: of the first rank that failed, which ends all, or 128 + the
     number of a signal, which is passed on. Each rank has written its own error already.
     """
-    if not dist.is_available():
-        raise UserError(f"--gpu {count}: this PyTorch was built without its distributed engine")
     # Here, since this imports a fifth of a second's worth of modules.
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if os.name == "nt":  # whose PyTorch may be built without libuv, and asks for it all the same
-        os.environ.setdefault("USE_LIBUV", "0")
     # A save may take longer than the 30 s after which the launcher kills a rank.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     logging.disable()  # of the launcher alone: its report of a failure is a screen of text
@@ -59,7 +53,7 @@ def launch(count: int) -> int:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    config.signals_to_handle = ",".join(number.name for number in signals.heeded())
+    config.signals_to_handle = ",".join(number.name for number in signals.handled())
     try:
         elastic_launch(config, sys.executable)(*sys.argv)
     except ChildFailedError as failed:
@@ -70,23 +64,12 @@ def launch(count: int) -> int:
     return 0
 
 
-def from_environment(name: str, otherwise: int) -> int:
-    """A whole number that torchrun left in the environment. Raises UserError if it is not one."""
-    text = os.environ.get(name, "")
-    if text and not text.isdecimal():
-        raise UserError(
-            f"{name}={text!r} in the environment: must be a whole number, as torchrun sets it; "
-            f"unset {name} for a run in one process"
-        )
-    return int(text or otherwise)
-
-
 def connect() -> None:
-    """Meet the other ranks, if there are any: NCCL for tensors on GPUs, gloo for those on CPUs."""
-    size = from_environment("WORLD_SIZE", 1)
+    """Connect to the other ranks, if any: NCCL for tensors on GPUs, gloo for those on CPUs."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1 or dist.is_initialized():
         return
-    # Windows has no NCCL; gloo averages gradients on GPUs too, more slowly.
+    # Windows has no NCCL; gloo sums gradients on GPUs too, more slowly.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()
     try:
         if torch.cuda.is_available():
@@ -95,7 +78,7 @@ def connect() -> None:
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"the {size} processes of this run could not meet ({what:.200}); start all of them "
+            f"the {size} processes of this run could not connect ({what:.200}); start all of them "
             "with torchrun, where they reach each other, or unset WORLD_SIZE for a single one"
         ) from error
     if rank() > 0:  # rank 0 speaks for all
@@ -104,7 +87,7 @@ def connect() -> None:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Rank 0 goes through the block, then the others; if it fails there, they end without a word.
+    """Rank 0 goes through the block, then the others; if it fails there, they exit silently.
 
     So a user's mistake prints one line, and what rank 0 makes (a folder, a data set) exists for
     all.
@@ -137,7 +120,7 @@ def stop(number: int) -> NoReturn:
 
 
 def exit_with(status: int) -> NoReturn:
-    """End this process; where it is in a group still, without the interpreter's clearing up.
+    """End this process; where it is in a group still, without the interpreter's clean-up.
 
     The group's threads may be waiting for a rank that is gone, and PyTorch would abort (status 134)
     over them.
@@ -149,7 +132,7 @@ def exit_with(status: int) -> NoReturn:
     sys.exit(status)
 
 
-# ---------------------------------------------------------------- who is who, and words between
+# ---------------------------------------------------------------- ranks, and values of all of them
 
 
 def world_size() -> int:
@@ -163,13 +146,13 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that validates and writes. True before the ranks have met."""
+    """Whether this process validates and writes. True before the ranks are connected."""
     return rank() == 0
 
 
 def local_rank() -> int:
     """This process's number on its machine, from 0: which GPU it takes."""
-    return from_environment("LOCAL_RANK", 0)
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def check_batch(batch_size: int) -> None:
@@ -183,63 +166,46 @@ def check_batch(batch_size: int) -> None:
 
 def maximum(*values: int) -> list[int]:
     """The largest of each value over all ranks, by way of the CPUs: GPUs are not waited for."""
-    if world_size() == 1:
-        return list(values)
     together = torch.tensor(values, dtype=torch.int64)
-    dist.all_reduce(together, dist.ReduceOp.MAX)
+    if world_size() > 1:
+        dist.all_reduce(together, dist.ReduceOp.MAX)
     return together.tolist()
 
 
 def from_main(*values: float) -> list[float]:
     """Rank 0's values, on every rank."""
-    if world_size() == 1:
-        return list(values)
     together = torch.tensor(values, dtype=torch.float64)
-    dist.broadcast(together, 0)
+    if world_size() > 1:
+        dist.broadcast(together, 0)
     return together.tolist()
 
 
-def add_up(values: Tensor) -> Tensor:
+def sum_over_ranks(values: Tensor) -> Tensor:
     """The sum of a tensor over all ranks, on every rank; in place."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
-# ---------------------------------------------------------------- the model
-
-
-def adds_gradients(device: torch.device) -> bool:
-    """Whether each step adds up the ranks' gradients itself, by add_up_gradients()."""
-    return world_size() > 1 and device.type == "cuda"
-
-
-def parallel(model: nn.Module) -> nn.Module:
-    """The model as it is trained: over all ranks' clips where there are several ranks.
-
-    The result shares the given model's weights.
-    """
-    if world_size() == 1:
-        return model
-    if adds_gradients(next(model.parameters()).device):
-        # As DistributedDataParallel does at its start: the ranks' weights are the same, whatever
-        # each of them loaded or drew.
+def share_weights(model: nn.Module) -> None:
+    """Rank 0's weights and statistics, on every rank: machines may differ in a last bit."""
+    if world_size() > 1:
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach().as_strided((tensor.numel(),), (1,)), 0)
-        return model
-    # Every rank measures the labels' statistics; each gradient is a view of its bucket.
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def add_up_gradients(parameters: list[nn.Parameter]) -> None:
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
     """Make each gradient the sum of all ranks', by one call; they become views of one tensor.
 
-    A gradient that one rank has all have, laid out in memory as its parameter.
+    A gradient that one rank has all have, with its parameter's strides.
     """
+    if world_size() == 1:
+        return
     held = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in held if p.grad is not None]
-    together = add_up(torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients]))
+    together = torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients])
     first = 0
     for p, gradient in zip(held, gradients, strict=True):
         p.grad = together.as_strided(gradient.shape, gradient.stride(), first)
         first += gradient.numel()
+    dist.all_reduce(together)

@@ -15,19 +15,16 @@ from modules.runtime.errors import UserError, why
 
 T = TypeVar("T")
 
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
+NO_ROOM = ("ENOSPC", "EFBIG", "EDQUOT")  # names in errno: Windows lacks the last
 # Another program holds the file (a scanner, a backup, a spreadsheet), or a network drive is away.
-PASSES = (
-    *(errno.EACCES, errno.EPERM, errno.EBUSY),
-    *(errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN),
-)
-WAITS = (0.1, 0.4, 1.5, 4.0)  # seconds between one attempt and the next
+TEMPORARY = ("EACCES", "EPERM", "EBUSY", "EIO", "ETIMEDOUT", "ESTALE", "EAGAIN")
+WAITS = (0.1, 0.4, 1.5, 4.0)  # seconds before each further try
 
 
 def retried(action: Callable[[], T]) -> T:
     """What the action returns, tried again for 6 s while the system refuses what may soon work.
 
-    Raises the last attempt's OSError, or the UserError that stands for one. For checkpoints,
+    Raises the last try's OSError, or the UserError that stands for one. For checkpoints,
     metrics.csv and config.json alone: a run does not wait for what it can do without.
     """
     for wait in WAITS:
@@ -35,10 +32,15 @@ def retried(action: Callable[[], T]) -> T:
             return action()
         except (OSError, UserError) as error:
             cause = error.__cause__ if isinstance(error, UserError) else error
-            if not isinstance(cause, OSError) or cause.errno not in PASSES:
+            if not isinstance(cause, OSError) or _name(cause) not in TEMPORARY:
                 raise
         time.sleep(wait)
     return action()
+
+
+def _name(error: OSError) -> str:
+    """Its number's name, such as ENOSPC."""
+    return errno.errorcode.get(error.errno or 0, "")
 
 
 def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
@@ -51,14 +53,17 @@ def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None 
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # not too long
     written = False
     try:
-        write_synced(temporary, data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         written = True
         if before is not None:
             before()
         temporary.replace(path)
     except OSError as error:
         advice = ""
-        if error.errno in NO_ROOM:
+        if _name(error) in NO_ROOM:
             advice = "; make room there"
         elif written and isinstance(error, PermissionError):
             advice = "; another program may hold it open: close it there"
@@ -76,14 +81,6 @@ def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None 
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file anew; it is on the disk when this returns. Raises OSError."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -110,15 +107,13 @@ def lock_folder(folder: Path) -> None:
     holder = {"host": socket.gethostname(), "process": pid, "started": _started(pid)}
     for _ in range(2):
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            with path.open("x", encoding="utf-8") as file:
+                _locks.append(path)
+                json.dump(holder, file)
+            return
         except FileExistsError:
             _refuse_unless_stale(path, holder["host"])
             path.unlink(missing_ok=True)
-        else:
-            _locks.append(path)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(holder, file)
-            return
     raise UserError(f"{folder}: another run has just started there; give another --save_root")
 
 

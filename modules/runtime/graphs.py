@@ -53,16 +53,14 @@ def nothing_collected() -> Iterator[None]:
             gc.enable()
 
 
-def capture(compute: Callable[[], None], memory: GraphMemory | None = None) -> Callable[[], None]:
+def capture(compute: Callable[[], None], memory: GraphMemory) -> Callable[[], None]:
     """A CUDA graph of compute(), which reads and writes the same tensors each time; returns replay.
 
     It is run three times first, so that kernels are chosen and lazy state exists; whatever outlives
     a run must exist after the first capture in this memory, since later ones may write where it
     was free before. Raises RuntimeError for what a graph cannot hold. Source: "CUDA semantics",
     PyTorch's documentation.
-    memory: shared with other graphs; None: this graph has its own
     """
-    memory = memory or GraphMemory()
     before = torch.cuda.current_stream()
     memory.stream.wait_stream(before)
     graph = torch.cuda.CUDAGraph()
@@ -92,20 +90,24 @@ def capture(compute: Callable[[], None], memory: GraphMemory | None = None) -> C
     return replay
 
 
-def reason(error: BaseException) -> str:
-    """Why a capture failed, in a line: PyTorch raises another error while it clears up."""
-    error = first_cause(error)
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, torch.OutOfMemoryError):  # advice on PyTorch's own settings follows
-        line = ". ".join(line.split(". ")[:2])
-    return line
-
-
 def first_cause(error: BaseException) -> BaseException:
-    """The error that was raised first."""
+    """The error that was raised first: PyTorch raises another one while it cleans up a capture."""
     while error.__context__ is not None:
         error = error.__context__
     return error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU's memory ran out."""
+    return isinstance(first_cause(error), torch.OutOfMemoryError)
+
+
+def reason(error: BaseException) -> str:
+    """Why a capture failed, in a line."""
+    first = first_cause(error)
+    line = (str(first).strip() or type(first).__name__).splitlines()[0]
+    # Advice on PyTorch's own settings follows.
+    return ". ".join(line.split(". ")[:2]) if out_of_memory(error) else line
 
 
 class Graphed:
@@ -127,7 +129,7 @@ class Graphed:
     def record(self, *values: Tensor) -> None:
         """Capture the graph for values of these shapes. RuntimeError where that cannot be."""
         self.inputs = [value.clone() for value in values]
-        self.replay = capture(self._run, self.memory)
+        self.replay = capture(self._run, self.memory or GraphMemory())
 
     def _run(self) -> None:
         self.output = self.compute(*self.inputs)
@@ -151,8 +153,8 @@ class Graphed:
 class GraphedStep:
     """A training step as CUDA graphs: one with teacher forcing and one without.
 
-    All batches are of one size. Where a capture fails it says why, and from then on the steps
-    run as they are.
+    All batches are of one size. Where a capture fails it says why, and from then on all steps are
+    run without graphs.
     """
 
     def __init__(self, step: Any, clips: int = 0) -> None:
@@ -168,48 +170,36 @@ class GraphedStep:
         """The step; UserError if it does not fit into the GPU's memory."""
         if self.why_eager is None and teacher_forcing not in self.graphs:
             self._capture(part, teacher_forcing)
-        if self.why_eager is None:
-            self.graphs[teacher_forcing](*part.tensors())
-            return
         try:
-            self.step(part, teacher_forcing=teacher_forcing)
+            if self.why_eager is None:
+                self.graphs[teacher_forcing](*part.tensors())
+            else:
+                self.step(part, teacher_forcing=teacher_forcing)
         except RuntimeError as error:
-            if not isinstance(first_cause(error), torch.OutOfMemoryError):
-                raise
-            raise UserError(TOO_LARGE) from error
+            if out_of_memory(error):
+                raise UserError(TOO_LARGE) from error
+            raise
 
     def _capture(self, part: Any, teacher_forcing: bool) -> None:
-        """The graph of this mode. Where memory runs out, that of the other mode is given up."""
+        """The graph of this mode, or why there is none."""
 
         def on(*tensors: Tensor) -> None:
             self.step(part.replaced(tensors), teacher_forcing=teacher_forcing)
 
-        for again in (False, True):
-            self.memory = self.memory or GraphMemory()
-            graph = Graphed(on, self.memory)
-            try:
-                with self.step.disabled():
-                    graph.record(*part.tensors())
-            except RuntimeError as error:
-                too_large = isinstance(first_cause(error), torch.OutOfMemoryError)
-                if too_large and distributed.world_size() > 1:  # other ranks wait for this one
-                    raise UserError(TOO_LARGE) from error
-                self._free()
-                if again or not too_large:
-                    self.why_eager = reason(error)
-                    break
-            else:
-                self.graphs[teacher_forcing] = graph
-                break
-        # All ranks replay a graph, or none does: their sums meet.
+        self.memory = self.memory or GraphMemory()
+        self.graphs[teacher_forcing] = Graphed(on, self.memory)
+        try:
+            with self.step.disabled():
+                self.graphs[teacher_forcing].record(*part.tensors())
+        except RuntimeError as error:
+            if out_of_memory(error) and distributed.world_size() > 1:  # others wait for this one
+                raise UserError(TOO_LARGE) from error
+            self.why_eager = reason(error)
+        # All ranks replay a graph, or none does: they sum their gradients together.
         if distributed.maximum(int(self.why_eager is not None))[0]:
             self.why_eager = self.why_eager or "another process could not capture its step"
-            self._free()
+            self.graphs.clear()
+            self.memory = None
+            self.step.update.optimizer.zero_grad(set_to_none=True)
+            free_memory()
             print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)
-
-    def _free(self) -> None:
-        """Give the memory of all graphs back."""
-        self.graphs.clear()
-        self.memory = None
-        self.step.update.optimizer.zero_grad(set_to_none=True)
-        free_memory()

@@ -54,11 +54,8 @@ class Output:
     reader is gone is an error unless `unread` is true.
     """
 
-    def __init__(
-        self, stream: Any, *, unread: bool, say: Callable[[str], object] = lambda _: None
-    ) -> None:
-        """say: called with the reason, the first time"""
-        self._stream, self._unread, self._say, self._refused = stream, unread, say, False
+    def __init__(self, stream: Any, *, unread: bool) -> None:
+        self._stream, self._unread, self._refused = stream, unread, False
 
     def write(self, text: str) -> int:
         self._try(lambda: self._stream.write(text))
@@ -73,9 +70,10 @@ class Output:
         except OSError as error:
             if isinstance(error, BrokenPipeError) and not self._unread:
                 raise
-            if not self._refused:
-                self._refused = True
-                self._say(why(error))
+            if self is sys.stdout and not self._refused:
+                text = f"warning: standard output cannot be written ({why(error)}); going on"
+                print(text, file=sys.stderr, flush=True)
+            self._refused = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -109,33 +107,27 @@ def run_as_script(main: Callable[[], int | None], *, unread: bool = False) -> No
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ERRORS)
-
-    def say(reason: str) -> None:
-        text = f"warning: standard output cannot be written ({reason}); going on"
-        print(text, file=sys.stderr, flush=True)
-
-    output: Any = Output(sys.stdout, unread=unread, say=say)
+    output: Any = Output(sys.stdout, unread=unread)
     errors: Any = Output(sys.stderr, unread=unread)
-    sys.stdout, sys.stderr, status = output, errors, 0
+    sys.stdout, sys.stderr, status, message = output, errors, 0, ""
     try:
         try:
             status = main() or 0
         except UserError as error:
-            status = 2
-            print(f"error: {in_one_line(str(error))}", file=sys.stderr, flush=True)
+            status, message = 2, f"error: {in_one_line(str(error))}"
         except Stopped as stop:
             status = 128 + stop.signal_number
-            print(f"stopped by {stop}; --resume continues from here", file=sys.stderr, flush=True)
+            message = f"stopped by {stop}; --resume continues from here"
         except Exception as error:
             from modules.runtime.device import explained  # PyTorch, which not all scripts import
 
-            if not (message := explained(error)):
+            if not (advice := explained(error)):
                 raise
-            status = 2
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            status, message = 2, f"error: {advice}"
         except KeyboardInterrupt:
-            status = 130
-            print("interrupted", file=sys.stderr, flush=True)
+            status, message = 130, "interrupted"
+        if message:
+            print(message, file=sys.stderr, flush=True)
         # Here, and not at the interpreter's exit, so that a closed pipe is noticed while it can be.
         sys.stdout.flush()
     except BrokenPipeError:

@@ -30,7 +30,7 @@ ONE_REQUEST = 0.5
 SAVE_MINUTES = 10.0
 
 
-def heeded() -> tuple[signal.Signals, ...]:
+def handled() -> tuple[signal.Signals, ...]:
     """Those of them that stop this process: not a SIGHUP that it was started to ignore (nohup)."""
     return tuple(
         number
@@ -55,14 +55,13 @@ class Watch:
         """
         self._asked = 0  # number of the signal that came
         self._asked_at = 0.0
-        self._save_seconds = SAVE_MINUTES * 60.0
         self._saved_at = time.monotonic()
         self._launcher = os.getppid() if launched else 0
 
     @contextmanager
     def watching(self) -> Iterator["Watch"]:
         """While inside, signals are noted; the handlers from before come back at the end."""
-        before = {number: signal.signal(number, self._note) for number in heeded()}
+        before = {number: signal.signal(number, self._note) for number in handled()}
         try:
             yield self
         finally:
@@ -80,11 +79,6 @@ class Watch:
         with contextlib.suppress(OSError):
             os.write(2, b"\nstopping after this step; a second signal stops at once\n")
 
-    @property
-    def asked(self) -> bool:
-        """Whether this process was asked to stop."""
-        return self._asked != 0
-
     def raise_if_asked(self) -> None:
         """Raise Stopped if this process was asked to stop."""
         if self._asked:
@@ -97,7 +91,7 @@ class Watch:
         """
         if self._launcher and not self._asked and os.getppid() != self._launcher:
             self._note(signal.SIGTERM, None)
-        due = time.monotonic() - self._saved_at >= self._save_seconds
+        due = time.monotonic() - self._saved_at >= SAVE_MINUTES * 60.0
         return self._asked, int(due)
 
     def saved(self) -> None:

@@ -1,4 +1,4 @@
-"""Weights that many small passes in a row share: their gradients, taken for several at a time.
+"""Weight gradients of many small passes in a row, taken for several passes at a time.
 
 Where frames are made one by one, autograd takes each layer's weight gradient once for every frame
 and adds them up, under autocast in bfloat16. Here the backward pass of a frame computes only what
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class SharedWeights(TorchFunctionMode):
-    """While entered, convolutions take the gradients of their weights for several passes at once.
+    """While entered, nn.Conv2d takes the gradients of its weights for several passes at once.
 
     It stands in for F.conv2d, so layers need not know of it, and may be entered again and again:
     all passes within count, until the backward pass through them.
@@ -30,89 +30,52 @@ class SharedWeights(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
     ) -> Any:
-        if function is F.conv2d and torch.is_grad_enabled():
-            return self._convolution(*arguments, **(options or {}))
-        return function(*arguments, **(options or {}))
-
-    def _convolution(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *settings: Any, **named: Any
-    ) -> Tensor:
-        if not weight.requires_grad:
-            return F.conv2d(x, weight, bias, *settings, **named)
+        if function is not F.conv2d or not torch.is_grad_enabled():
+            return function(*arguments, **(options or {}))
+        x, weight, bias, *settings = arguments  # as nn.Conv2d calls it
         if id(weight) not in self.layers:
-            layer = _Layer(weight, bias, _dtype(x), self.at_once, *settings, **named)
+            kind = x.device.type
+            half = torch.is_autocast_enabled(kind)
+            dtype = torch.get_autocast_dtype(kind) if half else x.dtype
+            layer = _Layer(weight, bias, settings, dtype, self.at_once)
             self.layers[id(weight)] = layer, _Weights.apply(layer, weight, bias)
         layer, token = self.layers[id(weight)]
         return _Pass.apply(x.to(layer.weight.dtype), token, layer)
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    """That a convolution of x is computed in."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 class _Layer:
-    """A convolution and its weights as the passes use them; the weights' gradients so far."""
+    """A convolution as the passes compute it; the gradients of its weights so far."""
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        dtype: torch.dtype,
-        at_once: int,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
+        self, weight: Tensor, bias: Tensor, settings: list[Any], dtype: torch.dtype, at_once: int
     ) -> None:
-        self.at_once, self.groups = at_once, groups
-        self.kept = weight.dtype  # of the weights, and so of their gradients
-        self.weight = weight.detach().to(dtype)
-        self.bias = None if bias is None else bias.detach().to(dtype)
-        self.stride, self.padding, self.dilation = (
-            [x, x] if isinstance(x, int) else list(x) for x in (stride, padding, dilation)
-        )
+        """settings: stride, padding, dilation, groups; dtype: that a pass is computed in"""
+        self.weight, self.bias = weight.detach().to(dtype), bias.detach().to(dtype)
+        self.settings, self.at_once = settings, at_once
         self.waiting: list[tuple[Tensor, Tensor]] = []  # (input, gradient of the output)
-        self.gradients: tuple[Tensor | None, Tensor | None] = (None, None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        settings = self.stride, self.padding, self.dilation, self.groups
-        return F.conv2d(x, self.weight, self.bias, *settings)
+        self.kept = weight.dtype  # of the weights, and so of their gradients
+        self.sums: list[Tensor] = []
 
     def backward(self, gradient: Tensor, x: Tensor, *, of_weights: bool) -> Any:
         """Gradients of input, weight and bias: those of the weights, or the input's alone."""
+        stride, padding, dilation, groups = self.settings
         return torch.ops.aten.convolution_backward(
             *(gradient, x, self.weight, [len(self.weight)]),
-            *(self.stride, self.padding, self.dilation, False, [0, 0], self.groups),
-            [not of_weights, of_weights, of_weights and self.bias is not None],
+            *(stride, padding, dilation, False, [0, 0], groups),
+            [not of_weights, of_weights, of_weights],
         )
 
-    def record(self, x: Tensor, gradient: Tensor) -> None:
-        """What a pass adds to the weights' gradients."""
-        self.waiting.append((x, gradient))
-        if len(self.waiting) == self.at_once:
-            self._take()
-
-    def _take(self) -> None:
-        inputs, gradients = (
-            torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-            for tensors in zip(*self.waiting, strict=True)
-        )
-        self.waiting = []
-        _, *new = self.backward(gradients, inputs, of_weights=True)
-        weight, bias = (
-            part if part is None else part.to(self.kept) if total is None else total.add_(part)
-            for total, part in zip(self.gradients, new, strict=True)
-        )
-        self.gradients = weight, bias
-
-    def finish(self) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of weight and bias over all passes."""
+    def add_waiting(self) -> None:
+        """Add what waits to the sums, as one batch."""
         if self.waiting:
-            self._take()
-        gradients, self.gradients = self.gradients, (None, None)
-        return gradients
+            inputs, gradients = map(torch.cat, zip(*self.waiting, strict=True))
+            self.waiting.clear()
+            _, *new = self.backward(gradients, inputs, of_weights=True)
+            if not self.sums:
+                self.sums = [part.to(self.kept) for part in new]
+            else:
+                for total, part in zip(self.sums, new, strict=True):
+                    total.add_(part)
 
 
 class _Weights(torch.autograd.Function):
@@ -122,14 +85,18 @@ class _Weights(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, layer: _Layer, weight: Tensor, _bias: Tensor | None) -> Tensor:
+    def forward(context: Any, layer: _Layer, weight: Tensor, _bias: Tensor) -> Tensor:
         context.layer = layer
         context.set_materialize_grads(False)
         return weight.new_empty(0)
 
     @staticmethod
     def backward(context: Any, _token: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *context.layer.finish()
+        layer = context.layer
+        layer.add_waiting()
+        # Handed over, so that autograd need not copy them.
+        sums, layer.sums = layer.sums, []
+        return None, *sums
 
 
 class _Pass(torch.autograd.Function):
@@ -139,12 +106,14 @@ class _Pass(torch.autograd.Function):
     def forward(context: Any, x: Tensor, _token: Tensor, layer: _Layer) -> Tensor:
         context.layer = layer
         context.save_for_backward(x)
-        return layer.forward(x)
+        return F.conv2d(x, layer.weight, layer.bias, *layer.settings)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layer, (x,) = context.layer, context.saved_tensors
-        layer.record(x, gradient)
+        layer.waiting.append((x, gradient))
+        if len(layer.waiting) == layer.at_once:
+            layer.add_waiting()
         if not context.needs_input_grad[0]:
             return None, None, None
         return layer.backward(gradient, x, of_weights=False)[0], None, None

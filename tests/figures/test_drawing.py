@@ -15,12 +15,7 @@ from PIL import Image
 
 from modules.figures import style
 from modules.figures.curves import curves_figure, draw_curves, latent_figure, regions_figure
-from modules.figures.frames import (
-    draw_psnr_per_frame,
-    lowest_stretches,
-    psnr_per_frame_figure,
-    redraw_frames,
-)
+from modules.figures.frames import draw_psnr_per_frame, lowest_stretches, psnr_per_frame_figure
 from modules.figures.runs import load_run
 from modules.figures.schedules import (
     forcing_text,
@@ -31,7 +26,6 @@ from modules.figures.schedules import (
 )
 from modules.figures.style import BLUE, PAGE, add_line, number_axis, plain_number
 from modules.options import TrainerOptions
-from modules.runtime.errors import UserError
 from modules.schedules import teacher_forcing_drawn
 from tests.support.drawn import (
     BASELINES,
@@ -217,19 +211,19 @@ def test_the_first_finding_stands_below(tmp_path: Path) -> None:
     assert figure_of(make_run(tmp_path / "b")).get_supxlabel() == ""
 
 
-def test_teacher_forced_epochs_are_bands(tmp_path: Path) -> None:
-    def bands(figure: Figure) -> list[tuple[float, float, float]]:
-        found = [p for axes in figure.axes for p in axes.patches if p.get_gid() == "tf_active"]
-        return [(p.get_x(), p.get_x() + p.get_width(), p.get_facecolor()[3]) for p in found]
+def bands(figure: Figure) -> list[tuple[float, float, float]]:
+    """From where to where, and how dark."""
+    found = [p for axes in figure.axes for p in axes.patches if p.get_gid() == "tf_active"]
+    return [(p.get_x(), p.get_x() + p.get_width(), p.get_facecolor()[3]) for p in found]
 
+
+def test_teacher_forced_epochs_are_bands(tmp_path: Path) -> None:
     by_epoch = figure_of(make_run(tmp_path / "run", 6))  # on in 0, 1, 3, 4; off in 2, 5
     assert bands(by_epoch) == [(-0.5, 1.5, 1), (2.5, 4.5, 1)]
     ratio = {e: {"tfr": value, "tf_active": 1} for e, value in enumerate((0.5, 0.5, 0.25))}
-    for options in ({"rollout_every": 1}, {"tf_draw": "step"}):  # the other of earlier versions
-        folder = make_run(tmp_path / str(*options), 3, rows=ratio, options=options)
-        figure = figure_of(folder)
-        assert bands(figure) == [(-0.5, 1.5, 0.5), (1.5, 2.5, 0.25)]
-        assert "TF, part of steps" in texts(figure)
+    figure = figure_of(make_run(tmp_path / "b", 3, rows=ratio, options={"rollout_every": 1}))
+    assert bands(figure) == [(-0.5, 1.5, 0.5), (1.5, 2.5, 0.25)]
+    assert "TF, part of steps" in texts(figure)
 
 
 @pytest.mark.parametrize("epochs", [1, 500])
@@ -292,6 +286,11 @@ def test_fine_tuned_run_follows_its_parents(tmp_path: Path) -> None:
     assert own.get_xdata().tolist() == [10, 11, 12]
     np.testing.assert_array_equal(first.get_ydata(), load_run(old).metrics["val_psnr"][:6])
     assert first.get_alpha() < 1 and own.get_alpha() is None
+    assert [band[:2] for band in bands(figure)] == [
+        *((-0.5, 1.5), (2.5, 4.5)),  # 5 was off
+        *((5.5, 7.5), (8.5, 9.5)),
+        (9.5, 11.5),
+    ]
     marks = [each.get_xdata()[0] for each in lines(figure, "took over")]
     assert sorted(set(marks)) == [5.5, 9.5] and len(marks) == 8  # in each of the four panels
     best = int(np.argmax(load_run(young).metrics["val_psnr"]))
@@ -333,13 +332,9 @@ def test_lowest_stretches_of_a_hand_made_curve() -> None:
     curve = dips(600, (100, 4.0), (250, 8.0), (400, 2.0), (550, 6.0))
     stretches = lowest_stretches(curve)
     assert [stretch.lowest for stretch in stretches] == [250, 550, 100]  # lowest first, 400 not
-    for start, stop, lowest in stretches:
-        assert 1 <= start <= lowest < stop <= 601
-        assert stop - start == 15
-    assert stretches == lowest_stretches(curve.copy())
-    # Negative control: without the deepest dip, the fourth one is marked.
-    others = dips(600, (100, 4.0), (400, 2.0), (550, 6.0))
-    assert [stretch.lowest for stretch in lowest_stretches(others)] == [550, 100, 400]
+    assert stretches[0] == (243, 258, 250)  # 15 frames around it
+    curve[200:300] = math.nan  # missing: the fourth one is marked
+    assert [stretch.lowest for stretch in lowest_stretches(curve)] == [550, 100, 400]
 
 
 def test_a_short_deep_dip_is_found_among_long_shallow_ones() -> None:
@@ -348,24 +343,13 @@ def test_a_short_deep_dip_is_found_among_long_shallow_ones() -> None:
     assert {stretch.lowest for stretch in lowest_stretches(curve)} & set(range(496, 504))
 
 
-def test_lowest_stretches_do_not_overlap() -> None:
-    rng = np.random.default_rng(0)
-    for n in (2, 5, 20, 61, 629, 5000):
-        stretches = sorted(lowest_stretches(28 + rng.normal(size=n)))
-        assert 1 <= len(stretches) <= 3
-        assert all(a.stop < b.start for a, b in itertools.pairwise(stretches))
-    assert len(lowest_stretches(28 + rng.normal(size=629))) == 3
-    assert len(lowest_stretches(np.array([20.0]))) == 1
-    assert len(lowest_stretches(np.full(100, 25.0))) <= 1
-    assert lowest_stretches(np.full(100, math.nan)) == []
-
-
-def test_lowest_stretches_leave_out_missing_values() -> None:
-    curve = dips(600, (100, 4.0), (250, 8.0), (550, 6.0))
-    curve[200:300] = math.nan
-    lowest = [stretch.lowest for stretch in lowest_stretches(curve)]
-    assert lowest[:2] == [550, 100]
-    assert all(np.isfinite(curve[frame - 1]) for frame in lowest)
+@pytest.mark.parametrize(("n", "fewest"), [(1, 1), (2, 1), (5, 1), (20, 1), (61, 2), (5000, 3)])
+def test_lowest_stretches_do_not_overlap(n: int, fewest: int) -> None:
+    stretches = sorted(lowest_stretches(28 + np.random.default_rng(0).normal(size=n)))
+    assert fewest <= len(stretches) <= 3
+    assert all(a.stop < b.start for a, b in itertools.pairwise(stretches))
+    assert len(lowest_stretches(np.full(n, 25.0))) <= 1
+    assert lowest_stretches(np.full(n, math.nan)) == []
 
 
 @pytest.mark.parametrize("size", [(8, 12), (16, 8)])
@@ -373,9 +357,9 @@ def test_psnr_per_frame_with_pictures(tmp_path: Path, size: tuple[int, int]) -> 
     curve = dips(400, (60, 4.0), (180, 8.0), (300, 6.0))
     names = ("label", "truth", "prediction")
     videos = {name: video(401, *size, seed=i) for i, name in enumerate(names)}
-    inside = curve - 3
+    inside = curve - 1
     inside[:5] = math.nan  # no skeleton there: a gap
-    regions = {"inside": inside, "outside": curve + 4}
+    regions = {"inside": inside, "outside": curve + 9}
     title = "Best validation, epoch 17"
     figure = psnr_per_frame_figure(curve, title=title, pictures=videos, **regions)
     written = texts(figure)
@@ -384,12 +368,12 @@ def test_psnr_per_frame_with_pictures(tmp_path: Path, size: tuple[int, int]) -> 
     assert "whole frame" in written and main.get_alpha() is None
     low, high = figure.axes[0].get_ylim()  # of the curve of the whole frame
     assert curve.min() - 2 < low < curve.min() and curve.max() < high < curve.max() + 2
-    for name in regions:
-        assert line(figure, name).get_alpha() == 0.5
-        assert line(figure, name).get_zorder() < main.get_zorder()
-    assert line(figure, "psnr").get_xdata().tolist() == list(range(1, 401))
-    for name, values in regions.items():
-        np.testing.assert_array_equal(line(figure, name).get_ydata(), values)
+    assert main.get_xdata().tolist() == list(range(1, 401))
+    faint = line(figure, "inside")
+    assert faint.get_alpha() == 0.5 and faint.get_zorder() < main.get_zorder()
+    np.testing.assert_array_equal(faint.get_ydata(), inside)
+    # Above the axis, only its dips would show, at the edge.
+    assert not lines(figure, "outside") and "elsewhere" not in written
     assert [each.get_xdata()[0] for each in lines(figure, "lowest")] == [180, 300, 60]
     shown = {axes.get_gid(): axes.images[0] for axes in figure.axes if axes.images}
     assert list(shown) == [f"{name} {t}" for t in (180, 300, 60) for name in videos]
@@ -420,49 +404,14 @@ def test_psnr_per_frame_with_missing_values_claims_no_average() -> None:
     psnr_per_frame_figure(np.full(5, math.nan))
 
 
-def test_psnr_per_frame_refuses_other_shapes(tmp_path: Path) -> None:
-    out = tmp_path / "p.png"
-    for psnr, videos in (
-        (np.ones((3, 2)), {}),
-        (np.ones(0), {}),
-        (np.ones(9), {"labels": video(9)}),
-        (np.ones(9), {"truth": video(10), "prediction": video(10, width=4)}),
-        (np.ones(9), {"truth": video(10).astype(float)}),
-    ):
-        with pytest.raises(ValueError):
-            draw_psnr_per_frame(out, psnr, **videos)
-    assert not out.exists()
-
-
-def test_redrawn_from_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The epoch is named where the table is known to be that of the best one."""
-    titles: list[str] = []
-    monkeypatch.setattr(
-        "modules.figures.frames.draw_psnr_per_frame", lambda *_, title, **__: titles.append(title)
-    )
-    folder = make_run(tmp_path / "run", rows={4: {"val_psnr": 30.0}})
-    redraw_frames(folder)
-    (folder / "psnr_per_frame.csv").write_text("frame,psnr\n1,20.5\n2,21.5\n")  # of older code
-    redraw_frames(folder)
-    (folder / "metrics.csv").unlink()  # as in Tester's folder
-    redraw_frames(folder)
-    assert titles == ["Best validation, epoch 4", "Validation", "Validation"]
-    (folder / "psnr_per_frame.csv").write_text("frame,psnr\n1,20.5\n3,21.5\n")
-    with pytest.raises(UserError, match="not 1, 2, 3"):
-        redraw_frames(folder)
+def test_psnr_per_frame_refuses_other_pictures(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        pictures = {"truth": video(10), "prediction": video(10, width=4)}
+        draw_psnr_per_frame(tmp_path / "p.png", np.ones(9), **pictures)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- schedules
-
-
-def test_schedules_of_fu_et_al() -> None:
-    options = TrainerOptions(num_epoch=40_000, kl_anneal_type="Monotonic", kl_anneal_ratio=0.25)
-    beta = schedule_table(options)["beta"]
-    assert beta[[0, 2_500, 5_000, 10_000, 25_000, 39_999]].tolist() == [0, 0.25, 0.5, 1, 1, 1]
-    cyclical = TrainerOptions(num_epoch=40_000, kl_anneal_cycle=4, kl_anneal_ratio=0.5)
-    beta = schedule_table(cyclical)["beta"]
-    at = [0, 2_500, 5_000, 9_999, 10_000, 12_500, 20_000, 39_999]
-    assert beta[at].tolist() == [0, 0.5, 1, 1, 0, 0.5, 0, 1]
 
 
 def test_schedules_of_any_options() -> None:

@@ -132,7 +132,7 @@ class Case:
         )
         self.o, self.plan = o, Plan(BETA, float(teacher_forcing), teacher_forcing, 1e-3)
         torch.manual_seed(0)
-        self.model = place(CVAE(ModelConfig()), device, choose_precision("auto", device)).train()
+        self.model = place(CVAE(ModelConfig()), device).train()
         sizes = {"height": 32, "width": 64, "train_vi_len": length, "val_vi_len": 630}
         data = dataloader.load_train_val(root, **sizes)[0]
         assert data is not None

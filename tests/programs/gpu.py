@@ -63,7 +63,7 @@ def new_step(data: VideoData, dims: dict[str, int], **options: Any) -> tuple[Gra
     o = TrainerOptions(DR="unused", **{**dims, **options})
     set_up(DEVICE, o.precision, o.deterministic)
     torch.manual_seed(0)
-    model = place(CVAE(model_config(o)), DEVICE, choose_precision(o.precision, DEVICE)).train()
+    model = place(CVAE(model_config(o)), DEVICE).train()
     state = RunState(o, Path("unused"), model, data, data_root="", data_fingerprint="")
     step = GraphedStep(TrainingStep(state, data), o.batch_size)
     if not graphs_wanted(DEVICE):

@@ -95,7 +95,7 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     from modules.cvae import CVAE
     from modules.data import Recording, VideoData
     from modules.options import TrainerOptions, model_config
-    from modules.runtime.device import choose_precision, place, set_up
+    from modules.runtime.device import place, set_up
     from modules.runtime.graphs import GraphedStep
     from modules.training import TrainingStep
 
@@ -103,7 +103,7 @@ def new_step(options: dict[str, Any], size: dict[str, int], clips: int, length: 
     shared = {"train_vi_len": length, "batch_size": clips, **size}
     o = TrainerOptions(DR="unused", **{**shared, **options})
     set_up(device, o.precision, o.deterministic)
-    model = place(CVAE(model_config(o)), device, choose_precision(o.precision, device)).train()
+    model = place(CVAE(model_config(o)), device).train()
     frames = 3 * clips * length
     pixels = (frames, o.frame_H, o.frame_W, 3)
     stacks = [torch.zeros(pixels, dtype=torch.uint8, device=device) for _ in range(2)]

@@ -180,7 +180,7 @@ def compute():
 
 gc.set_threshold(10**9)
 Ring()
-graphs.capture(compute)
+graphs.capture(compute, graphs.GraphMemory())
 print("captured", gc.isenabled())
 """
 
@@ -288,18 +288,8 @@ def test_training_testing_and_resuming_without_float64(library: Path, tmp_path: 
 
     cuda = ("--device", "cuda")
     options = ("--DR", data, *TINY_RUN, *cuda, "--num_epoch", "2", "--optim", "Muon")
-    usual = (
-        "--precision",
-        "float16",
-        "--ema",
-        "0.9",
-        "--rollout_every",
-        "1",
-        "--tfr",
-        "0.5",
-        "--tfr_sde",
-        "1",
-    )
+    usual = ("--precision", "float16", "--ema", "0.9", "--rollout_every", "1", "--tfr", "0.5")
+    usual += ("--tfr_sde", "1")
     out = refusing("Trainer", *options, *usual, "--save_root", run)
     assert "on Null GPU" in out
     assert int(out.split("steps of the optimiser: ")[1]) >= 10
@@ -340,12 +330,8 @@ def test_a_run_on_two_gpus_is_resumed_on_one(library: Path, tmp_path: Path) -> N
     assert "on Null GPU" in out
     assert "without CUDA graphs" not in out
     assert "Traceback" not in out
-    out = finished(
-        script(
-            library, "Trainer.py", "--save_root", run, "--resume", "--num_epoch", "3", "--gpu", "1"
-        )
-    )
-    assert "resuming in epoch 2" in out
+    resume = ("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "3", "--gpu", "1")
+    assert "resuming in epoch 2" in finished(script(library, *resume))
     out = finished(script(library, *tiny, "--batch_size", "3", "--gpu", "2", **two), 2)
     assert "--batch_size 3: must be a multiple of the 2 processes" in out
 

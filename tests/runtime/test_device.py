@@ -18,13 +18,12 @@ from modules.runtime.device import (
     choose_device,
     choose_precision,
     describe,
+    exact_convolutions,
     explained,
     place,
-    runs,
 )
 from modules.runtime.errors import UserError
 from tests.support.scripts import REPOSITORY
-from tests.support.small_run import starts_of
 
 CPU = torch.device("cpu")
 
@@ -105,36 +104,37 @@ def test_a_card_that_pytorch_was_not_built_for(
 
 
 @pytest.mark.parametrize(
-    "reason",
+    ("warning", "reason"),
     [
-        "The NVIDIA driver on your system is too old (found version 11040)",
-        "CUDA unknown error - this may be due to an environment",
+        (
+            "The NVIDIA driver on your system is too old (found version 11040). Please",
+            "CUDA does not start (The NVIDIA driver on your system is too old (found version "
+            "11040)): see that nvidia-smi works; update the NVIDIA driver",
+        ),
+        ("CUDA unknown error - this may be due to", "CUDA does not start (CUDA unknown error)"),
+        ("", "there is no CUDA device here, or use --device cpu"),
+        ("", "this PyTorch is built without CUDA, or use --device cpu"),
     ],
 )
 def test_why_there_is_no_cuda(
-    reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    warning: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def is_available() -> bool:
+        if warning:
+            warnings.warn(f"CUDA initialization: {warning}. More.", stacklevel=1)
+        return False
+
     gpus(monkeypatch, 0)
-    said = f"CUDA initialization: {reason}. Please update. More."
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(warnings.warn(said, stacklevel=1)))
-    words = re.escape(f"CUDA does not start ({reason.partition(' - ')[0]})")
-    for count in (1, 2):
-        with pytest.raises(UserError, match=words):
-            choose_device("cuda", count)
-    assert choose_device("auto") == CPU
-    out = capsys.readouterr().out
-    assert re.match(f"note: CUDA is not used: {words}.*nvidia-smi.*driver", out)
-    assert out.count("\n") == 1
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: "without" not in reason)
+    with pytest.raises(UserError, match=re.escape(reason)):
+        choose_device("cuda")
     assert choose_device("cpu") == CPU
     assert capsys.readouterr().out == ""  # nobody asked
-
-
-@pytest.mark.parametrize(("built", "words"), [(True, "there is no CUDA"), (False, "built without")])
-def test_no_cuda_without_a_reason(built: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(monkeypatch, 0)
-    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
-    with pytest.raises(UserError, match=f"--device cuda: .*{words}.*, or use --device cpu"):
-        choose_device("cuda")
+    assert choose_device("auto") == CPU
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"note: CUDA is not used: {reason}" if warning else "")
+    assert printed.count("\n") == bool(warning)
 
 
 @pytest.mark.parametrize(
@@ -174,15 +174,12 @@ def test_which_precision(
 
 def test_an_apple_gpu_computes_in_float32_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     mps = torch.device("mps")
-    for new in (True, False):
-        monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_, new=new: new)
-        assert choose_precision("auto", mps) == torch.float32
-        assert choose_precision("float16", mps) == torch.float16
-        if new:
-            assert choose_precision("bfloat16", mps) == torch.bfloat16
-        else:
-            with pytest.raises(UserError, match=r"--precision bfloat16: .* macOS 14"):
-                choose_precision("bfloat16", mps)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: True)
+    for name, found in (("auto", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16")):
+        assert choose_precision(name, mps) == getattr(torch, found)
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_: False)
+    with pytest.raises(UserError, match=r"--precision bfloat16: .* macOS 14"):
+        choose_precision("bfloat16", mps)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
@@ -232,6 +229,18 @@ set_up(cpu, "bfloat16"), shown()
     ], done.stderr
 
 
+def test_exact_convolutions_are_exact_only_inside() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for allowed in (True, False):
+            torch.backends.cudnn.allow_tf32 = allowed
+            with exact_convolutions():
+                assert not torch.backends.cudnn.allow_tf32
+            assert torch.backends.cudnn.allow_tf32 == allowed
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def test_description_names_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = f"CPU, {torch.get_num_threads()} threads"
     assert describe(CPU, torch.bfloat16) == f"{threads}, bfloat16"
@@ -240,150 +249,77 @@ def test_description_names_device_and_precision(monkeypatch: pytest.MonkeyPatch)
     assert describe(torch.device("cuda", 1), torch.float32) == "GPU 1, float32"
 
 
-# ---------------------------------------------------------------- the model's place in memory
-
-CONFIG = ModelConfig(F_dim=32, L_dim=4, N_dim=8, D_out_dim=32, frame_H=8, frame_W=12)
-
-
-def new_model() -> CVAE:
-    torch.manual_seed(0)
-    return CVAE(CONFIG).train()
+# ---------------------------------------------------------------- the model's memory format
 
 
 class Card:
-    """A CPU that says it is a CUDA card."""
+    """A CPU that says it is another device."""
 
-    type = "cuda"
-
-
-def placed(
-    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch, works: bool = False
-) -> tuple[CVAE, list[Any]]:
-    """A model on a card of this capability, and the layers that were tried there."""
-    tried: list[Any] = []
-
-    def probe(layer: torch.nn.Conv2d, *_: Any) -> bool:
-        tried.append(layer)
-        return works
-
-    monkeypatch.setattr(device_module, "runs", probe)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(CVAE, "to", lambda self, *a, **k: _to(self, *a, **k))
-    return place(new_model(), Card(), torch.float16), tried  # type: ignore[arg-type]
-
-
-def _to(model: CVAE, *arguments: Any, **options: Any) -> CVAE:
-    if arguments and isinstance(arguments[0], Card):
-        return model
-    return torch.nn.Module.to(model, *arguments, **options)
-
-
-def inputs_of_depthwise(model: CVAE) -> list[torch.Tensor]:
-    """What its depthwise layers are given in a step, with the gradient that they get."""
-    seen: list[torch.Tensor] = []
-    for module in model.modules():
-        if isinstance(module, DepthConv):
-            module.depth_conv.register_forward_hook(lambda _, given, out: seen.append(given[0]))
-    clips = [torch.rand(3, 2, 8, 12, 3).permute(0, 1, 4, 2, 3) for _ in range(2)]
-    noise = torch.randn(2, 2, 8, 8, 12)
-    previous = starts_of(clips[0], teacher_forcing=True)
-    model(*clips, noise, previous, sequential=False).mse.mean().backward()
-    return seen
+    def __init__(self, kind: str) -> None:
+        self.type = kind
 
 
 @pytest.mark.parametrize(
-    ("capability", "works", "contiguous"),
-    [((7, 5), False, True), ((7, 5), True, False), ((8, 0), False, False)],
+    ("kind", "capability", "depthwise", "others"),
+    [
+        ("cuda", (7, 5), "contiguous", "channels last"),  # cuDNN may lack engines
+        ("cuda", (8, 0), "channels last", "channels last"),
+        ("cpu", None, "channels last", "channels last"),
+        ("mps", None, "contiguous", "contiguous"),
+    ],
 )
-def test_only_where_the_probe_fails(
-    capability: tuple[int, int], works: bool, contiguous: bool, monkeypatch: pytest.MonkeyPatch
+def test_memory_formats(
+    kind: str, capability: Any, depthwise: str, others: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, tried = placed(capability, monkeypatch, works)
-    for name, value in new_model().state_dict().items():
-        assert torch.equal(model.state_dict()[name], value)
+    """What layers compute in is decided by their weights; the values stay."""
+    torch.manual_seed(0)
+    model = CVAE(ModelConfig(F_dim=32, L_dim=4, N_dim=8, D_out_dim=32, frame_H=8, frame_W=12))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    to = torch.nn.Module.to
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(CVAE, "to", lambda self, *a, **k: self if a else to(self, **k))
+    assert place(model, Card(kind)) is model  # type: ignore[arg-type]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    weight = model.Generator[1].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == (others == "channels last")
     layers = [m for m in model.modules() if isinstance(m, DepthConv)]
-    widths = {layer.depth_conv.in_channels for layer in layers}
-    if capability < (8, 0) and works:  # every width is tried, once
-        assert sorted(layer.in_channels for layer in tried) == sorted(widths)
-        assert len(widths) < len(layers)
-    assert bool(tried) == (capability < (8, 0))
-    assert {layer.contiguous for layer in layers} == {contiguous}
-    monkeypatch.undo()
-    seen = inputs_of_depthwise(model)
-    assert len(seen) > 10
-    assert {x.is_contiguous() for x in seen} == {contiguous}
-    # Other layers keep channels-last.
-    assert model.Generator[1].conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    for layer in layers:  # as PyTorch asks when it chooses: a kernel for one channel is both
+    seen: list[torch.Tensor] = []
+    for layer in layers:
+        # As PyTorch asks when it chooses: a kernel for one channel is both.
         strides = layer.depth_conv.weight.stride()
-        assert (strides[1] == strides[0]) == contiguous
-
-
-def test_the_probe_changes_nothing_and_hears_an_engine_that_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    layer = torch.nn.Conv2d(6, 6, 3, padding=1, groups=6).to(memory_format=torch.channels_last)
-    assert runs(layer, CPU, torch.bfloat16)
-    assert all(p.grad is None for p in layer.parameters())
-
-    class Missing(torch.autograd.Function):
-        @staticmethod
-        def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("GET was unable to find an engine to execute this computation")
-
-    whole = torch.nn.Conv2d.forward
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda s, x: Missing.apply(whole(s, x)))
-    assert not runs(layer, CPU, torch.float32)
-    assert layer(torch.zeros(1, 6, 4, 4)).shape == (1, 6, 4, 4)  # its forward pass alone runs
+        assert (strides[1] == strides[0]) == (depthwise == "contiguous")
+        layer.depth_conv.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    model.Generator(torch.rand(2, 8, 12, 32).permute(0, 3, 1, 2))
+    if kind == "cuda":
+        assert {x.is_contiguous() for x in seen} == {depthwise == "contiguous"}
 
 
 # ---------------------------------------------------------------- errors of a GPU
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "advice"),
     [
         (MemoryError(), "an allocation failed"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"), "2 GiB"),
         (RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"), "smaller"),
         (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), "smaller batch"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "smaller model"),
-        (
-            RuntimeError(
-                "CUDA error: no kernel image is available for execution on the device\nCUDA kernel"
-            ),
-            "built for the card",
-        ),
-        (
-            RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
-            "update the NVIDIA driver",
-        ),
-        (
-            RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"),
-            "CUDA_VISIBLE_DEVICES",
-        ),
-        (
-            RuntimeError("GET was unable to find an engine to execute this computation"),
-            "--precision float32",
-        ),
+        (RuntimeError("CUDA error: no kernel image is available for it\nCUDA"), "for the card"),
+        (RuntimeError("The NVIDIA driver on your system is too old (11040)"), "update the NVIDIA"),
+        (RuntimeError("CUDA error: all devices are busy or unavailable"), "CUDA_VISIBLE_DEVICES"),
+        (RuntimeError("GET was unable to find an engine to execute this"), "--precision float32"),
         (RuntimeError("NCCL error in: x.cpp:1, unhandled system error"), "--gpu 1"),
         (
-            NotImplementedError(
-                "The operator 'aten::example' is not currently implemented for the MPS device. If"
-            ),
+            NotImplementedError("'aten::x' is not currently implemented for the MPS device. If"),
             "PYTORCH_ENABLE_MPS_FALLBACK=1",
         ),
     ],
 )
-def test_one_line_with_what_to_do(error: Exception, words: str) -> None:
+def test_one_line_with_what_to_do(error: Exception, advice: str) -> None:
     message = explained(error)
     assert message is not None
-    assert words in message
-    assert "\n" not in message
+    assert advice in message and "\n" not in message
 
 
 @pytest.mark.parametrize(

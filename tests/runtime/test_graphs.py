@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from modules.losses import EpochAverages
 from modules.runtime import graphs
 from modules.runtime.errors import UserError
 from modules.runtime.graphs import Graphed, GraphedStep, graphs_wanted, reason
@@ -90,14 +91,17 @@ def test_what_cannot_be_captured_is_computed_with_one_note(
 EVERYTHING = "--frame_noise 0.1 --ema 0.9 --augment shift"
 
 
+def assert_same(one: list[EpochAverages], other: list[EpochAverages]) -> None:
+    """To rounding, as the gradients of a batch that is filled up are summed in another order."""
+    for a, b in zip(one, other, strict=True):
+        assert list(b) == pytest.approx(list(a), rel=1e-4, abs=1e-7)
+
+
 def test_captured_steps_equal_eager_ones() -> None:
-    """Static inputs, warming up that changes nothing, a last batch filled up to the others' size;
-    to rounding, as the filled batch's gradients are summed in another order."""
+    """Static inputs, warming up that changes nothing, a last batch filled up to the others."""
     (one, eager), (other, step) = new_run(EVERYTHING), new_run(EVERYTHING)
     graphed = GraphedStep(step, 2)
-    found = zip(run_epochs(one, eager), run_epochs(other, graphed), strict=True)
-    for a, b in found:
-        assert list(b) == pytest.approx(list(a), rel=1e-4, abs=1e-7)
+    assert_same(run_epochs(one, eager), run_epochs(other, graphed))
     assert sorted(graphed.graphs) == [False, True]  # one for each mode, whatever the last batch
     assert graphed.why_eager is None
     for models in ((one.model, other.model), (one.average.model, other.average.model)):
@@ -117,30 +121,28 @@ def test_warming_up_with_the_step_in_force_shows(monkeypatch: pytest.MonkeyPatch
     assert not torch.allclose(*weights, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("operation not permitted when capturing\nmore"), "operation not permitted"),
+        (torch.OutOfMemoryError(FULL), "CUDA out of memory. Tried to allocate 1 GiB)"),
+    ],
+)
+@pytest.mark.parametrize("later", [False, True])
 def test_steps_that_cannot_be_captured_are_run_with_one_note(
-    captures: list[Exception | None], capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    words: str,
+    later: bool,
+    captures: list[Exception | None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    captures.append(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    """In the first mode or the second: then the graph of the first is given up."""
+    captures += [error, None][: 1 + later]
     (one, eager), (other, step) = new_run(), new_run()
-    graphed = GraphedStep(step)
-    assert run_epochs(one, eager) == run_epochs(other, graphed)
-    printed = capsys.readouterr().out
-    assert printed.count("note: training without CUDA graphs (operation not permitted") == 1
-    assert graphed.graphs == {} and one.sums.read() == other.sums.read()
-
-
-@pytest.mark.parametrize("times", [0, 1, 2])
-def test_out_of_memory_in_a_capture_is_tried_once_more_without_the_other_graph(
-    times: int, captures: list[Exception | None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    state, step = new_run()
     graphed = GraphedStep(step, 2)
-    captures += [*[torch.OutOfMemoryError(FULL)] * times, None]
-    run_epochs(state, graphed, 2)  # with teacher forcing, then without
-    note = "note: training without CUDA graphs (CUDA out of memory. Tried to allocate 1 GiB)\n"
-    assert capsys.readouterr().out == (note if times == 2 else "")
-    assert sorted(graphed.graphs) == [[False, True], [False], []][times]
-    assert captures == []
+    assert_same(run_epochs(one, eager), run_epochs(other, graphed))
+    assert capsys.readouterr().out.count(f"note: training without CUDA graphs ({words}") == 1
+    assert captures == [] and graphed.graphs == {}
 
 
 @pytest.mark.parametrize("others_failed", [0, 1])

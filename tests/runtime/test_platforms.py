@@ -2,12 +2,10 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import pytest
 
-from modules.figures.runs import load_run, parent_of
-from tests.support.drawn import make_run, set_parent
 from tests.support.scripts import REPOSITORY
 
 PRODUCT = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")]
@@ -55,12 +53,3 @@ def test_it_would_be_noticed() -> None:
         *("fcntl", "fork", "os.fork", "preexec_fn", "signal.SIGKILL")
     ]
     assert list(only_on_unix("def f():\n    import fcntl\n")) == []
-
-
-def test_a_parent_that_was_noted_on_windows(tmp_path: Path) -> None:
-    """Runs that were moved together from there are found next to each other."""
-    parent, child = make_run(tmp_path / "parent"), make_run(tmp_path / "child")
-    for name, there in (("parent", True), ("other", False)):
-        set_parent(child, PureWindowsPath("C:/Users/me/runs", name), 0)
-        found = parent_of(load_run(child))
-        assert (found is not None and found[0].folder == parent) == there

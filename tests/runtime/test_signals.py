@@ -6,7 +6,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -171,40 +170,6 @@ def test_killed_before_an_epoch_s_row_is_written(
     assert contents_of_run(run)["metrics"] == whole["usual"]["metrics"]
 
 
-@pytest.mark.slow
-def test_a_second_signal_stops_at_once(dataset: Path, tmp_path: Path) -> None:
-    """A real process whose step does not end."""
-    script = tmp_path / "endless.py"
-    script.write_text(
-        f"import sys, time\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from modules.training import TrainingStep\n"
-        "def endless(self, *arguments, **options):\n"
-        "    print('in the step', flush=True)\n"
-        "    while True: time.sleep(0.05)\n"
-        "TrainingStep.__call__ = endless\n"
-        "import Trainer\nTrainer.start()\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, script, "--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    while "in the step" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)  # as of a cluster and torchrun: one request
-    time.sleep(1.0)
-    assert process.poll() is None  # it waits for the step
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
-    _, errors = process.communicate()
-    assert "Traceback" not in errors
-    assert (tmp_path / "run" / "last.ckpt").exists()
-
-
 # ---------------------------------------------------------------- which signals
 
 
@@ -219,40 +184,53 @@ def test_what_stops_a_run_here_and_on_windows(monkeypatch: pytest.MonkeyPatch) -
     assert spec is not None and spec.loader is not None
     windows = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(windows)
-    assert [int(number) for number in windows.heeded()] == [15, 2, 21]
+    assert [int(number) for number in windows.handled()] == [15, 2, 21]
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_that_is_heeded_and_a_hangup_that_is_ignored(number: signal.Signals) -> None:
-    """Ignored is what nohup makes it; SIGTERM is heeded all the same."""
-    before = signal.getsignal(number)
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_signal_is_noted_but_a_hangup_that_nohup_ignores(
+    number: signal.Signals, ignored: bool
+) -> None:
+    before = signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
-        signal.signal(number, signal.SIG_DFL)
         with Watch().watching() as watch:
             os.kill(os.getpid(), number)
-            assert watch.requests() == (number, 0)
-        signal.signal(number, signal.SIG_IGN)
-        with Watch().watching() as watch:
-            os.kill(os.getpid(), number)
-            assert watch.asked == (number != signal.SIGHUP)
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert watch.asked
-        assert signal.getsignal(number) is signal.SIG_IGN
+            noted = 0 if ignored and number == signal.SIGHUP else number
+            assert watch.requests() == (noted, 0)
+            os.kill(os.getpid(), signal.SIGTERM)  # which is handled all the same
+            assert watch.requests() == (noted or signal.SIGTERM, 0)
+        assert signal.getsignal(number) is (signal.SIG_IGN if ignored else signal.SIG_DFL)
     finally:
         signal.signal(number, before)
 
 
 def test_signals_within_half_a_second_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C reaches each rank of torchrun twice: from the terminal, and passed on."""
+    """Ctrl-C reaches each rank of torchrun twice: from the terminal, and passed on.
+
+    A later one ends the process at once, whatever it is in the midst of.
+    """
     now, ended = [100.0], []
     monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(os, "_exit", ended.append)
+    with Watch().watching() as watch:
+        for after, number, expected in ((0.0, 15, []), (0.4, 2, []), (0.6, 2, [130])):
+            now[0] = 100.0 + after
+            os.kill(os.getpid(), number)
+            assert ended == expected
+    assert watch.requests()[0] == signal.SIGTERM
+
+
+def test_a_save_is_due_so_long_after_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, due = [100.0], []
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     watch = Watch()
-    for after, expected in ((0.0, []), (0.3, []), (0.7, [128 + signal.SIGINT])):
-        now[0] = 100.0 + after
-        watch._note(signal.SIGINT, None)
-        assert ended == expected
-    assert watch.requests()[0] == signal.SIGINT
+    for seconds in (0, 599, 601, 602, 1200, 1202):
+        now[0] = 100.0 + seconds
+        due.append(watch.requests()[1])
+        if seconds == 601:
+            watch.saved()
+    assert due == [0, 0, 1, 0, 0, 1]
 
 
 @pytest.mark.parametrize(("launched", "number"), [(True, signal.SIGTERM), (False, 0)])
@@ -318,7 +296,7 @@ def test_a_lost_connection_saves(tmp_path: Path) -> None:
         "def main():\n"
         "    with Watch().watching() as watch:\n"
         "        print('begun', flush=True)\n"
-        "        while not watch.asked:\n"
+        "        while not watch.requests()[0]:\n"
         "            print('step', file=sys.stderr, flush=True)\n"
         "            time.sleep(0.05)\n"
         "        Path(sys.argv[1]).touch()\n"

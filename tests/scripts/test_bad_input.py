@@ -88,7 +88,6 @@ TEST = "Tester.py --ckpt_path RUN/best.ckpt --DR DATA --save_root NEW --device c
 CHECK = "dataloader.py check DATA"
 DEMO = "dataloader.py demo NEW --train 2 --val 2 --test 1 --test_length 2"
 CURVES = "plots curves RUN"
-FRAMES = "plots frames RUN"
 COMPARE = "plots compare RUN TMP/run2 --out NEW"
 SCHEDULES = "plots schedules --out NEW/a.png"
 
@@ -203,7 +202,6 @@ ROWS = [
         for command, names in (
             (RESUME, ("config.json", "metrics.csv")),
             (CURVES, ("config.json", "metrics.csv")),
-            (FRAMES, ("psnr_per_frame.csv",)),
         )
         for name in names
         for damage in (
@@ -211,6 +209,7 @@ ROWS = [
             folder(f"run/{name}"),
         )
     ),
+    Row(COMPARE, ("psnr_per_frame.csv: ",), write("run/psnr_per_frame.csv", b"\xff\xfe\x00")),
     Row(COMPARE, ("run2: there is no such folder",), remove("run2")),
     Row("plots compare RUN RUN --out NEW", ("run: is given twice",)),
 ]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import pytest
 
 from modules import runlog
 from modules.checkpoint import load_checkpoint
+from modules.evaluation import Score
 from modules.figures import curves, frames, media, records
 from modules.figures.compare import best_frames, compare, summary_rows
-from modules.figures.runs import Run, load_run
+from modules.figures.runs import load_run
 from modules.runtime import files
-from modules.training import TrainingStep
 from tests.support.disks import held
 from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script, train
+from tests.support.stepping import at_step
 
 FIGURES = (
     *("curves.png", "latent.png", "regions.png"),
@@ -44,52 +46,42 @@ def warnings(text: str) -> list[str]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Each figure that is drawn, with its title or the number of epochs that it shows."""
-    found: list[tuple[str, str]] = []
-    save_curves, draw_frames = curves.save_curves, frames.draw_psnr_per_frame
-    write_gif, write_sheet = media.write_comparison_gif, media.write_sheet
+    found: list[tuple[str, Any]] = []
 
-    def noting(name: str, real: Callable[..., Any], of: Callable[..., str]) -> Callable[..., Any]:
-        def wrapper(*given: Any, **more: Any) -> Any:
-            found.append((name, of(*given, **more)))
-            return real(*given, **more)
+    def note(name: str, real: Callable[..., Any], *given: Any, **more: Any) -> Any:
+        found.append((name, more.get("title") or len(given[0].epochs)))
+        return real(*given, **more)
 
-        return wrapper
-
-    def title(*_: Any, title: str, **__: Any) -> str:
-        return title
-
-    def save_noted(run: Run, name: str) -> None:
-        found.append((name, str(len(run.epochs))))
-        save_curves(run, name)
-
-    monkeypatch.setattr(curves, "save_curves", save_noted)
-    monkeypatch.setattr(frames, "draw_psnr_per_frame", noting("frames", draw_frames, title))
-    monkeypatch.setattr(media, "write_comparison_gif", noting("gif", write_gif, title))
-    monkeypatch.setattr(media, "write_sheet", noting("sheet", write_sheet, title))
+    for module, name in (
+        *((curves, "save_curves"), (frames, "draw_psnr_per_frame")),
+        *((media, "write_comparison_gif"), (media, "write_sheet")),
+    ):
+        monkeypatch.setattr(module, name, partial(note, name, getattr(module, name)))
     return found
 
 
-def scores(monkeypatch: pytest.MonkeyPatch, *levels: float) -> None:
-    """Let the epochs of a run have such PSNR, one after another."""
+def scores(monkeypatch: pytest.MonkeyPatch, *levels: float) -> list[Score]:
+    """Let the epochs of a run have such PSNR, one after another; their scores."""
     from modules import evaluation
 
-    real, left = evaluation.validate, iter(levels)
+    real, left, found = evaluation.validate, iter(levels), []
 
     def validate(*given: Any, **more: Any) -> Any:
         result, made = real(*given, **more)
-        level = next(left)
-        psnr = result.psnr - result.psnr.mean() + level
-        return result._replace(psnr=psnr), made
+        psnr = result.psnr - result.psnr.mean() + next(left)
+        found.append(result._replace(psnr=psnr))
+        return found[-1], made
 
     monkeypatch.setattr(evaluation, "validate", validate)
+    return found
 
 
 def test_figures_are_of_the_best_epoch(
     dataset: Path,
     tmp_path: Path,
-    drawn: list[tuple[str, str]],
+    drawn: list[tuple[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a run that is worse at its end; figures wait where drawing has taken long."""
@@ -97,11 +89,12 @@ def test_figures_are_of_the_best_epoch(
     scores(monkeypatch, 20.0, 25.0, 27.0, 26.0, 22.0)
     monkeypatch.setattr(records, "SHARE", 0.0)  # nothing but the first epoch and the end
     train(dataset, run, "--num_epoch", "5", VISUAL)
-    assert [shown for name, shown in drawn if name == "curves.png"] == ["1", "5"]
-    for name in ("frames", "gif", "sheet"):
+    assert [shown for name, shown in drawn if name == "save_curves"] == [1] * 3 + [5] * 3
+    for name in ("draw_psnr_per_frame", "write_comparison_gif", "write_sheet"):
         titles = [shown for each, shown in drawn if each == name]
         assert len(titles) == 2 and "epoch 0" in titles[0] and "epoch 2" in titles[1], titles
-        assert name == "frames" or titles[1].endswith("average 27.00 dB")  # it computes its own
+        # One computes its own average.
+        assert titles[1].endswith("average 27.00 dB") == (name != "draw_psnr_per_frame")
     # The table of a comparison, its curves and its figure of frames are of one epoch.
     found = load_run(run)
     assert found.best() == 2
@@ -115,42 +108,46 @@ def test_figures_are_of_the_best_epoch(
 def test_figures_are_drawn_as_long_as_they_take_little_time(
     dataset: Path,
     tmp_path: Path,
-    drawn: list[tuple[str, str]],
+    drawn: list[tuple[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scores(monkeypatch, 20.0, 19.0, 27.0)
+    found = scores(monkeypatch, 20.0, 19.0, 27.0)
     monkeypatch.setattr(records, "SHARE", math.inf)
     train(dataset, tmp_path / "run", "--num_epoch", "3")
-    assert [shown for name, shown in drawn if name == "curves.png"] == ["1", "2", "3"]
-    titles = [shown for name, shown in drawn if name == "frames"]
+    # Each score is in its column.
+    metrics = runlog.read_metrics(tmp_path / "run/metrics.csv")
+    for name, values in (
+        ("val_psnr", [20.0, 19.0, 27.0]),
+        ("val_loss", [result.loss for result in found]),
+        ("val_ssim", [result.mean_ssim for result in found]),
+        ("val_drift", [result.drift for result in found]),
+        ("val_flicker", [result.mean_flicker for result in found]),
+    ):
+        assert metrics[name].tolist() == pytest.approx(values, nan_ok=True), name
+    shown = [count for name, count in drawn if name == "save_curves"]
+    assert shown == [1] * 3 + [2] * 3 + [3] * 3
+    titles = [title for name, title in drawn if name == "draw_psnr_per_frame"]
     assert titles == ["Best validation, epoch 0", "Best validation, epoch 2"]  # not of epoch 1
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_run_that_is_stopped_draws_what_is_due(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, run = TrainingStep.__call__, tmp_path / "run"
+    run = tmp_path / "run"
 
-    calls = iter(range(10**6))
-
-    def stopping(self: TrainingStep, *arguments: Any, **options: Any) -> None:
-        if next(calls) == 6:  # the first of epoch 2
-            for name in FIGURES[:2]:
-                (run / name).unlink(missing_ok=True)  # those of the first epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(self, *arguments, **options)
+    def stop() -> None:
+        for name in FIGURES[:2]:
+            (run / name).unlink()  # those of the first epoch
+        os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(records, "SHARE", 0.0)
     arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "4")
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingStep, "__call__", stopping)
+    with at_step(6, stop):  # the first of epoch 2
         result = run_script("Trainer.py", *arguments, VISUAL)
     assert result.returncode == 143, result.stderr
     assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1]
     assert {path.name for path in run.iterdir()} >= {*FIGURES, "val_sheet.png"}
     assert not [path for path in run.iterdir() if "tmp" in path.name]
-    assert resume(run).returncode == 0
 
 
 def test_a_run_in_the_clone_itself_leaves_nothing_that_git_shows(
@@ -197,10 +194,9 @@ def test_what_cannot_be_drawn_costs_no_frames(
 # ---------------------------------------------------------------- what cannot be written
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
-def test_figures_that_cannot_be_written(dataset: Path, tmp_path: Path, code: int) -> None:
+def test_figures_that_cannot_be_written(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with held(*FIGURES, "val_sheet.png", code=code):
+    with held(*FIGURES, "val_sheet.png", code=errno.ENOSPC):
         text = train(dataset, run, "--num_epoch", "2", VISUAL)
     for name in (*FIGURES, "val_sheet.png"):  # each once, though tried several times
         assert len([line for line in warnings(text) if f"{run / name}: " in line]) == 1
@@ -222,9 +218,7 @@ def test_a_figure_comes_back(dataset: Path, tmp_path: Path) -> None:
         assert one.read_bytes() == two.read_bytes(), name
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("usetex"), ImportError("no font"), RecursionError()]
-)
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("no font")])
 def test_drawing_that_crashes(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -262,7 +256,7 @@ def test_metrics_that_are_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with held("metrics.csv"):
         text = train(dataset, run, "--num_epoch", "2")
-    assert text.count("metrics.csv: cannot be written (Permission denied)") == 1
+    assert len([line for line in warnings(text) if "metrics.csv: cannot be written" in line]) == 1
     assert "the last rows are in last.ckpt" in text
     assert (run / "curves.png").exists()  # drawn with the rows that the file lacks
     result = resume(run, "--num_epoch", "3")
@@ -282,16 +276,3 @@ def test_config_that_is_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert refused == ["config.json"]
     assert runlog.read_config(run)["resumed_at"] == [1]
-
-
-def test_checkpoints_that_are_open_elsewhere(dataset: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with held("last.ckpt", times=2) as refused:  # a moment is waited for
-        train(dataset, run, "--num_epoch", "1")
-    assert refused == ["last.ckpt"] * 2
-    before = (run / "last.ckpt").read_bytes()
-    with held("last.ckpt") as refused:  # then the run ends with the earlier one intact
-        assert_refused(resume(run, "--num_epoch", "2"), "last.ckpt: cannot be written")
-    assert len(refused) == 3
-    assert (run / "last.ckpt").read_bytes() == before
-    assert resume(run, "--num_epoch", "2").returncode == 0

@@ -68,7 +68,9 @@ def make_run(
         row |= (rows or {}).get(epoch, {})
         scores.append(row["val_psnr"])
         if epoch == 0:
-            MetricsTable(folder / "metrics.csv", []).add(row)  # the real writer's format
+            table = MetricsTable(folder / "metrics.csv", [])
+            table.add(row)
+            table.write()  # the real writer's format
         else:
             lines.append(",".join(repr(row[name]) for name in METRIC_COLUMNS) + "\n")
     with (folder / "metrics.csv").open("a") as file:
