@@ -195,7 +195,13 @@ def three(tmp_path: Path) -> list[Path]:
     return [
         make_run(tmp_path / "middling", 10, psnr=25.0),
         make_run(tmp_path / "worst", 4, psnr=22.0, options={"tfr": 0.0, "num_epoch": 10}),
-        make_run(tmp_path / "best", 30, psnr=28.0, options={"kl_anneal_type": "Monotonic"}),
+        make_run(
+            tmp_path / "best",
+            30,
+            psnr=28.0,
+            rows={2: {"val_psnr": 26.0}},  # above its neighbours
+            options={"kl_anneal_type": "Monotonic"},
+        ),
     ]
 
 

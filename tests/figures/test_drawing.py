@@ -359,7 +359,7 @@ def test_psnr_per_frame_with_pictures(tmp_path: Path, size: tuple[int, int]) -> 
     videos = {name: video(401, *size, seed=i) for i, name in enumerate(names)}
     inside = curve - 1
     inside[:5] = math.nan  # no skeleton there: a gap
-    regions = {"inside": inside, "outside": curve + 9}
+    regions = {"inside": inside, "outside": curve + 6}
     title = "Best validation, epoch 17"
     figure = psnr_per_frame_figure(curve, title=title, pictures=videos, **regions)
     written = texts(figure)
