@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.datasets.images import decode_image, list_files, natural_order, read_image
+from modules.datasets.images import decode_image, read_image
+from modules.datasets.naming import list_files, natural_order
 from modules.runtime.errors import UserError
 from tests.support.data import png_claiming
 
