@@ -44,6 +44,15 @@ BESIDE: list[Any] = [
     *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
+# Checkpoints in several files, by these files' names: what they are, and what joins them.
+SEVERAL = {
+    r"\.distcp$|^\.metadata$": "a distributed checkpoint; join its files: python -m"
+    " torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt",
+    r"^(mp|zero_pp)_rank_|^zero_to_fp32\.py$|^global_step": "a checkpoint of DeepSpeed; join its"
+    " files with the zero_to_fp32.py that lies beside them",
+    r"-[0-9]+-of-(?!0*1\.)[0-9]+\.|\.index\.json$": "a checkpoint in several parts; load each,"
+    " update one dictionary with all of them, and torch.save that",
+}
 ALONE = "save its weights alone: torch.save(model.state_dict(), FILE) where it was made"
 
 # ---------------------------------------------------------------- files
@@ -61,8 +70,11 @@ def read_weight_file(path: Path) -> Any:
             return importlib.import_module("safetensors.torch").load(data)
         if zipfile.is_zipfile(file):
             verify_archive(file)
-            if any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist()):
+            names = zipfile.ZipFile(file).namelist()
+            if any(name.endswith("/constants.pkl") for name in names):
                 raise UserError(f"{path}: a TorchScript archive, which holds a program; {ALONE}")
+            if not any(name.endswith("data.pkl") for name in names):
+                raise UserError(f"{path}: a ZIP archive of {named(names)}; unpack it, or {ALONE}")
         file.seek(0)
         with torch.serialization.safe_globals(BESIDE):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -93,8 +105,13 @@ def _bytes(path: Path) -> bytes:
     holds. UserError: it is missing, a folder, unreadable, or plainly something else."""
     try:
         path.stat()
+        names = [each.name for each in path.iterdir()] if path.is_dir() else [path.name]
+        for pattern, what in SEVERAL.items():
+            if any(re.search(pattern, name) for name in names):
+                raise UserError(f"{path}: {what}")
         if not path.is_file():
-            raise UserError(f"{path}: not a checkpoint file{_checkpoints_in(path)}")
+            meant = _checkpoints_in(path) or "; give a file"
+            raise UserError(f"{path}: not a checkpoint file{meant}")
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such checkpoint{_checkpoints_in(path.parent)}") from error
@@ -106,6 +123,9 @@ def _bytes(path: Path) -> bytes:
     for starts, what in (
         ((b"version https://git-lfs",), "a pointer of Git LFS; fetch it with: git lfs pull"),
         ((b"<!doctype", b"<html", b"<?xml"), "a web page; download the file itself"),
+        ((b"\x1f\x8b", b"7z\xbc\xaf", b"rar!"), "an archive; unpack it"),
+        ((b"\x80\3", b"\x80\4", b"\x80\5"), f"a pickle of Python; {ALONE}"),
+        ((b"\x89hdf", b"\x93numpy"), f"of another library than PyTorch; {ALONE}"),
     ):
         if begin.startswith(starts):
             raise _corrupted(path, f"it is {what}")

@@ -377,6 +377,10 @@ def test_the_probe_changes_nothing_and_hears_an_engine_that_is_missing(
             ),
             "PYTORCH_ENABLE_MPS_FALLBACK=1",
         ),
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            "set TMPDIR to one that can",
+        ),
     ],
 )
 def test_one_line_with_what_to_do(error: Exception, words: str) -> None:
