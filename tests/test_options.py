@@ -127,7 +127,7 @@ def test_help_is_grouped_and_complete() -> None:
         ("--gpu cuda:3", "set CUDA_VISIBLE_DEVICES=3 and give --gpu 1"),
         (
             "--local-rank=0",
-            "--local-rank=0; torch.distributed.launch passes it: start with torchrun",
+            "torch.distributed.launch passes it: start with torchrun",
         ),
         ("--auto_save True", "True"),
         ("--save_root=", "--save_root: is empty"),
