@@ -22,6 +22,7 @@ from modules.datasets import films
 from modules.datasets.films import CLEAR
 from modules.datasets.images import (
     FORMATS,
+    IMAGE_SUFFIXES,
     ORIENTATION,
     SIDEWAYS,
     decode_image,
@@ -74,7 +75,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         raise UserError(f"{path}: there is no such video or folder{meant}")
     if path.is_dir():
         return _open_folder(path, source_fps)
-    identity, head = _identify(path)
+    (identity, head), count = _identify(path), 0
     try:
         with Image.open(path, formats=(*FORMATS, "GIF")) as image:
             # A photo of a telephone may hold a second, smaller copy of itself (MPO).
@@ -92,10 +93,11 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         # Not narrower: for a corrupted file Pillow raises IndexError and struct.error as well.
         raise UserError(f"{path}: cannot be read ({error or type(error).__name__})") from error
     else:
-        if count < 2:
+        if count < 2 and path.suffix.lower() in IMAGE_SUFFIXES:
             raise UserError(
                 f"{path}: is a single image, not a video; give the folder that holds them all"
             )
+    if count > 1:
         notes: tuple[str, ...] = (CLEAR,) if clear else ()
         timing = _timing_of_images(shown, source_fps)
         fps = timing.rate if timing else None
