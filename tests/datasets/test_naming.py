@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import dataloader
 from modules.datasets.label_files import open_labels
 from modules.datasets.naming import (
     bare,
@@ -138,18 +137,6 @@ def test_2_comes_before_10(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- the layout
-
-
-@pytest.mark.parametrize("name", ["frame_{:04}", "img-{}", "{:05}", "dance2_{}", "IMG {}"])
-def test_the_layout_reads_names_of_many_kinds(tmp_path: Path, name: str) -> None:
-    root = make_dataset(tmp_path / "data", train=12, val=4, tests=(3,))
-    before = dataloader.load_val(root, height=16, width=16, val_vi_len=9)
-    for kind in ("img", "label"):
-        for i in range(4):
-            path = root / f"val/val_{kind}/{i}.png"
-            path.rename(path.with_stem(name.format(i + 1)))
-    after = dataloader.load_val(root, height=16, width=16, val_vi_len=9)
-    assert (after.frames == before.frames).all() and (after.labels == before.labels).all()
 
 
 def test_the_command_that_renames_is_shown_and_works(tmp_path: Path) -> None:

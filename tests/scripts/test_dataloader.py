@@ -92,7 +92,9 @@ def test_sound_data_in_numeric_order(root: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["{}.png", "frame{}.png", "{:05d}.PNG", "Frame{}.png", "{}.jpeg"])
+@pytest.mark.parametrize(
+    "name", ["{}.png", "frame{}.png", "{:05d}.PNG", "Frame_{}.jpeg", "img-{}.png", "dance2_{}.png"]
+)
 @pytest.mark.parametrize("first", [0, 1])
 def test_names_and_first_numbers(tmp_path: Path, name: str, first: int) -> None:
     root = build(tmp_path / "root", first, name)
