@@ -91,8 +91,6 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
     try:
         files = [path for path in list_folder(folder) if path.suffix.lower() in suffixes]
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: there is no such folder") from error
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({why(error)})") from error
     numbers = frame_numbers([path.stem for path in files])
@@ -176,7 +174,7 @@ def gaps(numbers: Iterable[int]) -> list[int]:
 def bare(name: str) -> str:
     """A label's or image's name without folder, suffix and what tools append, in lower case."""
     stem = Path(name.replace("\\", "/")).name.casefold()
-    while Path(stem).suffix in (*IMAGE_SUFFIXES, ".json", ".bmp", ".webp"):
+    while Path(stem).suffix in (*IMAGE_SUFFIXES, ".json"):
         stem = Path(stem).stem
     return ADDED.sub("", stem)
 
@@ -220,11 +218,8 @@ def match_files(labels: Sequence[str], frames: Sequence[str], *, every: bool, wh
         place = {number: index for index, number in enumerate(of_frames)}
         return Match([place[number] for number in numbers], "number")
     if len(labels) == len(frames) and numbers is not None and is_regular(numbers):
-        order = sorted(range(len(labels)), key=numbers.__getitem__)
-        places = [0] * len(labels)
-        for index, label in enumerate(order):
-            places[label] = index
-        return Match(places, "order")
+        place = {number: index for index, number in enumerate(sorted(numbers))}
+        return Match([place[number] for number in numbers], "order")
     if len(labels) == len(frames):
         raise UserError(
             f"{what}: neither names nor numbers fit those of the frames ({named(labels[:2])} … and"
@@ -239,9 +234,7 @@ def match_files(labels: Sequence[str], frames: Sequence[str], *, every: bool, wh
 
 def is_regular(numbers: Sequence[int]) -> bool:
     """Whether numbers are evenly spaced, such as 0 1 2 or 1 3 5: nothing is missing between."""
-    ordered = sorted(numbers)
-    steps = {after - before for before, after in pairwise(ordered)}
-    return len(steps) <= 1 and 0 not in steps
+    return len(set(numbers)) == len(numbers) and not gaps(sorted(numbers))
 
 
 def match_indices(

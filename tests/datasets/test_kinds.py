@@ -4,6 +4,7 @@ A row of the table there names a row here by its id.
 """
 
 import json
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -353,14 +354,17 @@ LOCKED = {
 }
 
 
-def text(folder: Path) -> Path:
-    (folder / "a.mp4").write_text("not a video\n" * 99)
-    return folder / "a.mp4"
+def holding(name: str, data: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return make
 
 
-def empty(folder: Path) -> Path:
-    (folder / "a.mp4").touch()
-    return folder / "a.mp4"
+def arrays(folder: Path) -> Path:
+    np.savez(folder / "a.npz", np.zeros(3))
+    return folder / "a.npz"
 
 
 def photo_with_copy(folder: Path) -> Path:
@@ -381,9 +385,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut-off-faststart": (truncated("a.mp4", 0.8, container={"movflags": "+faststart"}), "is cut off after"),
     "cut-off-mkv": (truncated("a.mkv", 0.6), "is cut off after"),
     "encrypted": (video("a.mp4", EVEN, container=LOCKED), "the video is encrypted, corrupted"),
-    "text": (text, "is not a video that can be read"),
-    "empty": (empty, "the file is empty"),
-    "photo-with-copy": (photo_with_copy, "is a single image"),
+    "text": (holding("a.mp4", b"0.png 1.png " * 99), "is not a video; it is a text file; give the pictures"),
+    "empty": (holding("a.mp4", b""), "the file is empty"),
+    "photo-with-copy": (photo_with_copy, "is a single image, not a video; give the folder"),
+    "zip": (holding("a.zip", b"PK\3\4" + bytes(99)), "is not a video; it is an archive; unpack it"),
+    "npz": (arrays, "is not a video; it holds arrays of numpy; save them as 0.png"),
+    "pickle": (holding("a.pkl", pickle.dumps([1])), "is not a video; it is a pickle; save its pictures"),
+    "pattern": (lambda folder: folder / "%04d.png", "a pattern of names: give the folder"),
+    "address": (lambda _: Path("https://example.org/a.mp4"), "an address on the web: download the film first"),
 }  # fmt: skip
 
 
