@@ -135,7 +135,7 @@ def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> No
     if split != "test":  # whose labels must not be renumbered without their first frame
         folders = [str(faults.root / split / f"{split}_{kind}") for kind in ("img", "label")]
         hint = f"; run: python dataloader.py renumber {shlex.join(folders)}"
-    if ordered[0] > 1:
+    if ordered[0] not in (0, 1):
         faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1{hint}")
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
         # Only those that are named are enumerated: a name may be a date in seconds.
