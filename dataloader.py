@@ -41,15 +41,12 @@ from modules.data import Recording, TestSequence, VideoData
 from modules.datasets import inspection
 from modules.datasets.images import (
     BLACK,
-    IMAGE_SUFFIXES,
-    OTHER_SUFFIXES,
-    USUAL_SUFFIXES,
     WHITE,
     decode_image,
     is_clear,
     to_rgb,
 )
-from modules.datasets.naming import PLAIN, frame_numbers, renumber
+from modules.datasets.naming import list_folder, renumber, sort_frames
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
 from modules.datasets.video_options import (
@@ -67,6 +64,7 @@ from modules.runtime.errors import MAX_NAMED, UserError, named
 from modules.runtime.scripts import run_as_script
 
 MAX_LISTED = 20  # corrupted files of one folder, wrong lines of one file
+SPLITS = ("train", "val", "test")
 CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
 
 
@@ -107,10 +105,9 @@ class Faults:
 
 
 def _list_folder(root: Path, where: str, faults: Faults) -> list[Path] | None:
-    """What is in a folder apart from hidden files, by name; None if there is no such folder."""
+    """What is in a folder, see list_folder; None if there is no such folder."""
     try:
-        found = sorted((root / where).iterdir(), key=lambda path: path.name)
-        return [path for path in found if not path.name.startswith(".")]
+        return list_folder(root / where)
     except FileNotFoundError:
         faults.add(where, "the folder is missing")
     except NotADirectoryError:
@@ -121,33 +118,13 @@ def _list_folder(root: Path, where: str, faults: Faults) -> list[Path] | None:
 
 
 def _list_images(root: Path, where: str, faults: Faults) -> dict[int, Path]:
-    """The images of a folder by frame number, in numeric order.
-
-    Other files are ignored, and so is every kind but PNG and JPEG in a folder that has these.
-    Empty if the folder is missing or has none, which is then among the faults.
-    """
-    if (files := _list_folder(root, where, faults)) is None:
+    """The images of a folder by frame number, in numeric order; empty if there are none."""
+    if (paths := _list_folder(root, where, faults)) is None:
         return {}
-    images = [path for path in files if path.suffix.lower() in USUAL_SUFFIXES]
-    images = images or [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        others = Counter(s for path in files if (s := path.suffix.lower()) in OTHER_SUFFIXES)
-        held = "".join(f"; it has {n} {s} files: convert them to PNG" for s, n in others.items())
-        faults.add(where, f"the folder has no images (0.png, 1.png, …){held}")
-        return {}
-    if (found := frame_numbers([path.stem for path in images])) is None:
-        # Those with the layout's own names still count.
-        wrong = [path.name for path in images if not PLAIN.fullmatch(path.stem)]
-        faults.add(where, f"images whose name is not a frame number: {named(wrong)}")
-        images = [path for path in images if PLAIN.fullmatch(path.stem)]
-        found = frame_numbers([path.stem for path in images]) or []
-    by_number: dict[int, list[Path]] = {}
-    for number, path in sorted(zip(found, images, strict=True)):
-        by_number.setdefault(number, []).append(path)
-    twice = [" = ".join(p.name for p in paths) for paths in by_number.values() if len(paths) > 1]
-    if twice:
-        faults.add(where, f"frame numbers used twice: {named(twice)}")
-    return {number: paths[0] for number, paths in by_number.items()}
+    frames = sort_frames(paths)
+    for fault in frames.faults:
+        faults.add(where, fault)
+    return frames.files
 
 
 def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> None:
@@ -158,7 +135,7 @@ def _check_numbering(where: str, numbers: Collection[int], faults: Faults) -> No
     if split != "test":  # whose labels must not be renumbered without their first frame
         folders = [str(faults.root / split / f"{split}_{kind}") for kind in ("img", "label")]
         hint = f"; run: python dataloader.py renumber {shlex.join(folders)}"
-    if ordered[0] > 1:
+    if ordered[0] not in (0, 1):
         faults.add(where, f"numbering starts at {ordered[0]}; it must start at 0 or 1{hint}")
     if missing := ordered[-1] - ordered[0] + 1 - len(ordered):
         # Only those that are named are enumerated: a name may be a date in seconds.
@@ -349,8 +326,17 @@ def _folders(splits: Iterable[SplitFiles]) -> list[ImageFolder]:
 
 
 def _open_root(root: Path) -> Faults:
+    """Raises UserError: there is no such folder, or the splits lie in another one close by."""
     faults = Faults(root)
-    _list_folder(root, "", faults)
+    paths = _list_folder(root, "", faults)
+    faults.raise_if_any()
+    parent = root.resolve().parent
+    for folder in (root, *(paths or ()), parent, parent.parent):
+        # Not Path.is_dir(): it raises at a link into a folder that may not be read.
+        if any(os.path.isdir(folder / split / f"{split}_img") for split in SPLITS):  # noqa: PTH112
+            if folder != root:
+                faults.add("", f"its train/, val/ and test/ are in {folder}; give that folder")
+            break
     faults.raise_if_any()
     return faults
 
@@ -399,7 +385,7 @@ def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
     names = [path.name for path in entries if os.path.isdir(path)]  # noqa: PTH112
     sequences: dict[int, str] = {}
     if odd := [name for name in names if not re.fullmatch("[0-9]+", name)]:
-        faults.add(where, f"folders whose name is not a number: {named(odd)}")
+        faults.add(where, f"folders whose name is not a number: {named(odd)}; rename them 0, 1, …")
     elif not names:
         faults.add(where, "has no folders of sequences (0, 1, …)")
     for name in names:
@@ -498,7 +484,7 @@ def refuse_inside(root: Path, results: Path) -> None:
     Nothing is written to a split; a folder next to the splits, in ROOT itself, is allowed.
     """
     folder = results.resolve()
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         part = (root / split).resolve()
         # The same folder by another name: a mount, or another case on macOS and Windows.
         same = os.path.exists(part) and any(  # noqa: PTH110

@@ -72,6 +72,28 @@ def option(
     return dataclasses.field(default=default, metadata=facts)
 
 
+def device_name(text: str) -> str:
+    """A --device. Raises UserError for one of several GPUs, as in cuda:0."""
+    if found := re.fullmatch(r"(?:cuda:?)?([0-9]+)", text):
+        raise UserError(f"--device {text}: {_chosen(found[1])} --device cuda")
+    return text
+
+
+def gpu_count(text: str) -> int:
+    """A --gpu. Raises UserError for the numbers of GPUs in its place, as in 0,1."""
+    if found := re.fullmatch(r"0|(?:cuda:)?([0-9]+(?:,[0-9]+)+)|cuda:([0-9]+)", text):
+        which = found[1] or found[2] or "0"
+        count = len(which.split(","))
+        raise UserError(
+            f"--gpu {text}: must be at least 1 and says how many GPUs; {_chosen(which)} --gpu {count}"
+        )
+    return int(text)
+
+
+def _chosen(which: str) -> str:
+    return f"to choose which, set CUDA_VISIBLE_DEVICES={which} and give"
+
+
 @dataclasses.dataclass
 class TrainerOptions:
     """What Trainer.py takes, in the order of its --help."""
@@ -87,7 +109,7 @@ class TrainerOptions:
     fast_partial: float = option(0.4, DATA, "fraction of the clips that a short epoch uses, drawn anew each epoch, 0-1", above=0, at_most=1, needs=Need("without --fast_train", lambda o: o.fast_train))
     fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0, needs=Need("without --fast_train", lambda o: o.fast_train))
     augment: tuple[str, ...] = option((), DATA, "augmentation, the same for all frames of a clip: mirror half of the clips, shift by up to 1/16 of the frame, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
-    num_workers: int = option(2, DATA, "threads that decode the images at startup; results do not depend on it", at_least=1, bookkeeping=True)
+    num_workers: int = option(2, DATA, "threads that decode the images at startup, 0 as 1; results do not depend on it", at_least=0, bookkeeping=True)
 
     F_dim: int = option(128, MODEL, "channels of the frame features", at_least=8, at_most=65536)
     L_dim: int = option(32, MODEL, "channels of the label features", at_least=2, at_most=65536)
@@ -130,8 +152,8 @@ class TrainerOptions:
     resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
     resume_if_any: bool = option(False, SAVING, "resume if save_root holds a run, else start one: for jobs that a scheduler restarts", bookkeeping=True)
 
-    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), bookkeeping=True)
-    gpu: int = option(1, RUN, "number of GPUs on this machine; leave it out under torchrun, which starts the processes itself", at_least=1, bookkeeping=True, needs=Need("with --test", lambda o: o.gpu == 1 or not o.test))
+    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), convert=device_name, bookkeeping=True)
+    gpu: int = option(1, RUN, "number of GPUs on this machine; leave it out under torchrun, which starts the processes itself", at_least=1, bookkeeping=True, convert=gpu_count, needs=Need("with --test", lambda o: o.gpu == 1 or not o.test))
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "precision of the networks; auto: bfloat16 if the hardware supports it, float16 on CUDA cards without it (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
     deterministic: bool = option(False, RUN, "CUDA: deterministic kernels only; slower. CPU runs are always deterministic")
@@ -155,7 +177,7 @@ class TesterOptions:
     export: str | None = option(None, SAVING, "write the weights of the five networks to this new file, in the older format {state_dict, optimizer, lr, tfr, last_epoch}, and stop; needs no data set", shown="none")
     split: str = option("test", DATA, "test: the test sequences; val: the validation video, with PSNR", choices=("test", "val"))
     val_vi_len: int | None = option(None, DATA, "with --split val: validation frames to use; a shorter video is used whole", at_least=2, shown="the checkpoint's, else 630")
-    num_workers: int = option(2, DATA, "threads that decode the images; results do not depend on it", at_least=1)
+    num_workers: int = option(2, DATA, "threads that decode the images, 0 as 1; results do not depend on it", at_least=0)
     frame_H: int | None = option(None, MODEL, "frame height, for checkpoints that do not store it", at_least=4, at_most=8192, shown="the checkpoint's, else 32")
     frame_W: int | None = option(None, MODEL, "frame width, for checkpoints that do not store it", at_least=4, at_most=8192, shown="the checkpoint's, else 64")
     n_samples: int = option(1, RUN, "with --split val: number of futures to sample; prints the best, mean and spread of their scores", at_least=1)
@@ -163,7 +185,7 @@ class TesterOptions:
     latent_scale: float = option(1.0, RUN, "factor on the latent; 0 = the prior mean", at_least=0)
     batch_size: int = option(8, RUN, "sequences generated in parallel; results do not depend on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
-    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"))
+    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), convert=device_name)
     precision: str = option("auto", RUN, "precision of the networks; auto: as in Trainer.py", choices=("auto", "float32", "bfloat16", "float16"))
     # fmt: on
 

@@ -43,6 +43,16 @@ BESIDE: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
     *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
+SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
+# Checkpoints in several files, by these files' names: what they are, and what joins them.
+SEVERAL = {
+    r"\.distcp$|^\.metadata$": "a distributed checkpoint; join its files: python -m"
+    " torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt",
+    r"^(mp|zero_pp)_rank_|^zero_to_fp32\.py$|^global_step": "a checkpoint of DeepSpeed; join its"
+    " files with the zero_to_fp32.py that lies beside them",
+    r"-[0-9]+-of-(?!0*1\.)[0-9]+\.|\.index\.json$": "a checkpoint in several parts; load each,"
+    " update one dictionary with all of them, and torch.save that",
+}
 ALONE = "save its weights alone: torch.save(model.state_dict(), FILE) where it was made"
 
 # ---------------------------------------------------------------- files
@@ -53,20 +63,18 @@ def read_weight_file(path: Path) -> Any:
 
     A .safetensors file is read by the package of that name.
     """
-    try:
-        data = path.read_bytes()  # at once: the disk's errors are told apart from the content's
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such checkpoint") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({why(error)})") from error
+    data = _bytes(path)
     file = io.BytesIO(data)
     try:
         if path.suffix == ".safetensors":
             return importlib.import_module("safetensors.torch").load(data)
         if zipfile.is_zipfile(file):
             verify_archive(file)
-            if any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist()):
+            names = zipfile.ZipFile(file).namelist()
+            if any(name.endswith("/constants.pkl") for name in names):
                 raise UserError(f"{path}: a TorchScript archive, which holds a program; {ALONE}")
+            if not any(name.endswith("data.pkl") for name in names):
+                raise UserError(f"{path}: a ZIP archive of {named(names)}; unpack it, or {ALONE}")
         file.seek(0)
         with torch.serialization.safe_globals(BESIDE):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -85,9 +93,53 @@ def read_weight_file(path: Path) -> Any:
             ) from error
         zipped = isinstance(error, zipfile.BadZipFile)
         what = str(error) if zipped else "it ends too early, was changed or is something else"
-        raise UserError(
-            f"{path}: corrupted, or not a checkpoint: {what}; copy or download it again"
-        ) from error
+        raise _corrupted(path, f"{what}; copy or download it again") from error
+
+
+def _corrupted(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: corrupted, or not a checkpoint: {reason}")
+
+
+def _bytes(path: Path) -> bytes:
+    """The file's content, read at once: what the disk refuses is then told apart from what the file
+    holds. UserError: it is missing, a folder, unreadable, or plainly something else."""
+    try:
+        path.stat()
+        names = [each.name for each in path.iterdir()] if path.is_dir() else [path.name]
+        for pattern, what in SEVERAL.items():
+            if any(re.search(pattern, name) for name in names):
+                raise UserError(f"{path}: {what}")
+        if not path.is_file():
+            meant = _checkpoints_in(path) or "; give a file"
+            raise UserError(f"{path}: not a checkpoint file{meant}")
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such checkpoint{_checkpoints_in(path.parent)}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
+    if not data:
+        raise _corrupted(path, "the file is empty (0 bytes)")
+    begin = data[:512].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    for starts, what in (
+        ((b"version https://git-lfs",), "a pointer of Git LFS; fetch it with: git lfs pull"),
+        ((b"<!doctype", b"<html", b"<?xml"), "a web page; download the file itself"),
+        ((b"\x1f\x8b", b"7z\xbc\xaf", b"rar!"), "an archive; unpack it"),
+        ((b"\x80\3", b"\x80\4", b"\x80\5"), f"a pickle of Python; {ALONE}"),
+        ((b"\x89hdf", b"\x93numpy"), f"of another library than PyTorch; {ALONE}"),
+    ):
+        if begin.startswith(starts):
+            raise _corrupted(path, f"it is {what}")
+    return data
+
+
+def _checkpoints_in(folder: Path) -> str:
+    """What may have been meant, for the end of an error."""
+    try:
+        names = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES)
+    except OSError:
+        return ""
+    names = [name for name in names if not name.startswith(".")]
+    return f"; in that folder there are: {named(names)}" if names else ""
 
 
 # ---------------------------------------------------------------- networks

@@ -98,6 +98,14 @@ def test_help_is_grouped_and_complete() -> None:
         ("--kl_beta=-inf", "--kl_beta -inf: must be a finite number"),
         (f"--num_epoch 1{'0' * 400}", "--num_epoch 1000"),
         ("--optim adam", "--optim: invalid choice: 'adam'"),
+        ("--device cuda:0", "set CUDA_VISIBLE_DEVICES=0 and give --device cuda"),
+        ("--device 1", "set CUDA_VISIBLE_DEVICES=1 and give --device cuda"),
+        ("--gpu 0,1", "set CUDA_VISIBLE_DEVICES=0,1 and give --gpu 2"),
+        ("--gpu cuda:3", "set CUDA_VISIBLE_DEVICES=3 and give --gpu 1"),
+        (
+            "--local-rank=0",
+            "torch.distributed.launch passes it: start with torchrun",
+        ),
         ("--auto_save True", "True"),
         ("--save_root=", "--save_root: is empty"),
         ("--detector_patience 1", "--detector_patience 1"),
@@ -115,10 +123,11 @@ def test_refused(typed: str, words: str) -> None:
 
 
 LEAST = {
-    **dict.fromkeys(("batch_size", "num_epoch", "per_save", "gpu"), 1),
-    **dict.fromkeys(("num_workers", "kl_anneal_cycle"), 1),
+    **dict.fromkeys(("batch_size", "num_epoch", "per_save", "gpu", "kl_anneal_cycle"), 1),
     **{"train_vi_len": 2, "val_vi_len": 2, "frame_H": 4, "frame_W": 4},
-    **dict.fromkeys(("grad_clip", "tfr", "tfr_d_step", "kl_beta", "seed", "tfr_sde"), 0),
+    **dict.fromkeys(
+        ("grad_clip", "tfr", "tfr_d_step", "kl_beta", "seed", "tfr_sde", "num_workers"), 0
+    ),
 }
 ABOVE_0 = ("partial", "fast_partial", "lr", "detector_threshold", "kl_anneal_ratio")
 MOST = {"partial": 1, "fast_partial": 1, "tfr": 1, "F_dim": 65536}

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import gzip
 import io
 import pickle
 import sys
@@ -205,6 +206,17 @@ def script(path: Path) -> None:
         archive.writestr(f"{path.stem}/constants.pkl", b"")
 
 
+def holding(name: str) -> Callable[[Path], None]:
+    """A folder with a file of this name in the place of the checkpoint."""
+
+    def apply(path: Path) -> None:
+        path.unlink()
+        path.mkdir()
+        (path / name).write_bytes(b"0")
+
+    return apply
+
+
 CORRUPTED = "corrupted, or not a checkpoint: "
 OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
     (lambda p: p.write_bytes(b""), CORRUPTED),
@@ -215,7 +227,13 @@ OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
         rewrite(lambda d: d.replace(b"\0\0\x80?" * 3, b"\0\0\x81?" * 3, 1)),
         CORRUPTED + "wrong checksum",
     ),
-    (lambda p: p.write_bytes(pickle.dumps({"a": 1})), CORRUPTED),
+    (lambda p: p.write_bytes(pickle.dumps({"a": 1})), "a pickle of Python; save its weights"),
+    (lambda p: np.savez(p.open("wb"), a=np.zeros(2)), "a ZIP archive of a.npy; unpack it, or save"),
+    (lambda p: p.write_bytes(gzip.compress(p.read_bytes())), "it is an archive; unpack it"),
+    (holding("__0_0.distcp"), "a distributed checkpoint; join its files: python -m torch."),
+    (holding("a-00001-of-00002.safetensors"), "a checkpoint in several parts; load each"),
+    (holding("model.safetensors.index.json"), "a checkpoint in several parts; load each"),
+    (holding("mp_rank_00_model_states.pt"), "a checkpoint of DeepSpeed; join its files"),
     (script, "a TorchScript archive, which holds a program; save its weights alone"),
     (lambda p: (p.unlink(), p.mkdir()), "cannot be read (Is a directory)"),
     (lambda p: p.unlink(), "no such checkpoint"),

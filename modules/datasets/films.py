@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 Matrix = tuple[int, int, int, int]
 
 USUAL_RATE = 25.0  # frames/s of streams that give none; ffmpeg assumes the same
-HD = 720  # rows from which untagged colours are BT.709's, as players take them
+HD = (1280, 720)  # columns or rows from which untagged colours are BT.709's, as players take them
 BT601, BT709, UNTAGGED, UNTAGGED_BY_MATRIX = 5, 1, 2, 0  # of ISO/IEC 23091-2
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics there
 FULL_RANGE = 2
@@ -38,7 +38,7 @@ class Film:
     timing: Timing
     track: int  # index of its stream
     decoder: str  # "": the usual one
-    stored: tuple[int, int]  # width, height of the first picture as it is stored
+    stored: tuple[int, int]  # width, height of the largest picture as it is stored
     size: tuple[int, int]  # width, height in pixels, upright and with square pixels
     matrix: Matrix  # turns stored pictures upright: rows (a, b), (c, d) of (x, y) → (ax+cy, bx+dy)
     base_rate: float  # frames/s to which tools even the clip out
@@ -146,7 +146,7 @@ def _probe(path: Path, container: Any, stream: Any, notes: list[str]) -> Film:
             f"{path}: the file is cut off after {len(stamps)} frames; copy it again from where it"
             " came from"
         )
-    width, height = stored = first.width, first.height
+    width, height = stored = max(sizes, key=lambda size: size[0] * size[1])
     filters: list[tuple[str, str]] = []
     if interlaced:
         notes.append("interlaced frames were made progressive")
@@ -275,7 +275,8 @@ def _rgb(frame: Any, film: Film) -> Pixels:
     """A decoded frame's pixels, upright, (H, W, 3)."""
     space = frame.colorspace
     if space in (UNTAGGED, UNTAGGED_BY_MATRIX):
-        space = BT709 if min(film.stored) >= HD else BT601
+        large = any(side >= least for side, least in zip(film.stored, HD, strict=True))
+        space = BT709 if large else BT601
     full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
     width, height = film.size if film.matrix[0] else film.size[::-1]
     pixels = frame.reformat(

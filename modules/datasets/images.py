@@ -1,4 +1,4 @@
-"""Image files: listed in numeric order, and decoded to 8-bit RGB.
+"""Image files, decoded to 8-bit RGB.
 
 Files are decoded completely and their checksums are verified, so that a corrupted one is found.
 """
@@ -7,7 +7,6 @@ import io
 import re
 import stat
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,28 +19,40 @@ from modules.runtime.errors import UserError
 # images are decoded in threads.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
-USUAL_SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGE_SUFFIXES = (
-    *USUAL_SUFFIXES,
-    *(".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".avif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 # Only these decoders: a file's name need not match its content.
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
-READ = "PNG, JPEG, BMP, WebP, TIFF and PPM"
-# What else cameras and programs write for pictures, or in place of them.
-OTHER_SUFFIXES = (
-    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".tga", ".exr", ".hdr", ".psd", ".svg"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".npy", ".npz", ".mat", ".pt"),
-    *(".mp4", ".avi", ".mov", ".mkv", ".webm"),
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
+READ = "PNG, JPEG, BMP, WebP, AVIF, TIFF and PPM"
+# What else cameras and programs write for pictures …
+PICTURE_SUFFIXES = (
+    *(".heic", ".heif", ".jxl", ".jp2", ".tga", ".exr", ".hdr", ".psd", ".svg"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
 )
+# … and in place of them: what to do.
+OTHER_SUFFIXES = {
+    **dict.fromkeys((".gif", ".npy", ".npz", ".mat", ".pt", ".pkl"), "convert them to PNG"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack them"),
+    **dict.fromkeys(
+        (".mp4", ".avi", ".mov", ".mkv", ".webm"), "the command video takes a film by its own name"
+    ),
+}
 # By a file's first bytes: what it is, and what to do.
 OTHER_KINDS = (
     (b"version https://git-lfs", "a pointer of Git LFS; fetch the file with: git lfs pull"),
     (b"GIF8", "a GIF; convert it to PNG"),
     (b"8BPS", "a Photoshop file; convert it to PNG"),
     (b"v/1\x01", "an OpenEXR file; convert it to PNG"),
-    (b"%PDF", "a PDF document"),
-    (b"\x93NUMPY", "an array of numpy; save it as PNG"),
+    (b"%PDF", "a PDF document; save its pictures as 0.png, 1.png, …"),
+    (b"\x93NUMPY", "an array of numpy; save it as 0.png, 1.png, …"),
+    (b"\x89HDF", "an HDF5 file; save its pictures as 0.png, 1.png, …"),
+    (b"\x80", "a pickle; save its pictures as 0.png, 1.png, …"),
+    *(
+        (start, "an archive; unpack it")
+        for start in (b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
+    ),
 )
 WHITE, BLACK = 255, 0  # what transparent pixels of frames and of labels become
 ORIENTATION = 0x0112  # tag of EXIF
@@ -57,24 +68,6 @@ TURNS = {  # value of the tag → what turns the image upright
 SIDEWAYS = (5, 6, 7, 8)  # values with which width and height are exchanged
 MAX_BYTES = 2**30  # of a file: more than MAX_PIXELS take in any kind
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
-
-
-def natural_order(path: Path) -> list[tuple[int, str]]:
-    """A sorting key for file names: 2 comes before 10."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
-    if not folder.exists():
-        raise UserError(f"{folder}: there is no such folder")
-    try:
-        found = list(folder.iterdir())
-        files = [path for path in found if not path.name.startswith(".")]
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-    return sorted((path for path in files if path.suffix.lower() in suffixes), key=natural_order)
 
 
 def to_rgb(image: Image.Image, ground: int = WHITE) -> Image.Image:
@@ -118,16 +111,20 @@ def is_clear(image: Image.Image) -> bool:
 
 
 def other_kind(head: bytes) -> str:
-    """What a file is that no decoder here knows, by its first bytes."""
+    """What a file is that no decoder here knows, by its first bytes, and what to do; or ""."""
+    if head.startswith(b"PK\3\4") and b".npy" in head:
+        return "it holds arrays of numpy; save them as 0.png, 1.png, …"
     for start, what in OTHER_KINDS:
         if head.startswith(start):
             return f"it is {what}"
     if head[4:8] == b"ftyp":
-        return "it is HEIC, AVIF or a video; convert it to PNG"
+        return "it is HEIC or a video; convert it to PNG"
     if head.startswith((b"II*\0", b"MM\0*")):
         return "it is a TIFF of a kind that is not read; save it with 8 bits per colour"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "it is a web page; download the file itself"
+    if not re.search(rb"^$|^YUV4MPEG|[\0-\x08\x0e-\x1f]", head):
+        return "it is a text file; give the pictures themselves"
     return ""
 
 
@@ -174,7 +171,7 @@ def decode_image(path: Path) -> Image.Image | str:
             return f"{status.st_size / 2**20:.0f} MB are too many for a video frame"
         # Read at once: what the disk refuses is told apart from what the file holds.
         with io.BytesIO(path.read_bytes()) as stream:
-            head = stream.read(32)
+            head = stream.read(512)
             stream.seek(0)
             try:
                 return _open(stream)

@@ -22,14 +22,17 @@ from typing import Any
 import numpy as np
 
 from modules.datasets import label_tables
-from modules.datasets.images import BLACK, IMAGE_SUFFIXES, list_files, natural_order, read_image
+from modules.datasets.images import BLACK, IMAGE_SUFFIXES, read_image
 from modules.datasets.label_formats import KNOWN, Found, entries_of, people_of
 from modules.datasets.naming import (
     bare,
     frame_numbers,
+    frames_in,
     is_regular,
+    list_files,
     match_files,
     match_indices,
+    natural_order,
 )
 from modules.datasets.pose import Person
 from modules.datasets.source import Clip
@@ -69,6 +72,7 @@ def open_labels(path: Path, clip: Clip) -> Labels:
         if images and tables:
             raise UserError(f"--labels {path}: holds images and JSON; keep only the labels")
         if images:
+            images = list(frames_in(path).values())
             places, matched = _place_files(path, images, clip, "skeleton images", every=True)
             whole = [images[place] for place in places]
             return Labels(path, "skeleton images", images=whole, matched=matched)

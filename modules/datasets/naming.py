@@ -1,6 +1,7 @@
 """Which frame a file belongs to: frame numbers in names, and labels matched to a clip's frames.
 
     frame_numbers(["img-1", "img-2"])                → [1, 2]
+    sort_frames(folder.iterdir())                    → images by frame number, and faults
     match_files(labels, frames)                      → for each label its frame, and by what
 
 By file name first, by number second. A number counts only where it is the one part of the names
@@ -8,16 +9,24 @@ that changes from file to file: `dance2_0001` and `1_of_100` are clear, `take1_4
 is not.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from modules.datasets.images import IMAGE_SUFFIXES, list_files
-from modules.runtime.errors import UserError, named
+from modules.datasets.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, PICTURE_SUFFIXES
+from modules.runtime.errors import UserError, named, why
 
-PLAIN = re.compile(r"(?:frame)?([0-9]+)", re.IGNORECASE)  # the layout's own names
+PREFIX = re.compile("frame(?=-?[0-9])", re.IGNORECASE)  # the layout's own, which may be left out
+NUMBER = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)")
+# Folders that systems and network drives leave beside a user's own.
+SYSTEM = (
+    *("__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"),
+    "System Volume Information",
+)
 # What tools append to a frame's name.
 ADDED = re.compile(
     r"[_\-. ](keypoints?|rendered|pose|poses|label|skeleton|openpose|alphapose|landmarks|vis)$"
@@ -25,29 +34,147 @@ ADDED = re.compile(
 ADDED_BEFORE = re.compile(r"^(vis|results|pred|label)[_\-. ]")
 WAITING = ".renumber-"  # renumber() sets a file aside under this and its new number
 
+# ---------------------------------------------------------------- numbers in names
+
+
+def _split(stem: str) -> tuple[tuple[str, ...], list[str]]:
+    """The text between a name's numbers, in lower case, and these with a minus before them."""
+    parts = NUMBER.split(PREFIX.sub("", stem).casefold())
+    return tuple(parts[::2]), parts[1::2]
+
+
+def _whole(numbers: Sequence[str]) -> list[int] | None:
+    """Numbers from one place of all names as integers of the same order; None: it is not clear.
+
+    A minus before all of them is a hyphen. Of 0.04 and 0.1 all are multiplied by a power of ten;
+    but 2.9 and 2.10 are counted, since nobody writes the last zero of a fraction.
+    """
+    if all(number.startswith("-") for number in numbers):
+        numbers = [number[1:] for number in numbers]
+    pairs = [number.partition(".")[::2] for number in numbers]
+    wholes, fractions = ({pair[i] for pair in pairs} for i in (0, 1))
+    widths = {len(fraction) for fraction in fractions}
+    counted = len(widths) > 1 and any(f.endswith("0") for f in fractions if len(f) > 1)
+    if len(wholes) == 1 and 0 not in widths and (counted or len(widths) == 1 < len(fractions)):
+        return [int(fraction) for _, fraction in pairs]
+    if counted:
+        return None
+    digits = max(len(fraction.rstrip("0")) for fraction in fractions)
+    return [int(whole + f[:digits].ljust(digits, "0")) for whole, f in pairs]
+
 
 def frame_numbers(stems: Sequence[str]) -> list[int] | None:
     """The frame number of each name without suffix; None if it is not clear which number it is."""
-    plain = [PLAIN.fullmatch(stem) for stem in stems]
-    if all(plain):
-        return [int(found[1]) for found in plain if found]
-    parts = [re.split(r"([0-9]+)", stem) for stem in stems]
-    first = [text.casefold() for text in parts[0][::2]] if parts else []
-    if len(first) < 2 or any([t.casefold() for t in p[::2]] != first for p in parts):
+    names = [_split(stem) for stem in stems]
+    if not names:
+        return []
+    if len({text for text, _ in names}) > 1:
         return None
-    numbers = [[int(digits) for digits in p[1::2]] for p in parts]
-    changing = [i for i in range(len(first) - 1) if len({row[i] for row in numbers}) > 1]
-    if len(changing) > 1:
+    places = list(zip(*(numbers for _, numbers in names), strict=True))
+    changing = [place for place in places if len(set(place)) > 1]
+    if not places or len(changing) > 1:
         return None
     # Of a single file, or of copies: the last number, as file names usually have it.
-    place = changing[0] if changing else len(first) - 2
-    return [row[place] for row in numbers]
+    return _whole(changing[0] if changing else places[-1])
+
+
+# ---------------------------------------------------------------- the files of a folder
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """What is in a folder, by name, without hidden files and what systems leave. Raises OSError."""
+    every = sorted(folder.iterdir(), key=lambda path: path.name)
+    return [path for path in every if path.name[0] != "." and path.name not in SYSTEM]
+
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
+    try:
+        files = [path for path in list_folder(folder) if path.suffix.lower() in suffixes]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({why(error)})") from error
+    numbers = frame_numbers([path.stem for path in files])
+    if numbers is None:
+        return sorted(files, key=natural_order)
+    return [path for _, path in sorted(zip(numbers, files, strict=True))]
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A sorting key for file names: 2 comes before 10."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+class Frames(NamedTuple):
+    """The images of a folder by frame number, in order, and what is wrong with them, in words."""
+
+    files: dict[int, Path]
+    faults: list[str]
+
+
+def sort_frames(paths: Sequence[Path]) -> Frames:
+    """The images among what lies in a folder. Every image is one of its frames, or a fault.
+
+    Other files are ignored, unless there is no image. Where names have several forms, those of the
+    commonest count, of equally common ones the layout's own.
+    """
+    kinds = Counter(path.suffix.lower() for path in paths)
+    if unread := [f"{n} {kind}" for kind, n in kinds.items() if kind in PICTURE_SUFFIXES]:
+        return Frames({}, [f"{named(unread)} files are not read: convert them to PNG"])
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        fault = "the folder has no images (0.png, 1.png, …)"
+        for kind, count in kinds.items():
+            if what := OTHER_SUFFIXES.get(kind):
+                fault += f"; it has {count} {kind} file(s): {what}"
+        if folders := [path.name for path in paths if os.path.isdir(path)]:  # noqa: PTH112
+            where = named(folders)
+            fault += f"; do they lie deeper, in {where}? Give that folder, or move them up"
+        return Frames({}, [fault])
+    forms = [_split(path.stem)[0] for path in images]
+    counts = Counter(form for form in forms if len(form) > 1)
+    best = max(counts, key=lambda form: (counts[form], form == ("", "")), default=None)
+    faults = []
+    if odd := [path.name for path, form in zip(images, forms, strict=True) if form != best]:
+        faults.append(f"images whose name is not a frame number: {named(odd)}; move them elsewhere")
+    images = [path for path, form in zip(images, forms, strict=True) if form == best]
+    if (numbers := frame_numbers([path.stem for path in images])) is None:
+        first = ", ".join(path.name for path in images[:2])
+        fault = f"not clear which number is the frame's: {first}; rename them 0.png, 1.png, …"
+        return Frames({}, [*faults, fault])
+    found: dict[int, list[Path]] = {}
+    for number, path in sorted(zip(numbers, images, strict=True)):
+        found.setdefault(number, []).append(path)
+    if twice := [" = ".join(p.name for p in each) for each in found.values() if len(each) > 1]:
+        faults.append(f"frame numbers used twice: {named(twice)}; keep one of each")
+    return Frames({number: each[0] for number, each in found.items()}, faults)
+
+
+def frames_in(folder: Path) -> dict[int, Path]:
+    """The images of a folder by frame number, in order. Raises UserError with all of its faults."""
+    try:
+        frames = sort_frames(list_folder(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({why(error)})") from error
+    if frames.faults:
+        raise UserError(f"{folder}: {'; '.join(frames.faults)}")
+    return frames.files
+
+
+def gaps(numbers: Iterable[int]) -> list[int]:
+    """Numbers, in order, before which there is a larger step than usual."""
+    ordered = list(numbers)
+    step = min((b - a for a, b in pairwise(ordered)), default=1)
+    return [b for a, b in pairwise(ordered) if b - a > 1.01 * step]
+
+
+# ---------------------------------------------------------------- labels and frames
 
 
 def bare(name: str) -> str:
     """A label's or image's name without folder, suffix and what tools append, in lower case."""
     stem = Path(name.replace("\\", "/")).name.casefold()
-    while Path(stem).suffix in (*IMAGE_SUFFIXES, ".json", ".bmp", ".webp"):
+    while Path(stem).suffix in (*IMAGE_SUFFIXES, ".json"):
         stem = Path(stem).stem
     return ADDED.sub("", stem)
 
@@ -91,11 +218,8 @@ def match_files(labels: Sequence[str], frames: Sequence[str], *, every: bool, wh
         place = {number: index for index, number in enumerate(of_frames)}
         return Match([place[number] for number in numbers], "number")
     if len(labels) == len(frames) and numbers is not None and is_regular(numbers):
-        order = sorted(range(len(labels)), key=numbers.__getitem__)
-        places = [0] * len(labels)
-        for index, label in enumerate(order):
-            places[label] = index
-        return Match(places, "order")
+        place = {number: index for index, number in enumerate(sorted(numbers))}
+        return Match([place[number] for number in numbers], "order")
     if len(labels) == len(frames):
         raise UserError(
             f"{what}: neither names nor numbers fit those of the frames ({named(labels[:2])} … and"
@@ -110,9 +234,7 @@ def match_files(labels: Sequence[str], frames: Sequence[str], *, every: bool, wh
 
 def is_regular(numbers: Sequence[int]) -> bool:
     """Whether numbers are evenly spaced, such as 0 1 2 or 1 3 5: nothing is missing between."""
-    ordered = sorted(numbers)
-    steps = {after - before for before, after in pairwise(ordered)}
-    return len(steps) <= 1 and 0 not in steps
+    return len(set(numbers)) == len(numbers) and not gaps(sorted(numbers))
 
 
 def match_indices(
@@ -164,17 +286,11 @@ def renumber(folders: Sequence[Path]) -> list[int]:
     plans: list[list[tuple[int, Path]]] = []
     interrupted = False
     for folder in folders:
-        files = list_files(folder, IMAGE_SUFFIXES)
-        numbers = frame_numbers([file.stem for file in files]) if files else None
         waiting = _waiting(folder)
-        if numbers is None and (files or not waiting):
-            raise UserError(
-                f"{folder}: {named(file.name for file in files[:2]) or 'no images'}: it is not"
-                " clear which number is the frame's; rename them to 0.png, 1.png, …"
-            )
-        if len(set(numbers or ())) < len(numbers or ()):
-            raise UserError(f"{folder}: two files have the same frame number; remove one of them")
-        plan = sorted(zip(numbers or (), files, strict=True))
+        if waiting and not list_files(folder, IMAGE_SUFFIXES):
+            plan = []
+        else:
+            plan = list(frames_in(folder).items())
         if waiting:  # of a command that was interrupted
             done = [file for _, file in plan]  # have their new names, unless 0 is among the others
             aside = list(waiting.values())
@@ -198,9 +314,8 @@ def renumber(folders: Sequence[Path]) -> list[int]:
         for i, file in enumerate(aside):
             name = file.with_name(f"{i}{file.suffix.lower()}")
             file.rename(name)
-    ordered = [number for number, _ in plans[0]]
-    step = min((b - a for a, b in pairwise(ordered)), default=1)
-    return [i + 1 for i, (a, b) in enumerate(pairwise(ordered)) if b - a > step]
+    numbers = [number for number, _ in plans[0]]
+    return [numbers.index(number) for number in gaps(numbers)]
 
 
 def _waiting(folder: Path) -> dict[int, Path]:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from modules.datasets.driving import Build, build_from, measure, nearest_label, retarget
-from modules.datasets.images import BLACK, IMAGE_SUFFIXES, list_files, read_image
+from modules.datasets.images import BLACK, read_image
+from modules.datasets.naming import frames_in
 from modules.datasets.pose import STANDARD, Style, draw_labels
 from modules.datasets.source import Clip, Pixels, data_rate
 from modules.datasets.splits import Place, file_of
@@ -152,7 +153,7 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
     draw = partial(draw_labels, height=height, width=width)
     left, top, right, bottom = like.box
     folder = like.root / "train"
-    train = list_files(folder / "train_label", IMAGE_SUFFIXES)
+    train = list(frames_in(folder / "train_label").values())
     train = train[:: max(1, len(train) // MOST)]
     usual = [np.asarray(read_image(path, BLACK)) for path in train]
     number, style = 0, None

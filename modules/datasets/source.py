@@ -9,6 +9,7 @@ video too. Frames are (H, W, 3) uint8 RGB, upright, and taken by their time stam
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,20 @@ from PIL import Image, UnidentifiedImageError
 from modules.datasets import films
 from modules.datasets.films import CLEAR
 from modules.datasets.images import (
+    FORMATS,
     IMAGE_SUFFIXES,
     ORIENTATION,
     SIDEWAYS,
     decode_image,
     is_clear,
-    list_files,
+    other_kind,
     read_image,
     to_rgb,
     upright,
 )
+from modules.datasets.naming import frames_in, gaps
 from modules.datasets.timing import Timing
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, named
 
 Pixels = NDArray[np.uint8]
 
@@ -64,26 +67,17 @@ class Clip:
 def open_clip(path: Path, source_fps: float | None) -> Clip:
     """A clip's properties, without reading its frames. Raises UserError that names it."""
     if not path.exists():
-        raise UserError(f"{path}: there is no such video or folder")
+        meant = ""
+        if re.match(r"[a-z]+:/", str(path)):
+            meant = "; an address on the web: download the film first"
+        elif set(path.name) & set("%*?["):
+            meant = "; a pattern of names: give the folder that holds the images"
+        raise UserError(f"{path}: there is no such video or folder{meant}")
     if path.is_dir():
-        files = list_files(path, IMAGE_SUFFIXES)
-        if len(files) < 2:
-            raise UserError(
-                f"{path}: the folder has {len(files)} images (.png, .jpg); a video needs at least 2"
-            )
-        names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-        identity = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-        first = decode_image(files[0])
-        if isinstance(first, str):
-            raise UserError(f"{files[0]}: {first}")
-        _check_sizes(files, first.size)
-        notes: tuple[str, ...] = (CLEAR,) if is_clear(first) else ()
-        return Clip(
-            path, "folder", files, source_fps, first.size, len(files), identity, notes=notes
-        )
-    identity = _file_identity(path)
+        return _open_folder(path, source_fps)
+    (identity, head), count = _identify(path), 0
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=(*FORMATS, "GIF")) as image:
             # A photo of a telephone may hold a second, smaller copy of itself (MPO).
             count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
             count -= _hidden(image)
@@ -99,12 +93,17 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         # Not narrower: for a corrupted file Pillow raises IndexError and struct.error as well.
         raise UserError(f"{path}: cannot be read ({error or type(error).__name__})") from error
     else:
-        if count < 2:
-            raise UserError(f"{path}: is a single image, not a video")
-        notes = (CLEAR,) if clear else ()
+        if count < 2 and path.suffix.lower() in IMAGE_SUFFIXES:
+            raise UserError(
+                f"{path}: is a single image, not a video; give the folder that holds them all"
+            )
+    if count > 1:
+        notes: tuple[str, ...] = (CLEAR,) if clear else ()
         timing = _timing_of_images(shown, source_fps)
         fps = timing.rate if timing else None
         return Clip(path, "images", [], fps, size, count, identity, timing, notes=notes)
+    if (what := other_kind(head)) and head[4:8] != b"ftyp":
+        raise UserError(f"{path}: is not a video; {what}")
     if importlib.util.find_spec("av") is None:
         raise UserError(
             f"{path}: videos other than GIF need PyAV; run: pip install -r requirements-video.txt"
@@ -120,25 +119,46 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
     return Clip(path, "video", [], timing.rate, film.size, frames, identity, timing, film, notes)
 
 
+def _open_folder(path: Path, source_fps: float | None) -> Clip:
+    """A clip of images, of which the first is decoded. Raises UserError."""
+    numbered = frames_in(path)
+    files = list(numbered.values())
+    if len(files) < 2:
+        raise UserError(f"{path}: the folder has 1 image; a video needs at least 2")
+    notes = []
+    if missing := gaps(numbered):
+        where = named(numbered[number].name for number in missing)
+        notes.append(f"numbers are missing before {where}; its frames are taken without a pause")
+    first = decode_image(files[0])
+    if isinstance(first, str):
+        raise UserError(f"{files[0]}: {first}")
+    notes += [CLEAR] if is_clear(first) else []
+    for file in files:  # their headers, before a search for joints is begun
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                # Pillow itself turns a TIFF.
+                turned = _turning(image).get(ORIENTATION, 1) in SIDEWAYS
+                _check_size(file, image.size[::-1] if turned else image.size, first.size)
+        except UserError:
+            raise
+        except Exception:  # a corrupted image is named when it is read
+            continue
+    names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+    identity = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    size, count = first.size, len(files)
+    return Clip(path, "folder", files, source_fps, size, count, identity, notes=tuple(notes))
+
+
+def _check_size(file: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
+    if found != size:
+        raise UserError(
+            f"{file}: is {found[0]} x {found[1]} pixels, the images before it {size[0]} x {size[1]}"
+        )
+
+
 def _turning(image: Image.Image) -> Image.Exif:
     """How a file of several images is to be turned; Pillow itself turns those of a TIFF."""
     return Image.Exif() if image.format == "TIFF" else image.getexif()
-
-
-def _check_sizes(files: list[Path], size: tuple[int, int]) -> None:
-    """Look at the headers of a folder's images. Raises UserError at one of another size."""
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
-                found = image.size[::-1] if turned else image.size
-        except Exception:  # a corrupted image is named when it is read
-            continue
-        if found != size:
-            raise UserError(
-                f"{file}: is {found[0]} x {found[1]} pixels, the images before it"
-                f" {size[0]} x {size[1]}"
-            )
 
 
 NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0
@@ -154,20 +174,20 @@ def _timing_of_images(shown: list[float], source_fps: float | None) -> Timing | 
     return Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
 
 
-def _file_identity(path: Path) -> str:
-    """SHA-256 of a file's size, its first and its last MiB: enough to distinguish videos."""
+def _identify(path: Path) -> tuple[str, bytes]:
+    """SHA-256 of a file's size, first and last MiB, which distinguishes videos; and its head."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
-            digest = hashlib.sha256(str(size).encode())
+            parts = []
             for position in (0, max(0, size - 2**20)):
                 file.seek(position)
-                digest.update(file.read(2**20))
+                parts.append(file.read(2**20))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if size == 0:
         raise UserError(f"{path}: the file is empty (0 bytes)")
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join([str(size).encode(), *parts])).hexdigest(), parts[0][:512]
 
 
 def _hidden(image: Image.Image) -> int:
@@ -185,12 +205,8 @@ def frames_at(clip: Clip, wanted: Sequence[int]) -> Iterator[Pixels]:
         return
     if clip.kind == "folder":
         for index in wanted:
-            image = read_image(path := clip.files[index])
-            if image.size != clip.size:
-                raise UserError(
-                    f"{path}: is {image.width} x {image.height} pixels, the images before it"
-                    f" {clip.size[0]} x {clip.size[1]}"
-                )
+            image = read_image(clip.files[index])
+            _check_size(clip.files[index], image.size, clip.size)
             yield np.asarray(image)
         return
     try:

@@ -78,7 +78,9 @@ def split_by_time(
         test = [one] if one > 1 else []
     sequences = [take(frames, "--test") for frames in test if frames]
     if not left:
-        raise UserError("no frames are left to train on; give fewer for --val_frames and --test")
+        raise UserError(
+            "no frames are left to train on; give fewer for --val_frames, --test and --pause"
+        )
     return Split(sorted(left), val, sequences)
 
 

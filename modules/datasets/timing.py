@@ -3,9 +3,9 @@
     timing = Timing.constant(240, fps=29.97)
     timing.indices(15)             # source index of every frame of a data set at 15 frames/s
 
-A constant clip is sampled by counting; a variable one (phones in low light, screen recorders, GIFs
-with a long-held frame) by its time stamps, so that it keeps its true speed: a frame that is held
-for a second is taken fifteen times. Legend: N frames of the clip; times in seconds.
+Frames are taken by their time stamps, so that a variable clip (phones in low light, screen
+recorders, GIFs with a long-held frame) keeps its true speed: a frame that is held for a second is
+taken fifteen times. Legend: N frames of the clip; times in seconds.
 """
 
 import math
@@ -65,41 +65,15 @@ class Timing:
         """Frames/s of what `indices` takes."""
         return self.rate if self.rate <= SLACK * fps else fps
 
-    def step(self, fps: float) -> float:
-        """Source frames per frame of the data set, of a constant clip."""
-        return 1.0 if self.rate <= SLACK * fps else self.rate / fps
-
     def indices(self, fps: float) -> list[int]:
         """Source index of each frame at `fps`; a slower clip keeps its own rate.
 
         Of each instant k/fps the frame that is nearest in time; of a frame that is held longer than
         usual, the time for which it is shown counts.
         """
-        if self.is_constant:
-            step, count = self.step(fps), len(self.starts)
-            return [source_index(t, step) for t in range(count_sampled(count, step))]
-        half = self.interval / 2
-        length = self.end - half  # of the last instant
-        count = max(1, math.ceil(length * self.data_rate(fps) - 1e-9))
-        instants = np.arange(count) / self.data_rate(fps)
-        found = np.searchsorted(self.starts, instants + half + 1e-9, side="right") - 1
-        return [int(index) for index in found.clip(0)]
-
-    def shown(self, rate: float) -> NDArray[np.intp]:
-        """Stored frame of each frame of a copy that was made with `rate` frames/s throughout.
-
-        So do tools that read through ffmpeg's pipe: they repeat frames until the rate is constant.
-        """
-        instants = np.arange(max(1, round(self.end * rate))) / rate
-        found = np.searchsorted(self.starts, instants + 0.5 / rate + 1e-9, side="right") - 1
-        return found.clip(0)
-
-
-def source_index(t: int, step: float) -> int:
-    """The source frame that is nearest in time to frame t of the data set, in a constant clip."""
-    return math.floor(t * step + 0.5)
-
-
-def count_sampled(frames: int, step: float) -> int:
-    """How many frames of so many are taken from a constant clip."""
-    return math.ceil((frames - 0.5) / step) if frames else 0
+        # Of a constant clip the rounding of its time stamps is left out.
+        even = Timing.constant(len(self.starts), self.rate) if self.is_constant else self
+        half, rate = even.interval / 2, self.data_rate(fps)
+        count = max(1, math.ceil((even.end - half) * rate - 1e-9))
+        instants = np.arange(count) / rate + half + 1e-9
+        return (np.searchsorted(even.starts, instants, side="right") - 1).clip(0).tolist()

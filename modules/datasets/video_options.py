@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.options import REQUIRED, option
+from modules.options import REQUIRED, device_name, option
 from modules.runtime.errors import UserError
 
 DATA_SET, LABELS, JOINTS = "data set", "labels", "finding joints"
@@ -79,7 +79,7 @@ class VideoOptions:
     detector: str = option("auto", JOINTS, "what finds joints: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU)", choices=("auto", "blazepose", "rcnn"), shown="auto: blazepose if it is installed")
     weights: Path | None = option(None, JOINTS, "rcnn: weights of torchvision's keypointrcnn_resnet50_fpn", metavar="FILE", shown="downloaded by torchvision, 226 MB, once")
     detect_size: int = option(800, JOINTS, "rcnn: shorter side, in pixels, at which joints are searched; smaller is faster and finds fewer", metavar="N", at_least=32)
-    device: str = option("auto", JOINTS, "rcnn: where joints are searched", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
+    device: str = option("auto", JOINTS, "rcnn: where joints are searched", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available", convert=device_name)
     batch_size: int = option(4, JOINTS, "rcnn: frames per batch", metavar="N", at_least=1)
     # fmt: on
 

@@ -285,4 +285,6 @@ def explained(error: BaseException) -> str | None:
             for part, advice in ADVICE.items():
                 if part in line:
                     return f"the GPU cannot be used ({line:.200}): {advice}, or use --device cpu"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in text:  # as PyTorch starts
+        return "no temporary folder can be written: set TMPDIR to one that can, or free disk space"
     return None

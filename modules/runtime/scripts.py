@@ -31,6 +31,8 @@ class ArgumentParser(argparse.ArgumentParser):
             r"argument (--\w+).*: expected (?:one|at least one) argument", message
         ):
             message += f"; one that starts with a dash is given as {found[1]}=-value"
+        if re.search("--local[-_]rank", message):
+            message += "; torch.distributed.launch passes it: start with torchrun, which does not"
         raise UserError(f"{message} (--help lists what there is)")
 
 

@@ -1,4 +1,4 @@
-"""Image files: their order, exact RGB of every kind, and why a file cannot be used."""
+"""Image files: exact RGB of every kind, and why a file cannot be used."""
 
 import io
 import os
@@ -12,24 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.datasets.images import decode_image, list_files, natural_order, read_image
+from modules.datasets.images import decode_image, read_image
 from modules.runtime.errors import UserError
 from tests.support.data import png_claiming
 
 WIDTH, HEIGHT = 8, 4
-
-
-def test_2_comes_before_10(tmp_path: Path) -> None:
-    names = ["frame10.png", "frame2.png", "1.png", "a3b2.png", "a3b10.PNG", "frame02.jpeg"]
-    for name in (*names, ".hidden.png", "notes.txt", "4.pngx"):
-        (tmp_path / name).touch()
-    found = [path.name for path in list_files(tmp_path, (".png", ".jpeg"))]
-    assert found == sorted(names, key=lambda name: natural_order(Path(name)))
-    assert found.index("frame2.png") < found.index("frame10.png")
-    assert found.index("a3b2.png") < found.index("a3b10.PNG")
-    assert sorted(names).index("frame10.png") < sorted(names).index("frame2.png")  # the control
-    with pytest.raises(UserError, match="none: there is no such folder"):
-        list_files(tmp_path / "none", (".png",))
 
 
 GREY = np.full((HEIGHT, WIDTH), 200, np.uint8)
@@ -140,6 +127,7 @@ def noise(mode: str = "RGB") -> Image.Image:
         (".bmp", "BMP", "RGB", {}),
         (".bmp", "BMP", "P", {}),
         (".webp", "WEBP", "RGB", {"lossless": True}),
+        (".avif", "AVIF", "RGB", {"quality": 100, "subsampling": "4:4:4"}),
         (".tif", "TIFF", "RGB", {}),
         (".tiff", "TIFF", "RGB", {"compression": "tiff_lzw"}),
         (".tif", "TIFF", "CMYK", {}),
@@ -153,7 +141,8 @@ def test_kinds_beyond_png_and_jpeg_keep_their_pixels(
 ) -> None:
     path, image = tmp_path / f"0{suffix}", noise(mode)
     image.save(path, kind, **options)  # type: ignore[arg-type]
-    assert np.array_equal(np.asarray(read_image(path)), np.asarray(image.convert("RGB")))
+    read, exact = (np.asarray(x, int) for x in (read_image(path), image.convert("RGB")))
+    assert np.abs(read - exact).max() <= (2 if kind == "AVIF" else 0)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -198,9 +187,11 @@ def lab(path: Path) -> None:
         (lambda p: Image.new("F", (4, 4)).save(p, "TIFF"), "(F); save it as 8-bit RGB"),
         (lambda p: Image.new("I", (4, 4)).save(p, "TIFF"), "(I); save it as 8-bit RGB"),
         (lambda p: noise().save(p, "GIF"), "it is a GIF; convert it to PNG"),
-        (lambda p: p.write_bytes(b"\0\0\0\x18ftypheic"), "it is HEIC, AVIF or a video"),
+        (lambda p: p.write_bytes(b"\0\0\0\x18ftypheic"), "it is HEIC or a video"),
         (lambda p: p.write_bytes(b"version https://git-lfs"), "git lfs pull"),
         (lambda p: p.write_bytes(b"<!DOCTYPE html>"), "it is a web page"),
+        (lambda p: p.write_bytes(b"PK\3\4" + bytes(9)), "it is an archive; unpack it"),
+        (lambda p: p.write_bytes(b"epoch,loss"), "it is a text file; give the pictures"),
         (lambda p: p.write_bytes(b"II*\0\x08" + bytes(9)), "a TIFF of a kind that is not read"),
         (lambda p: noise().save(p, "BMP") or changed(p, lambda d: d[:-9]), "cut short"),
         (lambda p: noise().save(p, "WEBP") or changed(p, lambda d: d[:-9]), ""),

@@ -21,6 +21,24 @@ def test_a_constant_clip_by_hand() -> None:
     assert timing.data_rate(50) == pytest.approx(30)
 
 
+@pytest.mark.parametrize("source_fps", [16.0, 23.976, 25.0, 29.97, 50.0, 59.94, 120.0])
+def test_the_frame_nearest_in_time_is_taken(source_fps: float) -> None:
+    taken = Timing.constant(240, source_fps).indices(15)
+    times = np.arange(240) / source_fps
+    for t, index in enumerate(taken):
+        assert abs(times[index] - t / 15) <= np.abs(times - t / 15).min() + 1e-9
+    assert len(set(taken)) == len(taken)
+    # As many as there are, and no more: the next instant would be nearer to a frame 240.
+    assert taken[-1] < 240 <= round(len(taken) * source_fps / 15 + 1e-6)
+
+
+def test_a_clip_that_is_hardly_faster_keeps_every_frame() -> None:
+    for fps in (10, 15, 15.7):
+        assert Timing.constant(63, fps).indices(15) == list(range(63))
+        assert Timing.constant(63, fps).data_rate(15) == pytest.approx(fps)
+    assert len(Timing.constant(63, 15.8).indices(15)) == 60
+
+
 @pytest.mark.parametrize("unit", [1e-3, 1e-2])
 @pytest.mark.parametrize("fps", [23.976, 25, 29.97, 30])
 def test_rounded_time_stamps_are_constant(fps: float, unit: float) -> None:

@@ -400,7 +400,7 @@ def test_sources_that_are_not_videos_are_named(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
     assert_refused(import_(tmp_path / "one.png", *out), "one.png: is a single image")
     (tmp_path / "nothing").mkdir()
-    assert_refused(import_(tmp_path / "nothing", *out), "nothing: the folder has 0 images")
+    assert_refused(import_(tmp_path / "nothing", *out), "nothing: the folder has no images")
     assert not (tmp_path / "out").exists()
 
 

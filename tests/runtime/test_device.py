@@ -314,6 +314,10 @@ def test_memory_formats(
             NotImplementedError("'aten::x' is not currently implemented for the MPS device. If"),
             "PYTORCH_ENABLE_MPS_FALLBACK=1",
         ),
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            "set TMPDIR to one that can",
+        ),
     ],
 )
 def test_one_line_with_what_to_do(error: Exception, advice: str) -> None:
