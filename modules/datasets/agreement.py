@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import affine_grid, grid_sample
 
 from modules.ink import Ink
 
@@ -200,20 +202,19 @@ def _register(grey: Floats, reference: Floats, mask: NDArray[np.bool_]) -> Array
     normal[:, 2, 2] += 1e-3
     shift = np.zeros((count, 2))
     for _ in range(ROUNDS):
-        moved = np.stack([_moved(grey[t], *shift[t]) for t in range(count)])
+        moved = _moved(grey, shift)
         right_side = np.einsum("nhw,nahw,nhw->na", weight, basis, reference - moved, optimize=True)
         shift += np.linalg.solve(normal, right_side[..., None])[:, :2, 0]
         np.clip(shift, -width / 4, width / 4, out=shift)
     return shift
 
 
-def _moved(picture: Floats, right: float, down: float) -> Array:
-    """The picture's values at places that lie so much further right and down, bilinear."""
-    height, width = picture.shape
-    x = np.clip(np.arange(width) + right, 0, width - 1.001)
-    y = np.clip(np.arange(height) + down, 0, height - 1.001)
-    left, top = x.astype(int), y.astype(int)
-    fx, fy = (x - left)[None], (y - top)[:, None]
-    above = picture[top][:, left] * (1 - fx) + picture[top][:, left + 1] * fx
-    below = picture[top + 1][:, left] * (1 - fx) + picture[top + 1][:, left + 1] * fx
-    return np.asarray(above * (1 - fy) + below * fy)
+def _moved(pictures: Floats, shift: Array) -> Floats:
+    """The values of pictures (N, H, W) at places (N, 2) further right and down, bilinear."""
+    count, height, width = pictures.shape
+    move = torch.eye(2, 3).repeat(count, 1, 1)
+    move[:, :, 2] = torch.from_numpy(shift / [(width - 1) / 2, (height - 1) / 2])  # parts of a half
+    grid = affine_grid(move, [count, 1, height, width], align_corners=True)
+    planes = torch.from_numpy(pictures)[:, None]
+    moved = grid_sample(planes, grid, padding_mode="border", align_corners=True)
+    return np.asarray(moved[:, 0])

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, list_files, read_image
-from modules.datasets.label_formats import KNOWN, Table, read_table, refuse_other_kind
+from modules.datasets.label_formats import KNOWN, Size, Table, read_table, refuse_other_kind
 from modules.datasets.naming import frame_numbers
 from modules.datasets.pose import Person, person_from
 from modules.datasets.source import Clip
@@ -54,9 +54,16 @@ class Labels:
 
     @cached_property
     def ink(self) -> Ink:
-        """What the images are drawn on. Raises UserError."""
-        some = self.images[:: -(-len(self.images) // SEVERAL)]
-        return find_ink([np.asarray(read_image(path, BLACK)) for path in some])
+        """What the images are drawn on. Raises UserError: not on one plain colour."""
+        paths = self.images[:: -(-len(self.images) // SEVERAL)]
+        some = [np.asarray(read_image(path, BLACK)) for path in paths]
+        ink = find_ink(some)
+        if np.mean([ink.drawn(image).mean() for image in some]) > 0.5:
+            raise UserError(
+                f"--labels {self.path}: more than half of an image is drawn on; skeletons lie on"
+                " one plain colour, not on the frames (OpenPose: --disable_blending)"
+            )
+        return ink
 
 
 def open_labels(path: Path, clip: Clip) -> Labels:
@@ -77,6 +84,8 @@ def open_labels(path: Path, clip: Clip) -> Labels:
             places, matched = match(names, clip, f"{where}: skeleton images", every=True)
             by_frame = {frame: images[i] for i, at in enumerate(places) for frame in at}
             ordered = [by_frame[frame] for frame in sorted(by_frame)]
+            for image in ordered[:: -(-len(ordered) // SEVERAL)]:
+                _check_shape(where, read_image(image, BLACK).size, clip.size)
             return Labels(path, "skeleton images", images=ordered, matched=matched)
         if not files:
             _refuse_folder(where, path)
@@ -97,6 +106,17 @@ def _refuse_folder(where: str, path: Path) -> None:
     folders = [entry.name for entry in inside if entry.is_dir()]
     deeper = f"; give one of the folders in it: {named(folders)}" if folders else ""
     raise UserError(f"{where}: the folder has neither images nor .json files{deeper} ({KNOWN})")
+
+
+def _check_shape(where: str, size: Size, picture: tuple[int, int]) -> None:
+    """Raise UserError for labels of this size if the clip's picture has another aspect."""
+    apart = size[0] * picture[1] / picture[0] - size[1]
+    if abs(apart) > ROUNDING * max(1, size[0] / picture[0]):
+        raise UserError(
+            f"{where}: labels of {size[0]:g} x {size[1]:g} pixels, but the clip's {picture[0]} x"
+            f" {picture[1]} have another shape (cropped, padded or turned); make them from the clip"
+            " itself"
+        )
 
 
 # ----------------------------------------------------------------------------------------
@@ -131,13 +151,7 @@ def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | in
             scale[start:stop] = picture
         elif row.size:
             scale[start:stop] = np.array(picture) / row.size
-            apart = row.size[0] * picture[1] / picture[0] - row.size[1]
-            if abs(apart) > ROUNDING * max(1, row.size[0] / picture[0]):
-                raise UserError(
-                    f"{where}: its joints were found in {row.size[0]:g} x {row.size[1]:g} pixels,"
-                    f" but the clip's {picture[0]} x {picture[1]} have another shape (cropped,"
-                    " padded or turned); find them in the clip itself"
-                )
+            _check_shape(where, row.size, picture)
     values[:, :2] *= scale
     outside = (points[found] > picture).any(axis=1).mean()
     if outside > 0.5:
@@ -187,7 +201,7 @@ def match(
     """For each label, named by a file or by a number, its stored frames; and how it was found.
 
     every:        whether every frame must have a label
-    rows_missing: whether labels may lack at the end, too: those of frames without a person
+    rows_missing: whether frames without a person may have no label
 
     Raises UserError, starting with `what`: they do not fit, or it is not clear how.
     """

@@ -42,24 +42,27 @@ JOINT_NAME = re.compile(rf"(left|right|l|r)({PARTS})|({PARTS})(left|right|l|r)")
 # width, canvas_width, imageWidth, …; image_size, resolution; shape is height first, as in numpy.
 SIZE_NAME = re.compile(r"\w*?([wW]idth)|(?:\w+_)?(?:size|shape|resolution)")
 
-# By a file's suffix: what it is, and what to do if not to convert it.
+# By a file's suffix: what it is, and the next step where that is not to convert it.
 OTHER_KINDS = {
-    ".txt": ("a text file, as YOLO writes it", ""),
-    ".csv .tsv .xlsx .parquet": ("a table, as DeepLabCut and SLEAP write it", ""),
-    ".h5 .hdf5 .slp": ("an HDF5 file, as DeepLabCut and SLEAP write it", ""),
-    ".npy .npz": ("an array of numpy", ""),
-    ".pkl .pickle .p .joblib": ("a pickle, which may run code when it is opened", ""),
-    ".pt .pth .safetensors": ("a file of tensors", ""),
-    ".mat": ("a file of MATLAB", ""),
-    ".bvh .c3d .trc .fbx": ("motion capture in space, without a camera", ""),
-    ".jsonl .ndjson": ("a file of JSON lines", "make it one JSON list, or "),
+    ".txt": "a text file, as YOLO writes it",
+    ".csv .tsv .xlsx .parquet": "a table, as DeepLabCut and SLEAP write it",
+    ".h5 .hdf5 .slp": "an HDF5 file, as DeepLabCut and SLEAP write it",
+    ".npy .npz": "an array of numpy",
+    ".pkl .pickle .p .joblib": "a pickle, which may run code when it is opened",
+    ".pt .pth .safetensors": "a file of tensors",
+    ".mat": "a file of MATLAB",
+    ".bvh .c3d .trc .fbx": "motion capture in space, without a camera",
+    ".jsonl .ndjson": "a file of JSON lines; make it one JSON list",
     ".xml .yml .yaml": (
-        "a file of XML or YAML",
-        "let OpenPose write JSON (--write_json) or CVAT export COCO Keypoints, or ",
+        "a file of XML or YAML; let OpenPose write JSON (--write_json), or CVAT export COCO"
+        " Keypoints"
+    ),
+    ".zip .gz .tgz .tar .7z .rar .xz .bz2 .zst": "an archive; unpack it and give what is inside",
+    ".mp4 .mov .avi .mkv .webm .gif": (
+        "a film; extract its skeletons as images, one for each frame: ffmpeg -i FILM"
+        " skeletons/%d.png"
     ),
 }
-ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".7z", ".rar", ".xz", ".bz2", ".zst")
-FILMS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
 
 Array = NDArray[np.float64]
 Size = tuple[float, float]  # width, height
@@ -88,27 +91,18 @@ class Table:
 
 
 class Frame(NamedTuple):
-    """What a file has on a frame. key: None if it is the only frame of the file."""
+    """What a file has on a frame."""
 
-    key: str | int | None
-    people: Any
-    about: dict[str, Any]
-    numbered: bool = True
+    key: str | int | None  # its name or number; None: the file has none for it
+    people: list[Any]
+    about: Any
 
 
 def refuse_other_kind(where: str, path: Path) -> None:
     """Raise UserError for a file whose suffix tells that it is not read."""
-    suffix = path.suffix.lower()
-    if suffix in ARCHIVES:
-        raise UserError(f"{where}: is an archive; unpack it and give the folder or file inside")
-    if suffix in FILMS:
-        raise UserError(
-            f"{where}: is a film; extract its skeletons as images, one for each frame: ffmpeg -i"
-            f" {path.name} skeletons/%d.png"
-        )
-    for suffixes, (kind, instead) in OTHER_KINDS.items():
-        if suffix in suffixes.split():
-            raise UserError(f"{where}: is {kind}; {instead}{CONVERT}")
+    for suffixes, kind in OTHER_KINDS.items():
+        if path.suffix.lower() in suffixes.split():
+            raise UserError(f"{where}: is {kind}{'' if ';' in kind else f'; {CONVERT}'}")
 
 
 def read_table(files: Sequence[Path]) -> Table:
@@ -116,31 +110,36 @@ def read_table(files: Sequence[Path]) -> Table:
     table = Table()
     for file in files:
         where = f"--labels {file}"
+        refuse_other_kind(where, file)
         content = _read_json(where, file)
         kind, frames = _frames(where, content)
-        if len(files) > 1 and any(frame.key is not None for frame in frames):
+        if len(files) > 1 and (len(frames) > 1 or (frames and kind == "COCO JSON")):
             raise UserError(f"{where}: holds all frames, as others beside it may; give one of them")
         if table.kind and kind and kind != table.kind:
             raise UserError(f"{where}: is not {table.kind}, as the files before it are")
+        if len(files) == len(frames) == 1 and frames[0].key is None:
+            raise UserError(
+                f"{where}: is of one frame, or its rows do not say of which they are; give the"
+                " folder with a file for each frame, or add image_id to each row"
+            )
         table.kind = table.kind or kind
-        names = _layouts(where, content)
-        for frame in frames:
-            key = file.name if frame.key is None else frame.key
+        layouts, stated = _layouts(where, content), _stated_size(content)
+        table.named |= bool(layouts)
+        table.numbered |= len(files) == 1 and all(frame.key is not None for frame in frames)
+        for place, frame in enumerate(frames):
+            key = frame.key
+            if len(files) > 1 or key is None:
+                key = file.name if len(frames) == 1 else place
             table.frames[key] = None
-            table.numbered |= frame.numbered and frame.key is not None
-            size = _stated_size(frame.about) or _stated_size(content)
-            if not isinstance(frame.people, list):
-                raise UserError(f"{where}: its people are not a list")
+            size = _stated_size(frame.about) or stated
             for index, person in enumerate(frame.people):
                 at = f"{where}: person {index} of frame {key}"
-                row = _row(at, key, person, size, names)
-                table.named |= bool(names)
+                row = _row(at, key, person, size, layouts)
                 table.rows += [row] if row else []
     return table
 
 
 def _read_json(where: str, path: Path) -> Any:
-    refuse_other_kind(where, path)
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -157,72 +156,73 @@ def _first(about: Any, keys: Iterable[str]) -> Any:
     return next((about[key] for key in keys if about.get(key) is not None), None)
 
 
+def _key(about: Any, keys: Iterable[str] = FRAME) -> str | int | None:
+    """The name or number that a dictionary gives its frame; None: neither."""
+    key = _first(about, keys)
+    key = int(key) if isinstance(key, float) and key.is_integer() else key
+    return key if isinstance(key, int | str) and not isinstance(key, bool) else None
+
+
 def _frames(where: str, content: Any) -> tuple[str, list[Frame]]:
     """The kind of a file and its frames. Raises UserError: of a kind that is not read."""
     if isinstance(content, dict):
         if "annotations" in content:
             return "COCO JSON", _coco_frames(where, content)
-        if key := next((key for key in PEOPLE if key in content), None):
-            return PEOPLE[key], [Frame(None, content[key], content)]
+        if kind := next((PEOPLE[key] for key in PEOPLE if key in content), None):
+            if not isinstance(people := _first(content, PEOPLE), list):
+                raise UserError(f"{where}: its people are not a list")
+            return kind, [Frame(_key(content), people, content)]
         if isinstance(several := _first(content, ALL_FRAMES), list):
             return _frames(where, several)
         if content and all(_first(value, PEOPLE) is not None for value in content.values()):
-            return "AlphaPose JSON", [Frame(k, _first(v, PEOPLE), v) for k, v in content.items()]
+            frames = [_frames(f"{where}: {name}", value)[1][0] for name, value in content.items()]
+            names = list(map(str, content))
+            pairs = zip(frames, names, strict=True)
+            return "AlphaPose JSON", [frame._replace(key=name) for frame, name in pairs]
     if content == []:
         return "", [Frame(None, [], {})]
     if isinstance(content, list) and all(isinstance(entry, dict) for entry in content):
         if any(key in content[0] for key in PEOPLE):  # a list of frames
-            kind, _ = _frames(where, content[0])
-            keys = [_first(entry, FRAME) for entry in content]
-            given = None not in keys
-            return kind, [
-                Frame(key if given else t, _first(entry, PEOPLE) or [], entry, given)
-                for t, (key, entry) in enumerate(zip(keys, content, strict=True))
-            ]
-        if _first(content[0], FRAME) is not None and "keypoints" in content[0]:
+            found = [_frames(f"{where}: frame {t}", entry) for t, entry in enumerate(content)]
+            return found[0][0], [frame for _, frames in found for frame in frames]
+        if "keypoints" in content[0] and _key(content[0]) is not None:
             return "COCO JSON", _coco_frames(where, {"annotations": content})
-        if "keypoint_scores" in content[0]:
+        if isinstance(content[0].get("keypoints"), list):
             return "MMPose JSON", [Frame(None, content, {})]
-    raise UserError(f"{where}: {_other_content(content)}; {KNOWN}; {CONVERT}")
+    raise UserError(f"{where}: is {_other_content(content)}")
 
 
 def _other_content(content: Any) -> str:
-    """What the content of a JSON file is that is not read, in words."""
+    """What the content of a JSON file is that is not read, in words, and the next step."""
     first = content
     while isinstance(first, list) and first:
         first = first[0]
-    if isinstance(first, dict):
-        if isinstance(points := first.get("keypoints"), dict) and "x" in points:
-            return "is YOLO's JSON"
-        if any(key in first for key in LANDMARKS) or {"x", "y", "z"} <= first.keys():
-            return (
-                "holds landmarks of MediaPipe; leave --labels out, since --detector blazepose finds"
-                " the same ones"
-            )
-        if "shapes" in first:
-            return "is of labelme"
-        keys = ", ".join(map(str, list(first)[:5]))
-        listed = "a list of dictionaries" if isinstance(content, list) else "a dictionary"
-        return f"is of an unknown kind ({listed} of {keys or 'nothing'})"
-    return f"is of an unknown kind ({type(content).__name__} of {type(first).__name__})"
+    if not isinstance(first, dict):
+        return f"of an unknown kind ({type(content).__name__} of {type(first).__name__}); {KNOWN}"
+    if isinstance(points := first.get("keypoints"), dict) and "x" in points:
+        return f"YOLO's JSON; {CONVERT}"
+    if any(key in first for key in LANDMARKS) or {"x", "y", "z"} <= first.keys():
+        return (
+            "a file of MediaPipe's landmarks; leave --labels out, since --detector blazepose finds"
+            " the same ones"
+        )
+    keys = "a dictionary of " + (", ".join(map(str, list(first)[:5])) or "nothing")
+    return f"of an unknown kind ({keys}); {KNOWN}; {CONVERT}"
 
 
 def _coco_frames(where: str, content: dict[str, Any]) -> list[Frame]:
     """COCO's annotations or results, and AlphaPose's list, by frame."""
-    images = content.get("images") or []
-    annotations = content["annotations"]
+    images, annotations = content.get("images") or [], content["annotations"]
     for name, entries in (("images", images), ("annotations", annotations)):
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise UserError(f'{where}: "{name}" is not a list of dictionaries')
-    unique = len({image.get("file_name", "") for image in images}) == len(images)
+    unique = len({str(image.get("file_name")) for image in images}) == len(images)
     keys = ("file_name", *NUMBER, "id") if unique else (*NUMBER, "id")
-    frames = {image.get("id"): Frame(_first(image, keys), [], image) for image in images}
+    frames = {_key(image, ("id",)): Frame(_key(image, keys), [], image) for image in images}
     if len(frames) < len(images) or None in frames:
         raise UserError(f"{where}: every image must have an id of its own")
     for index, entry in enumerate(annotations):
-        key = _first(entry, FRAME)
-        key = int(key) if isinstance(key, float) and key.is_integer() else key
-        if not isinstance(key, int | str) or isinstance(key, bool):
+        if (key := _key(entry)) is None:
             raise UserError(f"{where}: annotation {index} has no image_id")
         if images and key not in frames:
             raise UserError(
@@ -315,27 +315,27 @@ def _layout(where: str, names: Sequence[str]) -> Sequence[int | None]:
 
 
 def _row(
-    where: str, key: str | int, person: Any, size: Size | None, names: dict[Any, Any]
+    where: str, key: str | int, person: Any, size: Size | None, layouts: dict[Any, Any]
 ) -> Row | None:
     """One person of the table; None: the file has no joints of its body. Raises UserError."""
     about = person if isinstance(person, dict) else {}
     if not (name := next((name for name in POINTS if name in about), None)):
         raise UserError(f"{where} has no {POINTS[0]} or keypoints")
-    values, layout = about[name], names.get(about.get("category_id"), names.get(None))
-    if not values:
+    if not (values := about[name]):
         return None
+    layout = layouts.get(about.get("category_id"), layouts.get(None))
     if isinstance(values, dict):
         layout, values = _layout(where, list(values)), list(values.values())
     known = OPENPOSE_LAYOUTS if name != "keypoints" else LAYOUTS
     counts = [len(layout)] if layout else list(known)
     try:
         joints = np.array(values, np.float64)
-        joints = joints if joints.ndim < 3 else joints.reshape(-1, joints.shape[-1])
-        if joints.ndim == 1:
-            joints = joints.reshape(-1, 3 if len(joints) in [3 * n for n in counts] else 2)
-        scores = _first(about, ("keypoint_scores", "keypoints_scores"))
+        flat = joints.ndim == 1
+        joints = joints.reshape(
+            -1, (3 if len(joints) in [3 * n for n in counts] else 2) if flat else joints.shape[-1]
+        )
         if joints.shape[1] == 2:
-            scores = np.ones(len(joints)) if scores is None else np.array(scores, np.float64)
+            scores = np.array(about.get("keypoint_scores", np.ones(len(joints))), np.float64)
             joints = np.column_stack([joints, scores.reshape(-1)])
         if joints.shape[1] != 3 or len(joints) not in counts:
             raise ValueError
@@ -345,20 +345,18 @@ def _row(
             f"{where}: {name} are not x, y, confidence of {what} joints"
             f"{'' if layout else '; other joints need names (categories)'}"
         ) from error
-    try:
-        score = float(_first(about, ("score", "bbox_score")) or np.nan)
-    except (TypeError, ValueError):
-        score = np.nan
     layout = layout or known[len(joints)]
     drawn = [index for index, place in enumerate(layout) if place is not None]
     track = _first(about, TRACK)
     track = track[0] if isinstance(track, list) and track else track
     is_track = isinstance(track, str) or (isinstance(track, int) and track >= 0)
+    score = _first(about, ("score", "bbox_score"))
+    certain = isinstance(score, int | float) and score > 0
     return Row(
         key,
         joints[drawn],
         [layout[index] for index in drawn],
         size,
-        min(score, 1.0) if score > 0 else None,
+        min(float(score), 1.0) if certain else None,
         track if is_track else None,
     )

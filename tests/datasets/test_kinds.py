@@ -700,7 +700,7 @@ REFUSED_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "yolo-txt": (per_frame("{}.txt", lambda t: 0), "0.txt: is a text file, as YOLO writes it"),
     "yolo-json": (one_file([{"name": "person", "box": {}, "keypoints": {"x": [1], "y": [1]}}]), "is YOLO's JSON"),
     "mediapipe": (one_file([{"pose_landmarks": [[LANDMARK] * 33]}]), "leave --labels out"),
-    "mediapipe-list": (one_file([[LANDMARK] * 33]), "holds landmarks of MediaPipe"),
+    "mediapipe-list": (one_file([[LANDMARK] * 33]), "a file of MediaPipe's landmarks"),
     "csv": (one_file("scorer,net", "a.csv"), "is a table, as DeepLabCut and SLEAP write it"),
     "hdf5": (one_file("", "a.h5"), "is an HDF5 file, as DeepLabCut and SLEAP write it"),
     "npz": (one_file("", "a.npz"), "is an array of numpy"),
@@ -709,9 +709,9 @@ REFUSED_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "json-lines": (one_file("", "a.jsonl"), "make it one JSON list"),
     "xml": (per_frame("{}.xml", lambda t: 0), "let OpenPose write JSON (--write_json)"),
     "motion-capture": (one_file("", "a.bvh"), "is motion capture in space"),
-    "labelme": (per_frame("{}.json", lambda t: {"shapes": []}), "is of labelme"),
+    "labelme": (per_frame("{}.json", lambda t: {"shapes": []}), "of an unknown kind (a dictionary of shapes)"),
     "archive": (one_file("", "a.zip"), "unpack it"),
-    "film-of-skeletons": (one_file("", "a.mp4"), "ffmpeg -i a.mp4 skeletons/%d.png"),
+    "film-of-skeletons": (one_file("", "a.mp4"), "ffmpeg -i FILM skeletons/%d.png"),
 }  # fmt: skip
 
 
@@ -721,7 +721,14 @@ def test_labels_are_refused_with_the_next_step(kind: str, tmp_path: Path) -> Non
     with pytest.raises(UserError) as caught:
         open_labels(make(tmp_path), Clip(Path("clip"), "video", [], None, SIZE, COUNT, ""))
     assert words in str(caught.value) and "\n" not in str(caught.value)
-    further = ("convert it to COCO results", "leave --labels out", "unpack it", "ffmpeg -i")
+    further = (
+        "convert it to COCO results",
+        "leave --labels out",
+        "unpack it",
+        "ffmpeg -i",
+        "one JSON list",
+        "write JSON",
+    )
     assert any(step in str(caught.value) for step in further)
 
 

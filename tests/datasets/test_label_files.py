@@ -79,7 +79,9 @@ def test_joints_of_a_smaller_copy_are_scaled(
     labels = read(tmp_path, {**stated(WIDTH // 2, HEIGHT // 2), "annotations": rows})
     assert max(off(labels, t) for t in range(COUNT)) < 0.01
     assert off(read(tmp_path, rows), 0) > 10  # the control: as they are
-    with pytest.raises(UserError, match=r"found in 48 x 48 pixels, but the clip's 96 x 48 have an"):
+    with pytest.raises(
+        UserError, match=r"labels of 48 x 48 pixels, but the clip's 96 x 48 have another"
+    ):
         read(tmp_path, {**stated(48, 48), "annotations": rows})
 
 
@@ -267,12 +269,19 @@ def test_files_and_frames(
 
 def test_every_frame_has_its_skeleton_image(tmp_path: Path) -> None:
     for number in (2, 10, 1):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}_rendered.png")
+        Image.new("RGB", SIZE).save(tmp_path / f"{number}_rendered.png")
     labels = open_labels(tmp_path, clip_of(["1.png", "2.png", "10.png"]))
     assert labels.kind == "skeleton images"
     assert [path.name[:-13] for path in labels.images] == ["1", "2", "10"]
     with pytest.raises(UserError, match=r"without a label: 3\.png"):
         open_labels(tmp_path, clip_of(["1.png", "2.png", "3.png", "10.png"]))
+    Image.effect_noise(SIZE, 90).save(tmp_path / "1_rendered.png")
+    labels.images[1:] = labels.images[:1]
+    with pytest.raises(UserError, match="more than half of an image is drawn on"):
+        print(labels.ink)
+    Image.new("RGB", (96, 96)).save(tmp_path / "1_rendered.png")
+    with pytest.raises(UserError, match="have another shape"):
+        open_labels(tmp_path, clip_of(["1.png", "2.png", "10.png"]))
 
 
 # ----------------------------------------------------------------------------------------
@@ -289,13 +298,14 @@ def test_every_frame_has_its_skeleton_image(tmp_path: Path) -> None:
         ("3", "is of an unknown kind (int of int)"),
         ({"fps": 30, "skeletons": []}, "unknown kind (a dictionary of fps, skeletons)"),
         ({"people": 3}, "its people are not a list"),
-        ({"people": [3]}, "person 0 of frame l.json has no pose_keypoints_2d"),
-        ({"people": [{"pose_keypoints_2d": [1, 2]}]}, "confidence of 25 or 18 or 15"),
-        ({"people": [{"pose_keypoints_2d": ["a"] * 54}]}, "are not x, y, confidence"),
-        ({"people": []}, "no person in any frame"),
+        ({"frame": 0, "people": [3]}, "person 0 of frame 0 has no pose_keypoints_2d"),
+        ({"frame": 0, "people": [{"pose_keypoints_2d": [1, 2]}]}, "confidence of 25 or 18 or 15"),
+        ({"frame": 0, "people": [{"pose_keypoints_2d": ["a"] * 54}]}, "are not x, y, confidence"),
+        ([{"frame": 0, "people": []}], "no person in any frame"),
+        ([{"keypoints": joints(0).tolist()}], "its rows do not say of which they are"),
         ([{"image_id": 0, "keypoints": [1] * 54}], "other joints need names (categories)"),
         ([{"image_id": -1, "keypoints": [9] * 51}], "-1 … are neither frame numbers nor names"),
-        ([{"image_id": None, "frame": 0.5, "keypoints": [9] * 51}], "0 has no image_id"),
+        ([result(0), {"frame": 0.5, "keypoints": [9] * 51}], "annotation 1 has no image_id"),
         ({"images": [{"id": 1}, {"id": 1}], "annotations": []}, "must have an id of its own"),
         (
             {"images": [{"id": 1}], "annotations": [result(2)]},
