@@ -1,6 +1,6 @@
 """Do labels and frames agree in time, and does the camera stand still?
 
-    offset = label_offset(frames, labels, starts, ink)   # offset.frames is 0 where they agree
+    offset = label_offset(frames, labels, starts, ink)   # offset.fault is empty where they agree
     camera = camera_motion(frames, labels, starts, ink)  # how far the background moves
 
 Both are measured in pixels alone, so they serve any data set in the layout. Legend: N frames,
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import affine_grid, grid_sample
 
 from modules.ink import Ink
 
@@ -22,7 +24,11 @@ Floats = NDArray[np.float32]
 REACH = 4  # frames by which labels are tried to be early or late
 MOST = 4000  # frames that are looked at: the first ones
 # Another offset must fit better than none by this much, in correlation, and fit at all.
-BETTER, LEAST_FIT = 0.03, 0.15
+BETTER, LEAST_FIT = 0.03, 0.25
+# Correlation. Of data sets that fit it is 0.6 and more, with much noise or a shaking hand 0.2; of
+# labels of other frames, mirrored ones, or of half the size, 0.09 and less.
+UNRELATED = 0.1
+LEAST_MOVE = 0.3  # of 255: median change of a frame, below which labels cannot be told unrelated
 LEAST_MOVED = 30  # frames
 ROUNDS = 3  # of Gauss and Newton
 LOOKED_AT = 10  # every so many frames is compared with its recording's first
@@ -38,10 +44,28 @@ class Offset(NamedTuple):
     frames: int  # label t + frames fits frame t best: above 0 labels are late, below early
     best: float  # correlation there, -1 to 1
     at_zero: float  # correlation of label t with frame t
+    moved: float  # change of a frame, of 255, mean over pixels, median over frames
 
     @property
     def is_certain(self) -> bool:
         return self.frames != 0 and self.best > max(self.at_zero + BETTER, LEAST_FIT)
+
+    @property
+    def fault(self) -> str:
+        """Why labels and frames do not move together, in words; empty: they do."""
+        if self.is_certain:
+            count = abs(self.frames)
+            when, sign = ("late", "+") if self.frames > 0 else ("early", "-")
+            return (
+                f"labels are {count} frame(s) {when}: label t {sign} {count} fits frame t best"
+                f" (correlation {self.best:.2f}; {self.at_zero:.2f} with label t); move them"
+            )
+        if max(self.best, self.at_zero) < UNRELATED and self.moved > LEAST_MOVE:
+            return (
+                "labels and frames do not change in the same places (correlation"
+                f" {self.at_zero:.2f}); are they labels of another clip?"
+            )
+        return ""
 
 
 def _grey(images: Pixels) -> Floats:
@@ -70,10 +94,12 @@ def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink
     count = min(len(frames), MOST)
     if count < LEAST_MOVED:
         return None
-    changes = [
-        _blurred(np.abs(np.diff(_grey(images), axis=0)))
-        for images in (frames[:count], ink.apart(labels[:count]))
-    ]
+    changes = []
+    for images in (frames[:count], ink.apart(labels[:count])):
+        steps = np.diff(_grey(images), axis=0)
+        steps -= np.median(steps, axis=(1, 2), keepdims=True)  # what brightens all is no movement
+        changes.append(_blurred(np.abs(steps)))
+    moved = float(np.median(changes[0].mean(axis=(1, 2))))
     within = np.ones(count - 1, bool)  # step t is from frame t to t + 1
     within[[start - 1 for start in starts if 0 < start < count]] = False
     recording = np.searchsorted(np.array(sorted(starts)), np.arange(count - 1), side="right")
@@ -89,7 +115,18 @@ def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink
         scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
         fits[offset] = float((a * b).sum()) / scale if scale > 0 else 0.0
     best = max(fits, key=lambda offset: (fits[offset], -abs(offset)))
-    return Offset(best, fits[best], fits[0])
+    return Offset(best, fits[best], fits[0], moved)
+
+
+def overlays(frames: Sequence[Pixels], labels: Sequence[Pixels], ink: Ink) -> Pixels:
+    """Darkened frames (N, H, W, 3) with their labels over them, in rows of four."""
+    cells = [
+        np.where(ink.drawn(label)[..., None], label, frame // 2)
+        for frame, label in zip(frames, labels, strict=True)
+    ]
+    blank = [np.zeros_like(cells[0])] * (-len(cells) % 4)
+    rows = [np.concatenate(row, axis=1) for row in zip(*[iter(cells + blank)] * 4, strict=True)]
+    return np.concatenate(rows)
 
 
 class CameraMotion(NamedTuple):
@@ -165,20 +202,19 @@ def _register(grey: Floats, reference: Floats, mask: NDArray[np.bool_]) -> Array
     normal[:, 2, 2] += 1e-3
     shift = np.zeros((count, 2))
     for _ in range(ROUNDS):
-        moved = np.stack([_moved(grey[t], *shift[t]) for t in range(count)])
+        moved = _moved(grey, shift)
         right_side = np.einsum("nhw,nahw,nhw->na", weight, basis, reference - moved, optimize=True)
         shift += np.linalg.solve(normal, right_side[..., None])[:, :2, 0]
         np.clip(shift, -width / 4, width / 4, out=shift)
     return shift
 
 
-def _moved(picture: Floats, right: float, down: float) -> Array:
-    """The picture's values at places that lie so much further right and down, bilinear."""
-    height, width = picture.shape
-    x = np.clip(np.arange(width) + right, 0, width - 1.001)
-    y = np.clip(np.arange(height) + down, 0, height - 1.001)
-    left, top = x.astype(int), y.astype(int)
-    fx, fy = (x - left)[None], (y - top)[:, None]
-    above = picture[top][:, left] * (1 - fx) + picture[top][:, left + 1] * fx
-    below = picture[top + 1][:, left] * (1 - fx) + picture[top + 1][:, left + 1] * fx
-    return np.asarray(above * (1 - fy) + below * fy)
+def _moved(pictures: Floats, shift: Array) -> Floats:
+    """The values of pictures (N, H, W) at places (N, 2) further right and down, bilinear."""
+    count, height, width = pictures.shape
+    move = torch.eye(2, 3).repeat(count, 1, 1)
+    move[:, :, 2] = torch.from_numpy(shift / [(width - 1) / 2, (height - 1) / 2])  # parts of a half
+    grid = affine_grid(move, [count, 1, height, width], align_corners=True)
+    planes = torch.from_numpy(pictures)[:, None]
+    moved = grid_sample(planes, grid, padding_mode="border", align_corners=True)
+    return np.asarray(moved[:, 0])

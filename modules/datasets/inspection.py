@@ -32,8 +32,6 @@ CUT_LEAST = 1.0  # of 255, mean over pixels: less is never a cut
 HELD = 0.05  # of 255: less is a frame that is shown again, as clips of a variable rate have them
 AROUND = 15  # frames on either side that tell what is usual
 NEAR = 0.5  # near-identical: closer than this part of the usual step between neighbouring frames
-UNRELATED = 0.1  # correlation of labels' and frames' changes; of data sets that fit, 0.6 and more
-LEAST_MOVE = 0.3  # of 255: median change of a frame, below which labels cannot be told unrelated
 MOSTLY = 0.5  # a part of a split's labels; where more are blank, something is wrong
 FULL = 0.5  # a label of which more is drawn on is hardly a skeleton on a plain background
 
@@ -240,26 +238,11 @@ class Findings:
         return lines
 
 
-def _moves(split: SplitPixels) -> bool:
-    """Whether enough happens in the frames to tell whether labels fit them."""
-    return len(split.steps) > 0 and float(np.median(split.steps)) > LEAST_MOVE
-
-
 def _time_warnings(split: SplitPixels) -> list[str]:
     """What is odd in the split's movement: labels that are early or late, a moving camera."""
     lines = []
-    if (offset := split.offset) and offset.is_certain:
-        count = abs(offset.frames)
-        when, place = ("late", "+") if offset.frames > 0 else ("early", "-")
-        lines.append(
-            f"{split.name}: labels are {count} frame(s) {when}: label t {place} {count} fits frame"
-            f" t best (correlation {offset.best:.2f}; {offset.at_zero:.2f} with label t); move them"
-        )
-    elif offset and max(offset.best, offset.at_zero) < UNRELATED and _moves(split):
-        lines.append(
-            f"{split.name}: labels and frames do not change in the same places (correlation"
-            f" {offset.at_zero:.2f}); are they labels of another clip?"
-        )
+    if split.offset and split.offset.fault:
+        lines.append(f"{split.name}: {split.offset.fault}")
     if (camera := split.camera) and not camera.is_fixed:
         lines.append(
             f"{split.name}: the camera moves, the background by {camera.step:.2%} of the width per"

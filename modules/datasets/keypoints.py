@@ -7,7 +7,6 @@ He et al. 2017, "Mask R-CNN", section 5; ResNet-50 with a feature pyramid, train
 """
 
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from modules.datasets.pose import Array, Detections, KeypointModel
 from modules.runtime.errors import UserError
-from modules.runtime.files import verify_archive
+from modules.weights import read_weight_file
 
 LEAST_SCORE = 0.5  # of a person, 0-1; lower ones are ignored
 
@@ -73,7 +72,7 @@ def load_keypoint_model(
                 " joints found by another tool with --labels)"
             ) from error
     else:
-        state = _read_state(weights)
+        state = read_weight_file(weights)
     try:
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError) as error:
@@ -88,23 +87,6 @@ def load_keypoint_model(
         return _find_people(network, device, frames)
 
     return find
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a file, without running code from it. Raises UserError."""
-    try:
-        if zipfile.is_zipfile(path):
-            verify_archive(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"--weights {path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a corrupted pickle may raise anything
-        if isinstance(error.__cause__, KeyboardInterrupt):  # PyTorch may wrap it
-            raise error.__cause__ from None
-        raise UserError(f"--weights {path}: is not a file of weights, or is corrupted") from error
-    if not isinstance(state, dict):
-        raise UserError(f"--weights {path}: does not hold a state dict")
-    return state
 
 
 @torch.inference_mode()

@@ -1,46 +1,45 @@
-"""Labels of a clip from another tool: skeleton images, joints as JSON, or joints as CSV.
+"""Labels of a clip from another tool: skeleton images, or joints.
 
     labels = open_labels(Path("openpose_output"), clip)
-    labels.kind                    # "skeleton images", "OpenPose JSON", "COCO JSON", …
+    labels.kind                    # "skeleton images", "OpenPose JSON", …
     labels.matched                 # how labels and frames were matched, in words
 
-    a folder of images             one skeleton image per frame, of the frame's view
-    a folder of JSON files         a file per frame
-    a JSON or CSV file             all frames in one; the formats: label_formats.py, label_tables.py
+    a folder of images             one skeleton image for each frame, of the frame's view
+    a folder of JSON files         a file for each frame
+    a JSON file                    all frames in one; the formats: label_formats.py
 
-Labels are matched to frames by file name first, by number second (naming.py). Of a clip whose
-frames are not evenly spaced, labels may also count frames as a player shows them.
+Joints of every kind become one table, and what is checked is checked there. Frames are matched by
+file name first, by number second. Of a clip whose frames are not evenly spaced, labels may also
+count frames as a player shows them.
 """
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modules.datasets import label_tables
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, read_image
-from modules.datasets.label_formats import KNOWN, Found, entries_of, people_of
-from modules.datasets.naming import (
-    bare,
-    frame_numbers,
-    frames_in,
-    is_regular,
-    list_files,
-    match_files,
-    match_indices,
-    natural_order,
-)
-from modules.datasets.pose import Person
+from modules.datasets.label_formats import KNOWN, Size, Table, read_table, refuse_other_kind
+from modules.datasets.naming import frame_numbers, frames_in, list_files
+from modules.datasets.pose import Person, person_from
 from modules.datasets.source import Clip
 from modules.ink import Ink, find_ink
 from modules.runtime.errors import UserError, named
 
+JOINT_CONFIDENCE = 0.05  # joints below it were not found; OpenPose draws from this value on
+ROUNDING = 1.5  # pixels by which a scaled copy's sides may differ from the clip's aspect
 SEVERAL = 64  # images that tell what all of a clip are drawn on
 SHOWN_SLACK = 2  # frames by which a count of shown frames may differ: tools round at the ends
+# What tools append to a frame's name, and put before it.
+ADDED = re.compile(
+    r"[_\-. ](keypoints?|rendered|pose|poses|label|skeleton|openpose|alphapose|landmarks|vis)$"
+)
+ADDED_BEFORE = re.compile(r"^(vis|results|pred|label)[_\-. ]")
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,16 @@ class Labels:
 
     @cached_property
     def ink(self) -> Ink:
-        """What the images are drawn on. Raises UserError."""
-        some = self.images[:: -(-len(self.images) // SEVERAL)]
-        return find_ink([np.asarray(read_image(path, BLACK)) for path in some])
+        """What the images are drawn on. Raises UserError: not on one plain colour."""
+        paths = self.images[:: -(-len(self.images) // SEVERAL)]
+        some = [np.asarray(read_image(path, BLACK)) for path in paths]
+        ink = find_ink(some)
+        if np.mean([ink.drawn(image).mean() for image in some]) > 0.5:
+            raise UserError(
+                f"--labels {self.path}: more than half of an image is drawn on; skeletons lie on"
+                " one plain colour, not on the frames (OpenPose: --disable_blending)"
+            )
+        return ink
 
 
 def open_labels(path: Path, clip: Clip) -> Labels:
@@ -65,227 +71,220 @@ def open_labels(path: Path, clip: Clip) -> Labels:
 
     Raises UserError that names the file: missing, malformed, of an unknown kind, of another clip.
     """
+    where = f"--labels {path}"
     if not path.exists():
-        raise UserError(f"--labels {path}: there is no such folder or file")
+        raise UserError(f"{where}: there is no such folder or file")
+    files = [path]
     if path.is_dir():
-        images, tables = list_files(path, IMAGE_SUFFIXES), list_files(path, (".json", ".csv"))
-        if images and tables:
-            raise UserError(f"--labels {path}: holds images and JSON; keep only the labels")
+        images, files = list_files(path, IMAGE_SUFFIXES), list_files(path, (".json",))
+        if images and files:
+            raise UserError(f"{where}: holds images and JSON; keep only the labels")
         if images:
             images = list(frames_in(path).values())
-            places, matched = _place_files(path, images, clip, "skeleton images", every=True)
-            whole = [images[place] for place in places]
-            return Labels(path, "skeleton images", images=whole, matched=matched)
-        if not tables:
-            raise UserError(f"--labels {path}: the folder has neither images nor .json files")
-    else:
-        tables = [path]
-    labels = _read_tables(path, tables, clip)
-    _check_inside(labels, clip.size)
-    return labels
+            names = [image.name for image in images]
+            places, matched = match(names, clip, f"{where}: skeleton images", every=True)
+            by_frame = {frame: images[i] for i, at in enumerate(places) for frame in at}
+            ordered = [by_frame[frame] for frame in sorted(by_frame)]
+            for image in ordered[:: -(-len(ordered) // SEVERAL)]:
+                _check_shape(where, read_image(image, BLACK).size, clip.size)
+            return Labels(path, "skeleton images", images=ordered, matched=matched)
+        if not files:
+            _refuse_folder(where, path)
+    table = read_table(files)
+    people = _people(where, table, clip.size)
+    keys, what = list(table.frames), f"{where}: {table.kind}"
+    places, matched = match(keys, clip, what, rows_missing=table.numbered)
+    placed = {frame: people[key] for key, at in zip(keys, places, strict=True) for frame in at}
+    if table.named:
+        matched += "; joints by their names"
+    return Labels(path, table.kind, people=placed, matched=matched)
 
 
-def _read_tables(path: Path, tables: list[Path], clip: Clip) -> Labels:
-    """Labels from JSON or CSV: a file for each frame, or one for all."""
-    if tables[0].suffix.lower() == ".csv":
-        if len(tables) > 1:
-            raise UserError(f"--labels {path}: several tables; give one of them")
-        found = label_tables.entries_of(f"--labels {tables[0]}", tables[0], clip.frames)
-        return _place_rows(path, found, clip, f"--labels {path}: {found.kind}")
-    first = _read_json(tables[0])
-    single = people_of(f"--labels {tables[0]}", first, clip.size)
-    if single is None and _is_list_of_frames(first) and len(tables) > 1:
-        single = "MediaPipe JSON", []  # an empty list: a frame without people
-    if single is None:
-        if len(tables) > 1:
-            names = f"{tables[0].name}, {tables[1].name}"
-            if isinstance(first, dict) and "annotations" not in first:
-                raise UserError(
-                    f"--labels {tables[0]}: is of an unknown kind, not OpenPose output (it has no"
-                    f' "people"); known are {KNOWN}'
-                )
-            raise UserError(f"--labels {path}: several COCO files ({names}, …); give one of them")
-        where = f"--labels {tables[0]}"
-        found = entries_of(where, first, clip.size)
-        images = first.get("images") if isinstance(first, dict) else None
-        if images:
-            _name_images(where, found, images)
-        return _place_rows(path, found, clip, where)
-    kind, people = single
-    by_file = [people]
-    for table in tables[1:]:
-        several = people_of(f"--labels {table}", content := _read_json(table), clip.size)
-        if several is None and not (isinstance(content, list) and not content):
-            raise UserError(f"--labels {table}: is not {kind}, as the files before it are")
-        by_file.append(several[1] if several else [])
-    places, matched = _place_files(path, tables, clip, kind, every=False)
-    people_at = {frame: by_file[place] for frame, place in enumerate(places) if place is not None}
-    return Labels(path, kind, people=people_at, matched=matched)
+def _refuse_folder(where: str, path: Path) -> None:
+    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    for entry in inside:
+        refuse_other_kind(f"{where}: {entry.name}", entry)
+    folders = [entry.name for entry in inside if entry.is_dir()]
+    deeper = f"; give one of the folders in it: {named(folders)}" if folders else ""
+    raise UserError(f"{where}: the folder has neither images nor .json files{deeper} ({KNOWN})")
 
 
-def _is_list_of_frames(content: Any) -> bool:
-    return isinstance(content, list) and not content
+def _check_shape(where: str, size: Size, picture: tuple[int, int]) -> None:
+    """Raise UserError for labels of this size if the clip's picture has another aspect."""
+    apart = size[0] * picture[1] / picture[0] - size[1]
+    if abs(apart) > ROUNDING * max(1, size[0] / picture[0]):
+        raise UserError(
+            f"{where}: labels of {size[0]:g} x {size[1]:g} pixels, but the clip's {picture[0]} x"
+            f" {picture[1]} have another shape (cropped, padded or turned); make them from the clip"
+            " itself"
+        )
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"--labels {path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--labels {path}: is not valid JSON ({error})") from error
+# ----------------------------------------------------------------------------------------
+# Joints
+
+
+def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | int, list[Person]]:
+    """The people of each frame of a table, in the clip's pixels.
+
+    Joints at (0, 0) and with a negative coordinate were not found, whatever their confidence.
+    Raises UserError: nobody in any frame, joints of a picture of another shape or size.
+    """
+    people: dict[str | int, list[Person]] = {key: [] for key in table.frames}
+    values = np.concatenate([np.zeros((0, 3)), *(row.joints for row in table.rows)])
+    if np.isnan(values[:, 2]).all():
+        values[:, 2] = 1  # of no joint it is said how certain it is
+    points = values[:, :2]
+    sure = np.isfinite(values).all(axis=1) & (values[:, 2] > JOINT_CONFIDENCE)
+    found = sure & (points >= 0).all(axis=1) & (points > 0).any(axis=1)
+    if not found.any():
+        raise UserError(f"{where}: no person in any frame")
+    in_parts = (points[found] <= 1).all(axis=1).mean() > 0.5 and min(picture) > 2
+    if in_parts and ((points[sure] < 0) & (points[sure] > -1)).any(axis=1).mean() > 0.05:
+        raise UserError(
+            f"{where}: joints lie between -1 and 1; write them in pixels (OpenPose:"
+            " --keypoint_scale 0)"
+        )
+    scale = np.ones((len(values), 2))
+    ends = np.cumsum([0, *(len(row.joints) for row in table.rows)]).tolist()
+    for row, (start, stop) in zip(table.rows, pairwise(ends), strict=True):
+        if in_parts:
+            scale[start:stop] = picture
+        elif row.size:
+            scale[start:stop] = np.array(picture) / row.size
+            _check_shape(where, row.size, picture)
+    values[:, :2] *= scale
+    outside = (points[found] > picture).any(axis=1).mean()
+    if outside > 0.5:
+        raise UserError(
+            f"{where}: {outside:.0%} of the joints lie outside of the clip's {picture[0]} x"
+            f" {picture[1]} pixels; were they found in a video of another size?"
+        )
+    values[~found] = 0
+    worth: dict[Any, float] = {}
+    tracks: dict[str | int, list[Any]] = {key: [] for key in table.frames}
+    for row, (start, stop) in zip(table.rows, pairwise(ends), strict=True):
+        joints = values[start:stop]
+        if person := person_from(joints, row.layout, JOINT_CONFIDENCE, score=row.score):
+            people[row.frame].append(person)
+            tracks[row.frame].append(row.track)
+            size = float(np.sqrt((person.box[2:] - person.box[:2]).prod()))
+            worth[row.track] = worth.get(row.track, 0) + size * person.score
+    worth.pop(None, None)
+    if worth:  # where the file says who is who, the main person is the same throughout
+        main = max(worth, key=lambda track: worth[track])
+        for key, of in tracks.items():
+            if main in of:
+                people[key] = [people[key][of.index(main)]]
+    return people
 
 
 # ----------------------------------------------------------------------------------------
 # Matching to frames
 
 
-def _place_files(
-    path: Path, files: Sequence[Path], clip: Clip, kind: str, *, every: bool
-) -> tuple[list[Any], str]:
-    """For each stored frame the index of its file (None: no file), and how they were matched."""
-    what = f"--labels {path}: {kind}"
-    if clip.files:
-        names = [file.name for file in files]
-        match = match_files(names, [file.name for file in clip.files], every=every, what=what)
-        places: list[int | None] = [None] * clip.frames
-        for file, frame in enumerate(match.frames):
-            places[frame] = file
-        return places, f"matched to the frames by {match.by}"
-    stored = _stored(len(files), clip)
-    if stored is None:
-        raise UserError(
-            f"{what} for {len(files)} frames, but {clip.path} has {clip.frames}; there must be one"
-            " for every frame of the clip"
-        )
-    numbers = frame_numbers([bare(file.name) for file in files])
-    if numbers is not None and not is_regular(numbers):
-        raise UserError(
-            f"{what}: the numbers in their names have gaps or come twice, so frames of {clip.path}"
-            " cannot be told; there must be one for every frame"
-        )
-    return list(stored[0]), stored[1]
+def bare(name: str) -> str:
+    """A label's or image's name without folder, suffix and what tools append, in lower case."""
+    stem = Path(name.replace("\\", "/")).name.casefold()
+    while Path(stem).suffix in (*IMAGE_SUFFIXES, ".json"):
+        stem = Path(stem).stem
+    return ADDED.sub("", stem)
 
 
-def _stored(count: int, clip: Clip) -> tuple[list[int], str] | None:
-    """Which of `count` labels each stored frame has, and what they count; None: they do not fit."""
-    if count == clip.frames:
-        return list(range(count)), "one for each stored frame"
-    timing = clip.film.timing if clip.film else clip.timing
-    if timing is None or timing.is_constant:
-        return None
-    rates = [timing.rate, *([clip.film.base_rate] if clip.film else [])]
-    for rate in rates:
-        if abs(count - timing.end * rate) <= SHOWN_SLACK and count > clip.frames:
-            places = np.rint(timing.starts * rate).astype(int).clip(0, count - 1)
-            what = f"they count frames as shown at {rate:.4g}/s, of which the clip stores"
-            return places.tolist(), f"{what} {clip.frames}"
-    return None
+def match(
+    keys: Sequence[str | int],
+    clip: Clip,
+    what: str,
+    *,
+    every: bool = False,
+    rows_missing: bool = False,
+) -> tuple[list[list[int]], str]:
+    """For each label, named by a file or by a number, its stored frames; and how it was found.
 
+    every:        whether every frame must have a label
+    rows_missing: whether frames without a person may have no label
 
-def _place_rows(path: Path, found: Found, clip: Clip, where: str) -> Labels:
-    """Labels from the rows of a file that holds all frames."""
-    ids = list(dict.fromkeys([*(found.ids or []), *(row[0] for row in found.rows)]))
-    if not found.rows:
-        raise UserError(f"--labels {path}: no person in any frame")
-    index, matched = _place_ids(where, ids, found, clip)
-    people: dict[int, list[Person]] = {}
-    for key, person in found.rows:
-        for frame in index[key]:
-            people.setdefault(frame, [])
-            if person:
-                people[frame].append(person)
-    return Labels(path, found.kind, people=people, matched=matched)
-
-
-def _place_ids(
-    where: str, ids: list[Any], found: Found, clip: Clip
-) -> tuple[dict[Any, list[int]], str]:
-    """For each id of a results file the stored frames that it labels, and how that was found."""
-    names = [str(key) for key in ids]
-    stems = [bare(file.name) for file in clip.files]
-    known = {name: i for i, name in enumerate(stems)}
-    written = any(isinstance(key, str) and not key.isdigit() for key in ids)
-    if stems and written and len(known) == len(stems):
-        inside = [bare(name) in known for name in names]
-        if all(inside):
-            return {k: [known[bare(n)]] for k, n in zip(ids, names, strict=True)}, (
-                "matched to the frames by file name"
-            )
-        if any(inside):
-            alone = [name for name, has in zip(names, inside, strict=True) if not has]
-            raise UserError(f"{where}: no frame of {clip.path} has the name of {named(alone)}")
-    numbers = frame_numbers([bare(name) for name in names])
-    if numbers is None or len(set(numbers)) < len(numbers):
-        raise UserError(
-            f"{where}: image_id {names[0]!r:.40} is not a frame number, and no frame's name"
-        )
-    complete = found.ids is not None  # the file names every frame, those without people too
-    stored = _stored(len(numbers), clip) if complete else None
-    if stored:
-        order = sorted(range(len(ids)), key=numbers.__getitem__)
-        places: dict[Any, list[int]] = {key: [] for key in ids}
-        for frame, place in enumerate(stored[0]):
-            places[ids[order[place]]].append(frame)
-        return places, stored[1]
-    shown = _shown_ids(numbers, clip)
-    if shown is not None:
-        return {key: shown[0][n] for key, n in zip(ids, numbers, strict=True)}, shown[1]
-    way = match_indices(numbers, clip.frames, stems, where)
-    return {key: [way[n]] for key, n in zip(ids, numbers, strict=True)}, "matched by number"
-
-
-def _shown_ids(numbers: list[int], clip: Clip) -> tuple[dict[int, list[int]], str] | None:
-    """Ids beyond the stored frames of a variable clip: they count shown frames."""
-    film = clip.film
-    if film is None or film.timing.is_constant or max(numbers) <= clip.frames:
-        return None
-    shown = round(film.timing.end * film.base_rate)
-    if max(numbers) >= shown + SHOWN_SLACK:
-        return None
-    base = 1 if min(numbers) > 0 and max(numbers) >= shown else 0
-    places: dict[int, list[int]] = {number: [] for number in numbers}
-    for frame, place in enumerate(np.rint(film.timing.starts * film.base_rate).astype(int)):
-        places.get(int(place) + base, []).append(frame)
-    what = f"they count frames as shown at {film.base_rate:.4g}/s, of which the clip stores"
-    return places, f"{what} {clip.frames}"
-
-
-def _name_images(where: str, found: Found, images: Any) -> None:
-    """Replace COCO's image ids by file names, or by the images' order where names say nothing."""
-    names: dict[Any, str] = {}
-    for entry in images if isinstance(images, list) else [images]:
-        about = entry if isinstance(entry, dict) else {}
-        key, name = about.get("id"), about.get("file_name")
-        if not isinstance(key, int | str) or not isinstance(name, str) or key in names:
-            raise UserError(f"{where}: every image must have a unique id and a file_name")
-        names[key] = Path(name.replace("\\", "/")).name
-    for index, (key, _) in enumerate(found.rows):
-        if key not in names:
-            raise UserError(
-                f"{where}: annotation {index}: image_id {key!r:.40} is not among the images"
-            )
-    found.ids = sorted(names.values(), key=lambda name: natural_order(Path(name)))
-    found.rows = [(names[key], person) for key, person in found.rows]
-
-
-def _check_inside(labels: Labels, frame_size: tuple[int, int]) -> None:
-    """Raise UserError for joints that are not in the clip's pixels.
-
-    They would be drawn as a dot, or not at all.
+    Raises UserError, starting with `what`: they do not fit, or it is not clear how.
     """
-    found = [person for people in labels.people.values() for person in people]
-    if not found:
-        raise UserError(f"--labels {labels.path}: no person in any frame")
-    points = np.concatenate([person.points[person.known] for person in found])
-    if (points <= 1).all() and min(frame_size) > 2:
+    counts = f"{what} for {len(keys)} frames, but {clip.path} has {clip.frames}"
+    names, stems = [bare(str(key)) for key in keys], [bare(file.name) for file in clip.files]
+    at = {stem: frame for frame, stem in enumerate(stems)}
+    written = any(not str(key).isdecimal() for key in keys)
+    if not any(name in at for name in names):
+        names = [ADDED_BEFORE.sub("", name) for name in names]
+    found = [at[name] for name in names if name in at]
+    if written and found and len(at) == len(stems):
+        if len(found) < len(keys):
+            alone = named(str(key) for key, name in zip(keys, names, strict=True) if name not in at)
+            raise UserError(f"{counts}; no frame has the name of {alone}")
+        if len(set(found)) < len(found):
+            raise UserError(f"{what}: several labels have the name of the same frame")
+        if every and (missing := sorted(set(range(len(stems))) - set(found))):
+            without = named(clip.files[frame].name for frame in missing)
+            raise UserError(f"{counts}; without a label: {without}")
+        return [[frame] for frame in found], "matched to the frames by file name"
+    numbers = [key for key in keys if isinstance(key, int)]
+    if len(numbers) < len(keys):
+        numbers = frame_numbers(names) or [-1]
+    if any(number < 0 or number % 1 for number in numbers):
+        few = named([str(key) for key in keys[:2]])
         raise UserError(
-            f"--labels {labels.path}: all joints lie between 0 and 1; they must be in pixels"
+            f"{what}: {few} … are neither frame numbers nor names of the clip's frames"
+            f" ({named([f.name for f in clip.files[:2]]) or 'it has none'} …)"
         )
-    outside = ((points < 0) | (points > np.array(frame_size))).any(axis=1).mean()
-    if outside > 0.5:
-        width, height = frame_size
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{what}: several labels have the same frame number")
+    ways = _ways(numbers, clip, stems, written, rows_missing=rows_missing and not every)
+    if len({str(places) for places in ways.values()}) > 1:
+        # Labels off by one frame would train and look almost right, so do not guess.
         raise UserError(
-            f"--labels {labels.path}: {outside:.0%} of the joints lie outside of the clip's"
-            f" {width} x {height} pixels; were they found in a video of another size?"
+            f"{what}: frames {min(numbers)} to {max(numbers)} of {clip.frames} may be"
+            f" {' or '.join(ways)}; count from 0, with a row for frame 0 (empty keypoints where"
+            " nobody is in it)"
         )
+    if not ways:
+        high = f"; it has frame {max(numbers)}" if max(numbers) > clip.frames else ""
+        raise UserError(f"{counts}{high}; there must be one for every frame of the clip")
+    how, places = next(iter(ways.items()))
+    return places, f"matched to the frames {how}"
+
+
+def _ways(
+    numbers: Sequence[int],
+    clip: Clip,
+    stems: Sequence[str],
+    written: bool,
+    *,
+    rows_missing: bool,
+) -> dict[str, list[list[int]]]:
+    """The ways, in words, in which distinct numbers of labels may mean a clip's frames."""
+    ranks, ordered = np.argsort(np.argsort(numbers)).tolist(), sorted(numbers)
+    of_frames = frame_numbers(stems) or []
+    own = {number: frame for frame, number in enumerate(of_frames)}
+    named_so = len(own) == len(of_frames) and own.keys() >= set(numbers)
+    if named_so and (written or len(numbers) == len(own)):
+        return {"by number": [[own[number]] for number in numbers]}
+    if len(numbers) == clip.frames and len({b - a for a, b in pairwise(ordered)}) == 1:
+        return {"by order": [[rank] for rank in ranks]}
+    timing = clip.film.timing if clip.film else clip.timing
+    if timing and not timing.is_constant:
+        for rate in (timing.rate, *([clip.film.base_rate] if clip.film else ())):
+            shown, starts = round(timing.end * rate), np.rint(timing.starts * rate)
+            which, fits = ranks, abs(len(numbers) - timing.end * rate) <= SHOWN_SLACK
+            if rows_missing:
+                base = min(ordered[0], int(ordered[-1] >= shown), 1)
+                which, fits = [n - base for n in numbers], ordered[-1] < shown + SHOWN_SLACK
+            if fits and max(len(numbers), rows_missing * ordered[-1]) > clip.frames:
+                starts = starts if rows_missing else starts.clip(0, len(numbers) - 1)
+                how = f"as shown at {rate:.4g}/s, of which the clip stores {clip.frames}"
+                return {how: [np.flatnonzero(starts == number).tolist() for number in which]}
+    if not rows_missing and ordered[-1] - ordered[0] == len(ordered) - 1:
+        return {}  # none is missing, and yet there are more frames or fewer
+    ways = {}
+    if ordered[-1] < clip.frames:
+        ways["counted from 0"] = [[number] for number in numbers]
+    if ordered[0] >= 1 and ordered[-1] <= clip.frames:
+        ways["counted from 1"] = [[number - 1] for number in numbers]
+    if named_so:
+        ways["numbered as their names are"] = [[own[number]] for number in numbers]
+    return ways

@@ -1,12 +1,10 @@
-"""Which frame a file belongs to: frame numbers in names, and labels matched to a clip's frames.
+"""Which frame a file belongs to: frame numbers in names, and the files of a folder.
 
     frame_numbers(["img-1", "img-2"])                → [1, 2]
     sort_frames(folder.iterdir())                    → images by frame number, and faults
-    match_files(labels, frames)                      → for each label its frame, and by what
 
-By file name first, by number second. A number counts only where it is the one part of the names
-that changes from file to file: `dance2_0001` and `1_of_100` are clear, `take1_4` beside `take2_4`
-is not.
+A number counts only where it is the one part of the names that changes from file to file:
+`dance2_0001` and `1_of_100` are clear, `take1_4` beside `take2_4` is not.
 """
 
 import os
@@ -27,11 +25,6 @@ SYSTEM = (
     *("__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"),
     "System Volume Information",
 )
-# What tools append to a frame's name.
-ADDED = re.compile(
-    r"[_\-. ](keypoints?|rendered|pose|poses|label|skeleton|openpose|alphapose|landmarks|vis)$"
-)
-ADDED_BEFORE = re.compile(r"^(vis|results|pred|label)[_\-. ]")
 WAITING = ".renumber-"  # renumber() sets a file aside under this and its new number
 
 # ---------------------------------------------------------------- numbers in names
@@ -168,108 +161,7 @@ def gaps(numbers: Iterable[int]) -> list[int]:
     return [b for a, b in pairwise(ordered) if b - a > 1.01 * step]
 
 
-# ---------------------------------------------------------------- labels and frames
-
-
-def bare(name: str) -> str:
-    """A label's or image's name without folder, suffix and what tools append, in lower case."""
-    stem = Path(name.replace("\\", "/")).name.casefold()
-    while Path(stem).suffix in (*IMAGE_SUFFIXES, ".json"):
-        stem = Path(stem).stem
-    return ADDED.sub("", stem)
-
-
-class Match(NamedTuple):
-    """For each label the frame that it belongs to, as an index, and by what that was found."""
-
-    frames: list[int]
-    by: str
-
-
-def match_files(labels: Sequence[str], frames: Sequence[str], *, every: bool, what: str) -> Match:
-    """Match file names of labels to those of a clip's frames.
-
-    every: whether every frame must have a label where they are matched by name
-
-    Raises UserError, starting with `what`: they do not fit, or it is not clear how.
-    """
-    by_name = {bare(name): index for index, name in enumerate(frames)}
-    bases = [bare(name) for name in labels]
-    if sum(base in by_name for base in bases) == 0:
-        bases = [ADDED_BEFORE.sub("", base) for base in bases]
-    found = [by_name[base] for base in bases if base in by_name]
-    if len(by_name) == len(frames) and found:
-        if alone := [name for name, base in zip(labels, bases, strict=True) if base not in by_name]:
-            raise UserError(
-                f"{what} for {len(labels)} frames, but the clip has {len(frames)}; no frame has the"
-                f" name of {named(alone)}"
-            )
-        if len(set(found)) < len(found):
-            raise UserError(f"{what}: several labels have the name of the same frame")
-        if every and len(found) < len(frames):
-            missing = sorted(set(range(len(frames))) - set(found))
-            raise UserError(
-                f"{what} for {len(labels)} frames, but the clip has {len(frames)}; without a label:"
-                f" {named(frames[i] for i in missing)}"
-            )
-        return Match(found, "file name")
-    numbers, of_frames = frame_numbers(bases), frame_numbers([bare(name) for name in frames])
-    if numbers is not None and of_frames is not None and set(numbers) == set(of_frames):
-        place = {number: index for index, number in enumerate(of_frames)}
-        return Match([place[number] for number in numbers], "number")
-    if len(labels) == len(frames) and numbers is not None and is_regular(numbers):
-        place = {number: index for index, number in enumerate(sorted(numbers))}
-        return Match([place[number] for number in numbers], "order")
-    if len(labels) == len(frames):
-        raise UserError(
-            f"{what}: neither names nor numbers fit those of the frames ({named(labels[:2])} … and"
-            f" {named(frames[:2])} …); if their order is the same, run: python dataloader.py"
-            " renumber FOLDER"
-        )
-    raise UserError(
-        f"{what} for {len(labels)} frames, but the clip has {len(frames)}; there must be one for"
-        " every frame of the clip"
-    )
-
-
-def is_regular(numbers: Sequence[int]) -> bool:
-    """Whether numbers are evenly spaced, such as 0 1 2 or 1 3 5: nothing is missing between."""
-    return len(set(numbers)) == len(numbers) and not gaps(sorted(numbers))
-
-
-def match_indices(
-    ids: Sequence[int], count: int, frame_stems: Sequence[str], what: str
-) -> dict[int, int]:
-    """Frame numbers of a results file → indices of a clip's `count` frames.
-
-    They count from 0, from 1, or are the numbers in the frames' names; the one that is possible is
-    taken. Raises UserError, starting with `what`, if several are, or none.
-    """
-    every = sorted(set(ids))
-    if not every:
-        return {}
-    ways = {}
-    if every[-1] < count:
-        ways["from 0"] = {number: number for number in every}
-    if every[0] >= 1 and every[-1] <= count:
-        ways["from 1"] = {number: number - 1 for number in every}
-    numbers = frame_numbers(list(frame_stems)) if frame_stems else None
-    if numbers and set(every) <= set(numbers) and len(set(numbers)) == len(numbers):
-        place = {number: index for index, number in enumerate(numbers)}
-        ways["as in the frames' names"] = {number: place[number] for number in every}
-    different = {tuple(way.items()) for way in ways.values()}
-    if not different:
-        raise UserError(
-            f"{what}: has frame {every[-1]}, but the clip has only {count} frames"
-            f" (0 to {count - 1})"
-        )
-    if len(different) > 1:
-        # Labels off by one frame would train and look almost right, so do not guess.
-        raise UserError(
-            f"{what}: frames {every[0]} to {every[-1]} of {count} may count {' or '.join(ways)};"
-            ' add the list "images" (id, file_name), or count from 0 with frame 0 among them'
-        )
-    return next(iter(ways.values()))
+# ---------------------------------------------------------------- renumbering
 
 
 def renumber(folders: Sequence[Path]) -> list[int]:

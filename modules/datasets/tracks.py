@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from modules.datasets.agreement import label_offset, overlays
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.inspection import differences, find_cuts
 from modules.datasets.label_files import Labels
@@ -31,6 +32,7 @@ from modules.datasets.pose import (
     KeypointModel,
     Person,
     Span,
+    draw_labels,
     fill_and_smooth,
     follow_main_person,
     joints_over_time,
@@ -42,6 +44,7 @@ from modules.datasets.pose import (
 from modules.datasets.source import (
     Clip,
     Pixels,
+    frames_at,
     sampled,
     sampled_indices,
 )
@@ -53,6 +56,8 @@ DETECTIONS = "detections"  # folder of ROOT
 PARABOLA = (-3, 12, 17, 12, -3)  # weights of five frames, times 35
 JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
 FEW_JOINTS = 0.6  # a part: labels with fewer than this show no whole person
+LOOKED_AT = 1500  # frames that tell whether labels move with them: the first ones
+ON_BLACK = Ink((0, 0, 0), 255)  # what joints are drawn on
 SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
 
@@ -225,7 +230,7 @@ def read_track(
 
     labels: from another tool; finder: finds people where there are no labels
 
-    Raises UserError: the clip cannot be read.
+    Raises UserError: the clip cannot be read, or labels and frames do not move together.
     """
     indices = sampled_indices(clip, o.fps)
     if len(indices) < 2:
@@ -235,12 +240,15 @@ def read_track(
     what = f"{clip.path.name}: {'joints' if finder else 'frames'}"
     bar = progress_bar(what, len(indices))
     small: list[Pixels] = []
+    looked_at: list[Pixels] = []
     try:
         for _, frame in sampled(clip, o.fps):
             if finder:
                 finder.add(len(small), frame)
             image = Image.fromarray(frame).resize(SMALL, Image.Resampling.BILINEAR)
             small.append(np.asarray(image))
+            if labels and len(looked_at) < LOOKED_AT:
+                looked_at.append(_shrunk(frame))
             bar.update()
         if finder:
             finder.flush()
@@ -249,11 +257,62 @@ def read_track(
     cuts = find_cuts(differences(np.stack(small)))
     if labels and labels.images:
         images = [labels.images[index] for index in indices]
-        return _track_of_images(images, labels.ink, clip.frames, cuts, f"{clip.path.name}: labels")
-    found = finder.people[: len(indices)] if finder else []
+        what = f"{clip.path.name}: labels"
+        track = _track_of_images(images, labels.ink, clip.frames, cuts, what)
+    else:
+        found = finder.people[: len(indices)] if finder else []
+        if labels:
+            found = [labels.people.get(index, []) for index in indices]
+        track = _track_of_joints(found, clip.frames, cuts, clip, o)
     if labels:
-        found = [labels.people.get(index, []) for index in indices]
-    return _track_of_joints(found, clip.frames, cuts, clip, o)
+        _check_movement(track, labels, clip, o, np.stack(looked_at))
+    return track
+
+
+def _shrunk(frame: Pixels) -> Pixels:
+    """A frame of its own shape, 128 pixels wide or high."""
+    image = Image.fromarray(frame)
+    image.thumbnail((128, 128), Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def _check_movement(
+    track: Track, labels: Labels, clip: Clip, o: VideoOptions, frames: Pixels
+) -> None:
+    """Raise UserError if labels and frames do not move together; a picture shows it.
+
+    frames: (N, H, W, 3), the clip's first ones at the data set's rate
+    """
+    indices = sampled_indices(clip, o.fps)
+
+    def drawn(times: Sequence[int], height: int, width: int) -> list[Pixels]:
+        if track.points is not None and track.known is not None:
+            points = track.points[times] * (np.array([width, height]) / clip.size)
+            return list(draw_labels(points, track.known[times], height=height, width=width))
+        images = [read_image(labels.images[indices[t]], BLACK) for t in times]
+        return [np.asarray(image.resize((width, height))) for image in images]
+
+    ink = labels.ink if labels.images else ON_BLACK
+    small = np.stack(drawn(range(len(frames)), *frames.shape[1:3]))
+    offset = label_offset(frames, small, [0, *track.cuts], ink)
+    if offset is None or not offset.fault or not track.spans:
+        return
+    seen = [t for start, stop in track.spans for t in range(start, stop)]
+    some = sorted({seen[i] for i in np.linspace(0, len(seen) - 1, 8).astype(int)})
+    pictures = [Image.fromarray(f) for f in frames_at(clip, [indices[t] for t in some])]
+    width = min(480, clip.size[0])
+    size = (width, round(width * clip.size[1] / clip.size[0]))
+    shown = overlays(
+        [np.asarray(picture.resize(size)) for picture in pictures],
+        drawn(some, *size[::-1]),
+        ink,
+    )
+    path = o.out.with_name(f"{o.out.name}_labels.png")
+    Image.fromarray(shown).save(path)
+    raise UserError(
+        f"{labels.path}: {offset.fault}; {path} shows some of them on their frames, nothing else"
+        " was written"
+    )
 
 
 def _track_of_joints(

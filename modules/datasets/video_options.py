@@ -73,7 +73,7 @@ class VideoOptions:
     val_frames: int | None = option(None, DATA_SET, "frames of the validation video", metavar="N", at_least=2, shown="630, but at most a fifth of all")
     test: tuple[int, ...] | None = option(None, DATA_SET, "length of each test sequence, frames; 0: none", metavar="N", at_least=0, shown="one of 630, but at most a tenth of all frames")
     pause: float = option(1.0, DATA_SET, "seconds left out between two splits of one recording", metavar="S", at_least=0)
-    labels: tuple[Path, ...] = option((), LABELS, "labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of JSON files (one per frame of the clip), or a JSON or CSV file of all frames (OpenPose, AlphaPose, COCO, Halpe, MMPose, MediaPipe, DeepLabCut, SLEAP)", metavar="DIR", shown="none")
+    labels: tuple[Path, ...] = option((), LABELS, "labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of JSON files (one per frame of the clip), or a JSON file of all frames (OpenPose, AlphaPose, COCO, MMPose)", metavar="DIR", shown="none")
     max_gap: float = option(0.5, LABELS, "longest gap in seconds over which a missing person or joint is interpolated; a longer one ends the recording", metavar="S", at_least=0)
     smooth: float = option(0.7, LABELS, "standard deviation of the Gaussian that smooths joints over time, frames; 0: no smoothing", metavar="N", at_least=0)
     detector: str = option("auto", JOINTS, "what finds joints: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU)", choices=("auto", "blazepose", "rcnn"), shown="auto: blazepose if it is installed")

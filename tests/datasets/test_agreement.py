@@ -98,6 +98,8 @@ def test_brighter_and_darker_frames_are_no_movement(train: tuple[np.ndarray, np.
     flicker = np.clip(frames + light, 0, 255).astype(np.uint8)
     found = camera_motion(flicker, labels, [0], ON_BLACK)
     assert found is not None and found.is_fixed
+    offset = label_offset(flicker, labels, [0], ON_BLACK)
+    assert offset is not None and offset.frames == 0 and offset.at_zero > 0.5
 
 
 def test_real_data_sets_are_sound(shared: Path) -> None:

@@ -80,19 +80,16 @@ def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.Mo
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"weights\.pth: is not a file of weights, or is corrupted"):
+    with pytest.raises(UserError, match=r"weights\.pth: corrupted"):
         keypoints.load_keypoint_model(path, CPU, short_side=64)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "cannot be read"),
-        (b"", "is not a file of weights"),
-        (b"PK\x03\x04 not really", "is not a file of weights"),
-        ([torch.zeros(3)], "does not hold a state dict"),
+        (b"PK\x03\x04 not really", "corrupted"),
+        ([torch.zeros(3)], "does not hold weights of torchvision's keypointrcnn"),
         ({"a.weight": torch.zeros(3)}, "does not hold weights of torchvision's keypointrcnn"),
-        ({"a": {"b": 3}}, "does not hold weights of torchvision's keypointrcnn"),
     ],
 )
 def test_unfit_files_are_named(
@@ -103,7 +100,7 @@ def test_unfit_files_are_named(
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
-    elif content is not None:
+    else:
         torch.save(content, path)
     with pytest.raises(UserError, match=words) as caught:
         keypoints.load_keypoint_model(path, CPU, short_side=64)

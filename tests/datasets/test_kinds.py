@@ -6,6 +6,8 @@ A row of the table there names a row here by its id.
 import json
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,10 @@ from PIL import Image
 import dataloader
 from modules.datasets import blazepose
 from modules.datasets.label_files import open_labels
-from modules.datasets.pose import COCO_JOINTS, JOINTS, Detections
+from modules.datasets.pose import COCO_JOINTS, Detections
 from modules.datasets.source import Clip, data_rate, frames_at, open_clip, sampled
 from modules.runtime.errors import UserError
-from tests.support.clips import BODY_POINTS, write_openpose
+from tests.support.clips import BODY_POINTS, draw, make_folder, write_openpose
 from tests.support.data import make_dataset
 from tests.support.kinds import (
     HEIGHT,
@@ -411,16 +413,21 @@ def test_clip_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
 
 def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     """A label folder of another clip, one without anybody, images of mixed sizes."""
-    clip = folder_of(tmp_path / "clip", constant(15))
+    clip = make_folder(tmp_path / "clip", 30)
     out = tmp_path / "out"
 
-    def refused(source: Path, labels: Path, words: str) -> None:
+    def refused(source: Path, labels: Path, *words: str) -> None:
         result = run_script("dataloader.py", "video", source, "--labels", labels, "--out", out)
-        assert_refused(result, words)
+        assert_refused(result, *words)
         assert result.stderr.count("\n") == 1 and not out.exists()
 
     longer = write_openpose(tmp_path / "longer", 31)
-    refused(clip, longer, "OpenPose JSON for 31 frames, but the clip has 30")
+    refused(
+        clip,
+        longer,
+        "OpenPose JSON for 31 frames, but",
+        "has 30; there must be one for every frame",
+    )
     larger = write_openpose(tmp_path / "larger", 30, scale=9)
     refused(clip, larger, "were they found in a video of another size?")
     nobody = write_openpose(tmp_path / "nobody", 30, missing=range(30))
@@ -432,7 +439,7 @@ def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     refused(clip, sound, "7.png: is 9 x 9 pixels")
     (clip / "7.png").write_bytes(b"\x89PNG")
     refused(clip, sound, "7.png")
-    Image.fromarray(picture(7 / 15)).save(clip / "7.png")  # the control
+    Image.fromarray(draw(7)).save(clip / "7.png")  # the control
     options = ("--labels", sound, "--out", out, "--pause", 0)
     assert run_script("dataloader.py", "video", clip, *map(str, options)).returncode == 0
 
@@ -555,16 +562,6 @@ def openpose(t: int, joints: int = 18) -> list[float]:
     return [float(v) for v in rows.ravel()]
 
 
-def landmarks(t: int) -> list[dict[str, float]]:
-    from modules.datasets.pose import BLAZEPOSE_JOINTS
-
-    found = []
-    for place in BLAZEPOSE_JOINTS:
-        x, y = places(t)[place or 0] / np.array(SIZE)
-        found.append({"x": float(x), "y": float(y), "z": 0.1, "visibility": 0.9})
-    return found
-
-
 def per_frame(name: str, content: Callable[[int], Any]) -> Callable[[Path], Path]:
     """A folder with a JSON file for each frame."""
 
@@ -604,32 +601,6 @@ def results(name: Callable[[int], Any], joints: int = 17) -> list[dict[str, Any]
     ]
 
 
-def deeplabcut() -> str:
-    names = [n for n in JOINTS if n != "neck"]
-    heads = [["scorer", *["net"] * 51], ["bodyparts"], ["coords"]]
-    for name in names:
-        heads[1] += [name] * 3
-        heads[2] += ["x", "y", "likelihood"]
-    rows = [",".join(row) for row in heads]
-    for t in range(COUNT):
-        cells = [f"{x},{y},0.99" for name, (x, y) in zip(JOINTS, places(t), strict=True) if name != "neck"]  # fmt: skip
-        rows.append(f"{t},{','.join(cells)}")
-    return "\n".join(rows) + "\n"
-
-
-def sleap() -> str:
-    def camel(name: str) -> str:
-        return "".join(word.capitalize() for word in name.split("_"))
-
-    header = ["track", "frame_idx", "instance.score"]
-    header += [f"{camel(n)}.{c}" for n in JOINTS for c in ("x", "y", "score")]
-    rows = [",".join(header)]
-    for t in range(COUNT):
-        cells = [f"{x},{y},0.9" for x, y in places(t)]
-        rows.append(f"track_0,{t},0.8,{','.join(cells)}")
-    return "\n".join(rows) + "\n"
-
-
 def named_images() -> dict[str, Any]:
     listed = [{"id": 100 + t, "file_name": f"x/{t}.png"} for t in reversed(range(COUNT))]
     return {"images": listed, "annotations": results(lambda t: 100 + t)}
@@ -642,23 +613,19 @@ LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "openpose-1.0": (per_frame("d_{}_keypoints.json", lambda t: people(t, 18, "pose_keypoints")), "OpenPose JSON"),
     "openpose-0.1": (per_frame("d_{}_pose.json", lambda t: people(t, 18, "body_parts")), "OpenPose JSON"),
     "openpose-mpi15": (per_frame("{}.json", lambda t: people(t, 15, "pose_keypoints_2d")), "OpenPose JSON"),
+    "openpose-list": (one_file([{**people(t, 18, "pose_keypoints_2d"), "canvas_width": 200, "canvas_height": 200} for t in range(COUNT)]), "OpenPose JSON"),
     "alphapose-list": (one_file(results(lambda t: f"{t}.jpg")), "COCO JSON"),
-    "alphapose-halpe26": (one_file(results(lambda t: f"{t}.jpg", 26)), "Halpe-26 JSON"),
-    "alphapose-halpe136": (one_file(results(lambda t: f"{t}.jpg", 136)), "Halpe-136 JSON"),
+    "alphapose-halpe26": (one_file(results(lambda t: f"{t}.jpg", 26)), "COCO JSON"),
+    "alphapose-halpe136": (one_file(results(lambda t: f"{t}.jpg", 136)), "COCO JSON"),
     "alphapose-dict-cmu": (one_file({f"{t}.jpg": {"version": "AlphaPose v0.3", "bodies": [{"joints": openpose(t)}]} for t in range(COUNT)}), "AlphaPose JSON"),
     "alphapose-dict-open": (one_file({f"{t}.jpg": {"version": "AlphaPose v0.3", "people": [{"pose_keypoints_2d": openpose(t)}]} for t in range(COUNT)}), "AlphaPose JSON"),
     "alphapose-separate": (per_frame("{}.json", lambda t: {"version": "AlphaPose v0.3", "bodies": [{"joints": openpose(t)}]}), "AlphaPose JSON"),
     "coco-annotations": (one_file(named_images()), "COCO JSON"),
     "coco-results": (one_file(results(lambda t: t)), "COCO JSON"),
-    "coco-wholebody-133": (one_file(results(lambda t: t, 133)), "COCO-WholeBody JSON"),
+    "coco-wholebody-133": (one_file(results(lambda t: t, 133)), "COCO JSON"),
     "mmpose-video": (one_file({"meta_info": {}, "instance_info": [{"frame_id": t + 1, "instances": mmpose(t)} for t in range(COUNT)]}), "MMPose JSON"),
     "mmpose-list": (one_file([{"frame_id": t, "instances": mmpose(t, 133)} for t in range(COUNT)]), "MMPose JSON"),
     "mmpose-per-image": (per_frame("{:03}.json", mmpose), "MMPose JSON"),
-    "mediapipe-list": (one_file([landmarks(t) for t in range(COUNT)]), "MediaPipe JSON"),
-    "mediapipe-tasks": (one_file([{"pose_landmarks": [landmarks(t)]} for t in range(COUNT)]), "MediaPipe JSON"),
-    "mediapipe-per-frame": (per_frame("{}.json", landmarks), "MediaPipe JSON"),
-    "deeplabcut-csv": (one_file(deeplabcut(), "a.csv"), "DeepLabCut CSV"),
-    "sleap-csv": (one_file(sleap(), "a.csv"), "SLEAP CSV"),
 }  # fmt: skip
 
 
@@ -701,7 +668,7 @@ def test_labels_may_count_shown_frames(tmp_path: Path) -> None:
 
     rate = clip.film.base_rate
     stored = open_labels(labels(clip.frames, lambda i: PHONE[i]), clip)
-    assert stored.matched == "one for each stored frame"
+    assert stored.matched == "matched to the frames by order"
     as_shown = open_labels(labels(shown, lambda i: i / rate), clip)
     assert f"as shown at {rate:.4g}/s" in as_shown.matched
     for found in (stored, as_shown):
@@ -727,46 +694,60 @@ def test_alphapose_by_file_name_with_a_gap_in_the_numbering(tmp_path: Path) -> N
         open_labels(path, other)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"skeletons": [], "fps": 30}, "unknown kind of labels (a dictionary of skeletons, fps)"),
-        ("plain", "unknown kind of labels (str)"),
-        ({}, "unknown kind"),
-        ([{"frame_id": 0, "instances": [{"keypoints": [[1, 2]] * 21}]}], "has 21 keypoints"),
-        ([[{"x": 0.1, "y": 0.2}] * 21], "21 landmarks; MediaPipe's pose has 33"),
-        ([[{"u": 0.1}] * 33], "a landmark has no x and y"),
-    ],
-)
-def test_unknown_kinds_of_labels_are_named(content: Any, words: str, tmp_path: Path) -> None:
-    clip = Clip(Path("clip"), "video", [], None, SIZE, COUNT, "")
-    content = json.dumps(content)
+LANDMARK = {"x": 0.1, "y": 0.2, "z": 0.1, "visibility": 0.9}
+# id → how it is made, and what is said of it
+REFUSED_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "yolo-txt": (per_frame("{}.txt", lambda t: 0), "0.txt: is a text file, as YOLO writes it"),
+    "yolo-json": (one_file([{"name": "person", "box": {}, "keypoints": {"x": [1], "y": [1]}}]), "is YOLO's JSON"),
+    "mediapipe": (one_file([{"pose_landmarks": [[LANDMARK] * 33]}]), "leave --labels out"),
+    "mediapipe-list": (one_file([[LANDMARK] * 33]), "a file of MediaPipe's landmarks"),
+    "csv": (one_file("scorer,net", "a.csv"), "is a table, as DeepLabCut and SLEAP write it"),
+    "hdf5": (one_file("", "a.h5"), "is an HDF5 file, as DeepLabCut and SLEAP write it"),
+    "npz": (one_file("", "a.npz"), "is an array of numpy"),
+    "pickle": (one_file("", "a.pkl"), "is a pickle, which may run code"),
+    "tensors": (one_file("", "a.pt"), "is a file of tensors"),
+    "json-lines": (one_file("", "a.jsonl"), "make it one JSON list"),
+    "xml": (per_frame("{}.xml", lambda t: 0), "let OpenPose write JSON (--write_json)"),
+    "motion-capture": (one_file("", "a.bvh"), "is motion capture in space"),
+    "labelme": (per_frame("{}.json", lambda t: {"shapes": []}), "of an unknown kind (a dictionary of shapes)"),
+    "archive": (one_file("", "a.zip"), "unpack it"),
+    "film-of-skeletons": (one_file("", "a.mp4"), "ffmpeg -i FILM skeletons/%d.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED_LABELS)
+def test_labels_are_refused_with_the_next_step(kind: str, tmp_path: Path) -> None:
+    make, words = REFUSED_LABELS[kind]
     with pytest.raises(UserError) as caught:
-        open_labels(one_file(content)(tmp_path), clip)
+        open_labels(make(tmp_path), Clip(Path("clip"), "video", [], None, SIZE, COUNT, ""))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+    further = (
+        "convert it to COCO results",
+        "leave --labels out",
+        "unpack it",
+        "ffmpeg -i",
+        "one JSON list",
+        "write JSON",
+    )
+    assert any(step in str(caught.value) for step in further)
 
 
-@pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        ("a,b\n1,2\n", "is a table of an unknown kind"),
-        ("scorer,x\nbodyparts,nose\nfoo,bar\n0,1\n", "has no header rows bodyparts and coords"),
-        (deeplabcut().replace("_", "q"), "are not those of a person"),
-        (sleap() + "track_0,1\n", "row [0-9]+ has 2 cells"),
-        (deeplabcut() + "1,2,3\n", "row [0-9]+ has 3 cells"),
-    ],
-)
-def test_unknown_tables_are_named(table: str, words: str, tmp_path: Path) -> None:
+def test_the_page_s_conversion_gives_labels_that_are_read(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/inputs.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    rows = np.array([coco(t) for t in range(COUNT)]).reshape(COUNT, 17, 3)
+    np.save(tmp_path / "joints.npy", rows)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     clip = Clip(Path("clip"), "video", [], None, SIZE, COUNT, "")
-    with pytest.raises(UserError, match=words):
-        open_labels(one_file(table, "a.csv")(tmp_path), clip)
+    labels = open_labels(tmp_path / "joints.json", clip)
+    np.testing.assert_allclose(labels.people[2][0].points[0], places(2)[0])
 
 
 @pytest.mark.parametrize("page", ["docs/inputs.md"])
 def test_the_page_has_every_kind(page: str) -> None:
     """Each of its rows names a test, and no kind that is tested is missing."""
     rows = re.findall(r"^\| `([^`]+)` \|", (REPOSITORY / page).read_text("utf-8"), re.MULTILINE)
-    kinds = [*CLIPS, *REFUSED, *LABELS]
+    kinds = [*CLIPS, *REFUSED, *LABELS, *REFUSED_LABELS]
     assert len(rows) == len(set(rows)) >= 40
     assert [row for row in rows if not row.startswith("test_")] == kinds
     assert all(row in globals() for row in rows if row.startswith("test_"))

@@ -1,6 +1,7 @@
-"""Labels of other tools: every kind is told apart and read, every fault names its file."""
+"""Labels of other tools: what a file states is believed, every fault names its file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.datasets.label_files import Labels, open_labels
-from modules.datasets.pose import JOINTS
+from modules.datasets.label_files import Labels, bare, match, open_labels
+from modules.datasets.label_formats import joint_named
+from modules.datasets.pose import COCO_JOINTS, JOINTS
 from modules.datasets.source import Clip
 from modules.runtime.errors import UserError
+from tests.support.clips import BODY_POINTS, HEIGHT, WIDTH, make_folder, middle, write_openpose
+from tests.support.scripts import assert_refused, run_script
 
-SIZE = (100, 80)
-NAMES = ["1.png", "2.png", "10.png"]  # the clip's own files
+SIZE = (WIDTH, HEIGHT)
+COUNT = 6
+NAMES = [JOINTS[place] for place in COCO_JOINTS]
+LEFT_WRIST = NAMES.index("left_wrist")
 
 
-def coco_row(x: float, joints: int = 17) -> list[float]:
-    return [value for i in range(joints) for value in (x + i, 30 + i, 2)]
+def joints(t: int) -> np.ndarray:
+    """The person's 17 joints of COCO in frame t, (17, 3)."""
+    return np.column_stack([(BODY_POINTS + middle(t))[list(COCO_JOINTS)], np.full(17, 0.9)])
+
+
+def result(t: int, rows: np.ndarray | None = None, **more: Any) -> dict[str, Any]:
+    values = joints(t) if rows is None else rows
+    return {"image_id": t, "keypoints": values.ravel().tolist(), **more}
 
 
 def write(path: Path, content: Any) -> Path:
@@ -33,123 +45,284 @@ def clip_of(names: list[str], frames: int = 0) -> Clip:
     return Clip(Path("clip"), kind, [Path(n) for n in names], None, SIZE, frames or len(names), "")
 
 
-def read(path: Path, frames: int = 0) -> Labels:
-    return open_labels(path, clip_of([], frames) if frames else clip_of(NAMES))
+def read(path: Path, content: Any = None, frames: int = COUNT) -> Labels:
+    return open_labels(write(path / "l.json", content) if content else path, clip_of([], frames))
 
 
-def nose(labels: Labels, frame: int) -> float:
-    return float(labels.people[frame][0].points[JOINTS.index("nose"), 0])
+def off(labels: Labels, frame: int, other: int | None = None) -> float:
+    """How far a person's joints lie from where they are in a frame, pixels; 99: nobody."""
+    if not labels.people[frame]:
+        return 99
+    (person,) = labels.people[frame]
+    there = joints(frame if other is None else other)[:, :2]
+    found = person.known[list(COCO_JOINTS)]
+    return float(np.abs(person.points[list(COCO_JOINTS)] - there)[found].max())
 
 
-@pytest.mark.parametrize("joints", [18, 25])
-def test_openpose_files_in_numeric_order(tmp_path: Path, joints: int) -> None:
-    for number in (9, 10, 100):  # by name alone, 10 and 100 would come before 9
-        people = [{"pose_keypoints_2d": coco_row(number % 50, joints), "face_keypoints_2d": []}]
-        write(tmp_path / f"dance_{number}_keypoints.json", {"version": 1.3, "people": people})
-    names = ["9.png", "10.png", "100.png"]
-    labels = open_labels(tmp_path, clip_of(names))
-    assert (labels.kind, labels.matched) == ("OpenPose JSON", "matched to the frames by number")
-    assert [nose(labels, t) for t in range(3)] == [9, 10, 0]
-    with pytest.raises(UserError, match=r"3 frames, but clip has 4"):
-        read(tmp_path, 4)
+# ----------------------------------------------------------------------------------------
+# What a file states
 
 
-def test_openpose_frames_without_people_and_joints_not_found(tmp_path: Path) -> None:
-    rows = coco_row(5, 18)
-    rows[3 * JOINTS.index("left_knee") + 2] = 0
-    write(tmp_path / "0.json", {"people": []})
-    write(tmp_path / "1.json", {"people": [{"pose_keypoints_2d": rows}]})
-    labels = read(tmp_path, 2)
-    assert labels.people[0] == []
-    assert np.flatnonzero(~labels.people[1][0].known).tolist() == [JOINTS.index("left_knee")]
+@pytest.mark.parametrize(
+    "stated",
+    [
+        lambda w, h: {"images": [{"id": t, "width": w, "height": h} for t in range(COUNT)]},
+        lambda w, h: {"info": {"canvas_width": str(w), "canvas_height": str(h)}},
+        lambda w, h: {"imageWidth": w, "imageHeight": h},
+        lambda w, h: {"image_shape": [h, w, 3]},
+    ],
+)
+def test_joints_of_a_smaller_copy_are_scaled(
+    stated: Callable[[int, int], dict[str, Any]], tmp_path: Path
+) -> None:
+    rows = [result(t, joints(t) * [0.5, 0.5, 1]) for t in range(COUNT)]
+    labels = read(tmp_path, {**stated(WIDTH // 2, HEIGHT // 2), "annotations": rows})
+    assert max(off(labels, t) for t in range(COUNT)) < 0.01
+    assert off(read(tmp_path, rows), 0) > 10  # the control: as they are
+    with pytest.raises(
+        UserError, match=r"labels of 48 x 48 pixels, but the clip's 96 x 48 have another"
+    ):
+        read(tmp_path, {**stated(48, 48), "annotations": rows})
 
 
-def test_coco_by_the_clip_s_file_names_else_in_numeric_order(tmp_path: Path) -> None:
-    def annotation(image: int) -> dict[str, Any]:
-        return {"image_id": image, "keypoints": coco_row(image), "num_keypoints": 17}
+@pytest.mark.parametrize("of", ["categories", "meta_info", "people"])
+def test_joints_in_an_order_that_the_file_names(of: str, tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(17)
+    names = [NAMES[i] for i in order]
+    rows = [joints(t)[order] for t in range(COUNT)]
+    results = [result(t, row, category_id=3) for t, row in enumerate(rows)]
+    content: dict[str, Any] = {
+        "categories": {"categories": [{"id": 1}, {"id": 3, "keypoints": names}]},
+        "meta_info": {"meta_info": {"keypoint_id2name": dict(enumerate(names))}},
+        "people": {},
+    }[of]
+    if of == "categories":
+        content["annotations"] = [*results, {"image_id": 2, "category_id": 1, "bbox": [1, 1, 2, 2]}]
+    elif of == "meta_info":
+        content["instance_info"] = [
+            {
+                "frame_id": t + 1,
+                "instances": [{"keypoints": row[:, :2].tolist(), "keypoint_scores": [0.9] * 17}],
+            }
+            for t, row in enumerate(rows)
+        ]
+    else:
+        content["annotations"] = [
+            {"frame": t, "keypoints": dict(zip(names, row.tolist(), strict=True))}
+            for t, row in enumerate(rows)
+        ]
+    labels = read(tmp_path, content)
+    assert max(off(labels, t) for t in range(COUNT)) < 0.01
+    assert labels.matched.endswith("joints by their names") == (of != "people")
+    assert off(read(tmp_path, results), 0) > 10  # the control: COCO's own order
 
-    annotations = [annotation(image) for image in (7, 5, 3)]
-    images = [{"id": 7, "file_name": "x/2.png"}, {"id": 5, "file_name": "10.png"}]
-    images.append({"id": 3, "file_name": "1.png"})
-    path = write(tmp_path / "coco.json", {"images": images, "annotations": annotations})
-    labels = read(path)
-    assert (labels.kind, labels.matched) == ("COCO JSON", "matched to the frames by file name")
-    assert [nose(labels, t) for t in range(3)] == [3, 7, 5]
-    labels = read(path, 3)  # a video has no file names
-    assert [nose(labels, t) for t in range(3)] == [3, 7, 5]
-    assert [nose(read(tmp_path), t) for t in range(3)] == [3, 7, 5]  # the folder that holds it
+
+def test_names_of_joints() -> None:
+    left = ["left_elbow", "LeftElbow", "lElbow", "L_Elbow", "elbow.L", "LElb", "LEFT ELBOW"]
+    left += ["elbow-left", "body_left_elbow", "07_left_elbow"]
+    assert {joint_named(name) for name in left} == {JOINTS.index("left_elbow")}
+    assert joint_named("RHip") == JOINTS.index("right_hip") and joint_named("Nose") == 0
+    assert {joint_named(name) for name in ("left_eye_inner", "hip", "left_hand", "x")} == {None}
 
 
-def test_results_without_images(tmp_path: Path) -> None:
-    results = [
-        {"image_id": 2, "keypoints": coco_row(2), "score": 3.1},
-        {"image_id": 0, "keypoints": coco_row(9), "score": 0.4},
-        {"image_id": 0, "keypoints": coco_row(4), "score": 0.9},
+@pytest.mark.parametrize(
+    "lost", [(0, 0, 0.3), (0, 0, 1), (-1, -1, 0.9), (-3, 20, 0.9), (9, 9, 0), (None, None, 0.9)]
+)
+def test_joints_that_were_not_found(lost: tuple[Any, Any, Any], tmp_path: Path) -> None:
+    rows = [result(t) for t in range(COUNT)]
+    rows[0]["keypoints"][3 * LEFT_WRIST : 3 * LEFT_WRIST + 3] = lost
+    labels = read(tmp_path, rows)
+    missing = {JOINTS[place] for place in np.flatnonzero(~labels.people[0][0].known)}
+    assert missing == {"left_wrist"} and labels.people[1][0].known.all()
+    assert off(labels, 0) < 0.01
+
+
+@pytest.mark.parametrize("how", ["null", "text", "without", "rows"])
+def test_confidence_of_many_kinds(how: str, tmp_path: Path) -> None:
+    def changed(t: int) -> Any:
+        values = joints(t).ravel().tolist()
+        if how == "null":
+            return [None if i % 3 == 2 else value for i, value in enumerate(values)]
+        if how == "without":
+            return [value for i, value in enumerate(values) if i % 3 < 2]
+        return list(map(str, values)) if how == "text" else [joints(t).tolist()]
+
+    rows = [{"image_id": t, "keypoints": changed(t)} for t in range(COUNT)]
+    labels = read(tmp_path, rows)
+    assert all(off(labels, t) < 0.01 and labels.people[t][0].known.all() for t in range(COUNT))
+
+
+def test_most_joints_tell_whether_they_are_in_parts_of_the_picture(tmp_path: Path) -> None:
+    parts = [joints(t) / [*SIZE, 1] for t in range(COUNT)]
+    for t in range(COUNT):
+        parts[t][LEFT_WRIST, 0] = 1.11
+    labels = read(tmp_path, [result(t, rows) for t, rows in enumerate(parts)])
+    for t in range(COUNT):
+        (person,) = labels.people[t]
+        person.points[JOINTS.index("left_wrist")] = joints(t)[LEFT_WRIST, :2]
+        assert off(labels, t) < 0.01
+    centred = [result(t, joints(t) / [*SIZE, 1] * [2, 2, 1] - [1, 1, 0]) for t in range(COUNT)]
+    with pytest.raises(UserError, match="between -1 and 1"):
+        read(tmp_path, centred)
+
+
+def test_the_file_says_who_is_who(tmp_path: Path) -> None:
+    rows = []
+    for t in range(COUNT):
+        rows.append(result(t, track_id=1, score=0.5))
+        passer_by = (
+            joints(0) * [0.9, 0.9, 1] if t < 2 else joints(t)
+        )  # the same place, more certain
+        rows.append(result(t, passer_by, track_id=2, score=0.6 if t > 3 else 0.01))
+    assert all(len(people) == 1 for people in read(tmp_path, rows).people.values())
+    for row in rows:
+        del row["track_id"]
+    assert len(read(tmp_path, rows).people[0]) == 2  # the control
+
+
+# ----------------------------------------------------------------------------------------
+# Which frame
+
+
+def test_rows_that_are_missing_are_frames_without_a_person(tmp_path: Path) -> None:
+    some = [0, 1, 4]
+    labels = read(tmp_path, [result(t) for t in some])
+    assert sorted(labels.people) == some and max(off(labels, t) for t in some) < 0.01
+    labels = read(tmp_path, [{**result(t), "image_id": t + 1} for t in (1, 5)])
+    assert off(labels, 1) < 0.01 and off(labels, 5) < 0.01
+    with pytest.raises(UserError, match="frames 1 to 4 of 6 may be counted from 0 or counted from"):
+        read(tmp_path, [result(1), result(4)])
+    labels = read(tmp_path, [{"image_id": 0, "keypoints": []}, result(1), result(4)])
+    assert labels.people[0] == [] and off(labels, 4) < 0.01
+    with pytest.raises(UserError, match="it has frame 7"):
+        read(tmp_path, [result(0), result(7)])
+    for t in (0, 1, 3, 5):  # a file for each frame
+        row = {"people": [{"keypoints": joints(t).tolist()}]}
+        write(tmp_path / f"files/a_{t}_keypoints.json", row)
+    labels = read(tmp_path / "files")
+    assert off(labels, 3) < 0.01 and 2 not in labels.people
+
+
+def test_images_have_names_numbers_and_ids(tmp_path: Path) -> None:
+    images: list[dict[str, Any]] = [
+        {"id": 20 - t, "file_name": f"x/frame_{t:03}"} for t in range(COUNT)
     ]
-    path = write(tmp_path / "results.json", results)
-    labels = read(path, 3)
-    assert [person.score for person in labels.people[0]] == [0.4, 0.9]
-    assert labels.people[2][0].score == 1
-    with pytest.raises(UserError, match="has frame 2, but the clip has only 2"):
-        read(path, 2)
-    # From 0 or from 1? Off by one would look almost right.
-    write(path, [{"image_id": 1, "keypoints": coco_row(2)}])
-    with pytest.raises(UserError, match="may count from 0 or from 1"):
-        read(path, 3)
-    # The last number is the number of frames: from 1.
-    write(path, [{"image_id": 3, "keypoints": coco_row(2)}])
-    assert nose(read(path, 3), 2) == 2
+    rows = [{**result(t), "image_id": 20 - t} for t in range(COUNT)]
+    path = write(tmp_path / "coco.json", {"images": images, "annotations": rows})
+    labels = open_labels(path, clip_of([f"Frame_{t:03}.png" for t in range(COUNT)]))
+    assert labels.matched == "matched to the frames by file name"
+    assert max(off(labels, t) for t in range(COUNT)) < 0.01
+    assert off(read(path), 3) < 0.01  # a film has no file names; the folder's numbers count
+    for t, image in enumerate(images):
+        image.update(file_name="dance.mp4", frame_id=t)
+    assert off(read(tmp_path, {"images": images, "annotations": rows}), 3) < 0.01
 
 
-def test_skeleton_images_in_numeric_order(tmp_path: Path) -> None:
+def test_a_list_of_frames_in_one_file(tmp_path: Path) -> None:
+    frames: list[dict[str, Any]] = [
+        {"people": [{"pose_keypoints_2d": joints(t).ravel().tolist()}], "canvas_width": WIDTH}
+        for t in range(COUNT)
+    ]
+    assert off(read(tmp_path, {"fps": 30, "frames": frames}), 3) < 0.01
+    with pytest.raises(UserError, match="OpenPose JSON for 6 frames, but clip has 8"):
+        read(tmp_path, frames, frames=8)
+    for t in range(COUNT):
+        frames[t]["frame"] = t + 2
+    labels = read(tmp_path, [{"frame": 0, "people": []}, *frames], frames=9)
+    assert labels.people[0] == [] and off(labels, 4, other=2) < 0.01
+
+
+def test_bare_names() -> None:
+    names = ["a/B_01_keypoints.json", "B_01.jpg", "b_01_rendered.png", "B_01.jpg.json"]
+    assert {bare(name) for name in [*names, "c\\B_01.JPEG"]} == {"b_01"}
+
+
+FRAMES = [f"{i:03}.png" for i in (1, 2, 3, 14, 15)]  # a gap of ten in the numbering
+
+
+@pytest.mark.parametrize(
+    ("labels", "frames", "places", "by"),
+    [
+        ([f"{f[:3]}_keypoints.json" for f in FRAMES], FRAMES, [0, 1, 2, 3, 4], "by file name"),
+        (["015.json", "001.json"], FRAMES, [4, 0], "by file name"),  # the others: nobody was seen
+        (["vis_015.json", "vis_001.json"], FRAMES, [4, 0], "by file name"),
+        ([f"pose-{i}.json" for i in (1, 2, 3, 14, 15)], FRAMES, [0, 1, 2, 3, 4], "by number"),
+        ([f"x_{i}.json" for i in range(5)], FRAMES, [0, 1, 2, 3, 4], "by order"),
+        (["x_2", "x_10", "x_1"], ["0.png", "1.png", "2.png"], None, "there must be one for every"),
+        (["001.json", "004.json"], FRAMES, None, "no frame has the name of 004.json"),
+        (["001.json", "001_keypoints.json"], FRAMES, None, "of the same frame"),
+        (["a.json", "b.json"], FRAMES, None, "neither frame numbers nor names"),
+        (["x_2.json", "x_02.json"], FRAMES, None, "the same frame number"),
+        ([f"x_{i}.json" for i in range(4)], FRAMES, None, "for 4 frames, but clip has 5"),
+    ],
+)
+def test_files_and_frames(
+    labels: list[str], frames: list[str], places: list[int] | None, by: str
+) -> None:
+    if places is None:
+        with pytest.raises(UserError, match=by):
+            match(labels, clip_of(frames), "labels")
+    else:
+        found, how = match(labels, clip_of(frames), "labels")
+        assert ([place for (place,) in found], how.endswith(by)) == (places, True)
+
+
+def test_every_frame_has_its_skeleton_image(tmp_path: Path) -> None:
     for number in (2, 10, 1):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"render_{number}.png")
-    labels = read(tmp_path)  # by number
+        Image.new("RGB", SIZE).save(tmp_path / f"{number}_rendered.png")
+    labels = open_labels(tmp_path, clip_of(["1.png", "2.png", "10.png"]))
     assert labels.kind == "skeleton images"
-    assert [path.name for path in labels.images] == [f"render_{i}.png" for i in (1, 2, 10)]
-    with pytest.raises(UserError, match="skeleton images for 3 frames, but clip has 5"):
-        read(tmp_path, 5)
+    assert [path.name[:-13] for path in labels.images] == ["1", "2", "10"]
+    with pytest.raises(UserError, match=r"without a label: 3\.png"):
+        open_labels(tmp_path, clip_of(["1.png", "2.png", "3.png", "10.png"]))
+    Image.effect_noise(SIZE, 90).save(tmp_path / "1_rendered.png")
+    labels.images[1:] = labels.images[:1]
+    with pytest.raises(UserError, match="more than half of an image is drawn on"):
+        print(labels.ink)
+    Image.new("RGB", (96, 96)).save(tmp_path / "1_rendered.png")
+    with pytest.raises(UserError, match="have another shape"):
+        open_labels(tmp_path, clip_of(["1.png", "2.png", "10.png"]))
 
 
-GOOD = {"people": [{"pose_keypoints_2d": coco_row(4, 18)}]}
+# ----------------------------------------------------------------------------------------
+# Faults
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("", "is not valid JSON"),
-        ("{", "is not valid JSON"),
         (b"\xff\xfe\x00", "is not valid JSON"),
         ("[" * 100_000, "is not valid JSON"),
-        ("3", "neither OpenPose output"),
-        ({"frames": []}, "neither OpenPose output"),
-        ({"people": 3}, 'no list "people"'),
-        ({"people": [3]}, "person 0 is not a list of 75 or 54 or 45 numbers"),
-        ({"people": [{"pose_keypoints_2d": [1, 2]}]}, "person 0 is not a list"),
-        ({"people": [{"pose_keypoints_2d": ["a"] * 54}]}, "person 0 is not a list"),
-        ({"people": [{"pose_keypoints_2d": [float("nan")] * 54}]}, "person 0 is not a list"),
-        ({"people": []}, "no person in any frame"),
-        ([3], "annotation 0 has no image_id"),
-        ([{"image_id": 0, "keypoints": [1] * 54}], "annotation 0, keypoints is not a list of 51"),
-        ([{"image_id": -1, "keypoints": coco_row(3)}], "image_id -1 is not a frame number"),
-        ([{"image_id": None, "keypoints": coco_row(3)}], "image_id None is not a frame number"),
-        ({"images": [{"id": 1}], "annotations": []}, "a unique id and a file_name"),
+        ('{"a": 1}\n{"a": 2}', "JSON lines? make them one list"),
+        ("3", "is of an unknown kind (int of int)"),
+        ({"fps": 30, "skeletons": []}, "unknown kind (a dictionary of fps, skeletons)"),
+        ({"people": 3}, "its people are not a list"),
+        ({"frame": 0, "people": [3]}, "person 0 of frame 0 has no pose_keypoints_2d"),
+        ({"frame": 0, "people": [{"pose_keypoints_2d": [1, 2]}]}, "confidence of 25 or 18 or 15"),
+        ({"frame": 0, "people": [{"pose_keypoints_2d": ["a"] * 54}]}, "are not x, y, confidence"),
+        ([{"frame": 0, "people": []}], "no person in any frame"),
+        ([{"keypoints": joints(0).tolist()}], "its rows do not say of which they are"),
+        ([{"image_id": 0, "keypoints": [1] * 54}], "other joints need names (categories)"),
+        ([{"image_id": -1, "keypoints": [9] * 51}], "-1 … are neither frame numbers nor names"),
+        ([result(0), {"frame": 0.5, "keypoints": [9] * 51}], "annotation 1 has no image_id"),
+        ({"images": [{"id": 1}, {"id": 1}], "annotations": []}, "must have an id of its own"),
         (
-            {
-                "images": [{"id": 1, "file_name": "1.png"}],
-                "annotations": [{"image_id": 2, "keypoints": coco_row(3)}],
-            },
-            "image_id 2 is not among the images",
+            {"images": [{"id": 1}], "annotations": [result(2)]},
+            "annotation 0: image_id 2 is not among the images",
         ),
-        ([{"image_id": 0, "keypoints": coco_row(3000)}], "another size"),
-        ([{"image_id": 0, "keypoints": [0.5, 0.25, 0.9] * 17}], "must be in pixels"),
+        (
+            {"categories": [{"keypoints": ["paw", "tail"]}], "annotations": [result(0)]},
+            "its joints (paw, tail) are not those of a person",
+        ),
+        ([result(0, joints(0) * [30, 30, 1])], "of the joints lie outside of the clip's 96 x 48"),
     ],
 )
 def test_faults_name_the_file(tmp_path: Path, content: Any, words: str) -> None:
-    path = tmp_path / "labels.json"
+    path = tmp_path / "l.json"
     path.write_bytes(content) if isinstance(content, bytes) else write(path, content)
     with pytest.raises(UserError) as caught:
-        read(path, 1)
+        read(path, frames=1)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -158,16 +331,61 @@ def test_faults_name_the_file(tmp_path: Path, content: Any, words: str) -> None:
 def test_folders_that_hold_no_labels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         read(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="has neither images nor"):
+    (tmp_path / "predictions").mkdir()
+    with pytest.raises(UserError, match="give one of the folders in it: predictions"):
         read(tmp_path)
-    write(tmp_path / "0.json", GOOD)
-    write(tmp_path / "1.json", {"people": None})
-    with pytest.raises(UserError, match=r"1\.json"):  # not only the first file is looked at
-        read(tmp_path)
-    for name in ("0.json", "1.json"):
-        write(tmp_path / name, [{"image_id": 0, "keypoints": coco_row(4)}])
-    with pytest.raises(UserError, match="several COCO files"):
-        read(tmp_path)
+    write(tmp_path / "0.json", {"people": [{"pose_keypoints_2d": [9] * 54}]})
+    for other, words in (
+        ({"people": None}, r"1\.json: its people"),  # not only the first file is looked at
+        ({"instances": []}, r"1\.json: is not OpenPose JSON, as the files before it are"),
+        ([result(0)], r"1\.json: holds all frames"),
+    ):
+        write(tmp_path / "1.json", other)
+        with pytest.raises(UserError, match=words):
+            read(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     with pytest.raises(UserError, match="images and JSON"):
         read(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------
+# Labels that do not move with the frames
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("none", ""),
+        ("late", "labels are 3 frame(s) late: label t + 3 fits frame t best"),
+        ("half", "labels and frames do not change in the same places"),
+        ("images", "labels and frames do not change in the same places"),
+    ],
+)
+def test_labels_that_do_not_move_with_the_frames_are_refused_with_a_picture(
+    fault: str, words: str, tmp_path: Path
+) -> None:
+    clip, labels = make_folder(tmp_path / "clip"), tmp_path / "labels"
+    if fault == "images":
+
+        def bar(t: int) -> np.ndarray:
+            label = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+            label[10:20, 2 + t : 8 + t] = (0, 255, 0)
+            return label
+
+        make_folder(labels, picture=bar)
+    else:
+        write_openpose(labels, scale=0.5 if fault == "half" else 1)
+    if fault == "late":
+        for t in reversed(range(3, 60)):
+            (labels / f"dance_{t - 3}_keypoints.json").replace(labels / f"dance_{t}_keypoints.json")
+        for t in range(3):
+            write(labels / f"dance_{t}_keypoints.json", {"people": []})
+    command = ("dataloader.py", "video", clip, "--labels", labels, "--out", tmp_path / "data")
+    done = run_script(*command, "--pause", "0")
+    picture = tmp_path / "data_labels.png"
+    if not words:
+        assert done.returncode == 0 and not picture.exists()
+        return
+    assert_refused(done, words, str(picture))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "data_labels.png", "labels"]
+    assert Image.open(picture).size == (4 * WIDTH, 2 * HEIGHT)

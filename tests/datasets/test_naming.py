@@ -10,12 +10,8 @@ from PIL import Image
 
 from modules.datasets.label_files import open_labels
 from modules.datasets.naming import (
-    bare,
     frame_numbers,
-    is_regular,
     list_files,
-    match_files,
-    match_indices,
     natural_order,
     renumber,
 )
@@ -58,70 +54,6 @@ from tests.support.scripts import assert_refused, run_script
 )
 def test_frame_numbers(stems: list[str], numbers: list[int] | None) -> None:
     assert frame_numbers(stems) == numbers
-
-
-def test_bare_names() -> None:
-    names = [
-        "a/B_01_keypoints.json",
-        "B_01.jpg",
-        "b_01_rendered.png",
-        "B_01.jpg.json",
-        "c\\B_01.JPEG",
-    ]
-    assert {bare(name) for name in names} == {"b_01"}
-
-
-FRAMES = [f"{i:03}.png" for i in (1, 2, 3, 14, 15)]  # a gap of ten in the numbering
-
-
-@pytest.mark.parametrize(
-    ("labels", "frames", "places", "by"),
-    [
-        ([f"{f[:3]}_keypoints.json" for f in FRAMES], FRAMES, [0, 1, 2, 3, 4], "file name"),
-        (["015.json", "001.json"], FRAMES, [4, 0], "file name"),  # the others: nobody was seen
-        ([f"pose-{i}.json" for i in (1, 2, 3, 14, 15)], FRAMES, [0, 1, 2, 3, 4], "number"),
-        ([f"x_{i}.json" for i in range(5)], FRAMES, [0, 1, 2, 3, 4], "order"),
-        (
-            [f"x_{i}.json" for i in (2, 10, 1)],
-            ["0.png", "1.png", "2.png"],
-            None,
-            "names nor numbers",
-        ),
-        (["x_1.json", "x_2.json", "x_4.json"], FRAMES[:3], None, "neither names nor numbers"),
-        (["001.json", "004.json"], FRAMES, None, "no frame has the name of 004.json"),
-        (["001.json", "001_keypoints.json"], FRAMES, None, "of the same frame"),
-        (["x_1.json", "x_2.json"], FRAMES, None, "for 2 frames, but the clip has 5"),
-    ],
-)
-def test_labels_and_frames(
-    labels: list[str], frames: list[str], places: list[int] | None, by: str
-) -> None:
-    if places is None:
-        with pytest.raises(UserError, match=by):
-            match_files(labels, frames, every=False, what="labels")
-    else:
-        assert match_files(labels, frames, every=False, what="labels") == (places, by)
-
-
-def test_every_frame_needs_its_image() -> None:
-    with pytest.raises(UserError, match=r"without a label: 002\.png, 003\.png"):
-        match_files([FRAMES[0], *FRAMES[3:]], FRAMES, every=True, what="labels")
-
-
-def test_numbers_of_results() -> None:
-    names = ["007", "008", "009"]
-    assert match_indices([0, 2], 3, [], "x") == {0: 0, 2: 2}
-    assert match_indices([1, 3], 3, [], "x") == {1: 0, 3: 2}  # 3 exists only when counting from 1
-    assert match_indices([7, 9], 3, names, "x") == {7: 0, 9: 2}
-    with pytest.raises(UserError, match="may count from 0 or from 1"):
-        match_indices([1, 2], 3, [], "x")
-    with pytest.raises(UserError, match="has frame 9, but the clip has only 3"):
-        match_indices([0, 9], 3, [], "x")
-
-
-def test_regular_numbers() -> None:
-    assert is_regular([3, 1, 2]) and is_regular([1, 3, 5]) and is_regular([4])
-    assert not is_regular([1, 2, 4]) and not is_regular([1, 1])
 
 
 def test_2_comes_before_10(tmp_path: Path) -> None:
