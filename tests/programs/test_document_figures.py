@@ -10,6 +10,7 @@ from PIL import Image, ImageSequence
 
 from tests.programs import document_figures as figures
 from tests.support.documents import FIGURE, PAGES, text_of
+from tests.support.scripts import run_script, train
 
 
 def kept(path: Path) -> dict[str, Any]:
@@ -57,6 +58,25 @@ def test_pictures_are_those_recorded(name: str, tmp_path: Path) -> None:
     old, new = pictures(figures.DOCS / name), pictures(tmp_path / name)
     assert len(old) == len(new) and old[0].shape == new[0].shape
     assert all(np.abs(a - b).mean() < 2 for a, b in zip(old, new, strict=True))
+
+
+@pytest.mark.slow
+def test_what_is_recorded_of_a_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "moving_best"
+    train(dataset, run, "--num_epoch", "1", "--kl_anneal_cycle", "1")
+    tested = run_script("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", "val")
+    assert tested.returncode == 0, tested.stderr
+    monkeypatch.setattr(figures, "RECORDED", tmp_path / "recorded")
+    figures.record(run)
+    assert str(tmp_path) not in (tmp_path / "recorded/moving_best/config.json").read_text()
+    made = figures.recorded_videos("moving_best", "sheet")["prediction"]
+    with Image.open(run / f"val/frames/0/{len(made) - 1}.png") as last:
+        np.testing.assert_array_equal(made[-1], np.asarray(last))
+    figures.PICTURES["moving_best.png"](tmp_path / "sheet.png")
+    curves = figures.curves_figure(figures.recorded("moving_best"))
+    assert "moving_best" in figures.shown_in(curves)["words"]
 
 
 def test_other_values_and_words_are_noticed() -> None:
