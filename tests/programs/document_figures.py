@@ -191,7 +191,7 @@ def shown_in(figure: Figure) -> dict[str, Any]:
     figure.canvas.draw()
     words = [text.get_text() for text in figure.findobj(Text)]
     lines = [
-        [str(line.get_gid()), *(np.round(values, 4).tolist() for values in line.get_data())]
+        [str(line.get_gid()), *([float(f"{v:.5g}") for v in part] for part in line.get_data())]
         for axes in figure.axes
         for line in axes.lines
     ]
