@@ -115,20 +115,15 @@ def psnr_per_frame_figure(
     axes.margins(y=0.12)  # room for the stretches' numbers
     axes.autoscale_view()
     axes.set_autoscaley_on(False)  # the curve of the whole frame decides
-    low, high = axes.get_ylim()
     for name, values in (("inside", inside), ("outside", outside)):
         if values is not None and np.isfinite(values).any():
-            entry, faint = REGIONS[name][0], {**REGIONS[name][1], "lw": 0.7, "alpha": 0.5}
-            if np.mean((low < values) & (values < high)) < 0.5:  # of a line, fragments would remain
-                average = np.nanmean(values)
-                entry += f" {'↓' if average < low else '↑'} {average:.1f} dB"
-                values = np.full(len(values), np.nan)
-            add_line(axes, frames, values, name, entry, **faint)
+            faint = {**REGIONS[name][1], "lw": 0.7, "alpha": 0.5}
+            add_line(axes, frames, values, name, REGIONS[name][0], **faint)
     if known.all():
         look = {"color": BLACK, "ls": DASHED, "lw": 0.8}
         axes.axhline(psnr.mean(), gid="average", **look)
     for number, (start, stop, lowest) in enumerate(stretches, 1):
-        label = "lowest stretches" if number == 1 else None
+        label = "lowest stretches, 1 the lowest" if number == 1 else None
         look = {"color": BAND, "lw": 0, "zorder": 0, "gid": "stretch", "label": label}
         axes.axvspan(start - 0.5, stop - 0.5, **look)
         look = {"marker": "v", "ms": 4.5, "color": VERMILLION, "mec": BLACK, "mew": 0.5}
