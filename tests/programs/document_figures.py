@@ -35,9 +35,9 @@ from modules.figures.compare import comparison_figure, named_runs
 from modules.figures.curves import curves_figure, latent_figure
 from modules.figures.frames import lowest_stretches, psnr_per_frame_figure
 from modules.figures.media import write_comparison_gif, write_sheet
-from modules.figures.runs import FrameTable, Run, frames_of, load_run, validation_title
+from modules.figures.runs import Run, load_run, validation_title
 from modules.figures.style import BLUE, DOTTED, GREY, PAGE, add_line, legend_above, new_figure
-from modules.runlog import read_metrics
+from modules.runlog import FrameTable, read_metrics, read_psnr_per_frame
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 from tests.programs import batch_norm
 from tests.programs.ablation import ROWS
@@ -58,9 +58,7 @@ KEPT = {"demo": ("start",), "finetuned": ("sheet", "lowest"), **dict.fromkeys(SH
 
 
 def frame_table(folder: Path) -> FrameTable:
-    table = frames_of(folder)
-    assert table is not None, f"{folder} has no psnr_per_frame.csv"
-    return table
+    return read_psnr_per_frame(folder / "psnr_per_frame.csv")
 
 
 def record(run: Path) -> None:
