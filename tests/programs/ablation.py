@@ -48,25 +48,26 @@ ROWS = {
     "video": Row("`--preset video`", f"{DIMENSIONS} --preset video --num_epoch 5"),
     "adam": Row("Adam (rate 0.003), PyTorch's weights", f"{BEST} --optim Adam --lr 0.003"),
     "no_jump": Row("no jumps", f"{BEST} --jump 0"),
-    "no_own": Row("no stored own frames", f"{BEST} --tfr 1 --rollout_every 0"),
+    "no_own": Row("no stored predictions of the model itself", f"{BEST} --tfr 1 --rollout_every 0"),
     "no_noise": Row("no noise", f"{BEST} --frame_noise 0"),
-    "noise_1": Row("noise up to 1 in place of 0.3", f"{BEST} --frame_noise 1"),
+    "noise_1": Row("noise up to 1 instead of 0.3", f"{BEST} --frame_noise 1"),
     "noise_alone": Row(
-        "true frames with noise up to 1, neither jumps nor own frames",
+        "true frames with noise up to 1, neither jumps nor stored predictions",
         f"{BEST} {FORCED} --frame_noise 1",
     ),
     "true_frames": Row(
-        "true frames alone: no noise, jumps or own frames", f"{BEST} {FORCED} --frame_noise 0"
+        "true frames alone: no noise, jumps or stored predictions",
+        f"{BEST} {FORCED} --frame_noise 0",
     ),
     "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
     "clips": Row(
-        "clips of 16 frames in place of 2",
+        "clips of 16 frames, batch 1, instead of 2, batch 8",
         f"{BEST} --train_vi_len 16 --batch_size 1 --num_epoch 3",
     ),
-    "beta_1": Row("β = 1 in place of 0.001", f"{BEST} --kl_beta 1"),
-    "latent_12": Row("a latent of 12 channels in place of 4", f"{BEST} --N_dim 12"),
+    "beta_1": Row("β = 1 instead of 0.001", f"{BEST} --kl_beta 1"),
+    "latent_12": Row("a latent of 12 channels instead of 4", f"{BEST} --N_dim 12"),
     "usual_free": Row(
-        "usual: free running, summed KL rising to β = 1, Adam, cosine, sigmoid",
+        "usual: free running, KL rising to β = 1, Adam, cosine, sigmoid",
         f"{USUAL} --tfr 0 --kl_anneal_type Monotonic --lr_scheduler cosine",
     ),
     "usual_forced": Row(

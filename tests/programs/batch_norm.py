@@ -5,11 +5,13 @@
 Trains the usual recipe (Adam, one rate, teacher forcing in turn with free running, an ordinary
 BatchNorm2d) in float32 and validates after every epoch in four ways: the trained and the averaged
 weights, each with the running averages of training and with the exact statistics of its own first
-layer over all training labels. Prints a line for each epoch and draws a panel for each data set.
+layer over all training labels. Prints a line for each epoch, draws a panel for each data set, and
+writes a table beside the figure.
 """
 
 import argparse
 import copy
+import csv
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -108,7 +111,26 @@ def psnr_by_epoch(root: Path, epochs: int, seed: int) -> np.ndarray:
     return np.array(rows)
 
 
-def draw(results: dict[str, np.ndarray], path: Path) -> None:
+def write_results(results: dict[str, np.ndarray], path: Path) -> None:
+    """A table: data set, epoch, and the PSNR of WAYS."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("data", "epoch", *WAYS))
+        for name, values in results.items():
+            table.writerows((name, epoch, *row.round(2)) for epoch, row in enumerate(values))
+
+
+def read_results(path: Path) -> dict[str, np.ndarray]:
+    """What write_results has written."""
+    with path.open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    return {
+        name: np.array([row[2:] for row in rows if row[0] == name], float)
+        for name in dict.fromkeys(row[0] for row in rows)
+    }
+
+
+def statistics_figure(results: dict[str, np.ndarray]) -> Figure:
     """A panel for each data set."""
     figure = new_figure(1.5 + 4.0 * len(results))
     panels = figure.subplots(len(results), sharex=True, squeeze=False).ravel()
@@ -121,7 +143,7 @@ def draw(results: dict[str, np.ndarray], path: Path) -> None:
     whole_number_axis(panels[0], 0, max(map(len, results.values())) - 1)
     panels[-1].set_xlabel("epoch")
     legend_above(figure, panels[0])
-    save(figure, path)
+    return figure
 
 
 def main() -> None:
@@ -131,10 +153,14 @@ def main() -> None:
     parser.add_argument("roots", nargs="+", type=path_argument, metavar="ROOT", help="data sets")
     parser.add_argument("--epochs", type=int, default=8, help="of each run (8)")
     parser.add_argument("--seed", type=int, default=0, help="of each run (0)")
-    parser.add_argument("--out", type=path_argument, default=Path("norm.png"), help="the figure")
+    parser.add_argument(
+        "--out", type=path_argument, default=Path("norm.png"), help="figure; its table too"
+    )
     given = parser.parse_args()
     set_up(torch.device("cpu"), "float32")
-    draw({r.name: psnr_by_epoch(r, given.epochs, given.seed) for r in given.roots}, given.out)
+    results = {r.name: psnr_by_epoch(r, given.epochs, given.seed) for r in given.roots}
+    write_results(results, given.out.with_suffix(".csv"))
+    save(statistics_figure(results), given.out)
 
 
 if __name__ == "__main__":

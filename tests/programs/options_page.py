@@ -24,19 +24,13 @@ OPENING = """\
 
 [README](../README.md)
 
-Every option of the three scripts, with its default. `--help` of each script prints the same texts.
-An unknown or misspelt option is an error. A typed option overrides a preset, and a preset
-overrides the defaults. [training.md](training.md) says which options belong together.
-
-Three columns need a word:
+The same texts as `--help` of each script. An unknown or misspelt option is an error. Options given
+explicitly take precedence over a preset, and a preset over the defaults.
 
 - **values**: the choices, or the range of a number.
-- **idle**: when the option has no effect. The Trainer prints a note if it was typed all the same.
-- **resume**: `--resume` continues a run with its own options. It accepts another value only where
-  this column says yes; any other change is an error. (`--test` and `--ckpt_path` cannot be combined
-  with `--resume` at all.)
-
-[own_video.md](own_video.md) says how `dataloader.py video` makes a data set from your own video.
+- **no effect**: when the option has none. The Trainer says so if it was given.
+- **resume**: `--resume` continues a run with its own options and accepts another value only where
+  this column says yes. `--test` and `--ckpt_path` cannot be combined with it.
 """
 
 
@@ -84,7 +78,7 @@ def default_of(entry: dataclasses.Field[Any]) -> str:
 
 
 def section(title: str, options: type, *, trainer: bool = False) -> list[str]:
-    """A heading, and a table for each group of a dataclass of options."""
+    """A heading, and a table of a dataclass of options, a row for each and one for each group."""
     hints = get_type_hints(options)
     groups: dict[str, list[list[str]]] = {}
     for entry in dataclasses.fields(options):
@@ -95,11 +89,13 @@ def section(title: str, options: type, *, trainer: bool = False) -> list[str]:
         if trainer:
             row += [meta["needs"].idle if meta["needs"] else "", "yes" if meta["resumable"] else ""]
         groups.setdefault(meta["group"], []).append(row)
-    head = ["option", "default", "values", "meaning", *["idle", "resume"] * trainer]
-    lines = [f"## {title}", ""]
-    for group, rows in groups.items():
-        lines += [f"### {title}: {group}", "", *table(head, rows)]
-    return lines
+    head = ["option", "default", "values", "meaning", *["no effect", "resume"] * trainer]
+    rows = [
+        row
+        for group, members in groups.items()
+        for row in ([f"**{group}**", *[""] * (len(head) - 1)], *members)
+    ]
+    return [f"## {title}", "", *table(head, rows)]
 
 
 def preset_section() -> list[str]:
