@@ -96,7 +96,7 @@ class TrainerOptions:
     prior: str = option("standard", MODEL, "prior over the latent: N(0, I), or a network conditioned on the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame and can copy the background from it; training uses a random frame of the same recording instead", choices=REFERENCES)
     fold: int = option(1, MODEL, "fold each n x n block of pixels into one with n² times the channels, for large frames; 1 = off", choices=FOLDS)
-    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim and num_epoch (with --reference the fold too, and a preset's learning rate for Muon) unless given, from the device and the number of training frames: about ten minutes on a CPU, twenty on a GPU; the choice and the expected time are printed", bookkeeping=True)
+    auto_size: bool = option(False, MODEL, "choose F_dim, L_dim, N_dim, D_out_dim and num_epoch (with --reference also fold and frame size, which is the data set's own or half of it; and a preset's learning rate for Muon) unless given, from the device and the training frames: about ten minutes on a CPU, twenty on a GPU; the choice and the expected time are printed", bookkeeping=True)
     init: str = option("default", MODEL, "weight initialisation: PyTorch's, or one with which the untrained model copies the previous frame", choices=("default", "copy"), needs=Need("with --ckpt_path, which provides the weights", lambda o: o.ckpt_path is None))
     output: str = option("linear", MODEL, "output activation: none; clamped to [0, 1] with a straight-through gradient; or a sigmoid", choices=OUTPUTS)
 

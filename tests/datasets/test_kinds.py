@@ -419,7 +419,7 @@ def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     (clip / "7.png").write_bytes(b"\x89PNG")
     refused(clip, sound, "7.png")
     Image.fromarray(picture(7 / 15)).save(clip / "7.png")  # the control
-    options = ("--labels", sound, "--out", out, "--pause", 0)
+    options = ("--labels", sound, "--out", out)
     assert run_script("dataloader.py", "video", clip, *map(str, options)).returncode == 0
 
 
