@@ -54,7 +54,7 @@ from modules.datasets.tracks import (
 )
 from modules.datasets.video_options import VideoOptions
 from modules.runtime.device import choose_device
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, named
 from modules.runtime.files import write_atomically
 
 FORMAT_VERSION = 3  # raise it when the same command writes other files
@@ -179,7 +179,7 @@ def _command(
         for path in o.labels
     ]
     return {
-        "format": FORMAT_VERSION,
+        "version of this program": FORMAT_VERSION,
         "clips": [clip.identity for clip in clips],
         "labels": [_identity_of(paths) for paths in files],
         "detector": detector.name if detector else None,
@@ -194,7 +194,9 @@ def _command(
 
 # What an unfinished import must keep. Size and split may still change, since nothing was written
 # with them; with labels from another tool everything may, since no search would be lost.
-SOURCE_OPTIONS = ("format", "clips", "labels", "detector", "weights", "fps", "source_fps")
+SOURCE_OPTIONS = (
+    *("version of this program", "clips", "labels", "detector", "weights", "fps", "source_fps"),
+)
 
 
 def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
@@ -217,25 +219,13 @@ def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{o.out / MARKER}: is corrupted; give another --out") from error
     compared = tuple(command) if finished else () if before.get("labels") else SOURCE_OPTIONS
-    for name in compared:
-        if before.get(name) != command[name]:
-            if name in ("format", "clips", "labels", "weights"):
-                what = f"other {name}" if name != "format" else "another version of this program"
-            else:
-                what = f"--{name} {_typed(before.get(name))}, not {_typed(command[name])}"
-            again = f" (copy {o.out / DETECTIONS} into it to keep the joints that were found)"
-            raise UserError(
-                f"--out {o.out} was made with {what}; give another folder"
-                f"{again if finished and not o.labels else ''}"
-            )
+    if other := [name for name in compared if before.get(name) != command[name]]:
+        again = f" (copy {o.out / DETECTIONS} into it to keep the joints that were found)"
+        raise UserError(
+            f"--out {o.out} was made with other {named(other)}; give another folder"
+            f"{again if finished and not o.labels else ''}"
+        )
     return finished
-
-
-def _typed(value: Any) -> str:
-    """An option's value as a user would type it."""
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return "by default" if value is None else str(value)
 
 
 def choose_detector(o: VideoOptions) -> Detector | None:

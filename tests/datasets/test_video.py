@@ -322,7 +322,7 @@ def test_another_command_into_the_same_folder_is_refused(
     root = tmp_path / "data"
     stub(stop_after=10)
     assert import_(clip, "--out", root, *SMALL).returncode == 130
-    assert_refused(import_(clip, "--out", root, *SMALL, "--fps", 10), "--fps 15.0, not 10.0")
+    assert_refused(import_(clip, "--out", root, *SMALL, "--fps", 10), "was made with other fps;")
     # Nothing was split yet: a wrong option may be corrected without another search.
     known = stub()
     wrong = import_(clip, "--out", root, *SMALL, "--val_frames", 900)
@@ -333,10 +333,11 @@ def test_another_command_into_the_same_folder_is_refused(
     assert known.seen == []
     before = contents(root)
     assert_refused(
-        import_(clip, "--out", root, *SMALL, "--size", "32x32"), "--size by default, not 32x32"
+        import_(clip, "--out", root, *SMALL, "--size", "32x32"),
+        "was made with other size; give another folder (copy",
     )
     assert_refused(
-        import_(clip, "--out", root, *SMALL, "--test", 4, 5), "--test by default, not 4 5"
+        import_(clip, "--out", root, *SMALL, "--test", 4, 5), "was made with other test;"
     )
     assert_refused(import_(clip, clip, "--out", root, *SMALL), "other clips")
     assert_refused(import_(clip, "--out", root, *SMALL[2:], "--labels", openpose), "other labels")
