@@ -253,6 +253,9 @@ def choose_detector(o: VideoOptions) -> Detector | None:
         identity = _digest("pose_model", o.pose_model) if o.pose_model else "blazepose 0.10.14"
         load = cache(lambda: blazepose.load_blazepose(o.pose_model))
         return Detector(name, identity, blazepose.VISIBLE, load, 1)
+    if o.pose_model:
+        why = missing or "--weights and --device cuda are for --detector rcnn"
+        raise UserError(f"--pose_model {o.pose_model}: {why}")
     device = choose_device(o.device)
 
     @cache

@@ -126,6 +126,8 @@ def test_options_of_the_other_detector_are_refused(
     assert_refused(run_script(*command, "--weights", clip), "--weights is for --detector rcnn")
     monkeypatch.setattr(blazepose, "why_missing", lambda *_: "it is missing; do this")
     assert_refused(run_script(*command), "--detector blazepose: it is missing; do this")
+    model = (*command[:-2], "--pose_model", clip)
+    assert_refused(run_script(*model), f"--pose_model {clip}: it is missing; do this")
     assert not (tmp_path / "o").exists()
 
 
