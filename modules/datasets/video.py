@@ -450,7 +450,8 @@ def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
     text += f", {len(track.cuts)} cut(s)" if track.cuts else ""
     quality = track.quality
     if quality.implausible:
-        text += f"\n{clip.path}: left out: {quality.implausible} frames whose joints jump about"
+        text += f"\n{clip.path}: left out: {quality.implausible} frames whose joints"
+        text += " jump about, or less than five of them in a row"
     text += f"\n{clip.path}: {track.frames / fps:.1f} s; longest time without the person"
     text += f" {quality.longest_gap / fps:.1f} s"
     if quality.jitter is not None and quality.height:
