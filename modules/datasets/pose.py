@@ -311,13 +311,10 @@ def switches(
     found = []
     for (start, stop), (following, end) in pairwise(spans):
         cut = any(stop <= c <= following for c in cuts)
-        before, after = (
-            np.array([_middle(part[:, k, c][:, None]) for k in (0, 1) for c in range(3)])
-            for part in (colours[max(start, stop - WORN) : stop], colours[following:end][:WORN])
-        )
-        with np.errstate(invalid="ignore"):  # unknown: infinite minus infinite
-            apart = np.hypot.reduce((before - after).reshape(2, 3), axis=1)
-        dressed = bool((np.isfinite(apart) & (apart > CLOTHES)).any())
+        worn = colours[max(start, stop - WORN) : stop], colours[following:end][:WORN]
+        before, after = (np.ma.median(np.ma.masked_invalid(part), axis=0) for part in worn)
+        apart = np.ma.sqrt(((before - after) ** 2).sum(axis=1))  # (2,)
+        dressed = bool(np.ma.filled(apart > CLOTHES, False).any())
         if dressed or (following in jumps and not cut and following - stop <= max_gap):
             found.append(following)
     return found
