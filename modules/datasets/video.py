@@ -199,8 +199,8 @@ SOURCE_OPTIONS = (
 )
 
 
-def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
-    """Whether ROOT holds this very import, finished. False: it can be started or resumed there.
+def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
+    """The warnings of this very import if ROOT holds it finished; None: it can be made there.
 
     Raises UserError: ROOT holds anything else.
     """
@@ -211,9 +211,10 @@ def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
                 raise UserError(
                     f"--out {o.out} already exists and is not empty; give another folder"
                 )
-            return False
+            return None
         state = json.loads((o.out / MARKER).read_text(encoding="utf-8"))
-        finished, before = bool(state["finished"]), dict(state["command"])
+        finished, before = state["finished"], dict(state["command"])
+        warnings = list(state.get("warnings", [])) if finished else None
     except OSError as error:
         raise UserError(f"--out {o.out}: cannot be used ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -225,7 +226,7 @@ def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
             f"--out {o.out} was made with other {named(other)}; give another folder"
             f"{again if finished and not o.labels else ''}"
         )
-    return finished
+    return warnings
 
 
 def choose_detector(o: VideoOptions) -> Detector | None:
@@ -298,9 +299,9 @@ def import_video(o: VideoOptions) -> bool:
     like = read_like(o.like) if o.like else None
     detector = choose_detector(o)
     command = _command(o, clips, detector, like)
-    if _is_finished(o, command):
+    if (warnings := _finished(o, command)) is not None:
         print(f"{o.out}: this import is already finished")
-        return True
+        return _tell(warnings)
     if like:
         o = dataclasses.replace(o, fps=like.fps)
     size = like.size if like else o.size or usual_size(clips)
@@ -310,7 +311,7 @@ def import_video(o: VideoOptions) -> bool:
         for name in (PARTIAL, *SPLITS):  # of an import that was interrupted
             shutil.rmtree(o.out / name, ignore_errors=True)
         tracks: list[Track] = []
-        warnings: list[str] = []
+        warnings = []
         for clip, label in zip(clips, labels, strict=True):
             for note in clip.notes:
                 print(f"{clip.path}: {note}")
@@ -344,10 +345,8 @@ def import_video(o: VideoOptions) -> bool:
                     " but poses that it has not seen stay blurred, with limbs that fade; a minute"
                     " of film makes a good model"
                 )
-        _mark(o, clips, command, finished=True, about=about)
-        for line in warnings:
-            print(f"warning: {line}")
-        return not warnings
+        _mark(o, clips, command, finished=True, about={**about, "warnings": warnings})
+        return _tell(warnings)
     except OSError as error:
         raise UserError(f"cannot write {o.out}: {error.strerror or error}") from error
     except Nobody:
@@ -357,6 +356,13 @@ def import_video(o: VideoOptions) -> bool:
     except UserError:
         _clear(o.out)
         raise
+
+
+def _tell(warnings: Sequence[str]) -> bool:
+    """Print the warnings; whether there are none."""
+    for line in warnings:
+        print(f"warning: {line}")
+    return not warnings
 
 
 class Nobody(UserError):

@@ -287,6 +287,7 @@ def test_interrupted_import_resumes_and_ends_the_same(
     result = import_(clip, "--out", root, *SMALL)
     assert result.returncode == 0
     assert "already finished" in result.stdout
+    assert "only 52 training frames" in result.stdout and "no faults" not in result.stdout
     assert third.seen == []
     assert contents(root) == before
 
