@@ -286,7 +286,7 @@ def _track_of_joints(
     quality = replace(
         quality,
         switches=switches(spans, [start for start, _ in seen], colours, cuts, gap),
-        implausible=sum(b - a for a, b in seen) - sum(b - a for a, b in spans),
+        implausible=sum(b - a for a, b in seen if b - a >= 5) - sum(b - a for a, b in spans),
     )
     points, known = fill_and_smooth(points, known, spans, max_gap=gap, sigma=o.smooth)
     visible = np.asarray(limbs_known(known).any(axis=1))

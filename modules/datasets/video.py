@@ -376,7 +376,7 @@ def _nobody(tracks: Sequence[Track], clips: Sequence[Clip], detector: Detector |
             f"{clips[0].path}: no person: joints were found in {jumping} of {total} frames, but"
             " they jump about as nobody's do; a person must be seen whole, some hundred pixels high"
         )
-    what = f"{clips[0].path}: no person in two neighbouring frames of {total}"
+    what = f"{clips[0].path}: no person in five frames in a row, of {total}"
     if detector and detector.name == "blazepose":
         return Nobody(f"{what}; is somebody there, and large enough? --detector rcnn finds more")
     return Nobody(f"{what}; is somebody there?")
@@ -456,8 +456,7 @@ def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
     text += f", {len(track.cuts)} cut(s)" if track.cuts else ""
     quality = track.quality
     if quality.implausible:
-        text += f"\n{clip.path}: left out: {quality.implausible} frames whose joints"
-        text += " jump about, or less than five of them in a row"
+        text += f"\n{clip.path}: left out: {quality.implausible} frames whose joints jump about"
     text += f"\n{clip.path}: {track.frames / fps:.1f} s; longest time without the person"
     text += f" {quality.longest_gap / fps:.1f} s"
     if quality.jitter is not None and quality.height:
