@@ -5,9 +5,9 @@
     python Tester.py --ckpt_path runs/demo/best.ckpt --export best.pth    # weights for other code
 
 Only the decoder path runs: first frame, labels, and latents from the prior with a fixed seed.
-Writes pred_seq{i}.gif, also as .mp4 where PyAV is installed, frames/{i}/{t}.png (exact
-pixels; frame 0 is the given one) and submission.csv; with --split val also psnr_per_frame.csv
-and .png.
+Writes pred_seq{i}.gif, film_seq{i}.gif (label | truth | generated, or label | generated where no
+truth is given), the film also as .mp4 where PyAV is installed, frames/{i}/{t}.png (exact pixels;
+frame 0 is the given one) and submission.csv; with --split val also psnr_per_frame.csv and .png.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ def load_data(
     assert o.val_vi_len is not None
     video = dataloader.load_val(Path(o.DR), **size, val_vi_len=o.val_vi_len)
     video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))
-    return [TestSequence("0", video.frames[0], video.labels)], video
+    return [TestSequence("0", video.frames[0], video.labels, video.frames)], video
 
 
 # ---------------------------------------------------------------- run: output
@@ -132,14 +132,19 @@ def remove_earlier(root: Path, names: list[str]) -> None:
             remove_frames(folder, 0)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-            gif.with_suffix(".mp4").unlink(missing_ok=True)
+            for film in root.glob(f"film_seq{name}.*"):
+                film.unlink()
+            gif.with_suffix(".mp4").unlink(missing_ok=True)  # of an earlier version
             gif.unlink()  # the last, as it tells that the rest is the Tester's
     for table in ("samples.csv", "st_lpips.csv"):
         (root / table).unlink(missing_ok=True)
 
 
-def write_results(root: Path, names: list[str], made: list[np.ndarray], fps: float) -> None:
-    """Frames and submission.csv, then GIFs and MP4s. UserError when disk or folder refuses."""
+def write_results(
+    root: Path, sequences: list[TestSequence], made: list[np.ndarray], fps: float
+) -> None:
+    """Frames and submission.csv, then GIFs and films. UserError when disk or folder refuses."""
+    names = [sequence.name for sequence in sequences]
     try:
         remove_earlier(root, names)
         for name, frames in zip(names, made, strict=True):
@@ -152,9 +157,11 @@ def write_results(root: Path, names: list[str], made: list[np.ndarray], fps: flo
 
         from modules.figures import media  # what cannot be drawn costs no result
 
-        for name, frames in zip(names, made, strict=True):
-            media.write_gif(root / f"pred_seq{name}.gif", frames, fps=min(fps, 50))
-            media.write_mp4(root / f"pred_seq{name}.mp4", frames, fps=fps)
+        for sequence, frames in zip(sequences, made, strict=True):
+            media.write_gif(root / f"pred_seq{sequence.name}.gif", frames, fps=min(fps, 50))
+            labels, truth = sequence.labels.numpy(), sequence.truth
+            shown = None if truth is None else truth.numpy()
+            media.write_film(root / f"film_seq{sequence.name}", labels, shown, frames, fps=fps)
     except OSError as error:
         raise UserError(f"{root}: results cannot be written ({error.strerror})") from error
 
@@ -303,15 +310,14 @@ def main() -> None:
         cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
         raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite{cause}")
     pixels = [to_uint8(frames).numpy() for frames in made]
-    names = [sequence.name for sequence in sequences]
-    write_results(root, names, pixels, frames_per_second(Path(o.DR or "")) or 15)
+    write_results(root, sequences, pixels, frames_per_second(Path(o.DR or "")) or 15)
     if video and result:
         report_score(root, video, result, pixels[0])
         if perceptual:
             report_st_lpips(root, perceptual, video.frames, made[0])
         if o.n_samples > 1:
             report_samples(root, [result, *sample_futures(model, sequences[0], video, o)])
-    print(f"frames, videos and submission.csv are in {root}")
+    print(f"frames, films and submission.csv are in {root}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 
 import dataloader
 from modules import runlog
-from modules.auto_size import auto_sized
+from modules.auto_size import auto_sized, own_frame_size
 from modules.checkpoint import Checkpoint, RunState, prepare_save_root, take_from_checkpoint
 from modules.cvae import CVAE, ModelConfig
 from modules.data import VideoData, describe_data, fingerprint, largest_batch
@@ -296,6 +296,7 @@ def run() -> int:
         set_up(device, o.precision, o.deterministic)
 
         # -------------------------------------------------------- data
+        o, own_size = own_frame_size(o, explicit, device)
         train, video = load_data(o, explicit)
         if checkpoint and o.test:
             video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))
@@ -304,7 +305,7 @@ def run() -> int:
 
     known = checkpoint is not None
     o, choice = auto_sized(o, explicit, train, device, given_weights=known)
-    notes = [*without_effect(o, explicit), *idle_annealing(o), *choice]
+    notes = [*without_effect(o, explicit), *idle_annealing(o), *own_size, *choice]
     print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 
     # ------------------------------------------------------------ model

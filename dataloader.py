@@ -44,9 +44,11 @@ from modules.datasets.images import (
     WHITE,
     decode_image,
     is_clear,
+    read_image,
     to_rgb,
 )
 from modules.datasets.naming import list_folder, renumber, sort_frames
+from modules.datasets.splits import background_of
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
 from modules.datasets.video_options import (
@@ -417,7 +419,9 @@ def _check_tests(root: Path, faults: Faults) -> list[SplitFiles]:
         if labels and images and min(labels) != min(images):
             first = f"the first label is {min(labels)}, but the first image {min(images)}"
             faults.add(image_folder, f"the first frame is missing: {first}")
-        first_frame = ImageFolder(image_folder, list(images.values())[:1])
+        # More than the first frame is of use only where all are given, to be shown beside.
+        given = len(images) if images.keys() == labels.keys() else 1
+        first_frame = ImageFolder(image_folder, list(images.values())[:given])
         every_label = ImageFolder(label_folder, list(labels.values()))
         sequences.append(SplitFiles(first_frame, every_label, name=label_names[number]))
     return sequences
@@ -474,8 +478,16 @@ def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[
     root = Path(root)
     faults = _open_root(root)
     sequences = _check_tests(root, faults)
-    _read_splits(sequences, (width, height), workers, faults)
-    return [TestSequence(s.name, s.images.tensor()[0], s.labels.tensor()) for s in sequences]
+    ink = _read_splits(sequences, (width, height), workers, faults)
+    made = []
+    for s in sequences:
+        frames, labels = s.images.tensor(), s.labels.tensor()
+        truth, reference = frames if len(frames) == len(labels) else None, None
+        if (path := background_of(root, s.name)).exists():  # of a driven sequence
+            behind = torch.from_numpy(np.array(read_image(path).resize((width, height))))
+            reference = behind, behind.new_tensor(ink.background).expand_as(behind)
+        made.append(TestSequence(s.name, frames[0], labels, truth, reference))
+    return made
 
 
 def refuse_inside(root: Path, results: Path) -> None:
@@ -542,10 +554,10 @@ def _draw(path: Path, title: str, findings: inspection.Findings) -> Path:
     return write_contact_sheet(path, title, train, val._replace(copies=copies), tests, ink)
 
 
-def check(root: Path, workers: int, picture: Path | None = None) -> None:
+def check(root: Path, workers: int, picture: Path | None = None, well: bool = True) -> None:
     """Print what a data set holds, and warnings of what may be wrong with it.
 
-    picture: file of a contact sheet to write, PNG
+    picture: file of a contact sheet to write, PNG; well: False after a warning of its import
 
     Raises UserError with the faults of all its splits.
     """
@@ -574,29 +586,32 @@ def check(root: Path, workers: int, picture: Path | None = None) -> None:
         print(f"transparent pixels are taken as white in frames, black in labels: {named(clear)}")
     train, val = (_pixels(split, files, ink) for split, files in videos.items())
     sequences = [
-        inspection.TestPixels(files.name, files.images.pixels[0], files.labels.pixels)
+        inspection.TestPixels(
+            files.name, files.images.pixels[0], files.labels.pixels, len(files.images.files)
+        )
         for files in tests
     ]
     findings = inspection.inspect(train, val, sequences)
     for pixels in (findings.train, findings.val):
         print(f"{pixels.name:<6} {pixels.summary()}")
-    for line in findings.warnings():
+    warnings = findings.warnings()
+    for line in warnings:
         print(f"warning: {line}")
     if picture is not None:
         print(f"wrote {_draw(picture, root.resolve().name, findings)}")
-    print("no faults")
+    print("no faults" if well and not warnings else "complete and readable; see the warnings above")
 
 
 def _import(o: VideoOptions, workers: int) -> None:
     """The command `video`, and what to type next."""
-    import_video(o)
+    well = import_video(o)
     out = shlex.quote(str(o.out))
     if o.like:
         run = f"runs/{o.like.resolve().name}"
         checkpoint, made = (shlex.quote(f"{run}/{n}") for n in ("best.ckpt", o.out.resolve().name))
         print(f"render: python Tester.py --ckpt_path {checkpoint} --DR {out} --save_root {made}")
         return
-    check(o.out, workers, o.out / "contact_sheet.png")
+    check(o.out, workers, o.out / "contact_sheet.png", well)
     run = shlex.quote(f"runs/{o.out.resolve().name}")
     print(f"train: python Trainer.py --preset video --DR {out} --save_root {run}")
 

@@ -1,4 +1,4 @@
-"""Size of the model, length of the run and Muon's rate with --preset best and video.
+"""Size of frames and model, length of the run and Muon's rate with --preset best and video.
 
 A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
 of training frames and their size, the kind of device and the CPU's cores alone, so the same machine
@@ -9,14 +9,18 @@ The rate follows from the size, a typed one too.
 import dataclasses
 import math
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from modules.cvae import COLOURS, FOLDS
 from modules.data import VideoData
+from modules.datasets.images import IMAGE_SUFFIXES, read_image
+from modules.datasets.naming import list_files
 from modules.options import AUTO_SIZED, RECIPE, TrainerOptions
 from modules.runtime import distributed
+from modules.runtime.errors import UserError
 
 
 class Size(NamedTuple):
@@ -44,6 +48,8 @@ MINUTES = {"cpu": 10, "gpu": 20}
 SPEED = {"cpu": 36, "gpu": 300}
 FEWEST, MOST = 3, {"cpu": 30, "gpu": 60}
 PIXELS = 64 * 32
+# Pixels of the largest frame that a device trains well in these minutes.
+MOST_PIXELS = {"cpu": 128 * 64, "gpu": 256 * 128}
 COST_POWER = 1.75  # of the width: the arithmetic of the three sizes
 
 # The presets' rate was found at a D_out_dim of 48. A step of Muon's changes a matrix by a spectral
@@ -70,6 +76,44 @@ def size_for(device: torch.device, cores: int) -> Size:
     if device.type != "cpu":
         return FULL
     return MEDIUM if cores >= MEDIUM_CORES else SMALL
+
+
+def frame_for(height: int, width: int, device: torch.device) -> tuple[int, int]:
+    """(height, width) of the frames of a data set, halved until the device trains them well."""
+    most = MOST_PIXELS["cpu" if device.type == "cpu" else "gpu"]
+    parts = 1
+    while height * width > most * parts**2:
+        parts *= 2
+    if parts == 1:
+        return height, width
+    block = max(FOLDS)  # so that every fold divides the frame
+    smaller = [block * max(1, round(side / parts / block)) for side in (height, width)]
+    return smaller[0], smaller[1]
+
+
+def own_frame_size(
+    o: TrainerOptions, explicit: frozenset[str], device: torch.device
+) -> tuple[TrainerOptions, list[str]]:
+    """The options with the data set's own frame size, or as much of it as the device trains well,
+    and a line that says which.
+
+    Only with a preset that has --reference, and where neither side was typed.
+    """
+    typed = {"frame_H", "frame_W"} & explicit
+    automatic = o.preset in AUTO_SIZED and o.reference != "none"
+    if not automatic or typed or o.resume or o.ckpt_path:
+        return o, []
+    try:
+        first = list_files(Path(o.DR or "") / "train/train_img", IMAGE_SUFFIXES)[0]
+        width, height = read_image(first).size
+    except (UserError, IndexError):  # reading the data set tells all of its faults
+        return o, []
+    chosen = frame_for(height, width, device)
+    line = f"note: --preset {o.preset} chose frames of {chosen[1]} x {chosen[0]} pixels"
+    if chosen != (height, width):
+        line += f" for this device, of the data set's {width} x {height}"
+        line += f"; --frame_W {width} --frame_H {height} takes all of them"
+    return dataclasses.replace(o, frame_H=chosen[0], frame_W=chosen[1]), [line]
 
 
 def fold_for(height: int, width: int, channels: float = math.inf) -> int:

@@ -319,6 +319,7 @@ class CVAE(nn.Module):
         labels: Tensor,
         latents: Iterator[Tensor],
         *,
+        reference: tuple[Tensor, Tensor] | None = None,
         graph: Graphed | None = None,
     ) -> Iterator[Tensor]:
         """Free-running frames 1 … T-1 from the decoder path alone: no true frame but the first.
@@ -327,6 +328,8 @@ class CVAE(nn.Module):
         latents: ε, one (B, N, H, W) for each step, from N(0, I) times the latent's scale: a learned
         prior makes z of it, μ + σ·ε. Yields (B, 3, H, W) in [0, 1] per step: predictions
         are clamped both as fed back and as returned. The network must be in evaluation mode.
+        reference: with config.reference, the frame in [0, 1] and the label that the background
+        comes from, (B, 3, H, W) twice; None: the first of each.
         graph: rollout_graph(), for rollouts of one batch size within one autocast context: the step
         runs as a CUDA graph.
         """
@@ -334,10 +337,11 @@ class CVAE(nn.Module):
             raise RuntimeError("rollout needs evaluation mode: call eval() first")
         fold = self.config.fold
         referred: tuple[Tensor, ...] = ()
-        first_frame, labels = fold_pixels(first_frame, fold), fold_pixels(labels, fold)
         if self.Reference_Fusion is not None:
-            label = to_unit(labels[0]) if labels.dtype == torch.uint8 else labels[0]
-            referred = self._referred(first_frame, label)
+            behind, label = reference or (first_frame, labels[0])
+            label = to_unit(label) if label.dtype == torch.uint8 else label
+            referred = self._referred(fold_pixels(behind, fold), fold_pixels(label, fold))
+        first_frame, labels = fold_pixels(first_frame, fold), fold_pixels(labels, fold)
         step: Callable[..., Tensor] = graph or self._rollout_step
         frame = first_frame
         for start in range(1, labels.shape[0], LABEL_CHUNK):

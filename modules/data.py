@@ -105,6 +105,9 @@ class TestSequence:
     name: str  # its folder's, a number
     first_frame: Tensor  # (H, W, 3) uint8
     labels: Tensor  # (T, H, W, 3) uint8
+    truth: Tensor | None = None  # (T, H, W, 3) uint8, where all frames are given; only to be shown
+    # Frame and label that the background comes from, (H, W, 3) uint8; None: the first of each.
+    reference: tuple[Tensor, Tensor] | None = None
 
 
 def describe_data(train: VideoData, val: VideoData) -> str:

@@ -202,12 +202,13 @@ def generate(
         made: list[Tensor] = []
         with torch.no_grad(), autocast(device, precision):
             for group_numbers, group in _groups(model, sequences, numbers, batch_size, device):
-                first, labels = _stack(group, device)
+                first, labels, reference = _stack(group, device)
                 latents = prior_latents(model.config, seed, group_numbers, latent_scale)
                 graph = model.rollout_graph() if graphs_wanted(device) else None
                 frames = [first]
                 try:
-                    for frame in model.rollout(first, labels, latents, graph=graph):
+                    how: dict[str, Any] = {"reference": reference, "graph": graph}
+                    for frame in model.rollout(first, labels, latents, **how):
                         frames.append(frame)
                         advance(len(group))
                     video = torch.stack(frames, dim=1)  # (B, T, 3, H, W)
@@ -244,19 +245,27 @@ def _groups(
     return groups
 
 
-def _stack(group: list[TestSequence], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) first frames in [0, 1] and (T, B, 3, H, W) uint8 labels of sequences.
+def _stack(
+    group: list[TestSequence], device: torch.device
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """(B, 3, H, W) first frames in [0, 1], (T, B, 3, H, W) uint8 labels, and frames and labels that
+    the background comes from, (B, 3, H, W) in [0, 1], of sequences.
 
     Shorter ones are filled up with their last label; what is made from it is cut off again.
     """
-    first = torch.stack([s.first_frame for s in group]).to(device)
+
+    def images(pictures: list[Tensor]) -> Tensor:
+        return to_unit(torch.stack(pictures).to(device)).permute(0, 3, 1, 2)
+
+    behind = [s.reference or (s.first_frame, s.labels[0]) for s in group]
     longest = max(len(s.labels) for s in group)
     filled = [
         torch.cat((s.labels, s.labels[-1:].expand(longest - len(s.labels), -1, -1, -1)))
         for s in group
     ]
     labels = torch.stack(filled, dim=1).to(device)  # (T, B, H, W, 3)
-    return to_unit(first).permute(0, 3, 1, 2), labels.permute(0, 1, 4, 2, 3)
+    reference = images([frame for frame, _ in behind]), images([label for _, label in behind])
+    return images([s.first_frame for s in group]), labels.permute(0, 1, 4, 2, 3), reference
 
 
 def _batch_changes_nothing(model: CVAE, group: list[TestSequence], device: torch.device) -> bool:
@@ -267,8 +276,9 @@ def _batch_changes_nothing(model: CVAE, group: list[TestSequence], device: torch
     """
 
     def step(sequences: list[TestSequence], numbers: list[int]) -> Tensor:
-        first, labels = _stack(sequences, device)
-        return next(model.rollout(first, labels, prior_latents(model.config, 0, numbers)))
+        first, labels, reference = _stack(sequences, device)
+        latents = prior_latents(model.config, 0, numbers)
+        return next(model.rollout(first, labels, latents, reference=reference))
 
     together = step(group, list(range(len(group))))
     return all(torch.equal(together[i : i + 1], step([s], [i])) for i, s in enumerate(group))

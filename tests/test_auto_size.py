@@ -1,9 +1,11 @@
 """--preset best and video: size of the model and epochs by data set and machine."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from modules.auto_size import (
     FULL,
@@ -14,6 +16,8 @@ from modules.auto_size import (
     epochs_for,
     fold_for,
     folded,
+    frame_for,
+    own_frame_size,
     rate_for,
     size_for,
 )
@@ -21,6 +25,7 @@ from modules.cvae import CVAE
 from modules.data import Recording, VideoData
 from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.runtime import distributed
+from tests.support.scripts import run_script
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -79,6 +84,49 @@ def test_the_frame_decides_the_fold(height: int, width: int, fold: int) -> None:
     CVAE(model_config(options)).copy_previous_frame()
     assert fit("--preset", "best", *size)[0].fold == 1
     assert fit("--preset", "video", "--fold", "1", *size)[0].fold == 1
+
+
+@pytest.mark.parametrize(
+    ("stored", "cpu", "gpu"),
+    [
+        ((32, 64), (32, 64), (32, 64)),
+        ((64, 128), (64, 128), (64, 128)),
+        ((128, 256), (64, 128), (128, 256)),
+        ((50, 70), (50, 70), (50, 70)),
+        ((480, 640), (64, 80), (120, 160)),
+    ],
+)
+def test_frames_are_as_large_as_the_device_trains_well(
+    stored: tuple[int, int], cpu: tuple[int, int], gpu: tuple[int, int]
+) -> None:
+    assert (frame_for(*stored, CPU), frame_for(*stored, CUDA)) == (cpu, gpu)
+
+
+def test_the_video_preset_takes_the_data_set_s_own_frame_size(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("val", 3)):
+        for kind in ("img", "label"):
+            folder = tmp_path / f"data/{split}/{split}_{kind}"
+            folder.mkdir(parents=True)
+            for t in range(count):
+                Image.new("RGB", (256, 128), (9 * t, 90, 30)).save(folder / f"{t}.png")
+    root = str(tmp_path / "data")
+
+    def size(*typed: str, device: torch.device = CPU) -> tuple[int, int, list[str]]:
+        o, lines = own_frame_size(*parse_trainer("", ["--DR", root, *typed]), device)
+        return o.frame_H, o.frame_W, lines
+
+    video = ("--preset", "video")
+    *cpu, (line,) = size(*video)
+    assert cpu == [64, 128] and "128 x 64 pixels for this device" in line
+    assert "--frame_W 256 --frame_H 128" in line
+    assert size(*video, device=CUDA)[:2] == (128, 256)
+    assert size(*video, "--frame_H", "16", "--frame_W", "32") == (16, 32, [])
+    assert size("--preset", "best") == (32, 64, [])  # which has the course's size
+    assert size(*video, "--DR", "nowhere") == (32, 64, [])
+    command = ("Trainer.py", "--DR", root, *video, "--device", "cpu")
+    result = run_script(*command, "--dry_run", "--save_root", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert "frame_H=64  frame_W=128" in result.stdout and "fold=2" in result.stdout
 
 
 def test_a_folded_model_is_wide_enough_for_its_pixels() -> None:

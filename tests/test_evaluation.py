@@ -1,5 +1,6 @@
 """Generation: what it depends on, how its frames are scored, and what scores without a model."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -61,6 +62,20 @@ def test_a_video_is_the_model_s_rollout_after_its_first_frame(model: CVAE) -> No
         assert torch.equal(made, expected)
         assert model.training == training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_the_background_may_come_from_another_frame() -> None:
+    torch.manual_seed(0)
+    model = CVAE(dataclasses.replace(CONFIG, reference="first"))
+    for name, weights in model.named_parameters():
+        if name.startswith(("Reference_Fusion", "Background_Mask")):  # which start at zero
+            weights.data += 0.05 * torch.randn_like(weights)
+    (given,) = sequences(4)
+    own = dataclasses.replace(given, reference=(given.first_frame, given.labels[0]))
+    other = dataclasses.replace(own, reference=(255 - given.first_frame, given.labels[0]))
+    made = [generate(model, [sequence], **KIND)[0] for sequence in (given, own, other)]
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0][1], made[2][1]) and torch.isfinite(made[2]).all()
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -1,23 +1,24 @@
-"""BlazePose of the package mediapipe: finds one person and its joints, fast, without a download.
+"""BlazePose of the package mediapipe: finds one person and its joints, fast.
 
     find_people = load_blazepose()
     (found,) = find_people([frame], near=None)
 
-Bazarevsky et al. 2020, "BlazePose: On-device Real-time Body Pose tracking". The package carries the
-weights (detector 3 MB, landmarks 6.4 MB) up to version 0.10.14, and takes tens of milliseconds a
-frame on one core. Every frame is searched by itself: the package's own smoothing would lag behind
-the movement.
+Bazarevsky et al. 2020, "BlazePose: On-device Real-time Body Pose tracking". Release 0.10.14 of the
+package carries the weights (detector 3 MB, landmarks 6.4 MB); later ones, for Python 3.13 too, take
+them from a file. It takes tens of milliseconds a frame on one core. Every frame is searched by
+itself: the package's own smoothing would lag behind the movement.
 
-The detector sees a picture shrunk to 224 × 224 pixels, in which a small person drowns. Where it
-finds nobody, it is shown square parts: around the last place, then three that cover the picture.
+The detector sees a picture shrunk to 224 × 224 pixels, in which a small person drowns. So parts of
+the picture are searched too: first around the last place, at the end squares that cover it all.
 """
 
+import atexit
 import contextlib
 import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ from modules.runtime.errors import UserError
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
 
-VERSION = "0.10.14"  # the last release of mediapipe that carries the model
 INSTALL = "pip install -r requirements-video.txt"
 VISIBLE = 0.3  # visibility from which a joint counts as found
 NEAR_SIDE = 1.8  # side of the square around the last place, in the person's larger side
@@ -44,21 +44,20 @@ NEAR_LEAST = 64  # pixels
 LANDMARKS = [BLAZEPOSE_JOINTS.index(place) for place in COCO_JOINTS]
 
 
-def why_missing() -> str | None:
-    """Why BlazePose cannot be used here, and what to do; None: it can."""
+def why_missing(pose_model: Path | None = None) -> str | None:
+    """Why BlazePose cannot be used here, and what to do; None: it can.
+
+    pose_model: a file of weights for releases that carry none
+    """
     spec = importlib.util.find_spec("mediapipe")
     if spec is None or spec.origin is None:
-        if sys.version_info >= (3, 13):
-            python = ".".join(map(str, sys.version_info[:2]))
-            return (
-                f"mediapipe {VERSION} exists for Python 3.10 to 3.12, and this is {python}; import"
-                " the video in an environment of Python 3.12 (the data set works everywhere), or"
-                " use --detector rcnn or --labels"
-            )
         return f"the package mediapipe is missing; run: {INSTALL}"
     model = Path(spec.origin).parent / "modules/pose_landmark/pose_landmark_full.tflite"
-    if not model.exists():
-        return f"this mediapipe no longer carries the model; run: pip install mediapipe=={VERSION}"
+    if pose_model is None and not model.exists():
+        return (
+            "this mediapipe carries no model; download pose_landmarker_full.task (Pose Landmarker,"
+            ' "full", in the MediaPipe guide on ai.google.dev) and give it with --pose_model'
+        )
     return None
 
 
@@ -78,72 +77,102 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-def load_blazepose() -> KeypointModel:
+def load_blazepose(pose_model: Path | None = None) -> KeypointModel:
     """A function from frames (H, W, 3) uint8 RGB to what is found in each.
 
-    Raises UserError: the package is missing, or of a version without the model.
+    Raises UserError: the package or its model is missing, or the file is none.
     """
-    if why := why_missing():
+    if why := why_missing(pose_model):
         raise UserError(f"--detector blazepose: {why}")
     with _quiet():
-        from mediapipe.python.solutions.pose import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-            Pose,
-        )
-
-        model = Pose(static_image_mode=True, model_complexity=1)
-        _landmarks(model, np.zeros((64, 64, 3), np.uint8))  # prints its notices
+        landmarks = _from_file(pose_model) if pose_model else _from_package()
+        landmarks(np.zeros((64, 64, 3), np.uint8))  # prints its notices
 
     def find(frames: Sequence[Pixels], near: Array | None = None) -> list[Detections]:
         with _quiet():
-            return [search(lambda part: _landmarks(model, part), f, near) for f in frames]
+            return [search(landmarks, frame, near) for frame in frames]
 
     return find
 
 
-def _landmarks(model: Any, part: Pixels) -> Array | None:
-    """(33, 3) x, y in parts of the picture, visibility; None: nobody."""
-    found = model.process(np.ascontiguousarray(part)).pose_landmarks
-    if found is None:
-        return None
-    return np.array([(mark.x, mark.y, mark.visibility) for mark in found.landmark])
+# Pixels (H, W, 3) → (33, 3) x, y in parts of the picture, visibility; None: nobody.
+Landmarks = Callable[[Pixels], Array | None]
 
 
-def squares(width: int, height: int, near: Array | None) -> list[tuple[int, int, int]]:
-    """The square parts (left, top, side) in which a person is looked for, in groups of their own.
+def _from_package() -> Landmarks:
+    from mediapipe.python.solutions.pose import Pose
+
+    model = Pose(static_image_mode=True, model_complexity=1)
+
+    def find(part: Pixels) -> Array | None:
+        found = model.process(np.ascontiguousarray(part)).pose_landmarks
+        return _rows(found.landmark) if found else None
+
+    return find
+
+
+def _from_file(path: Path) -> Landmarks:
+    import mediapipe
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    try:
+        options = vision.PoseLandmarkerOptions(BaseOptions(model_asset_buffer=path.read_bytes()))
+        model = vision.PoseLandmarker.create_from_options(options)
+    except OSError as error:
+        raise UserError(f"--pose_model {path}: cannot be read ({error.strerror})") from error
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--pose_model {path}: is no model of the Pose Landmarker, such as"
+            " pose_landmarker_full.task"
+        ) from error
+    atexit.register(model.close)  # it complains of being deleted at the very end
+
+    def find(part: Pixels) -> Array | None:
+        image = mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(part))
+        found = model.detect(image).pose_landmarks
+        return _rows(found[0]) if found else None
+
+    return find
+
+
+def _rows(marks: Sequence[Any]) -> Array:
+    return np.array([(mark.x, mark.y, mark.visibility) for mark in marks])
+
+
+def parts(width: int, height: int, near: Array | None) -> list[tuple[int, int, int, int]]:
+    """The parts (left, top, width, height) in which a person is looked for, one after another.
 
     near: (4,) the person's last box, pixels
     """
-    parts = []
+    found = []
     side = min(width, height)
     if near is not None:
         larger = max(near[2] - near[0], near[3] - near[1])
         size = min(max(round(NEAR_SIDE * float(larger)), NEAR_LEAST), side)
-        middle = (near[:2] + near[2:]) / 2
-        left, top = (round(float(m) - size / 2) for m in middle)
-        parts.append((min(max(left, 0), width - size), min(max(top, 0), height - size), size))
+        left, top = (round(float(m) - size / 2) for m in (near[:2] + near[2:]) / 2)
+        found.append((min(max(left, 0), width - size), min(max(top, 0), height - size), size, size))
+    found.append((0, 0, width, height))
     for share in (0.5, 0.0, 1.0):
-        parts.append((round(share * (width - side)), round(share * (height - side)), side))
-    return list(dict.fromkeys(parts))
+        found.append((round(share * (width - side)), round(share * (height - side)), side, side))
+    return list(dict.fromkeys(found))
 
 
-def search(find: Any, frame: Pixels, near: Array | None) -> Detections:
-    """The person of a frame: in the whole picture, else in square parts of it.
+def search(find: Landmarks, frame: Pixels, near: Array | None) -> Detections:
+    """The person of a frame: around its last place, else in the picture, else in squares of it.
 
-    find: pixels → (33, 3) landmarks or None
+    Looking around the last place first keeps to one person while others are in the picture.
     """
     height, width = frame.shape[:2]
-    best: Array | None = find(frame)
-    if best is None:
-        parts = squares(width, height, near)
-        for index, (left, top, side) in enumerate(parts):
-            found = find(frame[top : top + side, left : left + side])
-            if found is not None:
-                scale = np.array([side / width, side / height, 1.0])
-                found = found * scale + np.array([left / width, top / height, 0.0])
-                if best is None or found[:, 2].mean() > best[:, 2].mean():
-                    best = found
-                if index == 0 and near is not None:
-                    break
+    best: Array | None = None
+    for index, (left, top, wide, high) in enumerate(parts(width, height, near)):
+        found = find(frame[top : top + high, left : left + wide])
+        if found is not None:
+            scale = np.array([wide / width, high / height, 1.0])
+            found = found * scale + np.array([left / width, top / height, 0.0])
+            if best is None or found[:, 2].mean() > best[:, 2].mean():
+                best = found
+            if index <= (near is not None):  # in the squares the best one counts
+                break
     if best is None:
         return Detections(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 17, 3)))
     inside = np.logical_and(best[:, :2] >= 0, best[:, :2] <= 1).all(axis=1)

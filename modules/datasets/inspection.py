@@ -191,6 +191,7 @@ class TestPixels(NamedTuple):
     name: str
     first_frame: Pixels  # (H, W, 3)
     labels: Pixels  # (T, H, W, 3)
+    given: int = 1  # frames; more than one: not held out, but to make a film of
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,5 +273,5 @@ def inspect(train: SplitPixels, val: SplitPixels, tests: Sequence[TestPixels]) -
         val,
         tests,
         copies._replace(near=[pair for pair in copies.near if not val.blank[pair[0]]]),
-        find_copies(first, train.frames).identical,
+        [pair for pair in find_copies(first, train.frames).identical if tests[pair[0]].given == 1],
     )

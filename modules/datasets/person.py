@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,7 +27,7 @@ from modules.datasets.images import BLACK, read_image
 from modules.datasets.naming import frames_in
 from modules.datasets.pose import STANDARD, Style, draw_labels
 from modules.datasets.source import Clip, Pixels, data_rate
-from modules.datasets.splits import Place, file_of
+from modules.datasets.splits import Place, background_of, file_of
 from modules.datasets.tracks import Track
 from modules.ink import Ink, find_ink
 from modules.runtime.errors import UserError
@@ -34,6 +36,8 @@ MARKER = "import.json"  # tells what made the folder, and whether it is finished
 MOST = 2000  # labels among which the nearest pose is looked for
 WHOLE = 0.97  # of the contrast: a line covers the pixel whole
 THICKER = 4 / 3  # lines of one thickness in other poses differ by less
+SHOWN = 200  # training frames from which the background is taken
+REACH = 1 / 10  # of the height: a body reaches so far beyond its skeleton
 
 Array = NDArray[np.float64]
 Box = tuple[float, float, float, float]
@@ -57,17 +61,22 @@ class Like:
 
 
 def about_the_person(
-    clips: Sequence[Clip], tracks: Sequence[Track], boxes: dict[int, Box], fps: float
+    clips: Sequence[Clip],
+    tracks: Sequence[Track],
+    boxes: dict[int, Box],
+    fps: float,
+    size: tuple[int, int],
 ) -> dict[str, Any]:
     """What ROOT/import.json keeps: the frames/s, and the person of the longest clip.
 
-    boxes: for each clip that is used the part of its picture that the frames show; fps: of --fps
+    boxes: for each clip that is used the part of its picture that the frames show; fps: of --fps;
+    size: (width, height) of the frames
 
     The person is missing where labels are images, or legs are never seen.
     """
     longest = max(boxes, key=lambda index: sum(b - a for a, b in tracks[index].spans))
     rate, track = data_rate(clips[longest], fps), tracks[longest]
-    about: dict[str, Any] = {"frames_per_second": rate, "person": None}
+    about: dict[str, Any] = {"frames_per_second": rate, "size": size, "person": None}
     if track.points is not None and track.known is not None:
         with contextlib.suppress(UserError):
             build = measure(*_seen(track), rate)
@@ -99,7 +108,7 @@ def read_like(root: Path) -> Like:
         if not state["finished"]:
             raise UserError(f"--like {root}: its import is not finished; run it again first")
         person = state["person"]
-        width, height = map(int, state["command"]["size"].split("x"))
+        width, height = map(int, state["size"])
         if person is None:
             raise UserError(
                 f"--like {root}: its import saw no joints of legs and feet (or had images as"
@@ -141,12 +150,33 @@ def _thickness(labels: Sequence[Pixels], ink: Ink) -> float:
     return float(sum(c.sum() for c in covers) / outline) if outline else math.nan
 
 
+def without_the_person(
+    frames: Pixels, labels: Pixels, ink: Ink, frame: Pixels, label: Pixels
+) -> Pixels:
+    """A frame (H, W, 3) with the person taken away: there, the median of those of the frames
+    (N, H, W, 3) in which nobody stands at that place, or of all where there is none.
+    """
+    reach = max(1, round(REACH * frame.shape[0]))
+    covered = torch.from_numpy(ink.drawn(np.concatenate([labels, label[None]]))).float()[:, None]
+    for size in ((2 * reach + 1, 1), (1, 2 * reach + 1)):
+        covered = F.max_pool2d(covered, size, 1, (size[0] // 2, size[1] // 2))
+    *others, here = covered[:, 0].bool().numpy()
+    shown = frames[:, here].astype(np.float32)  # (N, pixels, 3)
+    free = ~np.stack(others)[:, here]
+    free |= ~free.any(axis=0)
+    shown[~free] = np.nan
+    empty = frame.copy()
+    empty[here] = np.nanmedian(shown, axis=0).round()
+    return empty
+
+
 def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], like: Like) -> None:
     """Write test sequences below `root`: these people's motion, made by the person of `like`.
 
     A sequence starts with the training frame whose pose is nearest to the first one made, and with
-    that frame's own label: another one would leave there what it does not cover. All are drawn as
-    the training labels are. Raises UserError that names the clip: nobody in it, legs or feet never
+    that frame's own label: another one would leave there what it does not cover. Its background,
+    without the person, is written too. All are drawn as the training labels are. Pieces under a
+    second are left out. Raises UserError that names the clip: nobody in it, legs or feet never
     seen, skeleton images as labels.
     """
     width, height = like.size
@@ -156,7 +186,10 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
     train = list(frames_in(folder / "train_label").values())
     train = train[:: max(1, len(train) // MOST)]
     usual = [np.asarray(read_image(path, BLACK)) for path in train]
-    number, style = 0, None
+    some = slice(None, None, max(1, len(train) // SHOWN))
+    plain, ink = np.stack(usual[some]), find_ink(usual)
+    rooms = np.stack([np.asarray(read_image(folder / "train_img" / p.name)) for p in train[some]])
+    number, style, short = 0, None, 0
     for clip, track in zip(clips, tracks, strict=True):
         if track.points is None or track.known is None:
             raise UserError(
@@ -166,6 +199,9 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
         try:
             own = measure(*_seen(track), fps)
             for start, stop in track.spans:
+                if stop - start < fps:
+                    short += 1
+                    continue
                 part = slice(start, stop)
                 points, known = retarget(
                     track.points[part], track.known[part], own, like.build, fps
@@ -177,7 +213,12 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
                 made = list(draw(places, known, style=style))
                 best = nearest_label(made[0], usual)
                 nearest, made[0] = train[best], usual[best]
-                _write_sequence(root, number, made, folder / "train_img" / nearest.name)
+                first = np.asarray(read_image(folder / "train_img" / nearest.name))
+                _write_sequence(root, number, made, first)
+                empty = background_of(root, str(number))
+                empty.parent.mkdir(parents=True, exist_ok=True)
+                behind = without_the_person(rooms, plain, ink, first, usual[best])
+                Image.fromarray(behind).save(empty)
                 print(
                     f"{clip.path}: {stop - start} frames → test sequence {number}; its first frame"
                     f" is training frame {nearest.stem}, whose pose is nearest"
@@ -185,16 +226,16 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
                 number += 1
         except UserError as error:
             raise UserError(f"{clip.path}: {error}") from error
+    if short:
+        print(f"left out: {short} piece(s) of motion that last less than a second")
     if not number:
-        raise UserError(f"{clips[0].path}: nobody was found in it, so there is no motion")
+        raise UserError(f"{clips[0].path}: nobody was found in it for a second, so no motion")
 
 
-def _write_sequence(root: Path, number: int, labels: Sequence[Pixels], first: Path) -> None:
+def _write_sequence(root: Path, number: int, labels: Sequence[Pixels], first: Pixels) -> None:
     """Write one test sequence: its first frame and all of its labels."""
-    for t, label in enumerate(labels):
-        path = file_of(root, Place("test", str(number), t), "label")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label).save(path)
-    path = file_of(root, Place("test", str(number), 0), "img")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    read_image(first).save(path)
+    for kind, pictures in (("label", labels), ("img", [first])):
+        for t, picture in enumerate(pictures):
+            path = file_of(root, Place("test", str(number), t), kind)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)

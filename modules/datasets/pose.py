@@ -61,6 +61,15 @@ OVERLAP_WEIGHT = 2.0  # of staying with the same person against switching to a l
 LOST = 0.05  # intersection over union below which two boxes are not of one person
 SMALLEST = 1 / 3  # of the main person's usual size; smaller people are in the background
 LEAST_JOINTS = 4  # of a person that is drawn
+PARABOLA = np.array([-3, 12, 17, 12, -3]) / 35  # weights of five frames
+# Of the skeleton's size, medians of a second and of all joints or limbs: distance of a joint to its
+# path, change of a limb's length from frame to frame. BlazePose on the demo's figure has 0.01 and
+# 0.01; on things, and on people too small for it, 0.1 and 0.05 to 0.2.
+ROUGH, JUMPING = 0.08, 0.06
+AROUND = 7  # frames on either side by which a frame is judged
+GROWN = 2.0  # ratio of sizes from one frame to the next above which it is another person
+CLOTHES = 60.0  # of 255: distance of colours above which it is another person
+WORN = 30  # frames whose median is a person's colours
 
 
 class Person(NamedTuple):
@@ -188,8 +197,8 @@ def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: 
     """Spans of frames in which one person is followed, in order.
 
     A span ends where the person is missing for more than `max_gap` frames (shorter gaps are in the
-    span), where the box no longer overlaps the one before (another person), and before each frame
-    of `cuts`.
+    span), where the box no longer overlaps the one before or has another size (another person), and
+    before each frame of `cuts`.
     """
     spans: list[Span] = []
     last: int | None = None  # frame in which the person was last seen
@@ -200,7 +209,9 @@ def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: 
         if last is not None:
             before = main[last]
             assert before is not None
-            lost = t - last - 1 > max_gap or overlap(before.box, person.box) < LOST
+            ratio = _size(before) / _size(person)
+            other = overlap(before.box, person.box) < LOST or max(ratio, 1 / ratio) > GROWN
+            lost = t - last - 1 > max_gap or other
             if lost or any(last < cut <= t for cut in cuts):
                 spans.append((start, last + 1))
                 start = t
@@ -210,6 +221,103 @@ def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: 
     if last is not None:
         spans.append((start, last + 1))
     return spans
+
+
+def roughness(points: Array, known: Mask, spans: Sequence[Span]) -> Array:
+    """(T, J) distance of each joint to its smoothed path, pixels; NaN where that is unknown.
+
+    The path is the parabola through five frames by least squares (Savitzky and Golay 1964), which
+    follows a fast movement; the distances are scaled to what independent noise of each joint is.
+
+    points: (T, J, 2); known: (T, J)
+    """
+    rough = np.full(known.shape, np.nan)
+    for start, stop in spans:
+        for t in range(start + 2, stop - 2):
+            whole = known[t - 2 : t + 3].all(axis=0)
+            path = np.tensordot(PARABOLA, points[t - 2 : t + 3, whole], axes=1)
+            rough[t, whole] = np.hypot(*(points[t, whole] - path).T)
+    return rough / math.sqrt(1 - PARABOLA[2])
+
+
+def plausible_spans(points: Array, known: Mask, spans: Sequence[Span]) -> list[Span]:
+    """The parts of the spans in which joints and limbs move as those of a body do.
+
+    On a thing, or on a person too small or too blurred, a detector puts joints elsewhere in every
+    frame. Less than five frames in a row cannot be judged and are left out; so is everything where
+    that is most of it.
+    """
+    boxes = [
+        np.ptp(row[seen], axis=0) for row, seen in zip(points, known, strict=True) if seen.any()
+    ]
+    size = float(np.median(np.max(boxes, axis=1))) if boxes else 1.0
+    a, b = np.array(LIMBS).T
+    lengths = np.hypot(*np.moveaxis(points[:, b] - points[:, a], -1, 0))
+    lengths[~limbs_known(known)] = np.nan
+    jumps = np.abs(np.diff(lengths, axis=0, prepend=np.nan)) / size
+    rough = roughness(points, known, spans) / size
+    kept = np.zeros(len(points), bool)
+    for start, stop in spans:
+        for t in range(start, stop):
+            around = slice(max(start, t - AROUND), min(stop, t + AROUND + 1))
+            kept[t] = _middle(rough[around]) < ROUGH and _middle(jumps[around]) < JUMPING
+    good = [run for span in spans for run in runs(kept, *span)]
+    total = sum(stop - start for start, stop in spans)
+    return good if sum(stop - start for start, stop in good) > total / 2 else []
+
+
+def _middle(values: Array) -> float:
+    """Median over frames of the median of each, without NaN; infinite where there is none."""
+    each = [np.median(row[~np.isnan(row)]) for row in values if not np.isnan(row).all()]
+    return float(np.median(each)) if each else math.inf
+
+
+def runs(flags: Mask, start: int, stop: int) -> list[Span]:
+    """The runs of at least two true flags within start … stop - 1."""
+    edges = np.flatnonzero(np.diff(np.pad(flags[start:stop], 1).astype(np.int8)))
+    pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    return [(start + a, start + b) for a, b in pairs if b - a > 1]
+
+
+def colours_of_clothes(frames: NDArray[np.uint8], points: Array, known: Mask) -> Array:
+    """(T, 2, 3) mean colour along the spine and along the thighs, NaN where they are unknown.
+
+    frames: (T, H, W, 3), of any size; points: (T, J, 2), parts of the picture's width and height
+    """
+    size = np.array(frames.shape[2:0:-1])
+    colours = np.full((len(points), 2, 3), np.nan)
+    for t, (place, seen) in enumerate(zip(points, known, strict=True)):
+        hips = (place[8] + place[11]) / 2
+        lines = (
+            [(place[1], hips)] if seen[[1, 8, 11]].all() else [],
+            [(place[a], place[b]) for a, b in ((8, 9), (11, 12)) if seen[a] and seen[b]],
+        )
+        for part, ends in enumerate(lines):
+            if ends:
+                along = np.array([a + w * (b - a) for a, b in ends for w in (0.3, 0.5, 0.7)])
+                x, y = (along * size).astype(int).clip(0, size - 1).T
+                colours[t, part] = frames[t, y, x].mean(axis=0)
+    return colours
+
+
+def switches(
+    spans: Sequence[Span], jumps: Sequence[int], colours: Array, cuts: Sequence[int], max_gap: int
+) -> list[int]:
+    """The first frames of those spans that seem to show another person than the one before.
+
+    jumps: starts of `unbroken_spans`; without a cut or a gap before it the box jumps there, or
+    changes its size. After a gap the clothes tell. colours: of `colours_of_clothes`
+    """
+    found = []
+    for (start, stop), (following, end) in pairwise(spans):
+        cut = any(stop <= c <= following for c in cuts)
+        worn = colours[max(start, stop - WORN) : stop], colours[following:end][:WORN]
+        before, after = (np.ma.median(np.ma.masked_invalid(part), axis=0) for part in worn)
+        apart = np.ma.sqrt(((before - after) ** 2).sum(axis=1))  # (2,)
+        dressed = bool(np.ma.filled(apart > CLOTHES, False).any())
+        if dressed or (following in jumps and not cut and following - stop <= max_gap):
+            found.append(following)
+    return found
 
 
 def joints_over_time(main: Sequence[Person | None]) -> tuple[Array, Mask]:

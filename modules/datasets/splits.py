@@ -1,9 +1,9 @@
 """Which frames of the clips become training, validation and test frames: a split by time.
 
-    split = split_by_time(pieces, val_frames=None, test=None, pause=15)
+    split = split_by_time(pieces, val_frames=None, test=None)
     places = places_by_clip(split, clips=2)      # for each clip: frame → split, sequence, number
 
-Neighbouring frames are almost the same, so splits are whole pieces of time with a pause between.
+Neighbouring frames are almost the same, so validation is a whole piece of time.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from modules.runtime.errors import UserError
 
-VAL_FRAMES = 630  # of a validation video or a test sequence, where the video is long enough
+VAL_FRAMES = 630  # of the validation video, where the clip is long enough
+FILM_FRAMES = 900  # of the test sequences by default: a minute
 
 
 class Piece(NamedTuple):
@@ -36,15 +37,14 @@ class Split(NamedTuple):
 
 
 def split_by_time(
-    pieces: Sequence[Piece], *, val_frames: int | None, test: Sequence[int] | None, pause: int
+    pieces: Sequence[Piece], *, val_frames: int | None, test: Sequence[int] | None
 ) -> Split:
-    """Cut the validation video, then the test sequences, off the ends of the longest pieces.
+    """Cut the validation video, then held-out test sequences, off the ends of the longest pieces.
 
     pieces:     at least 2 frames each
     val_frames: of the validation video; None: 630, but at most a fifth of all frames
-    test:       labels of each sequence; None: one of 630, but at most a tenth of all frames
-    pause:      frames left out between a split and what stays before it, since frames next to each
-                other in time are almost the same
+    test:       frames of each held-out sequence; None: none is held out, and the sequences are all
+                pieces whole, up to a minute, to make a film of
 
     Raises UserError: too few frames.
     """
@@ -64,7 +64,7 @@ def split_by_time(
                 " give fewer frames or a longer video"
             )
         piece = left.pop(best)
-        rest = piece._replace(stop=piece.stop - frames - pause)
+        rest = piece._replace(stop=piece.stop - frames)
         if rest.frames > 1:
             left.append(rest)
         return piece._replace(start=piece.stop - frames)
@@ -72,16 +72,20 @@ def split_by_time(
     if val_frames is None:
         val_frames = max(2, min(VAL_FRAMES, total // 5, longest))
     val = take(val_frames, "--val_frames")
-    if test is None:
-        longest = max((piece.frames for piece in left), default=0)
-        one = min(VAL_FRAMES, total // 10, longest // 2)
-        test = [one] if one > 1 else []
-    sequences = [take(frames, "--test") for frames in test if frames]
+    sequences = [take(frames, "--test") for frames in test or () if frames]
     if not left:
-        raise UserError(
-            "no frames are left to train on; give fewer for --val_frames, --test and --pause"
-        )
-    return Split(sorted(left), val, sequences)
+        raise UserError("no frames are left to train on; give fewer for --val_frames and --test")
+    return Split(sorted(left), val, sequences if test is not None else film_of(pieces))
+
+
+def film_of(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces in order, up to FILM_FRAMES in all."""
+    film, left = [], FILM_FRAMES
+    for piece in sorted(pieces):
+        if left > 1:
+            film.append(piece._replace(stop=min(piece.stop, piece.start + left)))
+            left -= film[-1].frames
+    return film
 
 
 class Place(NamedTuple):
@@ -98,16 +102,20 @@ def file_of(root: Path, place: Place, kind: str) -> Path:
     return folder / f"{place.number}.png"
 
 
-def places_by_clip(split: Split, clips: int) -> list[dict[int, Place]]:
-    """For each clip, the place of each of its frames. Frames that are left out have none."""
-    places: list[dict[int, Place]] = [{} for _ in range(clips)]
+def background_of(root: Path, sequence: str) -> Path:
+    """The frame without anybody in it that a test sequence's background comes from, if any."""
+    return root / "test/test_background" / f"{sequence}.png"
+
+
+def places_by_clip(split: Split, clips: int) -> list[dict[int, list[Place]]]:
+    """For each clip, the places of each of its frames. Frames that are left out have none."""
+    places: list[dict[int, list[Place]]] = [{} for _ in range(clips)]
     number = 0
-    for piece in split.train:
-        for t in range(piece.start, piece.stop):
-            places[piece.clip][t] = Place("train", "", number)
-            number += 1
-    for name, piece in [("", split.val), *((str(i), p) for i, p in enumerate(split.test))]:
-        for t in range(piece.start, piece.stop):
-            kind = "test" if name else "val"
-            places[piece.clip][t] = Place(kind, name, t - piece.start)
+    for kind, pieces in (("train", split.train), ("val", [split.val]), ("test", split.test)):
+        for sequence, piece in enumerate(pieces):
+            for t in range(piece.start, piece.stop):
+                at = number if kind == "train" else t - piece.start
+                place = Place(kind, str(sequence) if kind == "test" else "", at)
+                places[piece.clip].setdefault(t, []).append(place)
+                number += kind == "train"
     return places

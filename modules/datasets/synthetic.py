@@ -255,14 +255,10 @@ def make_demo(
         height, width: of the images, in pixels.
 
     Raises:
-        UserError: an argument is out of range, the folder is not empty or cannot be written.
+        UserError: the folder is not empty or cannot be written.
     """
     arguments = {"train": train, "val": val, "test": test, "test_length": test_length}
     arguments |= {"seed": seed, "height": height, "width": width}
-    least = {"train": 2, "val": 2, "test": 0, "test_length": 2, "seed": 0, "height": 8, "width": 8}
-    for name, value in arguments.items():
-        if value < least[name]:
-            raise UserError(f"--{name} must be at least {least[name]}, not {value}")
     target = root.resolve()  # the target of a link, so that the link stays
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from modules.datasets.pose import (
     KeypointModel,
     Person,
     Span,
+    colours_of_clothes,
     draw_labels,
     fill_and_smooth,
     follow_main_person,
@@ -39,6 +40,10 @@ from modules.datasets.pose import (
     limbs_known,
     overlap,
     person_from,
+    plausible_spans,
+    roughness,
+    runs,
+    switches,
     unbroken_spans,
 )
 from modules.datasets.source import (
@@ -50,10 +55,9 @@ from modules.datasets.source import (
 )
 from modules.datasets.video_options import VideoOptions
 from modules.ink import Ink
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, named
 
 DETECTIONS = "detections"  # folder of ROOT
-PARABOLA = (-3, 12, 17, 12, -3)  # weights of five frames, times 35
 JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
 FEW_JOINTS = 0.6  # a part: labels with fewer than this show no whole person
 LOOKED_AT = 1500  # frames that tell whether labels move with them: the first ones
@@ -88,10 +92,18 @@ class Quality:
     others: int  # frames with another person of at least half the size
     crossing: int  # frames of them in which the two overlap
     joints: tuple[int, int] | None = None  # found in the median frame, and in all
+    switches: Sequence[int] = ()  # frames from which on another person is followed
+    implausible: int = 0  # frames whose joints move as those of no body do
 
-    def warnings(self) -> list[str]:
+    def warnings(self, fps: float) -> list[str]:
         """What hurts the result, a line each."""
         lines = []
+        if self.switches:
+            where = named(f"{t / fps:.1f} s" for t in self.switches)
+            lines.append(
+                f"another person, by place, size or clothes, is followed from {where} on, in a"
+                " recording of its own; a model learns one person: cut the clip to one"
+            )
         if self.others:
             lines.append(
                 f"another person of similar size is in {self.others} frames and overlaps the"
@@ -143,7 +155,7 @@ class JointFinder:
     ) -> None:
         self.detector = detector
         taken = hashlib.sha256(json.dumps(sampled_indices(clip, o.fps)).encode()).hexdigest()
-        what = [clip.identity, taken, detector.identity, o.detect_size]
+        what = [clip.identity, taken, detector.identity]
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         self.path = o.out / DETECTIONS / f"{key}.jsonl"
         self.people: list[list[Person]] = []
@@ -263,7 +275,7 @@ def read_track(
         found = finder.people[: len(indices)] if finder else []
         if labels:
             found = [labels.people.get(index, []) for index in indices]
-        track = _track_of_joints(found, clip.frames, cuts, clip, o)
+        track = _track_of_joints(found, np.stack(small), cuts, clip, o)
     if labels:
         _check_movement(track, labels, clip, o, np.stack(looked_at))
     return track
@@ -317,23 +329,32 @@ def _check_movement(
 
 def _track_of_joints(
     people: Sequence[Sequence[Person]],
-    source_frames: int,
+    small: Pixels,
     cuts: list[int],
     clip: Clip,
     o: VideoOptions,
 ) -> Track:
+    gap = o.gap_frames()
     main = follow_main_person(people)
-    spans = unbroken_spans(main, cuts, o.gap_frames())
     points, known = joints_over_time(main)
+    seen = unbroken_spans(main, cuts, gap)
+    filled = fill_and_smooth(points, known, seen, max_gap=gap, sigma=0)
+    spans = plausible_spans(*filled, seen)
     quality = _quality(people, main, points, known, spans)
-    points, known = fill_and_smooth(points, known, spans, max_gap=o.gap_frames(), sigma=o.smooth)
+    colours = colours_of_clothes(small, points / np.array(clip.size), known)
+    quality = replace(
+        quality,
+        switches=switches(spans, [start for start, _ in seen], colours, cuts, gap),
+        implausible=sum(b - a for a, b in seen if b - a >= 5) - sum(b - a for a, b in spans),
+    )
+    points, known = fill_and_smooth(points, known, spans, max_gap=gap, sigma=o.smooth)
     visible = np.asarray(limbs_known(known).any(axis=1))
-    spans = [run for span in spans for run in _runs(visible, *span)]
+    spans = [run for span in spans for run in runs(visible, *span)]
     extents = np.full((len(main), 4), np.nan)
     for t in np.flatnonzero(visible).tolist():
         places = points[t][known[t]] / np.array(clip.size)
         extents[t] = [*places.min(axis=0), *places.max(axis=0)]
-    return Track(source_frames, len(main), cuts, spans, extents, points, known, quality)
+    return Track(clip.frames, len(main), cuts, spans, extents, points, known, quality)
 
 
 def _quality(
@@ -343,7 +364,8 @@ def _quality(
     known: NDArray[np.bool_],
     spans: Sequence[Span],
 ) -> Quality:
-    jitter = measure_jitter(points, known, spans)
+    rough = roughness(points, known, spans)
+    jitter = float(np.nanmean(rough)) if np.isfinite(rough).any() else None
     heights = [person.box[3] - person.box[1] for person in main if person is not None]
     others = crossing = 0
     for found, person in zip(people, main, strict=True):
@@ -357,25 +379,6 @@ def _quality(
     joints = (int(np.median(counts)), known.shape[1]) if counts else None
     gap = _longest_gap([p is not None for p in main])
     return Quality(gap, jitter, height, others, crossing, joints)
-
-
-def measure_jitter(points: Array, known: NDArray[np.bool_], spans: Sequence[Span]) -> float | None:
-    """Mean distance of joints to their smoothed path, pixels; None: too short to tell.
-
-    The path is the parabola through five frames by least squares (Savitzky and Golay 1964), which
-    follows a fast movement; the distances are scaled to what independent noise of each joint is.
-
-    points: (T, J, 2); known: (T, J)
-    """
-    weights = np.array(PARABOLA) / sum(PARABOLA)
-    distances = []
-    for start, stop in spans:
-        for t in range(start + 2, stop - 2):
-            whole = known[t - 2 : t + 3].all(axis=0)
-            path = np.tensordot(weights, points[t - 2 : t + 3, whole], axes=1)
-            distances.append(np.hypot(*(points[t, whole] - path).T))
-    every = np.concatenate(distances) if distances else np.zeros(0)
-    return float(every.mean() / np.sqrt(1 - weights[2])) if len(every) else None
 
 
 def _area(person: Person) -> float:
@@ -406,17 +409,10 @@ def _track_of_images(
     bar.close()
     seen = np.isfinite(extents[:, 0])
     edges = [0, *cuts, len(images)]
-    spans = [run for start, stop in pairwise(edges) for run in _runs(seen, start, stop)]
+    spans = [run for start, stop in pairwise(edges) for run in runs(seen, start, stop)]
     boxes = (
         extents[seen] * np.array([1, drawn.shape[0], 1, drawn.shape[0]]) if len(images) else extents
     )
     height = float(np.median(boxes[:, 3] - boxes[:, 1])) if seen.any() else 0.0
     quality = Quality(_longest_gap(seen.tolist()), None, height, 0, 0)
     return Track(source_frames, len(images), cuts, spans, extents, None, None, quality)
-
-
-def _runs(flags: NDArray[np.bool_], start: int, stop: int) -> list[Span]:
-    """The runs of at least two true flags within start … stop - 1."""
-    edges = np.flatnonzero(np.diff(np.pad(flags[start:stop], 1).astype(np.int8)))
-    runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    return [(start + a, start + b) for a, b in runs if b - a > 1]

@@ -54,13 +54,16 @@ from modules.datasets.tracks import (
 )
 from modules.datasets.video_options import VideoOptions
 from modules.runtime.device import choose_device
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, named
 from modules.runtime.files import write_atomically
 
-FORMAT_VERSION = 2  # raise it when the same command writes other files
+FORMAT_VERSION = 3  # raise it when the same command writes other files
 PARTIAL = "partial"  # the splits while they are written
 SPLITS = ("train", "val", "test")
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
+RCNN_SIDE, RCNN_BATCH = 800, 4  # pixels of the frame's shorter side, frames
+LARGEST, SMALLEST = (256, 128), (64, 32)  # frames where --size is not given: width, height
+FEW = 300  # training frames; fewer show too few poses
 MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet are beyond them
 
 Array = NDArray[np.float64]
@@ -106,26 +109,27 @@ def write_clip(
     clip: Clip,
     track: Track,
     labels: Labels | None,
-    places: dict[int, Place],
+    places: dict[int, list[Place]],
+    size: tuple[int, int],
     o: VideoOptions,
 ) -> Box:
     """Write a clip's images and labels; returns the part of the picture that they show."""
     box: Box = (0.0, 0.0, float(clip.size[0]), float(clip.size[1]))
     if o.fit == "person":
         visible = [t for start, stop in track.spans for t in range(start, stop)]
-        box = crop_box(track.extents[visible], clip.size, o.size)
-    for place in {place._replace(number=0) for place in places.values()}:
-        for kind in ("img", "label"):
-            file_of(root, place, kind).parent.mkdir(parents=True, exist_ok=True)
-    made = _labels(clip, track, labels, sorted(places), box, o)
+        box = crop_box(track.extents[visible], clip.size, size)
+    made = _labels(clip, track, labels, sorted(places), box, size, o)
     bar = progress_bar(f"{clip.path.name}: writing", len(places))
     for t, (_, frame) in enumerate(sampled(clip, o.fps)):
         if t in places:
-            place = places[t]
-            if place.split != "test" or place.number == 0:  # of a test sequence only the first
-                image = Image.fromarray(frame).resize(o.size, Image.Resampling.BILINEAR, box)
-                image.save(file_of(root, place, "img"))
-            Image.fromarray(next(made)).save(file_of(root, place, "label"))
+            image = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, box)
+            for kind, picture in (("img", image), ("label", Image.fromarray(next(made)))):
+                first, *others = (file_of(root, place, kind) for place in places[t])
+                first.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(first)
+                for path in others:  # the film of the whole recording shows it too
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(first, path)
             bar.update()
     bar.close()
     return box
@@ -137,10 +141,11 @@ def _labels(
     labels: Labels | None,
     frames: Sequence[int],
     box: Box,
+    size: tuple[int, int],
     o: VideoOptions,
 ) -> Iterator[Pixels]:
     """Yield the labels (H, W, 3) of these frames, which show the part `box` of the picture."""
-    width, height = o.size
+    width, height = size
     if track.points is not None and track.known is not None:
         scale = np.array([width / (box[2] - box[0]), height / (box[3] - box[1])])
         points = (track.points[frames] - np.array(box[:2])) * scale
@@ -150,9 +155,9 @@ def _labels(
         files = [labels.images[indices[t]] for t in frames]
         part = np.array(box) / np.array([*clip.size, *clip.size])
         some = [read_image(path, BLACK) for path in files[:: max(1, len(files) // 16)]]
-        gain = stroke_gain(some, part, o.size, labels.ink)
+        gain = stroke_gain(some, part, size, labels.ink)
         for path in files:
-            yield shrink_label(read_image(path, BLACK), part, o.size, gain, labels.ink)
+            yield shrink_label(read_image(path, BLACK), part, size, gain, labels.ink)
 
 
 # ----------------------------------------------------------------------------------------
@@ -174,21 +179,15 @@ def _command(
         for path in o.labels
     ]
     return {
-        "format": FORMAT_VERSION,
+        "version of this program": FORMAT_VERSION,
         "clips": [clip.identity for clip in clips],
         "labels": [_identity_of(paths) for paths in files],
         "detector": detector.name if detector else None,
         "weights": detector.identity if detector else "none",
-        "fps": o.fps,
-        "source_fps": o.source_fps,
-        "detect_size": o.detect_size,
-        "size": f"{o.size[0]}x{o.size[1]}",
-        "fit": o.fit,
-        "val_frames": o.val_frames,
+        **{name: getattr(o, name) for name in ("fps", "source_fps", "fit", "val_frames")},
+        **{name: getattr(o, name) for name in ("max_gap", "smooth")},
+        "size": "{}x{}".format(*o.size) if o.size else None,
         "test": list(o.test) if o.test else None,
-        "pause": o.pause,
-        "max_gap": o.max_gap,
-        "smooth": o.smooth,
         "like": like.identity if like else None,
     }
 
@@ -196,12 +195,12 @@ def _command(
 # What an unfinished import must keep. Size and split may still change, since nothing was written
 # with them; with labels from another tool everything may, since no search would be lost.
 SOURCE_OPTIONS = (
-    *("format", "clips", "labels", "detector", "weights", "fps", "source_fps", "detect_size"),
+    *("version of this program", "clips", "labels", "detector", "weights", "fps", "source_fps"),
 )
 
 
-def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
-    """Whether ROOT holds this very import, finished. False: it can be started or resumed there.
+def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
+    """The warnings of this very import if ROOT holds it finished; None: it can be made there.
 
     Raises UserError: ROOT holds anything else.
     """
@@ -212,40 +211,29 @@ def _is_finished(o: VideoOptions, command: dict[str, Any]) -> bool:
                 raise UserError(
                     f"--out {o.out} already exists and is not empty; give another folder"
                 )
-            return False
+            return None
         state = json.loads((o.out / MARKER).read_text(encoding="utf-8"))
-        finished, before = bool(state["finished"]), dict(state["command"])
+        finished, before = state["finished"], dict(state["command"])
+        warnings = list(state.get("warnings", [])) if finished else None
     except OSError as error:
         raise UserError(f"--out {o.out}: cannot be used ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{o.out / MARKER}: is corrupted; give another --out") from error
     compared = tuple(command) if finished else () if before.get("labels") else SOURCE_OPTIONS
-    for name in compared:
-        if before.get(name) != command[name]:
-            if name in ("format", "clips", "labels", "weights"):
-                what = f"other {name}" if name != "format" else "another version of this program"
-            else:
-                what = f"--{name} {_typed(before.get(name))}, not {_typed(command[name])}"
-            again = f" (copy {o.out / DETECTIONS} into it to keep the joints that were found)"
-            raise UserError(
-                f"--out {o.out} was made with {what}; give another folder"
-                f"{again if finished and not o.labels else ''}"
-            )
-    return finished
-
-
-def _typed(value: Any) -> str:
-    """An option's value as a user would type it."""
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return "by default" if value is None else str(value)
+    if other := [name for name in compared if before.get(name) != command[name]]:
+        again = f" (copy {o.out / DETECTIONS} into it to keep the joints that were found)"
+        raise UserError(
+            f"--out {o.out} was made with other {named(other)}; give another folder"
+            f"{again if finished and not o.labels else ''}"
+        )
+    return warnings
 
 
 def choose_detector(o: VideoOptions) -> Detector | None:
     """The detector that --detector names; None: there are labels. Raises UserError."""
     if o.labels:
         return None
-    missing = blazepose.why_missing()
+    missing = blazepose.why_missing(o.pose_model)
     name = o.detector
     if name == "auto":
         name = "rcnn" if missing or o.weights or o.device == "cuda" else "blazepose"
@@ -263,38 +251,46 @@ def choose_detector(o: VideoOptions) -> Detector | None:
                     f"{option} is for --detector rcnn; BlazePose has its own weights and"
                     " runs on the CPU"
                 )
-        identity = f"blazepose {blazepose.VERSION}"
-        return Detector(name, identity, blazepose.VISIBLE, cache(blazepose.load_blazepose), 1)
-    device, identity = choose_device(o.device), _weights_identity(o)
+        identity = _digest("pose_model", o.pose_model) if o.pose_model else "blazepose 0.10.14"
+        load = cache(lambda: blazepose.load_blazepose(o.pose_model))
+        return Detector(name, identity, blazepose.VISIBLE, load, 1)
+    if o.pose_model:
+        why = missing or "--weights and --device cuda are for --detector rcnn"
+        raise UserError(f"--pose_model {o.pose_model}: {why}")
+    device = choose_device(o.device)
 
     @cache
-    def load() -> KeypointModel:
+    def load_rcnn() -> KeypointModel:
         # Importing torchvision's detection models takes over a second.
         from modules.datasets import keypoints
 
-        return keypoints.load_keypoint_model(o.weights, device, short_side=o.detect_size)
+        return keypoints.load_keypoint_model(o.weights, device, short_side=RCNN_SIDE)
 
-    return Detector(name, identity, RCNN_THRESHOLD, load, o.batch_size)
+    identity = _digest("weights", o.weights) if o.weights else "torchvision"
+    return Detector(name, identity, RCNN_THRESHOLD, load_rcnn, RCNN_BATCH)
 
 
-def _weights_identity(o: VideoOptions) -> str:
-    if o.weights is None:
-        return "torchvision"
+def _digest(option: str, path: Path) -> str:
     try:
-        digest = hashlib.sha256()
-        with o.weights.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-        return digest.hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"--weights {o.weights}: cannot be read ({error.strerror})") from error
+        raise UserError(f"--{option} {path}: cannot be read ({error.strerror})") from error
 
 
-def import_video(o: VideoOptions) -> None:
+def usual_size(clips: Sequence[Clip]) -> tuple[int, int]:
+    """(width, height) of the frames where --size is not given: none of the clips is enlarged."""
+    width, height = LARGEST
+    least_width, least_height = (min(clip.size[side] for clip in clips) for side in (0, 1))
+    while width > SMALLEST[0] and (width > least_width or height > least_height):
+        width, height = width // 2, height // 2
+    return width, height
+
+
+def import_video(o: VideoOptions) -> bool:
     """Make the data set, or resume making it; prints what was done.
 
-    Raises UserError: a source cannot be read or does not fit, ROOT holds something else, the disk
-    is full.
+    Returns whether all is well: False after a warning. Raises UserError: a source cannot be read or
+    does not fit, ROOT holds something else, the disk is full.
     """
     clips = [open_clip(path, o.source_fps) for path in o.clips]
     labels: list[Labels | None] = [None] * len(clips)
@@ -303,17 +299,19 @@ def import_video(o: VideoOptions) -> None:
     like = read_like(o.like) if o.like else None
     detector = choose_detector(o)
     command = _command(o, clips, detector, like)
-    if _is_finished(o, command):
+    if (warnings := _finished(o, command)) is not None:
         print(f"{o.out}: this import is already finished")
-        return
+        return _tell(warnings)
     if like:
-        o = dataclasses.replace(o, fps=like.fps, size=like.size)
+        o = dataclasses.replace(o, fps=like.fps)
+    size = like.size if like else o.size or usual_size(clips)
     try:
         o.out.mkdir(parents=True, exist_ok=True)
         _mark(o, clips, command, finished=False)
         for name in (PARTIAL, *SPLITS):  # of an import that was interrupted
             shutil.rmtree(o.out / name, ignore_errors=True)
-        tracks = []
+        tracks: list[Track] = []
+        warnings = []
         for clip, label in zip(clips, labels, strict=True):
             for note in clip.notes:
                 print(f"{clip.path}: {note}")
@@ -322,27 +320,33 @@ def import_video(o: VideoOptions) -> None:
             finder = None if detector is None else JointFinder(o, clip, detector)
             tracks.append(read_track(clip, o, label, finder))
             print(_describe_track(clip, tracks[-1], o))
-            for line in tracks[-1].quality.warnings():
-                print(f"warning: {clip.path}: {line}")
+            lines = tracks[-1].quality.warnings(data_rate(clip, o.fps))
+            warnings += [f"{clip.path}: {line}" for line in lines]
         if not any(track.spans for track in tracks):
             raise _nobody(tracks, clips, detector)
         if like:
             for clip in clips:
                 if (rate := data_rate(clip, o.fps)) < 0.9 * like.fps:
-                    print(
-                        f"warning: {clip.path}: {rate:.4g} frames/s, but {o.like} has"
-                        f" {like.fps:.4g}: its motion is made faster"
+                    warnings.append(
+                        f"{clip.path}: {rate:.4g} frames/s, but {o.like} has {like.fps:.4g}: its"
+                        " motion is made faster"
                     )
             write_driven(o.out / PARTIAL, clips, tracks, like)
             (o.out / PARTIAL / "test").rename(o.out / "test")
             (o.out / PARTIAL).rmdir()
             about = {"frames_per_second": data_rate(clips[0], o.fps)}
-            _mark(o, clips, command, finished=True, about=about)
-            return
-        _warn_of_rates(clips, o)
-        boxes = _write_splits(clips, tracks, labels, o)
-        about = about_the_person(clips, tracks, boxes, o.fps)
-        _mark(o, clips, command, finished=True, about=about)
+        else:
+            warnings += _rate_warnings(clips, o)
+            boxes, kept = _write_splits(clips, tracks, labels, size, o)
+            about = about_the_person(clips, tracks, boxes, o.fps, size)
+            if kept < FEW:
+                warnings.append(
+                    f"only {kept} training frames: the film shows the person moving as in the clip,"
+                    " but poses that it has not seen stay blurred, with limbs that fade; a minute"
+                    " of film makes a good model"
+                )
+        _mark(o, clips, command, finished=True, about={**about, "warnings": warnings})
+        return _tell(warnings)
     except OSError as error:
         raise UserError(f"cannot write {o.out}: {error.strerror or error}") from error
     except Nobody:
@@ -354,13 +358,25 @@ def import_video(o: VideoOptions) -> None:
         raise
 
 
+def _tell(warnings: Sequence[str]) -> bool:
+    """Print the warnings; whether there are none."""
+    for line in warnings:
+        print(f"warning: {line}")
+    return not warnings
+
+
 class Nobody(UserError):
     """No person in any clip."""
 
 
 def _nobody(tracks: Sequence[Track], clips: Sequence[Clip], detector: Detector | None) -> Nobody:
     total = sum(track.frames for track in tracks)
-    what = f"{clips[0].path}: no person in two neighbouring frames of {total}"
+    if jumping := sum(track.quality.implausible for track in tracks):
+        return Nobody(
+            f"{clips[0].path}: no person: joints were found in {jumping} of {total} frames, but"
+            " they jump about as nobody's do; a person must be seen whole, some hundred pixels high"
+        )
+    what = f"{clips[0].path}: no person in five frames in a row, of {total}"
     if detector and detector.name == "blazepose":
         return Nobody(f"{what}; is somebody there, and large enough? --detector rcnn finds more")
     return Nobody(f"{what}; is somebody there?")
@@ -376,27 +392,34 @@ def _clear(root: Path) -> None:
 
 
 def _write_splits(
-    clips: Sequence[Clip], tracks: Sequence[Track], labels: Sequence[Labels | None], o: VideoOptions
-) -> dict[int, Box]:
+    clips: Sequence[Clip],
+    tracks: Sequence[Track],
+    labels: Sequence[Labels | None],
+    size: tuple[int, int],
+    o: VideoOptions,
+) -> tuple[dict[int, Box], int]:
     """Split the tracks by time and write all images, labels and train/clips.csv.
 
-    Returns for each clip that is used the part of its picture that the frames show.
+    Returns for each clip that is used the part of its picture that the frames show, and the number
+    of training frames.
     """
     pieces = [Piece(i, *span) for i, track in enumerate(tracks) for span in track.spans]
-    split = split_by_time(pieces, val_frames=o.val_frames, test=o.test, pause=o.pause_frames())
-    total, kept = (sum(piece.frames for piece in some) for some in (pieces, split.train))
-    if kept < total / 2:
-        print(
-            f"warning: only {kept} of {total} frames are left for training; a longer clip, a"
-            " smaller --pause or --test 0 leaves more"
-        )
+    split = split_by_time(pieces, val_frames=o.val_frames, test=o.test)
+    kept, val = sum(piece.frames for piece in split.train), split.val
+    rate = data_rate(clips[val.clip], o.fps)
+    print(
+        f"{kept} frames to train on; {val.frames} to validate on, from {val.start / rate:.1f} s to"
+        f" {val.stop / rate:.1f} s of {clips[val.clip].path}; test sequences:"
+        f" {', '.join(str(piece.frames) for piece in split.test) or 'none'}"
+        f"{'' if o.test is not None else ', the recordings whole'}"
+    )
     partial = o.out / PARTIAL
     every = zip(clips, tracks, labels, places_by_clip(split, len(clips)), strict=True)
     boxes = {}
     for index, (clip, track, label, places) in enumerate(every):
         if places:
-            boxes[index] = write_clip(partial, clip, track, label, places, o)
-            print(_describe_box(clip, boxes[index], o))
+            boxes[index] = write_clip(partial, clip, track, label, places, size, o)
+            print(_describe_box(clip, boxes[index], size))
     ends = np.cumsum([0, *(piece.frames for piece in split.train)]).tolist()
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))
     write_atomically(partial / "train/clips.csv", f"start,stop\n{rows}".encode())
@@ -404,7 +427,7 @@ def _write_splits(
         if (partial / name).exists():
             (partial / name).rename(o.out / name)
     partial.rmdir()
-    return boxes
+    return boxes, kept
 
 
 def _mark(
@@ -432,6 +455,8 @@ def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
     text += f" a person in {kept} ({kept / track.frames:.1%}), {len(track.spans)} recording(s)"
     text += f", {len(track.cuts)} cut(s)" if track.cuts else ""
     quality = track.quality
+    if quality.implausible:
+        text += f"\n{clip.path}: left out: {quality.implausible} frames whose joints jump about"
     text += f"\n{clip.path}: {track.frames / fps:.1f} s; longest time without the person"
     text += f" {quality.longest_gap / fps:.1f} s"
     if quality.jitter is not None and quality.height:
@@ -440,21 +465,22 @@ def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
     return text
 
 
-def _warn_of_rates(clips: Sequence[Clip], o: VideoOptions) -> None:
+def _rate_warnings(clips: Sequence[Clip], o: VideoOptions) -> list[str]:
     """One data set, one speed: a slower clip keeps its own rate, so it would seem faster."""
     rates = [data_rate(clip, o.fps) for clip in clips]
-    if max(rates) > 1.1 * min(rates):
-        pairs = zip(clips, rates, strict=True)
-        several = ", ".join(f"{clip.path.name}: {rate:.4g}" for clip, rate in pairs)
-        print(
-            f"warning: the clips have different frames/s ({several}); with --fps {min(rates):.4g}"
-            " all have the same speed"
-        )
+    if max(rates) <= 1.1 * min(rates):
+        return []
+    pairs = zip(clips, rates, strict=True)
+    several = ", ".join(f"{clip.path.name}: {rate:.4g}" for clip, rate in pairs)
+    return [
+        f"the clips have different frames/s ({several}); with --fps {min(rates):.4g}"
+        " all have the same speed"
+    ]
 
 
-def _describe_box(clip: Clip, box: Box, o: VideoOptions) -> str:
+def _describe_box(clip: Clip, box: Box, size: tuple[int, int]) -> str:
     left, top, right, bottom = box
-    stretch = (o.size[0] / (right - left)) / (o.size[1] / (bottom - top))
+    stretch = (size[0] / (right - left)) / (size[1] / (bottom - top))
     text = f"{clip.path}: shows {right - left:.0f} x {bottom - top:.0f} of its"
     text += f" {clip.size[0]} x {clip.size[1]} pixels, from ({left:.0f}, {top:.0f})"
     if abs(math.log(stretch)) < 0.02:

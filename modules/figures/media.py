@@ -7,7 +7,7 @@ Legend: T frames, H, W height and width in pixels; videos are (T, H, W, 3) uint8
 
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 from modules.runtime.files import write_atomically
 
 VIEWING_HEIGHT = 128  # about how high a small frame is shown, pixels
-LEAST_SIDE = 256  # pixels of an MP4's shorter side: players show smaller ones as a stamp
+FILM_WIDTH = 512  # pixels that a frame is at least wide in a film
+SEAM = 4  # white pixels between the pictures of a film
 STILL = 4  # of 255; with 8 the wall showed the outlines of where somebody had been
+SMOOTH = Image.Resampling.BICUBIC
 GREYS = 8  # first entries of a GIF's palette, for captions
 
 
@@ -69,26 +71,36 @@ def colours_of(video: np.ndarray, count: int) -> np.ndarray:
     return np.array(palette, np.uint8).reshape(-1, 3)[:count]
 
 
-def to_palette(video: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3) → (T, H, W) uint8, indices of near colours.
+def palette_of(videos: dict[str, np.ndarray]) -> np.ndarray:
+    """256 colours, (256, 3) uint8: greys for captions, then the labels' and the other videos'."""
+    greys = np.linspace(0, 255, GREYS).round().astype(np.uint8)[:, None].repeat(3, axis=1)
+    # The labels' few bright colours get entries of their own: by area they would get none.
+    images = np.concatenate([video for name, video in videos.items() if name != "label"])
+    return np.concatenate([greys, colours_of(videos["label"], 48), colours_of(images, 200)])
+
+
+def to_palette(frames: Iterable[np.ndarray], palette: np.ndarray) -> Iterator[np.ndarray]:
+    """(H, W, 3) → (H, W) uint8 each, indices of near colours.
 
     A pixel keeps its colour while that is within STILL levels of its own: the noise of a still
     background need not be stored in every frame.
     """
-    video = video.copy()
-    for t in range(1, len(video)):
-        near = (np.abs(video[t].astype(np.int16) - video[t - 1]) <= STILL).all(axis=-1)
-        video[t][near] = video[t - 1][near]
     table = Image.new("P", (1, 1))
     table.putpalette(palette.tobytes())
-    image = Image.fromarray(video.reshape(-1, video.shape[2], 3))
-    # No dithering: it flickers and doubles the file.
-    indices = image.quantize(palette=table, dither=Image.Dither.NONE)
-    return np.asarray(indices).reshape(video.shape[:3])
+    before: np.ndarray | None = None
+    for frame in frames:
+        if before is not None:
+            apart = np.maximum(frame, before) - np.minimum(frame, before) <= STILL
+            near = apart[..., 0] & apart[..., 1] & apart[..., 2]  # faster than .all(axis=-1)
+            frame = np.where(near[..., None], before, frame)
+        before = frame
+        # No dithering: it flickers and doubles the file.
+        indices = Image.fromarray(frame).quantize(palette=table, dither=Image.Dither.NONE)
+        yield np.asarray(indices)
 
 
-def save_gif(path: Path, frames: np.ndarray, palette: np.ndarray, fps: float) -> Path:
-    """Write (T, H, W) palette indices as a GIF that loops, whole or not at all."""
+def save_gif(path: Path, frames: Iterable[np.ndarray], palette: np.ndarray, fps: float) -> Path:
+    """Write (H, W) palette indices each as a GIF that loops, whole or not at all."""
     if not 0 < fps <= 50:
         raise ValueError(f"fps {fps}: a GIF shows more than 0 and at most 50 frames a second")
     images = [Image.fromarray(frame) for frame in frames]
@@ -96,7 +108,7 @@ def save_gif(path: Path, frames: np.ndarray, palette: np.ndarray, fps: float) ->
         image.putpalette(palette.tobytes())
     # GIF counts hundredths of a second, and players take 0 and 1 for 10. The durations differ by
     # one of them, so that the whole lasts as long as it should.
-    ends = np.round(np.arange(len(frames) + 1) * 100 / fps).astype(int)
+    ends = np.round(np.arange(len(images) + 1) * 100 / fps).astype(int)
     durations = (10 * np.diff(ends)).tolist()  # ms
     buffer = io.BytesIO()
     images[0].save(
@@ -104,7 +116,7 @@ def save_gif(path: Path, frames: np.ndarray, palette: np.ndarray, fps: float) ->
         format="GIF",
         save_all=True,
         append_images=images[1:],
-        duration=durations if len(frames) > 1 else durations[0],
+        duration=durations if len(images) > 1 else durations[0],
         loop=0,
         optimize=True,  # pixels that stay are not written again
     )
@@ -120,7 +132,7 @@ def write_gif(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path:
     """
     check_videos(frames=frames)
     palette = colours_of(frames, 256)
-    indices = to_palette(frames, palette)
+    indices = np.stack(list(to_palette(frames, palette)))
     return save_gif(path, enlarge(indices, viewing_scale(frames.shape[1])), palette, fps)
 
 
@@ -141,12 +153,11 @@ def write_comparison_gif(
     """
     videos = check_videos(label=labels, truth=truth, prediction=prediction)
     scale = viewing_scale(prediction.shape[1])
+    palette = palette_of(videos)
     white = ((0, 0), (0, 0), (0, 1), (0, 0))  # a column between the pictures
     panels = [np.pad(video, white, constant_values=255) for video in videos.values()]
-    pictures = np.concatenate(panels, axis=2)[:, :, :-1]
-    greys = np.linspace(0, 255, GREYS).round().astype(np.uint8)[:, None].repeat(3, axis=1)
-    palette = np.concatenate([greys, colours_of(pictures, 256 - GREYS)])
-    indices = to_palette(pictures, palette)
+    every = to_palette(np.concatenate(panels, axis=2)[:, :, :-1], palette)
+    indices = np.stack(list(every))
     step, width = (prediction.shape[2] + 1) * scale, indices.shape[2] * scale
     small = caption_font(min(22, max(9, step // 12)))  # a caption has some 20 characters
     large = caption_font(min(22, max(9, width // max(24, len(title) // 2 + 3))))
@@ -169,31 +180,65 @@ def write_comparison_gif(
 # MP4
 
 
-def write_mp4(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path | None:
-    """Write one sequence, (T, H, W, 3) uint8, as an MP4 that every player shows (H.264, 4:2:0).
+def write_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: float = 15) -> Path | None:
+    """Write frames, (H, W, 3) uint8 each, as an MP4 that every player shows (H.264, 4:2:0).
 
-    Small frames are enlarged by a whole factor. None without the package av (PyAV). Raises
-    ValueError.
+    None without the package av (PyAV). Raises ValueError, and OSError when it cannot be written.
     """
-    check_videos(frames=frames)
+    if not 0 < fps < 1e4:
+        raise ValueError(f"fps {fps}: must be above 0")
     if importlib.util.find_spec("av") is None:
         return None
     import av
 
-    large = enlarge(frames, max(1, round(LEAST_SIDE / min(frames.shape[1:3]))))
-    _, height, width, _ = large.shape
-    odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))  # 4:2:0 has a colour for 2 x 2 pixels
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as file:
         rate = Fraction(fps).limit_denominator(1001)
         stream = file.add_stream("libx264", rate, options={"crf": "16", "preset": "veryfast"})
-        stream.width, stream.height = width + width % 2, height + height % 2
         stream.pix_fmt = "yuv420p"
-        for frame in np.pad(large, odd, mode="edge"):
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for t, frame in enumerate(frames):
+            height, width, _ = frame.shape
+            if not t:
+                stream.width, stream.height = width + width % 2, height + height % 2
+            odd = ((0, height % 2), (0, width % 2), (0, 0))  # 4:2:0: a colour for 2 x 2 pixels
+            whole = np.pad(frame, odd, mode="edge")
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
         file.mux(stream.encode())
     write_atomically(path, buffer.getvalue())
     return path
+
+
+# ----------------------------------------------------------------------------------------
+# Films
+
+
+def beside(*videos: np.ndarray) -> Iterator[np.ndarray]:
+    """Frames (H', W', 3) uint8 of videos (T, H, W, 3) side by side, a white seam between them.
+
+    Each is enlarged by a smooth filter until it is FILM_WIDTH pixels wide.
+    """
+    _, height, width, _ = videos[0].shape
+    scale = max(1, -(-FILM_WIDTH // width))
+    seam = np.full((height * scale, SEAM, 3), 255, np.uint8)
+    for pictures in zip(*videos, strict=True):
+        row: list[np.ndarray] = []
+        for picture in pictures:
+            size = (width * scale, height * scale)
+            row += [seam, np.asarray(Image.fromarray(picture).resize(size, SMOOTH))]
+        yield np.concatenate(row[1:], axis=1)
+
+
+def write_film(
+    path: Path, labels: np.ndarray, truth: np.ndarray | None, made: np.ndarray, *, fps: float
+) -> None:
+    """Write label | truth | generated side by side as path.gif, and path.mp4 where PyAV is.
+
+    All (T, H, W, 3) uint8; without a truth label | generated. Raises ValueError or OSError.
+    """
+    videos = check_videos(label=labels, truth=truth, generated=made)
+    indices = to_palette(beside(*videos.values()), palette := palette_of(videos))
+    save_gif(path.with_suffix(".gif"), indices, palette, min(fps, 50))
+    write_mp4(path.with_suffix(".mp4"), beside(*videos.values()), fps=fps)
 
 
 # ----------------------------------------------------------------------------------------

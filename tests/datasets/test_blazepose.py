@@ -1,7 +1,7 @@
 """BlazePose: where it looks, what it makes of landmarks, and the real model on a known figure."""
 
 import importlib.util
-import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,18 +29,19 @@ def marks(visibility: float = 0.9) -> np.ndarray:
 # ---------------------------------------------------------------- where it looks
 
 
-def test_squares_by_hand() -> None:
-    assert blazepose.squares(512, 256, None) == [(128, 0, 256), (0, 0, 256), (256, 0, 256)]
-    assert blazepose.squares(100, 300, None) == [(0, 100, 100), (0, 0, 100), (0, 200, 100)]
-    assert blazepose.squares(200, 200, None) == [(0, 0, 200)]
-    # 1.8 times the larger side around the middle of the last box, within the picture.
+def test_parts_by_hand() -> None:
+    whole, squares = (0, 0, 512, 256), [(128, 0, 256, 256), (0, 0, 256, 256), (256, 0, 256, 256)]
+    assert blazepose.parts(512, 256, None) == [whole, *squares]
+    assert blazepose.parts(100, 300, None)[1:] == [(0, y, 100, 100) for y in (100, 0, 200)]
+    assert blazepose.parts(200, 200, None) == [(0, 0, 200, 200)]
+    # 1.8 times the larger side around the middle of the last box, within the picture, comes first.
     near = np.array([100.0, 50, 140, 150])
-    assert blazepose.squares(512, 256, near)[0] == (30, 10, 180)
-    assert blazepose.squares(512, 256, np.array([0.0, 0, 10, 10]))[0] == (0, 0, 64)
-    assert blazepose.squares(512, 256, np.array([0.0, 0, 500, 250]))[0][2] == 256
+    assert blazepose.parts(512, 256, near) == [(30, 10, 180, 180), whole, *squares]
+    assert blazepose.parts(512, 256, np.array([0.0, 0, 10, 10]))[0] == (0, 0, 64, 64)
+    assert blazepose.parts(512, 256, np.array([0.0, 0, 500, 250]))[0][2] == 256
 
 
-def test_the_whole_picture_comes_first_then_the_last_place_then_all_squares() -> None:
+def test_the_last_place_comes_first_then_the_whole_picture_then_all_squares() -> None:
     frame = np.zeros((256, 512, 3), np.uint8)
     frame[..., 0] = np.arange(512) // 2  # so that a part tells where it is
     seen: list[tuple[int, int]] = []
@@ -58,7 +59,7 @@ def test_the_whole_picture_comes_first_then_the_last_place_then_all_squares() ->
         found = blazepose.search(finder(hit), frame, near)
         assert len(seen) == calls
         assert len(found.boxes) == (hit is not None)
-    assert seen == [(0, 512), (230, 180), (128, 256), (0, 256), (256, 256)]
+    assert seen == [(230, 180), (0, 512), (128, 256), (0, 256), (256, 256)]
 
 
 def test_landmarks_of_a_part_lie_in_the_whole_picture() -> None:
@@ -105,15 +106,12 @@ def test_the_layout_of_landmarks() -> None:
 
 def test_what_to_do_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "version_info", (3, 12, 1))
     assert "pip install -r requirements-video.txt" in str(blazepose.why_missing())
-    monkeypatch.setattr(sys, "version_info", (3, 13, 0))
-    assert "exists for Python 3.10 to 3.12, and this is 3.13" in str(blazepose.why_missing())
     newer = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: newer)
-    assert "no longer carries the model; run: pip install mediapipe==0.10.14" in str(
-        blazepose.why_missing()
-    )
+    why = str(blazepose.why_missing())
+    assert "download pose_landmarker_full.task" in why and "give it with --pose_model" in why
+    assert blazepose.why_missing(tmp_path / "a.task") is None
     with pytest.raises(UserError, match="--detector blazepose: "):
         blazepose.load_blazepose()
 
@@ -123,11 +121,13 @@ def test_options_of_the_other_detector_are_refused(
 ) -> None:
     clip = make_folder(tmp_path / "clip", 9)
     command = ("dataloader.py", "video", clip, "--out", tmp_path / "o", "--detector", "blazepose")
-    monkeypatch.setattr(blazepose, "why_missing", lambda: None)
+    monkeypatch.setattr(blazepose, "why_missing", lambda *_: None)
     assert_refused(run_script(*command, "--device", "cuda"), "--device cuda is for --detector rcnn")
     assert_refused(run_script(*command, "--weights", clip), "--weights is for --detector rcnn")
-    monkeypatch.setattr(blazepose, "why_missing", lambda: "it is missing; do this")
+    monkeypatch.setattr(blazepose, "why_missing", lambda *_: "it is missing; do this")
     assert_refused(run_script(*command), "--detector blazepose: it is missing; do this")
+    model = (*command[:-2], "--pose_model", clip)
+    assert_refused(run_script(*model), f"--pose_model {clip}: it is missing; do this")
     assert not (tmp_path / "o").exists()
 
 
@@ -168,6 +168,40 @@ def test_a_small_person_is_found_in_a_square_part() -> None:
     (found,) = find([small])
     assert len(found.boxes) == 1 and found.boxes[0][2] < 180
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blazepose, "squares", lambda *_: [])
+        patch.setattr(blazepose, "parts", lambda width, height, _: [(0, 0, width, height)])
         assert len(find([small])[0].boxes) == 0  # the control: whole, it is too small
     assert len(find([np.full((256, 512, 3), 90, np.uint8)])[0].boxes) == 0  # nobody is there
+
+
+# ---------------------------------------------------------------- a model file
+
+
+@needs_model
+def test_a_model_file_finds_what_the_package_s_own_model_finds(tmp_path: Path) -> None:
+    """A bundle of the two networks inside the old package, with the metadata that bundles have."""
+    tasks = pytest.importorskip("mediapipe.tasks.python.metadata.metadata_writers.metadata_writer")
+    folder = Path(str(importlib.util.find_spec("mediapipe").origin)).parent / "modules"  # type: ignore[union-attr]
+    parts = {
+        "pose_detector.tflite": ("pose_detection/pose_detection.tflite", 127.5, 127.5),
+        "pose_landmarks_detector.tflite": ("pose_landmark/pose_landmark_full.tflite", 0.0, 255.0),
+    }
+    model = tmp_path / "pose_landmarker_full.task"
+    with zipfile.ZipFile(model, "w") as bundle:
+        for name, (path, mean, deviation) in parts.items():
+            network = tasks.MetadataWriter.create(bytearray((folder / path).read_bytes()))
+            network.add_general_info(name, "").add_image_input([mean], [deviation])
+            bundle.writestr(name, bytes(network.populate()[0]))
+    scene = synthetic.make_scene(0, 256, 512)
+    pose = motion.perform(np.random.default_rng([0, 1, 0]), 3, scene.camera)
+    frames = list(synthetic.render_frames(pose, scene))
+    own, given = blazepose.load_blazepose()(frames), blazepose.load_blazepose(model)(frames)
+    for a, b in zip(own, given, strict=True):
+        apart = np.hypot(*(a.joints[0, :, :2] - b.joints[0, :, :2]).T)
+        assert np.median(apart) < 0.02 * scene.camera.scale
+    (nobody,) = blazepose.load_blazepose(model)([np.full((256, 512, 3), 90, np.uint8)])
+    assert not len(nobody.boxes)
+    model.write_bytes(b"PK")
+    with pytest.raises(UserError, match="is no model of the Pose Landmarker"):
+        blazepose.load_blazepose(model)
+    with pytest.raises(UserError, match="--pose_model nowhere: cannot be read"):
+        blazepose.load_blazepose(Path("nowhere"))

@@ -10,8 +10,9 @@ from PIL import Image
 
 import dataloader
 from modules.datasets.driving import Build, build_from, floor_line, measure, nearest_label, retarget
-from modules.datasets.person import frames_per_second, style_of
+from modules.datasets.person import frames_per_second, style_of, without_the_person
 from modules.datasets.pose import JOINTS, LIMBS, STANDARD, Style, draw_labels
+from modules.ink import find_ink
 from modules.runtime.errors import UserError
 from tests.support.clips import BODY_POINTS, draw, make_folder, middle, write_openpose
 from tests.support.redrawn import redraw
@@ -128,7 +129,7 @@ def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("like")
     clip, labels = make_folder(folder / "dance"), write_openpose(folder / "openpose")
     command = ("dataloader.py", "video", clip, "--labels", labels, "--out", folder / "data")
-    result = run_script(*command, "--pause", "0", "--smooth", "0")
+    result = run_script(*command, "--smooth", "0")
     assert result.returncode == 0, result.stderr
     train = "train: python Trainer.py --preset video --DR "
     assert result.stdout.splitlines()[-1].startswith(train)
@@ -179,6 +180,10 @@ def test_another_clip_drives_the_trained_person(
     assert (sequence.first_frame == train.frames[0]).all()  # of the nearest pose
     assert (sequence.labels[0] == train.labels[0]).all()  # its own label, to the pixel
     assert not (sequence.labels[9] == train.labels[9]).all()  # the control: others are made
+    # The background behind the first frame's person is the room, and its label says so.
+    assert sequence.reference is not None
+    empty, blank = (x.numpy().astype(int) for x in sequence.reference)
+    assert sequence.first_frame[..., 0].max() >= 95 > 66 > empty.max() and not blank.any()
     assert frames_per_second(out) == frames_per_second(trained_on) == 15
     again = run_script("dataloader.py", "video", clip, "--out", out, *options)
     assert "already finished" in again.stdout
@@ -212,6 +217,38 @@ def test_driven_labels_are_drawn_as_the_training_labels_are(
     whole = on_black.max(axis=-1) == 255  # a mixture of two limbs covers a pixel whole as well
     assert difference[whole].max() <= 2 and difference.mean() < 0.3
     assert np.abs(on_white.astype(int) - on_black).mean() > 100  # the control
+
+
+def test_the_room_behind_a_person_comes_from_frames_without_him() -> None:
+    rng = np.random.default_rng(0)
+    room = rng.integers(60, 90, (20, 40, 3)).astype(np.uint8)
+    frames, labels = np.tile(room, (12, 1, 1, 1)), np.zeros((12, 20, 40, 3), np.uint8)
+    for t in range(12):  # most of the time in one place
+        x = 20 if t < 9 else 6
+        frames[t, 4:16, x - 2 : x + 3], labels[t, 6:14, x] = 250, (255, 0, 0)
+    ink = find_ink(labels)
+    empty = without_the_person(frames, labels, ink, frames[0], labels[0])
+    assert (empty == room).all()
+    plain = np.median(frames, axis=0)
+    assert (plain[4:16, 18:23] == 250).all()  # the control: a plain median shows him
+    always = without_the_person(frames[:9], labels[:9], ink, frames[0], labels[0])
+    assert (always[5:15, 20] == 250).all()  # nothing else is known
+
+
+def test_motion_under_a_second_is_left_out(
+    trained_on: Path, other: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clip, labels = other
+    for t in (0, 1, 2, 10, *range(11, 20)):  # seven frames are left before the second half
+        (labels / f"{t}.json").write_text(json.dumps({"people": []}))
+    options = ["--labels_only", "--like", trained_on, "--labels", labels, "--max_gap", "0"]
+    result = run_script("dataloader.py", "video", clip, "--out", tmp_path / "a", *options)
+    assert_refused(result, "nobody was found in it for a second")
+    (labels / "19.json").write_text((labels / "25.json").read_text())
+    result = run_script("dataloader.py", "video", clip, "--out", tmp_path / "a", *options, "--source_fps", "10")  # fmt: skip # noqa: E501
+    assert result.returncode == 0, result.stderr
+    assert "left out: 1 piece(s) of motion" in result.stdout
+    assert len(list((tmp_path / "a/test/test_label/0").iterdir())) == 11
 
 
 @pytest.mark.parametrize("thickness", [1, 1.2, 2])
@@ -266,7 +303,7 @@ def test_without_joints_there_is_no_build(other: tuple[Path, Path], tmp_path: Pa
     clip, joints = other
     labels = make_folder(tmp_path / "skeletons", 30, lambda t: draw(t).repeat(2, 0).repeat(2, 1))
     data = tmp_path / "data"
-    options = ["--pause", 0, "--out", data]
+    options = ["--out", data]
     assert run_script("dataloader.py", "video", clip, "--labels", labels, *options).returncode == 0
     command = ["dataloader.py", "video", clip, "--labels_only", "--like", data]
     assert_refused(run_script(*command, "--labels", joints), "saw no joints of legs and feet")
@@ -277,4 +314,4 @@ def test_without_joints_there_is_no_build(other: tuple[Path, Path], tmp_path: Pa
     state["finished"] = False
     (data / "import.json").write_text(json.dumps(state))
     assert_refused(run_script(*command, "--labels", joints), "is not finished")
-    assert Image.open(data / "train/train_img/0.png").size == (64, 32)
+    assert Image.open(data / "train/train_img/0.png").size == (128, 64)

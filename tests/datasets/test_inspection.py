@@ -143,7 +143,7 @@ def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:
     # A person may be out of the picture for a while.
     assert "train  blank labels: 2 of 40" in result.stdout
     assert not any(line.startswith("warning: train: 2 of 40") for line in warnings)
-    assert result.stdout.endswith("no faults\n")
+    assert result.stdout.endswith("complete and readable; see the warnings above\n")
     with Image.open(tmp_path / "data.png") as picture:
         assert picture.width > 500
         assert picture.height > picture.width / 2

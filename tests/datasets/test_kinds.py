@@ -433,14 +433,14 @@ def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     nobody = write_openpose(tmp_path / "nobody", 30, missing=range(30))
     refused(clip, nobody, "no person in any frame")
     scattered = write_openpose(tmp_path / "few", 30, missing=[t for t in range(30) if t % 11])
-    refused(clip, scattered, "no person in two neighbouring frames of 30")
+    refused(clip, scattered, "no person in five frames in a row, of 30")
     sound = write_openpose(tmp_path / "sound", 30)
     Image.new("RGB", (9, 9)).save(clip / "7.png")
     refused(clip, sound, "7.png: is 9 x 9 pixels")
     (clip / "7.png").write_bytes(b"\x89PNG")
     refused(clip, sound, "7.png")
     Image.fromarray(draw(7)).save(clip / "7.png")  # the control
-    options = ("--labels", sound, "--out", out, "--pause", 0)
+    options = ("--labels", sound, "--out", out)
     assert run_script("dataloader.py", "video", clip, *map(str, options)).returncode == 0
 
 
@@ -448,11 +448,11 @@ def test_nobody_found_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 17, 3)))
-    monkeypatch.setattr(blazepose, "why_missing", lambda: None)
-    monkeypatch.setattr(blazepose, "load_blazepose", lambda: lambda frames, near: [empty])
+    monkeypatch.setattr(blazepose, "why_missing", lambda *_: None)
+    monkeypatch.setattr(blazepose, "load_blazepose", lambda *_: lambda frames, near: [empty])
     clip = folder_of(tmp_path / "clip", constant(15))
     result = run_script("dataloader.py", "video", clip, "--out", tmp_path / "out")
-    assert_refused(result, "no person in two neighbouring frames of 30", "--detector rcnn")
+    assert_refused(result, "no person in five frames in a row, of 30", "--detector rcnn")
     assert not (tmp_path / "out").exists()
 
 

@@ -16,6 +16,8 @@ from modules.datasets.pose import (
     follow_main_person,
     overlap,
     person_from,
+    plausible_spans,
+    roughness,
     unbroken_spans,
 )
 
@@ -206,3 +208,38 @@ def test_colours_survive_at_the_final_size() -> None:
     thin = pose.line_radius(512, 1024) / 16
     assert thin < 0.9 * pose.line_radius(32, 64)
     assert small.sum() < label.sum()
+
+
+# ---------------------------------------------------------------- a person, or not
+
+
+def walk(frames: int, size: float = 30.0) -> np.ndarray:
+    """A body (T, 18, 2) that swings its arms and legs while it walks."""
+    t = np.arange(frames)[:, None, None]
+    body = np.random.default_rng(1).uniform(-size / 2, size / 2, (1, 18, 2))
+    return body + 40 + 0.1 * size * np.sin(t / 3 + np.arange(18)[:, None]) + 0.5 * t
+
+
+def test_roughness_by_hand() -> None:
+    """Noise of a known size on a fast movement; the movement itself is none."""
+    t = np.arange(400.0)
+    path = np.stack([60 * np.sin(t / 8), 0.02 * (t - 200) ** 2], axis=1)[:, None]
+    path, known = path + np.zeros((1, 18, 1)), np.ones((400, 18), bool)
+    assert np.nanmean(roughness(path, known, [(0, 400)])) < 0.02
+    noise = np.random.default_rng(0).normal(0, 1.5, path.shape)
+    found = np.nanmean(roughness(path + noise, known, [(0, 400)]))
+    assert found == pytest.approx(1.5 * np.sqrt(np.pi / 2), rel=0.03)  # mean of a Rayleigh
+    assert np.isnan(roughness(path, known, [(0, 4)])).all()
+
+
+def test_only_what_moves_as_a_body_does_is_one() -> None:
+    known = np.ones((60, 18), bool)
+    moving, noise = walk(60), np.random.default_rng(0).normal(0, 1, (60, 18, 2))
+    assert plausible_spans(moving, known, [(0, 40), (40, 60)]) == [(0, 40), (40, 60)]
+    assert plausible_spans(moving + 0.5 * noise, known, [(0, 60)]) == [(0, 60)]
+    assert plausible_spans(moving + 5 * noise, known, [(0, 60)]) == []
+    partly = moving + 5 * noise * (np.arange(60) < 20)[:, None, None]
+    ((start, stop),) = plausible_spans(partly, known, [(0, 60)])
+    assert abs(start - 20) <= 3 and stop == 60
+    assert plausible_spans(moving, known, [(0, 4), (10, 60)]) == [(10, 60)]  # too short to tell
+    assert plausible_spans(moving, known & False, [(0, 60)]) == []

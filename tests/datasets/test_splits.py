@@ -3,38 +3,49 @@
 import numpy as np
 import pytest
 
-from modules.datasets.splits import Piece, split_by_time
+from modules.datasets.splits import FILM_FRAMES, Piece, Place, places_by_clip, split_by_time
 from modules.runtime.errors import UserError
 
 
 def test_split_by_hand() -> None:
-    one = split_by_time([Piece(0, 0, 100)], val_frames=20, test=[10, 5], pause=4)
+    one = split_by_time([Piece(0, 0, 100)], val_frames=20, test=[10, 5])
     assert one.val == Piece(0, 80, 100)
-    assert one.test == [Piece(0, 66, 76), Piece(0, 57, 62)]
-    assert one.train == [Piece(0, 0, 53)]
+    assert one.test == [Piece(0, 70, 80), Piece(0, 65, 70)]
+    assert one.train == [Piece(0, 0, 65)]
     # The longest piece is cut first, and of a piece that is used up nothing stays.
     pieces = [Piece(0, 5, 35), Piece(1, 0, 50), Piece(1, 60, 80)]
-    two = split_by_time(pieces, val_frames=30, test=[29], pause=15)
+    two = split_by_time(pieces, val_frames=30, test=[29])
     assert two.val == Piece(1, 20, 50)
     assert two.test == [Piece(0, 6, 35)]
-    assert two.train == [Piece(1, 0, 5), Piece(1, 60, 80)]
+    assert two.train == [Piece(1, 0, 20), Piece(1, 60, 80)]
 
 
-def test_split_defaults_and_too_few_frames() -> None:
-    long = split_by_time([Piece(0, 0, 20_000)], val_frames=None, test=None, pause=15)
-    assert (long.val.frames, [t.frames for t in long.test]) == (630, [630])
-    short = split_by_time([Piece(0, 0, 200)], val_frames=None, test=None, pause=15)
-    assert (short.val.frames, [t.frames for t in short.test]) == (40, [20])
-    assert short.train == [Piece(0, 0, 110)]
-    assert split_by_time([Piece(0, 0, 50)], val_frames=9, test=[0], pause=0).test == []
+def test_by_default_nothing_is_lost_and_the_film_is_the_whole_clip() -> None:
+    pieces = [Piece(0, 10, 160), Piece(0, 170, 200)]
+    short = split_by_time(pieces, val_frames=None, test=None)
+    assert short.val == Piece(0, 124, 160)  # a fifth of all
+    assert short.train == [Piece(0, 10, 124), Piece(0, 170, 200)]
+    assert short.test == pieces
+    places = places_by_clip(short, 1)[0]
+    assert sorted(places) == [*range(10, 160), *range(170, 200)]
+    assert places[10] == [Place("train", "", 0), Place("test", "0", 0)]
+    assert places[125] == [Place("val", "", 1), Place("test", "0", 115)]
+    assert places[171] == [Place("train", "", 115), Place("test", "1", 1)]
+    long = split_by_time([Piece(0, 0, 700), Piece(1, 0, 20_000)], val_frames=None, test=None)
+    assert long.val.frames == 630
+    assert long.test == [Piece(0, 0, 700), Piece(1, 0, FILM_FRAMES - 700)]
+    assert split_by_time([Piece(0, 0, 50)], val_frames=9, test=[0]).test == []
+
+
+def test_too_few_frames() -> None:
     with pytest.raises(UserError, match=r"--val_frames 60: the longest .* has 50 frames"):
-        split_by_time([Piece(0, 0, 50)], val_frames=60, test=None, pause=0)
-    with pytest.raises(UserError, match=r"--test 30: the longest unbroken piece .* has 25 frames"):
-        split_by_time([Piece(0, 0, 50)], val_frames=20, test=[30], pause=5)
+        split_by_time([Piece(0, 0, 50)], val_frames=60, test=None)
+    with pytest.raises(UserError, match=r"--test 31: the longest unbroken piece .* has 30 frames"):
+        split_by_time([Piece(0, 0, 50)], val_frames=20, test=[31])
     with pytest.raises(UserError, match="no frames are left to train on"):
-        split_by_time([Piece(0, 0, 50)], val_frames=30, test=[20], pause=0)
+        split_by_time([Piece(0, 0, 50)], val_frames=30, test=[20])
     with pytest.raises(UserError, match=r"5 frames .* too few"):
-        split_by_time([Piece(0, 0, 5)], val_frames=None, test=None, pause=0)
+        split_by_time([Piece(0, 0, 5)], val_frames=None, test=None)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -42,7 +53,7 @@ def test_no_frame_is_in_two_splits(seed: int) -> None:
     rng = np.random.default_rng(seed)
     edges = np.sort(rng.choice(2000, 12, replace=False)).tolist()
     pieces = [Piece(0, a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a > 1]
-    split = split_by_time(pieces, val_frames=None, test=None, pause=10)
+    split = split_by_time(pieces, val_frames=None, test=[20])
     every = [*split.train, split.val, *split.test]
     frames = [t for piece in every for t in range(piece.start, piece.stop)]
     assert len(frames) == len(set(frames))

@@ -24,6 +24,7 @@ from modules.datasets.synthetic import (
     render_labels,
 )
 from modules.runtime.errors import UserError
+from tests.support.scripts import assert_refused, run_script
 
 SMALL = {"train": 12, "val": 11, "test": 2, "test_length": 3, "height": 16, "width": 32}
 
@@ -127,13 +128,13 @@ def test_demo_matches(demo: Path, tmp_path: Path) -> None:
         ("test", -1),
         ("test_length", 1),
         ("seed", -1),
-        ("height", 7),
-        ("width", 7),
+        ("frame_H", 7),
+        ("frame_W", 7),
     ],
 )
-def test_arguments_out_of_range_are_refused(tmp_path: Path, name: str, value: int) -> None:
-    with pytest.raises(UserError, match=f"^--{name} must be at least"):
-        make_demo(tmp_path / "data", **{**SMALL, name: value})
+def test_options_out_of_range_are_refused(tmp_path: Path, name: str, value: int) -> None:
+    result = run_script("dataloader.py", "demo", tmp_path / "data", f"--{name}", str(value))
+    assert_refused(result, f"--{name} {value}: must be at least")
     assert not list(tmp_path.iterdir())
 
 

@@ -12,6 +12,7 @@ from modules.figures.media import (
     check_videos,
     viewing_scale,
     write_comparison_gif,
+    write_film,
     write_gif,
     write_mp4,
     write_sheet,
@@ -178,27 +179,35 @@ def test_sheet_shows_exact_pixels(tmp_path: Path, written: list[str]) -> None:
 # ---------------------------------------------------------------- MP4
 
 
-def test_mp4_has_every_frame_at_its_rate(tmp_path: Path) -> None:
+def test_a_film_has_every_frame_at_its_rate(tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="no mp4 without PyAV")
-    frames = moving_square(24)
-    path = write_mp4(tmp_path / "a.mp4", frames, fps=12.5)
-    assert path is not None
+    made = moving_square(24)
+    labels, truth = made[::-1].copy(), 255 - made
+    write_film(tmp_path / "a", labels, truth, made, fps=12.5)
+    path = tmp_path / "a.mp4"
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
-        assert (float(stream.average_rate), stream.name, stream.pix_fmt) == (
-            12.5,
-            "h264",
-            "yuv420p",
-        )
+        about = float(stream.average_rate), stream.name, stream.pix_fmt
+        assert about == (12.5, "h264", "yuv420p")
         read = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(stream)])
-    assert len(read) == 24 and min(read.shape[1:3]) >= 224
-    scale = read.shape[1] // frames.shape[1]
-    small = read[:, scale // 2 :: scale, scale // 2 :: scale]
-    assert np.abs(small.astype(int) - frames).mean() < 6
-    assert np.abs(small[5].astype(int) - frames[20]).mean() > 6  # the control: another frame
+    shown, durations = gif_frames(tmp_path / "a.gif")
+    assert len(shown) == 24 and sum(durations) == 1920
+    assert read.shape == shown.shape == (24, 256, 3 * 512 + 2 * 4, 3)
+    for film in (read, shown):
+        for column, video_ in enumerate((labels, truth, made)):
+            small = film[:, 4::8, column * 516 + 4 : column * 516 + 512 : 8].astype(int)
+            assert np.abs(small - video_).mean() < 6, column
+            assert np.abs(small[5] - video_[20]).mean() > 6  # the control: another frame
+    # Smooth: across the square's edge colours rise over several pixels, and not in one step of 100.
+    steps = np.abs(np.diff(read[0, 100, 1032 + 40 : 1032 + 120].astype(int), axis=0))
+    assert 10 < steps.max() < 60
     first = path.read_bytes()
-    write_mp4(path, frames, fps=12.5)
+    write_film(tmp_path / "a", labels, truth, made, fps=12.5)
     assert path.read_bytes() == first
+    write_film(tmp_path / "b", labels, None, made, fps=15)
+    assert gif_frames(tmp_path / "b.gif")[0].shape[2] == 2 * 512 + 4
+    with pytest.raises(ValueError, match="fps 0"):
+        write_mp4(path, made, fps=0)
 
 
 @pytest.mark.parametrize(("size", "stored"), [((301, 403), (302, 404)), ((300, 402), (300, 402))])

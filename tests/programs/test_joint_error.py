@@ -23,7 +23,7 @@ def test_distances_of_the_figure(tmp_path: Path) -> None:
     made = run_script(PROGRAM, "clip", clip, "--seconds", "2")
     assert made.returncode == 0, made.stderr
     assert_refused(run_script(PROGRAM, "figure", clip, root), "holds no joints", "import it first")
-    split = ("--val_frames", "5", "--test", "0", "--pause", "0")
+    split = ("--val_frames", "5", "--test", "0")
     assert run_script("dataloader.py", "video", clip, "--out", root, *split).returncode == 0
 
     def medians() -> list[float]:

@@ -429,7 +429,7 @@ def test_check_prints_a_summary_and_writes_nothing(root: Path) -> None:
     assert "images: 8 x 4 (11), 16 x 9 (1); labels: 8 x 4 (12)" in out
     assert "val    5 frames; 1 recording(s) of 5 frames\n" in out
     assert "test   3 sequence(s) of 12, 3, 2 frames\n" in out
-    assert out.endswith("no faults\n")
+    assert out.endswith("complete and readable; see the warnings above\n")
 
     load(root)
     load_test(root)

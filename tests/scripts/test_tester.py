@@ -34,13 +34,37 @@ class TestTester:
     def test_outputs(self, tested: Path, dataset: Path) -> None:
         assert {p.name for p in tested.iterdir()} == {
             *("frames", "submission.csv", "pred_seq0.gif", "pred_seq1.gif"),
-            *(("pred_seq0.mp4", "pred_seq1.mp4") if find_spec("av") else ()),
+            *("film_seq0.gif", "film_seq1.gif"),
+            *(("film_seq0.mp4", "film_seq1.mp4") if find_spec("av") else ()),
         }
         assert len(list((tested / "frames/0").iterdir())) == 6
         assert len(list((tested / "frames/1").iterdir())) == 9
         for i in (0, 1):
             given = np.asarray(Image.open(dataset / f"test/test_img/{i}/0.png"))
             assert np.array_equal(np.asarray(Image.open(tested / f"frames/{i}/0.png")), given)
+
+    def test_films_show_the_truth_where_all_of_it_is_given(
+        self, tested: Path, trained: Path, dataset: Path, tmp_path: Path
+    ) -> None:
+        data = Path(shutil.copytree(dataset, tmp_path / "data"))
+        for t in range(1, 6):
+            truth = np.full((16, 16, 3), 40 * t, np.uint8)
+            Image.fromarray(truth).save(data / f"test/test_img/0/{t}.png")
+        ckpt = ("--ckpt_path", trained / "best.ckpt", "--save_root", tmp_path / "out")
+        result = run_script("Tester.py", *ckpt, "--DR", data)
+        assert result.returncode == 0, result.stderr
+        submitted = (tmp_path / "out/submission.csv").read_bytes()
+        assert submitted == (tested / "submission.csv").read_bytes()  # it is shown to no network
+        for folder, widths in ((tmp_path / "out", (1544, 1028)), (tested, (1028, 1028))):
+            for name, width in zip("01", widths, strict=True):
+                with Image.open(folder / f"film_seq{name}.gif") as film:
+                    assert film.size == (width, 512)
+        with Image.open(tmp_path / "out/film_seq0.gif") as film:
+            film.seek(3)
+            shown = np.asarray(film.convert("RGB"))
+        assert np.abs(shown[:, 516:1028].astype(int) - 120).max() <= 6
+        made = np.asarray(Image.open(tmp_path / "out/frames/0/3.png")).astype(float)
+        assert np.abs(shown[16::32, 1032 + 16 :: 32] - made).mean() < 12
 
     def test_submission_is_the_frames(self, tested: Path) -> None:
         with (tested / "submission.csv").open(newline="") as file:
@@ -61,7 +85,7 @@ class TestTester:
                 *("Tester.py", "--ckpt_path", trained / "best.ckpt", "--save_root", out, *more)
             )
             assert result.returncode == 0, result.stderr
-            for made in out.glob("pred_seq*"):
+            for made in out.glob("*_seq*"):
                 if more[0] != "--seed":
                     assert made.read_bytes() == (tested / made.name).read_bytes()
             return (out / "submission.csv").read_bytes()
