@@ -51,9 +51,11 @@ def all_options() -> tuple[TesterOptions, frozenset[str], Checkpoint]:
     """
     o, typed = parse(TesterOptions, (__doc__ or "").strip())
     if o.n_samples > 1 and o.split != "val":
-        raise UserError(f"--n_samples {o.n_samples}: only --split val has a truth to score against")
+        raise UserError(
+            f"--n_samples {o.n_samples}: only --split val has ground truth to score against"
+        )
     if o.st_lpips and o.split != "val":
-        raise UserError("--st_lpips: only --split val has a truth to score against")
+        raise UserError("--st_lpips: only --split val has ground truth to score against")
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     path = Path(o.ckpt_path)
@@ -208,7 +210,7 @@ def report_st_lpips(
     distances = st_lpips(network, made[1:], to_unit(truth[1:]).permute(0, 3, 1, 2))
     lines = ["frame,st_lpips", *(f"{t},{float(d)!r}" for t, d in enumerate(distances, 1))]
     write_atomically(root / "st_lpips.csv", ("\n".join(lines) + "\n").encode())
-    print(f"ST-LPIPS {distances.mean():.4f}, average over frames 1-{len(distances)}; 0 = equal")
+    print(f"ST-LPIPS {distances.mean():.4f}, average over frames 1-{len(distances)}; 0 = identical")
 
 
 def report_samples(root: Path, scores: list[Score]) -> None:
@@ -308,7 +310,7 @@ def main() -> None:
         made = generate_all(model, sequences, o)
     if not all(torch.isfinite(frames).all() for frames in made):
         cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
-        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite{cause}")
+        raise UserError(f"{o.ckpt_path}: its weights produce non-finite frames{cause}")
     pixels = [to_uint8(frames).numpy() for frames in made]
     write_results(root, sequences, pixels, frames_per_second(Path(o.DR or "")) or 15)
     if video and result:

@@ -123,7 +123,7 @@ def run_test(
     """--test: validate the checkpoint's weights."""
     result, made = validate(model, video, **validation_settings(o, device))
     if not torch.isfinite(made).all():
-        raise UserError(f"{o.ckpt_path}: its weights give frames that are not finite")
+        raise UserError(f"{o.ckpt_path}: its weights produce non-finite frames")
     files = validation_files(root, result, video, made, visualize=o.store_visualization)
     for write in files.values():
         write()
@@ -155,7 +155,7 @@ def start_run(
                 records.resume_table()
                 records.pending |= records.curves()  # it may have been stopped just before
                 records.finish()
-            print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch prolongs the run")
+            print(f"nothing to do: all {o.num_epoch} epochs are done; raise --num_epoch to continue")
             return False
         print(f"resuming in epoch {epoch}" + f" after {steps} steps" * (steps > 0), flush=True)
         earlier = runlog.read_config(root)
@@ -301,7 +301,7 @@ def run() -> int:
         if checkpoint and o.test:
             video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))
         elif checkpoint and (other := checkpoint.other_background(video.ink, o.DR)):
-            print(f"note: {other}; the model has to learn that first", flush=True)
+            print(f"note: {other}; the model has to adapt to that first", flush=True)
 
     known = checkpoint is not None
     o, choice = auto_sized(o, explicit, train, device, given_weights=known)
@@ -313,7 +313,7 @@ def run() -> int:
 
     # ------------------------------------------------------------ run
     if o.dry_run:
-        print("dry run: options, data and model are sound; nothing was written")
+        print("dry run: options, data and model are valid; nothing was written")
     elif train is None:
         run_test(o, root, model, video, device)
     else:

@@ -1,7 +1,7 @@
 """The data set in the folder layout: check it and read it into memory.
 
     python dataloader.py demo data/demo      # make a small synthetic data set to try things on
-    python dataloader.py check data/demo     # print what is in it, or list all of its faults
+    python dataloader.py check data/demo     # print what is in it, or list every problem
     python dataloader.py check data/demo --picture demo.png      # ... and draw a contact sheet
     python dataloader.py video dance.mp4 --out data/dance        # make one of your own video
     python dataloader.py renumber FOLDER…    # rename images to 0.png, 1.png, …
@@ -317,7 +317,7 @@ def _read_splits(
             faults.add(
                 folder.where,
                 f"labels are drawn on {other.colour}, those of {first.where} on {ink.colour};"
-                " draw all on one background",
+                " draw all labels on the same background",
             )
     faults.raise_if_any()
     return ink

@@ -274,7 +274,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
             f"--export {path}: writes a PyTorch file; give it another ending, e.g. .pth"
         )
     if path.exists():
-        raise UserError(f"--export {path}: is there already; give another name")
+        raise UserError(f"--export {path}: already exists; give another name")
     config, usual = checkpoint.config, ModelConfig()
     weights = {
         name: value.contiguous()
@@ -285,7 +285,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     save_checkpoints([path], {"state_dict": weights, "optimizer": weights, **schedule})
     notes = [f"wrote {path}: the five networks, in the older form"]
     notes += [
-        f"note: the model has --{name} {value}, which that form has no place for: without it the "
+        f"note: the model has --{name} {value}, which that format cannot store: without it the "
         "five networks give other frames"
         for name in ("prior", "reference", "output", "fold")
         # Clamped frames are what everybody shows.
@@ -293,7 +293,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     ]
     if checkpoint.has_frame_size and config.latent_shape[1:] != usual.latent_shape[1:]:
         size = f"--frame_H {config.frame_H} --frame_W {config.frame_W}"
-        notes.append(f"note: that form carries no frame size; it was trained with {size}")
+        notes.append(f"note: that format stores no frame size; it was trained with {size}")
     return notes
 
 
@@ -318,7 +318,7 @@ def take_from_checkpoint(
     if o.DR is None:
         raise UserError(f"{o.ckpt_path} does not say where its data set is: give --DR")
     if told and not o.test:
-        print(f"taken from its run, unless given: {'  '.join(told)}", flush=True)
+        print(f"inherited from its run, unless given: {'  '.join(told)}", flush=True)
     return o, checkpoint
 
 
@@ -328,7 +328,7 @@ def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOption
     checkpoint = load_last(root)
     if not checkpoint.training:
         raise UserError(
-            f"--resume: {checkpoint.path} is of older code; start from it with --ckpt_path"
+            f"--resume: {checkpoint.path} was written by older code; start from it with --ckpt_path"
         )
     try:
         saved = saved_options(checkpoint.options)

@@ -105,7 +105,7 @@ def below_baselines(val_psnr: np.ndarray, baselines: Any) -> Finding | None:
         if above:
             what = " and ".join(f"{BASELINES[key]} ({v:.2f} dB)" for key, v in above.items())
             which = f"even the best epoch ({epoch})" if name == "best" else f"epoch {epoch}"
-            fact = f"{which}, {val_psnr[epoch]:.2f} dB, is below the baseline {what}"
+            fact = f"{which}, {val_psnr[epoch]:.2f} dB, is below the baseline{'s' * (len(above) > 1)} {what}"
             return Finding(f"{name} below baselines", fact)
     return None
 
@@ -166,7 +166,7 @@ def _likeliest(metrics: Metrics, baselines: Any, options: Options) -> tuple[str,
     if unused and len(after) and forced[: best + 1].mean() > 0.5 > after.mean():
         return "teacher forcing ended before the model could run freely", f"`{unused[-1]}`"
     if unused:
-        return "training hardly ever shows the model errors of its own to correct", f"`{unused[0]}`"
+        return "training rarely starts from the model's own predictions", f"`{unused[0]}`"
     first = known_baselines(baselines).get("first_frame", -math.inf)
     if val[best] < first and options.get("reference", "none") == "none":
         return "the background is not carried along", "`--reference first`"

@@ -72,7 +72,7 @@ def read_weight_file(path: Path) -> Any:
             verify_archive(file)
             names = zipfile.ZipFile(file).namelist()
             if any(name.endswith("/constants.pkl") for name in names):
-                raise UserError(f"{path}: a TorchScript archive, which holds a program; {ALONE}")
+                raise UserError(f"{path}: a TorchScript archive, which contains code; {ALONE}")
             if not any(name.endswith("data.pkl") for name in names):
                 raise UserError(f"{path}: a ZIP archive of {named(names)}; unpack it, or {ALONE}")
         file.seek(0)

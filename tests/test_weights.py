@@ -234,7 +234,7 @@ OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
     (holding("a-00001-of-00002.safetensors"), "a checkpoint in several parts; load each"),
     (holding("model.safetensors.index.json"), "a checkpoint in several parts; load each"),
     (holding("mp_rank_00_model_states.pt"), "a checkpoint of DeepSpeed; join its files"),
-    (script, "a TorchScript archive, which holds a program; save its weights alone"),
+    (script, "a TorchScript archive, which contains code; save its weights alone"),
     (lambda p: (p.unlink(), p.mkdir()), "cannot be read (Is a directory)"),
     (lambda p: p.unlink(), "no such checkpoint"),
 ]

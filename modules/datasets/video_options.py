@@ -40,7 +40,7 @@ class DemoOptions:
 
 @dataclass
 class CheckOptions:
-    """print what a data set holds, or list its faults"""
+    """print what a data set holds, or list its problems"""
 
     # fmt: off
     root: Path = option(REQUIRED, DATA_SET, "folder with train/ and val/", positional=True, metavar="ROOT")

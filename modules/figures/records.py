@@ -131,7 +131,7 @@ class Records:
                 self.warned.add(name)
                 print(
                     f"warning: {self.root / name}: cannot be written ({reason_of(error)}); "
-                    "training goes on, and it is tried again later",
+                    "training continues, and it will be retried",
                     flush=True,
                 )
 

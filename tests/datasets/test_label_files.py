@@ -381,7 +381,7 @@ def test_labels_that_do_not_move_with_the_frames_are_refused_with_a_picture(
         for t in range(3):
             write(labels / f"dance_{t}_keypoints.json", {"people": []})
     command = ("dataloader.py", "video", clip, "--labels", labels, "--out", tmp_path / "data")
-    done = run_script(*command, "--pause", "0")
+    done = run_script(*command)
     picture = tmp_path / "data_labels.png"
     if not words:
         assert done.returncode == 0 and not picture.exists()

@@ -115,7 +115,7 @@ ROWS = [
     Row(f"{TRAIN} --gpu 99", ("--gpu 99",)),
     Row(f"{TRAIN} --ckpt_path RUN/best.ckpt --F_dim 16", ("best.ckpt are for --F_dim 8",)),
     Row(f"{TEST} --frame_H 24", ("--frame_H 24: ", "are for --frame_H 16")),
-    Row(f"{TEST} --latent_scale 3e38", ("--latent_scale", "not finite")),
+    Row(f"{TEST} --latent_scale 3e38", ("--latent_scale", "non-finite")),
     Row(f"{TEST} --n_samples 2", ("--n_samples 2", "--split val")),
     Row(f"{TEST} --st_lpips", ("--split val",)),
     Row("plots schedules --out NEW/a.jpg", ("a.jpg: figures are PNG files",)),
@@ -183,7 +183,7 @@ ROWS = [
     ),
     Row(
         RESUME,
-        ("last.ckpt is of older code",),
+        ("last.ckpt was written by older code",),
         checkpoint(lambda content: content.pop("training"), "run/last.ckpt"),
     ),
     Row(
