@@ -166,7 +166,8 @@ class TestTrainer:
             place = ("--ckpt_path", parent / "best.ckpt", "--save_root", tmp_path / name)
             made = run_script("Trainer.py", *place, *more, "--device", "cpu")
             assert made.returncode == 0, made.stderr
-            (line,) = [li for li in made.stdout.splitlines() if li.startswith("inherited from its run")]
+            lines = made.stdout.splitlines()
+            (line,) = [line for line in lines if line.startswith("inherited from its run")]
             assert "val_vi_len=7" in line and ("tfr=" in line) == (not more), line
             for option, value in {**taken, **others}.items():
                 assert re.search(rf"\b{option}={value}\b", made.stdout), (name, option)
