@@ -296,7 +296,7 @@ def run() -> int:
         set_up(device, o.precision, o.deterministic)
 
         # -------------------------------------------------------- data
-        o, own_size = own_frame_size(o, explicit, device)
+        o, own_size = own_frame_size(o, explicit, device, dataloader.image_size)
         train, video = load_data(o, explicit)
         if checkpoint and o.test:
             video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))

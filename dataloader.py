@@ -47,7 +47,7 @@ from modules.datasets.images import (
     read_image,
     to_rgb,
 )
-from modules.datasets.naming import list_folder, renumber, sort_frames
+from modules.datasets.naming import frames_in, list_folder, renumber, sort_frames
 from modules.datasets.splits import background_of
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
@@ -488,6 +488,18 @@ def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[
             reference = behind, behind.new_tensor(ink.background).expand_as(behind)
         made.append(TestSequence(s.name, frames[0], labels, truth, reference))
     return made
+
+
+def image_size(root: Path) -> tuple[int, int] | None:
+    """(height, width) of a data set's first training image, as it is stored; None without one.
+
+    What is wrong with a data set is told when it is read.
+    """
+    try:
+        width, height = read_image(next(iter(frames_in(root / "train/train_img").values()))).size
+    except UserError:
+        return None
+    return height, width
 
 
 def refuse_inside(root: Path, results: Path) -> None:

@@ -9,6 +9,7 @@ The rate follows from the size, a typed one too.
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,8 @@ import torch
 
 from modules.cvae import COLOURS, FOLDS
 from modules.data import VideoData
-from modules.datasets.images import IMAGE_SUFFIXES, read_image
-from modules.datasets.naming import list_files
 from modules.options import AUTO_SIZED, RECIPE, TrainerOptions
 from modules.runtime import distributed
-from modules.runtime.errors import UserError
 
 
 class Size(NamedTuple):
@@ -92,25 +90,27 @@ def frame_for(height: int, width: int, device: torch.device) -> tuple[int, int]:
 
 
 def own_frame_size(
-    o: TrainerOptions, explicit: frozenset[str], device: torch.device
+    o: TrainerOptions,
+    explicit: frozenset[str],
+    device: torch.device,
+    size_of: Callable[[Path], tuple[int, int] | None],
 ) -> tuple[TrainerOptions, list[str]]:
     """The options with the data set's own frame size, or as much of it as the device trains well,
     and a line that says which.
 
+    size_of: (height, width) of the images of the data set in this folder, None if it has none
     Only with a preset that has --reference, and where neither side was typed.
     """
     typed = {"frame_H", "frame_W"} & explicit
     automatic = o.preset in AUTO_SIZED and o.reference != "none"
     if not automatic or typed or o.resume or o.ckpt_path:
         return o, []
-    try:
-        first = list_files(Path(o.DR or "") / "train/train_img", IMAGE_SUFFIXES)[0]
-        width, height = read_image(first).size
-    except (UserError, IndexError):  # reading the data set tells all of its faults
+    if o.DR is None or (own := size_of(Path(o.DR))) is None:
         return o, []
+    height, width = own
     chosen = frame_for(height, width, device)
     line = f"note: --preset {o.preset} chose frames of {chosen[1]} x {chosen[0]} pixels"
-    if chosen != (height, width):
+    if chosen != own:
         line += f" for this device, of the data set's {width} x {height}"
         line += f"; --frame_W {width} --frame_H {height} takes all of them"
     return dataclasses.replace(o, frame_H=chosen[0], frame_W=chosen[1]), [line]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dataloader
 from modules.auto_size import (
     FULL,
     MEDIUM,
@@ -112,7 +113,9 @@ def test_the_video_preset_takes_the_data_set_s_own_frame_size(tmp_path: Path) ->
     root = str(tmp_path / "data")
 
     def size(*typed: str, device: torch.device = CPU) -> tuple[int, int, list[str]]:
-        o, lines = own_frame_size(*parse_trainer("", ["--DR", root, *typed]), device)
+        o, lines = own_frame_size(
+            *parse_trainer("", ["--DR", root, *typed]), device, dataloader.image_size
+        )
         return o.frame_H, o.frame_W, lines
 
     video = ("--preset", "video")

@@ -79,7 +79,7 @@ def test_what_it_needs_and_excludes(dataset: Path, tmp_path: Path) -> None:
     nothing = run_script("Trainer.py", "--resume_if_any", "--save_root", tmp_path / "none")
     assert_refused(nothing, "no data set", "--DR")
     test = ("--test", "--ckpt_path", "a.ckpt")
-    assert_refused(job(dataset, tmp_path / "run", *test), "--resume_if_any", "mutually exclusive")
+    assert_refused(job(dataset, tmp_path / "run", *test), "--resume", "mutually exclusive")
     missing = run_script("Trainer.py", "--resume", "--save_root", tmp_path / "none")
     assert_refused(missing, "no run to continue")  # as ever without it: the control
 
