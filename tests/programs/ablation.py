@@ -46,7 +46,7 @@ class Row(NamedTuple):
 ROWS = {
     "best": Row("`--preset best`", BEST),
     "video": Row("`--preset video`", f"{DIMENSIONS} --preset video --num_epoch 5"),
-    "adam": Row("Adam (rate 0.003), PyTorch's weights", f"{BEST} --optim Adam --lr 0.003"),
+    "adam": Row("Adam (rate 0.003) instead of Muon", f"{BEST} --optim Adam --lr 0.003"),
     "no_jump": Row("no jumps", f"{BEST} --jump 0"),
     "no_own": Row("no stored predictions of the model itself", f"{BEST} --tfr 1 --rollout_every 0"),
     "no_noise": Row("no noise", f"{BEST} --frame_noise 0"),
