@@ -313,6 +313,9 @@ def switches(
         cut = any(stop <= c <= following for c in cuts)
         worn = colours[max(start, stop - WORN) : stop], colours[following:end][:WORN]
         before, after = (np.ma.median(np.ma.masked_invalid(part), axis=0) for part in worn)
+        # Who turns away from the light wears the same colours, up to twice as dark.
+        light = (before * after).sum(axis=1) / (after**2).sum(axis=1)
+        after = after * np.ma.clip(light, 0.5, 2)[:, None]
         apart = np.ma.sqrt(((before - after) ** 2).sum(axis=1))  # (2,)
         dressed = bool(np.ma.filled(apart > CLOTHES, False).any())
         if dressed or (following in jumps and not cut and following - stop <= max_gap):

@@ -18,6 +18,7 @@ from modules.datasets.pose import (
     person_from,
     plausible_spans,
     roughness,
+    switches,
     unbroken_spans,
 )
 
@@ -243,3 +244,19 @@ def test_only_what_moves_as_a_body_does_is_one() -> None:
     assert abs(start - 20) <= 3 and stop == 60
     assert plausible_spans(moving, known, [(0, 4), (10, 60)]) == [(10, 60)]  # too short to tell
     assert plausible_spans(moving, known & False, [(0, 60)]) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "another"),
+    [
+        ((106, 56, 17), False),  # turned away from the light
+        ((60, 110, 190), True),
+        ((20, 12, 4), True),  # no shade makes this of it
+    ],
+)
+def test_clothes_tell_people_apart_and_shade_does_not(
+    after: tuple[int, int, int], another: bool
+) -> None:
+    colours = np.full((40, 2, 3), np.nan)
+    colours[:20, 0], colours[20:, 0] = (191, 117, 41), after
+    assert switches([(0, 20), (25, 40)], [0], colours, [], 7) == [25] * another
