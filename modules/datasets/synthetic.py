@@ -109,8 +109,6 @@ class Scene(NamedTuple):
     camera: Camera
     room: Array  # (H, W, 3) in [0, 1], without the person
     palette: Array  # (P, 3) in [0, 1], the colours of PAINTS
-    rods: list[Rod] = RODS
-    balls: list[Ball] = BALLS
 
 
 def make_scene(seed: int, height: int, width: int) -> Scene:
@@ -174,11 +172,11 @@ def render_frames(pose: Pose, scene: Scene) -> Iterator[NDArray[np.uint8]]:
         index = JOINTS[joint]
         return camera.project(pose.joints[:, index] + pose.axes[:, index] @ np.array(offset))
 
-    starts = np.stack([place(rod.joint, rod.start) for rod in scene.rods], axis=1)  # (T, N, 3)
-    ends = np.stack([place(rod.joint, rod.end) for rod in scene.rods], axis=1)
-    centres = np.stack([place(ball.joint, ball.centre) for ball in scene.balls], axis=1)
-    turned = camera.axes @ pose.axes[:, [JOINTS[ball.joint] for ball in scene.balls]]
-    half_axes = turned * np.array([ball.radii for ball in scene.balls])[:, None]  # (T, N, 3, 3)
+    starts = np.stack([place(rod.joint, rod.start) for rod in RODS], axis=1)  # (T, N, 3)
+    ends = np.stack([place(rod.joint, rod.end) for rod in RODS], axis=1)
+    centres = np.stack([place(ball.joint, ball.centre) for ball in BALLS], axis=1)
+    turned = camera.axes @ pose.axes[:, [JOINTS[ball.joint] for ball in BALLS]]
+    half_axes = turned * np.array([ball.radii for ball in BALLS])[:, None]  # (T, N, 3, 3)
     ankles = pose.joints[:, [JOINTS[f"{side}_ankle"] for side in SIDES]]
 
     for t in range(len(pose.joints)):
@@ -186,10 +184,10 @@ def render_frames(pose: Pose, scene: Scene) -> Iterator[NDArray[np.uint8]]:
         _cast_shadow(picture, camera, ankles[t], pose.joints[t, 0])
         points = np.concatenate([starts[t], ends[t], centres[t]])
         canvas = Canvas(points, 0.15 * camera.scale, camera)  # no part is thicker
-        for rod, start, end in zip(scene.rods, starts[t], ends[t], strict=True):
+        for rod, start, end in zip(RODS, starts[t], ends[t], strict=True):
             radii = camera.scale * rod.start_radius, camera.scale * rod.end_radius
             canvas.rod(start, end, *radii, PAINT_INDEX[rod.paint])
-        for ball, centre, axes in zip(scene.balls, centres[t], half_axes[t], strict=True):
+        for ball, centre, axes in zip(BALLS, centres[t], half_axes[t], strict=True):
             canvas.ball(centre, axes, PAINT_INDEX[ball.paint])
         canvas.lay_over(picture, scene.palette, lit=True)
         yield to_bytes(picture)

@@ -2,12 +2,10 @@
 
     python tests/programs/leave_out.py ROOT OUT              # OUT/0, OUT/1 … one for each recording
     python tests/programs/leave_out.py ROOT OUT --frames 30
-    python tests/programs/leave_out.py ROOT OUT --alone      # the other recordings left out
 
 OUT/k has the training recordings of ROOT without the last frames of recording k, which are its
-validation video; with --alone it has recording k only, as a short clip is imported. Only the
-training split is used, whose frames are all known. For data sets of some hundred frames in several
-recordings, where one validation video of half a second says little.
+validation video. Only the training split is used, whose frames are all known. For data sets of some
+hundred frames in several recordings, where one validation video of half a second says little.
 """
 
 import argparse
@@ -33,7 +31,7 @@ def write(root: Path, split: str, data: VideoData, numbers: list[int]) -> None:
             Image.fromarray(pixels[old].numpy()).save(folder / f"{new}.png")
 
 
-def leave_out(data: VideoData, out: Path, frames: int, alone: bool) -> int:
+def leave_out(data: VideoData, out: Path, frames: int) -> int:
     """Write the data sets; returns how many. Raises UserError."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; name another folder")
@@ -41,14 +39,11 @@ def leave_out(data: VideoData, out: Path, frames: int, alone: bool) -> int:
     if min(lengths) < frames + 2:
         raise UserError(f"--frames {frames}: a recording has only {min(lengths)}")
     for held, recording in enumerate(data.recordings):
-        end = recording.stop - frames
-        kept = [
-            list(range(r.start, end if r is recording else r.stop))
-            for r in ([recording] if alone else data.recordings)
-        ]
+        stops = [r.stop - frames * (r is recording) for r in data.recordings]
+        kept = [list(range(r.start, s)) for r, s in zip(data.recordings, stops, strict=True)]
         root = out / str(held)
         write(root, "train", data, [number for numbers in kept for number in numbers])
-        write(root, "val", data, list(range(end, recording.stop)))
+        write(root, "val", data, list(range(stops[held], recording.stop)))
         rows, start = ["start,stop"], 0
         for numbers in kept:
             rows.append(f"{start},{start + len(numbers)}")
@@ -66,7 +61,6 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=30, help="frames that are held back (30)")
     parser.add_argument("--frame_H", type=int, default=32, help="height to resize to (32)")
     parser.add_argument("--frame_W", type=int, default=64, help="width to resize to (64)")
-    parser.add_argument("--alone", action="store_true", help="recording k only in OUT/k")
     given = parser.parse_args()
     if given.frames < 2:
         raise UserError(f"--frames {given.frames}: must be at least 2")
@@ -74,7 +68,7 @@ def main() -> None:
     size = {"height": given.frame_H, "width": given.frame_W}
     data, _ = dataloader.load_train_val(given.root, **size, train_vi_len=2, val_vi_len=2)
     assert data is not None
-    count = leave_out(data, given.out, given.frames, given.alone)
+    count = leave_out(data, given.out, given.frames)
     print(f"{given.out}: {count} data sets, each with {given.frames} frames held back")
 
 
