@@ -4,13 +4,20 @@ Only sizes are made small: options that are added at the end of a line win over 
 """
 
 import importlib.util
+import json
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from modules.datasets import synthetic
+from modules.datasets.canvas import Camera
+from modules.datasets.motion import perform
+from modules.datasets.pose import JOINTS
+from modules.datasets.synthetic import MARKER
 from tests.datasets.test_video import draw, make_folder, write_openpose
 from tests.support.data import make_dataset
 from tests.support.documents import PAGES, command_lines, text_of
@@ -55,7 +62,9 @@ def made_small(line: str) -> list[str]:
     if words[1:3] == ["dataloader.py", "demo"]:  # a picture of the size of openpose/'s
         return [*words, "--train", "150", "--frame_H", "48", "--frame_W", "96"]
     if words[1:3] == ["dataloader.py", "video"] and "--labels" not in words:
-        return [*words, "--labels", "openpose"]  # finding joints fetches weights: test_keypoints.py
+        # Finding joints fetches weights: test_keypoints.py.
+        made, demo, _ = words[3].partition("/train/")
+        return [*words, "--labels", f"{made}_joints" if demo else "openpose"]
     if words[1] != "Trainer.py" or "--dry_run" in words or "--test" in words:
         return words
     if "--resume" in words:
@@ -89,6 +98,20 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def write_joints(root: Path) -> None:
+    """What OpenPose would find in the demo's training frames, beside its folder."""
+    made = json.loads((root / MARKER).read_text())["arguments"]
+    camera = Camera(made["height"], made["width"])
+    figure = perform(np.random.default_rng([made["seed"], 1, 0]), made["train"], camera)
+    places = camera.project(figure.joints)[:, [synthetic.JOINTS[name] for name in JOINTS]]
+    folder = root.with_name(f"{root.name}_joints")
+    folder.mkdir()
+    for t, joints in enumerate(places):
+        found = np.column_stack((joints[:, :2], np.ones(len(joints)))).ravel().tolist()
+        text = json.dumps({"people": [{"pose_keypoints_2d": found}]})
+        (folder / f"{t}_keypoints.json").write_text(text)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with all that the examples take as given: ROOT, dance.mp4, openpose/, figure.mp4."""
@@ -115,6 +138,8 @@ def test_examples_run(page: str, folder: Path) -> None:
         result = run(made_small(line), folder)
         assert result.returncode == 0, f"{line}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
         assert "Traceback" not in result.stderr, line
+        if "dataloader.py demo" in line:
+            write_joints(folder / shlex.split(line)[3])
         ran += 1
     assert ran >= least
     assert files <= {path.name for path in folder.rglob("*") if path.is_file()}
