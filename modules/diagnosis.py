@@ -104,7 +104,8 @@ def below_baselines(val_psnr: np.ndarray, baselines: Any) -> Finding | None:
         above = {k: v for k, v in known_baselines(baselines).items() if val_psnr[epoch] < v}
         if above:
             what = "s" * (len(above) > 1) + " "
-            what += " and ".join(f"{BASELINES[key]} ({v:.2f} dB)" for key, v in above.items())
+            *most, last = (f"{BASELINES[key]} ({v:.2f} dB)" for key, v in above.items())
+            what += " and ".join([", ".join(most), last] if most else [last])
             which = f"even the best epoch ({epoch})" if name == "best" else f"epoch {epoch}"
             fact = f"{which}, {val_psnr[epoch]:.2f} dB, is below the baseline{what}"
             return Finding(f"{name} below baselines", fact)

@@ -133,7 +133,7 @@ def test_warnings_come_from_the_run_s_files(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "a", rows=falling))
     fall, below, cause = run.warnings()
     assert fall.startswith("warning: validation falls while training rises: 26.00 dB in epoch 0")
-    assert below.startswith("warning: epoch 9, 17.00 dB, is below the baseline copy-first-frame")
+    assert below.startswith("warning: epoch 9, 17.00 dB, is below the baselines copy-first-frame")
     assert cause.startswith("likeliest cause: ") and "docs/theory.md" in cause
     assert run.warnings(latest=True) == []  # neither is news of the last epoch
     assert load_run(make_run(tmp_path / "b")).warnings() == []

@@ -123,7 +123,7 @@ class TestTrainer:
         at = [i for i, line in enumerate(lines) if line.startswith("warning: even the best epoch")]
         assert [lines[at[0] - 1][:11], lines[at[1] - 1][:10]] == ["epoch   2/4", "results in"]
         assert len(at) == 2 and at[1] == len(lines) - 2  # once when it is found, and at the end
-        assert "below the baseline copy-first-frame" in lines[-2]
+        assert "below the baseline" in lines[-2]
         assert lines[-1].startswith("likeliest cause: ") and "; try `--" in lines[-1]
         nothing = dict.fromkeys(BASELINES, 0.0)
         with mock.patch.object(evaluation, "baselines", lambda *_: nothing):  # the control
