@@ -114,8 +114,8 @@ def test_the_likeliest_cause_comes_first() -> None:
         ([15.0], [12.0], 0, {}, "too short", "--num_epoch 2"),
         (COLLAPSE, RISING, 0, {"kl_beta": 0.0}, "leaks through the posterior", "--kl_beta 0.001"),
         (last_low, RISING[:4], [1, 1, 0, 0], {}, "teacher forcing ended", "--rollout_every 1"),
-        (COLLAPSE, RISING, 0, {}, "errors of its own", "--jump 0.3"),
-        (COLLAPSE, RISING, 0, {"jump": 0.3}, "errors of its own", "--frame_noise 0.3"),
+        (COLLAPSE, RISING, 0, {}, "own predictions", "--jump 0.3"),
+        (COLLAPSE, RISING, 0, {"jump": 0.3}, "own predictions", "--frame_noise 0.3"),
         (COLLAPSE, RISING, 0, remedied, "overfitting", "more data"),  # the best was the first
         (last_low[1:], RISING[:3], 0, remedied, "overfitting", "more data"),
         ([24.0, *COLLAPSE], [*RISING, 31], 0, remedied, "overfitting", "--num_epoch 2"),
