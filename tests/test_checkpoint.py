@@ -135,7 +135,7 @@ def test_export_writes_the_older_form(shared: Path, tmp_path: Path) -> None:
     assert load_checkpoint(path).config == ModelConfig()
     before = path.read_bytes()  # no file is replaced
     for name, words in (
-        (path.name, "is there already"),
+        (path.name, "already exists"),
         ("a.safetensors", "another ending"),
         ("none/a.pth", "cannot be written"),
     ):

@@ -262,4 +262,4 @@ def test_export_needs_no_data_and_gives_the_same_frames(trained: Path, tmp_path:
     tables = [(tmp_path / folder / "submission.csv").read_bytes() for folder in "ab"]
     assert tables[0] == tables[1]
     refused = run_script("Tester.py", "--ckpt_path", ckpt, "--export", exported)
-    assert_refused(refused, f"--export {exported}: is there already")
+    assert_refused(refused, f"--export {exported}: already exists")
