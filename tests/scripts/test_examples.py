@@ -39,6 +39,7 @@ NOT_RUN = {
     "python -m modules.plots compare runs/ablation": "test_compare.py",
     "python tests/programs/benchmark.py ": "minutes",
     "python tests/programs/joint_error.py ": "test_joint_error.py",
+    "python tests/programs/enlarged.py ": "test_enlarged.py",
     "python tests/programs/kernels.py": "test_cuda_path.py",
     "python tests/programs/gpu.py": "test_cuda_path.py",
     "python tests/programs/campaign.py --kills": "test_campaign.py",
