@@ -88,10 +88,13 @@ class ModelConfig:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: must be a whole number")
             if getattr(self, name) < bound:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least {bound}")
-        for name, choices in (
-            *(("prior", PRIORS), ("output", OUTPUTS)),
-            *(("reference", REFERENCES), ("fold", FOLDS)),
-        ):
+        choices_of: dict[str, tuple[object, ...]] = {
+            "prior": PRIORS,
+            "output": OUTPUTS,
+            "reference": REFERENCES,
+            "fold": FOLDS,
+        }
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r:.40}: is not one of {choices}")
         for name in ("frame_H", "frame_W"):

@@ -11,7 +11,7 @@ from modules.runtime.errors import UserError
 DATA_SET, LABELS, JOINTS = "data set", "labels", "finding joints"
 
 
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """(width, height) of WIDTHxHEIGHT. Raises UserError."""
     try:
         width, height = map(int, text.lower().split("x"))
@@ -68,7 +68,7 @@ class VideoOptions:
     like: Path | None = option(None, DATA_SET, "with --labels_only: data set made by this command, of the person who is to make the motion; brings --size, --fps, limb lengths and floor line", metavar="ROOT", shown="none")
     fps: float = option(15.0, DATA_SET, "frames/s of the data set; a slower clip keeps its own rate", metavar="N", above=0)
     source_fps: float | None = option(None, DATA_SET, "frames/s of a folder of images or of a clip with unknown rate; of another clip, frames/s that replace its time stamps", metavar="N", above=0, shown="that of --fps, so every frame is used")
-    size: tuple[int, int] | None = option(None, DATA_SET, "width x height of the images, pixels; Trainer.py can make them smaller", metavar="WxH", shown="256x128; a half or a quarter of it where the clip is smaller", convert=_size)
+    size: tuple[int, int] | None = option(None, DATA_SET, "width x height of the images, pixels; Trainer.py can make them smaller", metavar="WxH", shown="256x128; a half or a quarter of it where the clip is smaller", convert=parse_size)
     fit: str = option("person", DATA_SET, "person: crop the same part of every frame, large enough for all places of the person, with the aspect ratio of --size; stretch: resize the whole frame", choices=("person", "stretch"))
     val_frames: int | None = option(None, DATA_SET, "frames of the validation video", metavar="N", at_least=2, shown="630, but at most a fifth of all")
     test: tuple[int, ...] | None = option(None, DATA_SET, "length of each test sequence held out from training, frames; 0: none", metavar="N", at_least=0, shown="none is held out: the sequences are the whole recordings, up to a minute, to make a film of")

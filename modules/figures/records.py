@@ -204,5 +204,7 @@ def validation_files(
     files: dict[str, Callable[[], object]] = {
         table: partial(runlog.write_psnr_per_frame, root / table, psnr, **regions)
     }
-    drawn = ("psnr_per_frame.png", *("val.gif", "val_sheet.png")[: 2 * visualize])
+    drawn = ["psnr_per_frame.png"]
+    if visualize:
+        drawn += ["val.gif", "val_sheet.png"]
     return files | {name: partial(draw, name) for name in drawn}

@@ -16,6 +16,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modules.datasets.naming import frames_in
+from modules.datasets.video_options import parse_size
 from modules.runtime.errors import UserError
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 
@@ -45,10 +46,9 @@ def main() -> None:
     )
     parser.add_argument("made", type=path_argument, metavar="MADE", help="folder of made frames")
     parser.add_argument("truth", type=path_argument, metavar="TRUTH", help="folder of true frames")
-    parser.add_argument("size", metavar="WxH", help="width x height, pixels")
+    parser.add_argument("size", type=parse_size, metavar="WxH", help="width x height, pixels")
     given = parser.parse_args()
-    width, height = (int(side) for side in given.size.split("x"))
-    print(f"{psnr_enlarged(given.made, given.truth, (width, height)):.2f} dB")
+    print(f"{psnr_enlarged(given.made, given.truth, given.size):.2f} dB")
 
 
 if __name__ == "__main__":

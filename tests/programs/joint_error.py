@@ -97,11 +97,6 @@ def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
         print(line)
 
 
-def size(text: str) -> tuple[int, int]:
-    width, height = map(int, text.split("x"))
-    return width, height
-
-
 def main() -> None:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -118,7 +113,7 @@ def main() -> None:
     figure.add_argument("root", type=path_argument, metavar="ROOT")
     sizes = commands.add_parser("sizes")
     sizes.add_argument("clip", type=path_argument, metavar="CLIP")
-    sizes.add_argument("sizes", type=size, nargs="+", metavar="WxH")
+    sizes.add_argument("sizes", type=video_options.parse_size, nargs="+", metavar="WxH")
     sizes.add_argument("--every", type=int, default=1, help="look at each n-th frame (1)")
     given = parser.parse_args()
     if given.command == "clip":
