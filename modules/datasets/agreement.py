@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
 from modules.ink import Ink
 
@@ -73,14 +73,6 @@ def _grey(images: Pixels) -> Floats:
     return images.astype(np.float32).mean(axis=3)
 
 
-def _blurred(maps: Floats) -> Floats:
-    """Maps (N, H, W) averaged over 4 × 4 pixels: limbs and bodies differ in width."""
-    count, height, width = maps.shape
-    rows, columns = height // 4 * 4, width // 4 * 4
-    blocks = maps[:, :rows, :columns].reshape(count, rows // 4, 4, columns // 4, 4)
-    return blocks.mean(axis=(2, 4))
-
-
 def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink) -> Offset | None:
     """The offset in time at which changes of the labels fit changes of the frames best.
 
@@ -98,7 +90,8 @@ def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink
     for images in (frames[:count], ink.apart(labels[:count])):
         steps = np.diff(_grey(images), axis=0)
         steps -= np.median(steps, axis=(1, 2), keepdims=True)  # what brightens all is no movement
-        changes.append(_blurred(np.abs(steps)))
+        # Means of 4 × 4 pixels, since limbs and bodies differ in width.
+        changes.append(avg_pool2d(torch.from_numpy(np.abs(steps)), 4).numpy())
     moved = float(np.median(changes[0].mean(axis=(1, 2))))
     within = np.ones(count - 1, bool)  # step t is from frame t to t + 1
     within[[start - 1 for start in starts if 0 < start < count]] = False
@@ -151,7 +144,11 @@ def camera_motion(
     the sum of these steps strays, so it counts only if some frames lie apart from their recording's
     first one as well. None: too few frames.
     """
-    steps, drifts = [], [0.0]
+
+    def extent(places: Array) -> float:
+        return float(np.hypot(*np.ptp(places, axis=0)))
+
+    steps, drifts, width = [], [0.0], frames.shape[2]
     for start, stop in zip(starts, [*starts[1:], len(frames)], strict=True):
         stop = min(stop, start + MOST)
         if stop - start < 3:
@@ -159,62 +156,48 @@ def camera_motion(
         grey, seen = _grey(frames[start:stop]), _background(labels[start:stop], ink)
         found = _register(grey[1:], grey[:-1], seen[1:] & seen[:-1])
         steps.append(np.hypot(*found.T))
-        some = grey[::LOOKED_AT], seen[::LOOKED_AT]
-        apart = _register(some[0], np.broadcast_to(grey[0], some[0].shape), some[1] & seen[0])
-        nearly_all = _extent(np.quantile(apart, (0.05, 0.95), axis=0))
-        fixed = nearly_all < FIXED_DRIFT * frames.shape[2]
-        drifts.append(nearly_all if fixed else _extent(np.cumsum(found, axis=0)))
+        some = grey[::LOOKED_AT]
+        first = np.broadcast_to(grey[0], some.shape)
+        apart = _register(some, first, seen[::LOOKED_AT] & seen[0])
+        nearly_all = extent(np.quantile(apart, (0.05, 0.95), axis=0))
+        fixed = nearly_all < FIXED_DRIFT * width
+        drifts.append(nearly_all if fixed else extent(np.cumsum(found, axis=0)))
     if not steps:
         return None
-    width = frames.shape[2]
     return CameraMotion(float(np.median(np.concatenate(steps))) / width, max(drifts) / width)
-
-
-def _extent(places: Array) -> float:
-    """How far places (N, 2) lie apart, over both axes."""
-    return float(np.hypot(*np.ptp(places, axis=0)))
 
 
 def _background(labels: Pixels, ink: Ink) -> NDArray[np.bool_]:
     """(N, H, W): what is outside of the box around each label, with a margin of a quarter."""
-    drawn = ink.drawn(labels)
-    outside = np.ones(drawn.shape, bool)
-    for t in range(len(drawn)):
-        rows, columns = np.flatnonzero(drawn[t].any(axis=1)), np.flatnonzero(drawn[t].any(axis=0))
+    outside = np.ones(labels.shape[:3], bool)
+    for t, drawn in enumerate(ink.drawn(labels)):
+        rows, columns = np.nonzero(drawn)
         if len(rows):
-            margin = 2 + (rows[-1] - rows[0]) // 4
-            top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
-            outside[t, top : rows[-1] + margin + 1, left : columns[-1] + margin + 1] = False
+            margin = 2 + np.ptp(rows) // 4
+            top, left = max(rows.min() - margin, 0), max(columns.min() - margin, 0)
+            outside[t, top : rows.max() + margin + 1, left : columns.max() + margin + 1] = False
     return outside
 
 
 def _register(grey: Floats, reference: Floats, mask: NDArray[np.bool_]) -> Array:
     """(N, 2) how far right and down each picture lies of its reference, pixels."""
-    count, height, width = grey.shape
+    height, width = grey.shape[1:]
     down, right = np.gradient(reference, axis=(1, 2))
-    border = np.zeros((height, width), bool)
-    border[2:-2, 2:-2] = True
-    weight = (mask & border).astype(np.float32)  # (N, H, W)
+    weight = mask.astype(np.float32)  # (N, H, W)
+    weight[:, :2] = weight[:, -2:] = weight[:, :, :2] = weight[:, :, -2:] = 0
     basis = np.stack([right, down, np.ones_like(right)], axis=1)  # (N, 3, H, W)
     normal = np.einsum("nhw,nahw,nbhw->nab", weight, basis, basis, optimize=True).astype(np.float64)
     pixels = np.maximum(weight.sum(axis=(1, 2)), 1)
     normal[:, (0, 1), (0, 1)] += PLAIN * pixels[:, None]
     normal[:, 2, 2] += 1e-3
-    shift = np.zeros((count, 2))
+    planes, shift = torch.from_numpy(grey)[:, None], np.zeros((len(grey), 2))
     for _ in range(ROUNDS):
-        moved = _moved(grey, shift)
+        # The pictures at places further right and down, bilinear; in parts of half their size.
+        move = torch.eye(2, 3).repeat(len(grey), 1, 1)
+        move[:, :, 2] = torch.from_numpy(shift / [(width - 1) / 2, (height - 1) / 2])
+        grid = affine_grid(move, list(planes.shape), align_corners=True)
+        moved = grid_sample(planes, grid, padding_mode="border", align_corners=True)[:, 0].numpy()
         right_side = np.einsum("nhw,nahw,nhw->na", weight, basis, reference - moved, optimize=True)
         shift += np.linalg.solve(normal, right_side[..., None])[:, :2, 0]
         np.clip(shift, -width / 4, width / 4, out=shift)
     return shift
-
-
-def _moved(pictures: Floats, shift: Array) -> Floats:
-    """The values of pictures (N, H, W) at places (N, 2) further right and down, bilinear."""
-    count, height, width = pictures.shape
-    move = torch.eye(2, 3).repeat(count, 1, 1)
-    move[:, :, 2] = torch.from_numpy(shift / [(width - 1) / 2, (height - 1) / 2])  # parts of a half
-    grid = affine_grid(move, [count, 1, height, width], align_corners=True)
-    planes = torch.from_numpy(pictures)[:, None]
-    moved = grid_sample(planes, grid, padding_mode="border", align_corners=True)
-    return np.asarray(moved[:, 0])

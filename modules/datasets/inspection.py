@@ -1,24 +1,22 @@
 """What may be wrong with a data set without faults: cuts, blank labels, frames in two splits.
 
-    findings = inspect(train, val, tests)
-    findings.warnings()                     # in words, a line each
+    inspect(train, val, tests).warnings()   # in words, a line each
 
 Nothing here is an error: a data set may have been made so on purpose, but a user should know.
 
 Legend: N frames of a split, H, W height and width; frames and labels are (N, H, W, 3) uint8.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modules.data import nearest_rows
-from modules.datasets.agreement import CameraMotion, Offset, camera_motion, label_offset
+from modules.datasets.agreement import camera_motion, label_offset
 from modules.ink import Ink
 from modules.runtime.errors import named
 
@@ -99,11 +97,9 @@ def find_copies(frames: Pixels, others: Pixels) -> Copies:
     copy that was compressed again, or a video that stands still across the splits. Neighbours in
     time across a split are a whole step apart and do not count.
     """
-    places: dict[bytes, int] = {}
-    for index, frame in enumerate(others):
-        places.setdefault(hashlib.sha256(frame.tobytes()).digest(), index)
-    found = (places.get(hashlib.sha256(frame.tobytes()).digest()) for frame in frames)
-    identical = {index: place for index, place in enumerate(found) if place is not None}
+    digests, those = ([sha256(f.tobytes()).digest() for f in all_] for all_ in (frames, others))
+    places = {digest: index for index, digest in reversed(list(enumerate(those)))}
+    identical = {i: places[digest] for i, digest in enumerate(digests) if digest in places}
     near: list[tuple[int, int]] = []
     if len(frames) > 1 and len(others):
         here, there = _flat(frames), _flat(others)
@@ -119,20 +115,16 @@ def find_copies(frames: Pixels, others: Pixels) -> Copies:
 
 def _flat(frames: Pixels) -> NDArray[np.float32]:
     """Frames of half the size (means of 2 × 2 pixels) as rows, (N, D)."""
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])
-    half = np.zeros((len(frames), height // 2, width // 2, 3), np.float32)
-    for row in (0, 1):
-        for column in (0, 1):
-            half += frames[:, row:height:2, column:width:2]
-    half /= 4
-    return half.reshape(len(frames), -1)
+    count, rows, columns = len(frames), frames.shape[1] // 2, frames.shape[2] // 2
+    blocks = frames[:, : 2 * rows, : 2 * columns].reshape(count, rows, 2, columns, 2, 3)
+    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
 
 
 # ----------------------------------------------------------------------------------------
 # A whole data set
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SplitPixels:
     """The pixels of a split: the frames of its recordings, in order, resized to a small size."""
 
@@ -143,32 +135,14 @@ class SplitPixels:
     starts: Sequence[int]  # indices at which recordings start, 0 among them
     ink: Ink  # of the training labels
 
-    @cached_property
-    def steps(self) -> Array:
-        return differences(self.frames)
-
-    @cached_property
-    def cuts(self) -> list[int]:
-        """Indices before which the picture jumps although no recording starts there."""
-        return [cut for cut in find_cuts(self.steps) if cut not in set(self.starts)]
-
-    @cached_property
-    def drawn(self) -> Array:
-        return drawn_part(self.labels, self.ink)
-
-    @property
-    def blank(self) -> NDArray[np.bool_]:
-        """Which labels are blank, (N,)."""
-        return self.drawn == 0
-
-    @cached_property
-    def offset(self) -> Offset | None:
-        """How labels lie in time against frames."""
-        return label_offset(self.frames, self.labels, self.starts, self.ink)
-
-    @cached_property
-    def camera(self) -> CameraMotion | None:
-        return camera_motion(self.frames, self.labels, self.starts, self.ink)
+    def __post_init__(self) -> None:
+        pixels = (self.frames, self.labels, self.starts, self.ink)
+        self.steps = differences(self.frames)
+        # Indices before which the picture jumps although no recording starts there.
+        self.cuts = [cut for cut in find_cuts(self.steps) if cut not in self.starts]
+        self.drawn = drawn_part(self.labels, self.ink)
+        self.blank = self.drawn == 0  # (N,)
+        self.offset, self.camera = label_offset(*pixels), camera_motion(*pixels)
 
     def summary(self) -> str:
         """Labels and movement in one line."""
@@ -176,13 +150,33 @@ class SplitPixels:
         text += f"; drawn on: {np.median(self.drawn):.1%} of a label"
         if len(self.steps):
             text += f"; a frame changes by {np.median(self.steps):.2f} of 255"
-        text = f"{text} (medians)"
+        text += " (medians)"
         if self.camera:
             state = "stands still" if self.camera.is_fixed else "moves"
             text += f"; the camera {state} ({self.camera.step:.2%} of the width per frame)"
         if self.offset and not self.offset.is_certain:
             text += f"; labels fit frames in time (correlation {self.offset.at_zero:.2f})"
         return text
+
+    def warnings(self) -> list[str]:
+        """What a user should look at, a line each."""
+        lines = _label_warnings(self.name, self.names, self.drawn)
+        if self.cuts:
+            where = named(self.names[cut] for cut in self.cuts)
+            advice = (
+                "no row of clips.csv starts there, so training clips cross it"
+                if self.name == "train"
+                else "the validation video is scored as one recording"
+            )
+            lines.append(f"{self.name}: the picture jumps before frame(s) {where}; {advice}")
+        if self.offset and self.offset.fault:
+            lines.append(f"{self.name}: {self.offset.fault}")
+        if (camera := self.camera) and not camera.is_fixed:
+            lines.append(
+                f"{self.name}: the camera moves, the background by {camera.step:.2%} of the width"
+                f" per frame and {camera.drift:.0%} in all; labels do not tell where it goes"
+            )
+        return lines
 
 
 class TestPixels(NamedTuple):
@@ -194,8 +188,7 @@ class TestPixels(NamedTuple):
     given: int = 1  # frames; more than one: not held out, but to make a film of
 
 
-@dataclass(frozen=True, eq=False)
-class Findings:
+class Findings(NamedTuple):
     """What `inspect` found."""
 
     train: SplitPixels
@@ -206,59 +199,32 @@ class Findings:
 
     def warnings(self) -> list[str]:
         """What a user should look at, a line each; empty if there is nothing."""
-        lines = []
-        for split in (self.train, self.val):
-            lines += _label_warnings(split.name, split.names, split.drawn)
-            if split.cuts:
-                where = named(split.names[cut] for cut in split.cuts)
-                advice = (
-                    "no row of clips.csv starts there, so training clips cross it"
-                    if split.name == "train"
-                    else "the validation video is scored as one recording"
-                )
-                lines.append(f"{split.name}: the picture jumps before frame(s) {where}; {advice}")
-            lines += _time_warnings(split)
+        lines = self.train.warnings() + self.val.warnings()
         for test in self.tests:
-            names = [str(t) for t in range(len(test.labels))]
             drawn = drawn_part(test.labels, self.train.ink)
-            lines += _label_warnings(f"test {test.name}", names, drawn)
+            lines += _label_warnings(f"test {test.name}", range(len(drawn)), drawn)
+        names, val = self.train.names, self.val.names
         for kind, why, pairs in (
             ("identical", "the splits share frames", self.copies.identical),
             ("nearly identical", "copies, or a movement that repeats itself", self.copies.near),
         ):
             if pairs:
-                val, train = self.val.names, self.train.names
-                where = named(f"{val[a]} = train {train[b]}" for a, b in pairs)
+                where = named(f"{val[a]} = train {names[b]}" for a, b in pairs)
                 of = f"{len(pairs)} of {len(val)} frames"
                 lines.append(f"val: {of} are {kind} to training frames ({why}): {where}")
         if self.test_copies:
-            where = named(
-                f"{self.tests[a].name} = train {self.train.names[b]}" for a, b in self.test_copies
-            )
+            where = named(f"{self.tests[a].name} = train {names[b]}" for a, b in self.test_copies)
             lines.append(f"test: first frames that are training frames: {where}")
         return lines
 
 
-def _time_warnings(split: SplitPixels) -> list[str]:
-    """What is odd in the split's movement: labels that are early or late, a moving camera."""
-    lines = []
-    if split.offset and split.offset.fault:
-        lines.append(f"{split.name}: {split.offset.fault}")
-    if (camera := split.camera) and not camera.is_fixed:
-        lines.append(
-            f"{split.name}: the camera moves, the background by {camera.step:.2%} of the width per"
-            f" frame and {camera.drift:.0%} in all; labels do not tell where it goes"
-        )
-    return lines
-
-
-def _label_warnings(where: str, names: Sequence[str], drawn: Array) -> list[str]:
+def _label_warnings(where: str, names: Sequence[object], drawn: Array) -> list[str]:
     lines, blank = [], drawn == 0
     if blank.mean() > MOSTLY:
         which = named(names[index] for index in np.flatnonzero(blank).tolist())
         share = f"{blank.sum()} of {len(blank)} labels ({blank.mean():.1%})"
         lines.append(f"{where}: {share} are blank: {which}")
-    if len(drawn) and (usual := float(np.median(drawn))) > FULL:
+    if (usual := np.median(drawn)) > FULL:
         plain = "skeletons are drawn on a plain background"
         lines.append(f"{where}: {usual:.0%} of a label is drawn on; {plain}")
     return lines

@@ -1,6 +1,6 @@
 """Every kind of clip, image and label file of docs/inputs.md: read upright and at its true speed.
 
-A row of the table there names a row here by its id.
+A row of the table there names rows here by their ids.
 """
 
 import json
@@ -32,12 +32,12 @@ from tests.support.kinds import (
     folder_of,
     is_upright,
     picture,
-    remux,
     time_of,
     turn,
 )
 from tests.support.scripts import REPOSITORY, assert_refused, run_script
 
+PAGE = (REPOSITORY / "docs/inputs.md").read_text("utf-8")
 EVEN = constant(30)
 PHONE = [i / 30 for i in range(30)] + [1 + i / 12 for i in range(12)]  # the light fails after 1 s
 RECORDER = [0, 0.0167, 0.0333, 0.05, 0.8, 0.8167, 0.8333, 0.85, 0.8667, 1.5, 1.5167, 1.5333]
@@ -72,13 +72,25 @@ def video(name: str, times: Sequence[float], *codec: str, **more: Any) -> Callab
 
 def edited(folder: Path) -> Path:
     """Cut without encoding again: the file still has the frames before, and a list that skips."""
-    whole = encode(folder / "a.mp4", constant(30, 2.5), *X264, g="60", bf="0")
-    return remux(whole, folder / "cut.mp4", shift=-1, container={"avoid_negative_ts": "disabled"})
+    import av
 
-
-def late(folder: Path) -> Path:
-    """The picture starts a second after the file does, as beside sound."""
-    return remux(encode(folder / "a.mp4", EVEN), folder / "late.mkv", shift=1)
+    whole, path = (
+        encode(folder / "a.mp4", constant(30, 2.5), *X264, g="60", bf="0"),
+        folder / "b.mp4",
+    )
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(whole)) as old, av.open(str(path), "w", options=options) as file:
+        stream = file.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                second = round(1 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = (
+                    packet.pts - second,
+                    packet.dts - second,
+                    stream,
+                )
+                file.mux(packet)
+    return path
 
 
 def with_sound(seconds: float) -> Callable[[Any, Any], None]:
@@ -207,7 +219,7 @@ CLIPS: dict[str, tuple[Callable[[Path], Path], float, str]] = {
     "mp4-59.94": (video("a.mp4", constant(60000 / 1001)), 15, ""),
     "mp4-10": (video("a.mp4", constant(10)), 10, ""),
     "mp4-sound-longer": (video("a.mp4", EVEN, prepare=with_sound(4)), 15, ""),
-    "mkv-starts-late": (late, 15, ""),
+    "mkv-starts-late": (video("a.mkv", [1 + t for t in EVEN], pictures=[picture(t) for t in EVEN]), 15, ""),
     "mp4-cover": (video("a.mp4", EVEN, prepare=cover), 15, ""),
     "tracks-default": (tracks(marked=True), 15, "track 2 is taken, the default"),
     "tracks-largest": (tracks(marked=False), 15, "track 2 is taken, the largest"),
@@ -391,7 +403,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (holding("a.mp4", b""), "the file is empty"),
     "photo-with-copy": (photo_with_copy, "is a single image, not a video; give the folder"),
     "zip": (holding("a.zip", b"PK\3\4" + bytes(99)), "is not a video; it is an archive; unpack it"),
-    "npz": (arrays, "is not a video; it holds arrays of numpy; save them as 0.png"),
+    "npz": (arrays, "is not a video; it is an array of numpy; save it as 0.png"),
     "pickle": (holding("a.pkl", pickle.dumps([1])), "is not a video; it is a pickle; save its pictures"),
     "pattern": (lambda folder: folder / "%04d.png", "a pattern of names: give the folder"),
     "address": (lambda _: Path("https://example.org/a.mp4"), "an address on the web: download the film first"),
@@ -413,35 +425,26 @@ def test_clip_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
 
 def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
     """A label folder of another clip, one without anybody, images of mixed sizes."""
-    clip = make_folder(tmp_path / "clip", 30)
-    out = tmp_path / "out"
-
-    def refused(source: Path, labels: Path, *words: str) -> None:
-        result = run_script("dataloader.py", "video", source, "--labels", labels, "--out", out)
-        assert_refused(result, *words)
+    clip, sound, out = make_folder(tmp_path / "clip", 30), tmp_path / "sound", tmp_path / "out"
+    command = ("dataloader.py", "video", clip, "--out", out, "--labels")
+    for words, options in {
+        "OpenPose JSON for 31 frames, but": {"frames": 31},
+        "were they found in a video of another size?": {"scale": 9},
+        "no person in any frame": {"missing": range(30)},
+        "no person in five frames in a row, of 30": {"missing": [t for t in range(30) if t % 11]},
+    }.items():
+        labels = write_openpose(tmp_path / words, **{"frames": 30, **options})  # type: ignore[arg-type]
+        result = run_script(*command, labels)
+        assert_refused(result, words)
         assert result.stderr.count("\n") == 1 and not out.exists()
-
-    longer = write_openpose(tmp_path / "longer", 31)
-    refused(
-        clip,
-        longer,
-        "OpenPose JSON for 31 frames, but",
-        "has 30; there must be one for every frame",
-    )
-    larger = write_openpose(tmp_path / "larger", 30, scale=9)
-    refused(clip, larger, "were they found in a video of another size?")
-    nobody = write_openpose(tmp_path / "nobody", 30, missing=range(30))
-    refused(clip, nobody, "no person in any frame")
-    scattered = write_openpose(tmp_path / "few", 30, missing=[t for t in range(30) if t % 11])
-    refused(clip, scattered, "no person in five frames in a row, of 30")
-    sound = write_openpose(tmp_path / "sound", 30)
+    write_openpose(sound, 30)
     Image.new("RGB", (9, 9)).save(clip / "7.png")
-    refused(clip, sound, "7.png: is 9 x 9 pixels")
+    assert_refused(run_script(*command, sound), "7.png: is 9 x 9 pixels")
     (clip / "7.png").write_bytes(b"\x89PNG")
-    refused(clip, sound, "7.png")
+    assert_refused(run_script(*command, sound), "7.png")
+    assert not out.exists()
     Image.fromarray(draw(7)).save(clip / "7.png")  # the control
-    options = ("--labels", sound, "--out", out)
-    assert run_script("dataloader.py", "video", clip, *map(str, options)).returncode == 0
+    assert run_script(*command, sound).returncode == 0
 
 
 def test_nobody_found_leaves_nothing_behind(
@@ -460,12 +463,6 @@ def test_nobody_found_leaves_nothing_behind(
 # Images
 
 
-def exif(orientation: int) -> Image.Exif:
-    note = Image.Exif()
-    note[0x0112] = orientation
-    return note
-
-
 UNDO = {  # what a camera's sensor sees of an upright scene, for each value of the tag
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -477,35 +474,25 @@ UNDO = {  # what a camera's sensor sees of an upright scene, for each value of t
 }
 
 
-def lying(path: Path, orientation: int, image: Image.Image, **save: Any) -> None:
-    image.transpose(UNDO[orientation]).save(path, exif=exif(orientation), **save)
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 @pytest.mark.parametrize("orientation", UNDO)
 def test_orientation_of_images(orientation: int, suffix: str, tmp_path: Path) -> None:
     """In a folder given as a clip, and in the layout: frames and labels."""
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    for i in range(3):
-        lying(folder / f"{i}{suffix}", orientation, Image.fromarray(picture(i / 15)))
-    clip = open_clip(folder, None)
-    assert clip.size == (WIDTH, HEIGHT)
-    frames = [frame for _, frame in sampled(clip, 15)]
-    assert all(is_upright(frame) for frame in frames)
-    if suffix != ".tif":  # which Pillow turns
-        stored = np.asarray(Image.open(folder / f"0{suffix}").convert("RGB"))
-        assert not is_upright(stored)  # the control: as it is stored, it lies
-
+    note = Image.Exif()
+    note[0x0112] = orientation
     root = make_dataset(tmp_path / "data", train=8, val=3, tests=())
-    for kind in ("img", "label"):
-        for i in range(3):
-            path = root / f"val/val_{kind}/{i}.png"
-            path.unlink()
-            image = Image.fromarray(picture(i / 15))
-            lying(path.with_suffix(suffix), orientation, image)
+    for path in (*root.glob("val/*/*.png"),):
+        path.unlink()
+        lying = Image.fromarray(picture(int(path.stem) / 15)).transpose(UNDO[orientation])
+        lying.save(path.with_suffix(suffix), exif=note)
+    clip = open_clip(root / "val/val_img", None)
+    assert clip.size == (WIDTH, HEIGHT)
+    assert all(is_upright(frame) for _, frame in sampled(clip, 15))
     data = dataloader.load_val(root, height=HEIGHT, width=WIDTH, val_vi_len=9)
     assert all(is_upright(f.numpy()) for f in (*data.frames, *data.labels))
+    if suffix != ".tif":  # which Pillow turns
+        stored = np.asarray(Image.open(clip.files[0]).convert("RGB"))
+        assert not is_upright(stored)  # the control: as it is stored, it lies
 
 
 def test_a_damaged_note_on_orientation_is_no_fault(tmp_path: Path) -> None:
@@ -517,18 +504,13 @@ def test_frames_go_onto_white_and_labels_onto_black(tmp_path: Path) -> None:
     clear = Image.fromarray(picture(0)).convert("RGBA")
     clear.paste((77, 77, 77, 0), (30, 20, 60, 40))
     root = make_dataset(tmp_path / "data", train=8, val=3, tests=())
-    for kind in ("img", "label"):
-        for i in range(3):
-            clear.save(root / f"val/val_{kind}/{i}.png")
+    for path in root.glob("val/*/*.png"):
+        clear.save(path)
     data = dataloader.load_val(root, height=HEIGHT, width=WIDTH, val_vi_len=9)
     assert data.frames[0, 30, 45].tolist() == [255, 255, 255]
     assert data.labels[0, 30, 45].tolist() == [0, 0, 0]
     assert data.frames[0, 50, 80].tolist() == data.labels[0, 50, 80].tolist() == [40, 40, 40]
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    for i in range(2):
-        clear.save(folder / f"{i}.png")
-    clip = open_clip(folder, None)
+    clip = open_clip(root / "val/val_img", None)
     assert next(iter(sampled(clip, 15)))[1][30, 45].tolist() == [255, 255, 255]
     assert said(clip).strip() == "transparent pixels were made white"
 
@@ -536,8 +518,8 @@ def test_frames_go_onto_white_and_labels_onto_black(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------
 # Labels of other tools
 
-SIZE = (200, 200)
 COUNT = 4
+REST = (None, (200, 200), COUNT, "")  # of a Clip: its rate, size, frames and identity
 
 
 def places(t: int) -> np.ndarray:
@@ -546,52 +528,37 @@ def places(t: int) -> np.ndarray:
 
 
 def coco(t: int, joints: int = 17) -> list[float]:
-    rows = np.zeros((joints, 3))
+    rows = np.ones((joints, 3))  # hands, feet, face: not drawn
     rows[:17] = np.column_stack([places(t)[list(COCO_JOINTS)], np.full(17, 0.9)])
-    rows[17:] = (1, 1, 0.9)  # hands, feet, face: not drawn
-    return [float(v) for v in rows.ravel()]
+    return rows.ravel().tolist()
 
 
-def openpose(t: int, joints: int = 18) -> list[float]:
+def openpose(t: int, joints: int = 18, key: str = "pose_keypoints_2d") -> dict[str, Any]:
     rows = np.column_stack([places(t), np.full(18, 0.9)])
     if joints == 25:
-        rows = np.insert(rows, 8, (5, 5, 0.9), axis=0)
-        rows = np.concatenate([rows, np.full((6, 3), 0.5)])
+        rows = np.concatenate([rows[:8], np.ones((1, 3)), rows[8:], np.ones((6, 3))])
     if joints == 15:
-        rows = np.concatenate([rows[:14], [[5, 5, 0.9]]])
-    return [float(v) for v in rows.ravel()]
+        rows = np.concatenate([rows[:14], np.ones((1, 3))])
+    return {"version": 1.3, "people": [{key: rows.ravel().tolist()}]}
 
 
 def per_frame(name: str, content: Callable[[int], Any]) -> Callable[[Path], Path]:
     """A folder with a JSON file for each frame."""
 
     def make(folder: Path) -> Path:
-        out = folder / "labels"
-        out.mkdir()
         for t in range(COUNT):
-            (out / name.format(t)).write_text(json.dumps(content(t)))
-        return out
+            (folder / name.format(t)).write_text(json.dumps(content(t)))
+        return folder
 
     return make
 
 
 def one_file(content: Any, name: str = "labels.json") -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        path = folder / name
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return path
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return folder / name
 
     return make
-
-
-def people(t: int, joints: int, key: str) -> dict[str, Any]:
-    return {"version": 1.3, "people": [{key: openpose(t, joints)}]}
-
-
-def mmpose(t: int, joints: int = 17) -> list[dict[str, Any]]:
-    rows = np.array(coco(t, joints)).reshape(-1, 3)
-    person = {"keypoints": rows[:, :2].tolist(), "keypoint_scores": rows[:, 2].tolist()}
-    return [{**person, "bbox": [[0, 0, 9, 9]], "bbox_score": 0.9}]
 
 
 def results(name: Callable[[int], Any], joints: int = 17) -> list[dict[str, Any]]:
@@ -601,42 +568,30 @@ def results(name: Callable[[int], Any], joints: int = 17) -> list[dict[str, Any]
     ]
 
 
-def named_images() -> dict[str, Any]:
-    listed = [{"id": 100 + t, "file_name": f"x/{t}.png"} for t in reversed(range(COUNT))]
-    return {"images": listed, "annotations": results(lambda t: 100 + t)}
-
-
-# id → how it is made, its kind as printed
-LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "openpose-1.3-body25": (per_frame("d_{:012}_keypoints.json", lambda t: people(t, 25, "pose_keypoints_2d")), "OpenPose JSON"),
-    "openpose-1.2-coco18": (per_frame("d_{}_keypoints.json", lambda t: people(t, 18, "pose_keypoints_2d")), "OpenPose JSON"),
-    "openpose-1.0": (per_frame("d_{}_keypoints.json", lambda t: people(t, 18, "pose_keypoints")), "OpenPose JSON"),
-    "openpose-0.1": (per_frame("d_{}_pose.json", lambda t: people(t, 18, "body_parts")), "OpenPose JSON"),
-    "openpose-mpi15": (per_frame("{}.json", lambda t: people(t, 15, "pose_keypoints_2d")), "OpenPose JSON"),
-    "openpose-list": (one_file([{**people(t, 18, "pose_keypoints_2d"), "canvas_width": 200, "canvas_height": 200} for t in range(COUNT)]), "OpenPose JSON"),
-    "alphapose-list": (one_file(results(lambda t: f"{t}.jpg")), "COCO JSON"),
-    "alphapose-halpe26": (one_file(results(lambda t: f"{t}.jpg", 26)), "COCO JSON"),
-    "alphapose-halpe136": (one_file(results(lambda t: f"{t}.jpg", 136)), "COCO JSON"),
-    "alphapose-dict-cmu": (one_file({f"{t}.jpg": {"version": "AlphaPose v0.3", "bodies": [{"joints": openpose(t)}]} for t in range(COUNT)}), "AlphaPose JSON"),
-    "alphapose-dict-open": (one_file({f"{t}.jpg": {"version": "AlphaPose v0.3", "people": [{"pose_keypoints_2d": openpose(t)}]} for t in range(COUNT)}), "AlphaPose JSON"),
-    "alphapose-separate": (per_frame("{}.json", lambda t: {"version": "AlphaPose v0.3", "bodies": [{"joints": openpose(t)}]}), "AlphaPose JSON"),
-    "coco-annotations": (one_file(named_images()), "COCO JSON"),
-    "coco-results": (one_file(results(lambda t: t)), "COCO JSON"),
-    "coco-wholebody-133": (one_file(results(lambda t: t, 133)), "COCO JSON"),
-    "mmpose-video": (one_file({"meta_info": {}, "instance_info": [{"frame_id": t + 1, "instances": mmpose(t)} for t in range(COUNT)]}), "MMPose JSON"),
-    "mmpose-list": (one_file([{"frame_id": t, "instances": mmpose(t, 133)} for t in range(COUNT)]), "MMPose JSON"),
-    "mmpose-per-image": (per_frame("{:03}.json", mmpose), "MMPose JSON"),
+IMAGES = [{"id": 100 + t, "file_name": f"x/{t}.png"} for t in reversed(range(COUNT))]
+# id → how it is made
+LABELS: dict[str, Callable[[Path], Path]] = {
+    "openpose-1.3-body25": per_frame("d_{:012}_keypoints.json", lambda t: openpose(t, 25)),
+    "openpose-1.2-coco18": per_frame("d_{}_keypoints.json", openpose),
+    "openpose-1.0": per_frame("d_{}_keypoints.json", lambda t: openpose(t, key="pose_keypoints")),
+    "openpose-0.1": per_frame("d_{}_pose.json", lambda t: openpose(t, key="body_parts")),
+    "openpose-mpi15": per_frame("{}.json", lambda t: openpose(t, 15)),
+    "openpose-list": one_file([{**openpose(t), "canvas_width": 200, "canvas_height": 200} for t in range(COUNT)]),
+    "alphapose-list": one_file(results(lambda t: f"{t}.jpg")),
+    "alphapose-halpe26": one_file(results(lambda t: f"{t}.jpg", 26)),
+    "alphapose-halpe136": one_file(results(lambda t: f"{t}.jpg", 136)),
+    "coco-annotations": one_file({"images": IMAGES, "annotations": results(lambda t: 100 + t)}),
+    "coco-results": one_file(results(lambda t: t)),
+    "coco-wholebody-133": one_file(results(lambda t: t, 133)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("source", ["video", "folder"])
 @pytest.mark.parametrize("kind", LABELS)
 def test_labels_give_the_joints_of_each_frame(kind: str, source: str, tmp_path: Path) -> None:
-    make, printed = LABELS[kind]
     files = [Path(f"{t}.jpg") for t in range(COUNT)] if source == "folder" else []
-    clip = Clip(Path("clip"), source, files, None, SIZE, COUNT, "")
-    labels = open_labels(make(tmp_path), clip)
-    assert labels.kind == printed and labels.matched
+    labels = open_labels(LABELS[kind](tmp_path), Clip(Path("clip"), source, files, *REST))
+    assert labels.kind == ("OpenPose JSON" if "openpose" in kind else "COCO JSON")
     for t in range(COUNT):
         (person,) = labels.people[t]
         assert person.known.sum() >= 13
@@ -656,13 +611,10 @@ def test_labels_may_count_shown_frames(tmp_path: Path) -> None:
     assert shown > clip.frames + 10
 
     def labels(count: int, time_of_label: Callable[[int], float]) -> Path:
-        folder = tmp_path / f"labels{count}"
-        folder.mkdir()
+        (folder := tmp_path / f"labels{count}").mkdir()
         for i in range(count):
-            rows = np.column_stack(
-                [BODY_POINTS + np.array([20 + 30 * time_of_label(i), 30]), np.ones(18)]
-            )
-            person = {"pose_keypoints_2d": rows.ravel().tolist()}
+            points = BODY_POINTS + np.array([20 + 30 * time_of_label(i), 30])
+            person = {"pose_keypoints_2d": np.column_stack([points, np.ones(18)]).ravel().tolist()}
             (folder / f"{i}.json").write_text(json.dumps({"people": [person]}))
         return folder
 
@@ -679,75 +631,65 @@ def test_labels_may_count_shown_frames(tmp_path: Path) -> None:
         open_labels(labels(clip.frames + 3, lambda i: 0), clip)
 
 
-def test_alphapose_by_file_name_with_a_gap_in_the_numbering(tmp_path: Path) -> None:
-    """The last number in a name is not the frame's index."""
-    names = [f"{i:03}.jpg" for i in (1, 2, 13, 14)]
-    path = one_file([{"image_id": n, "keypoints": coco(t)} for t, n in enumerate(names)])(tmp_path)
-    clip = Clip(Path("clip"), "folder", [Path(n) for n in names], None, SIZE, COUNT, "")
-    labels = open_labels(path, clip)
-    for t in range(COUNT):
-        np.testing.assert_allclose(labels.people[t][0].points[0], places(t)[0])
-    other = Clip(
-        Path("clip"), "folder", [Path(f"{i}.jpg") for i in range(20, 24)], None, SIZE, 4, ""
-    )
-    with pytest.raises(UserError, match="has frame 14"):
-        open_labels(path, other)
-
-
 LANDMARK = {"x": 0.1, "y": 0.2, "z": 0.1, "visibility": 0.9}
-# id → how it is made, and what is said of it
-REFUSED_LABELS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "yolo-txt": (per_frame("{}.txt", lambda t: 0), "0.txt: is a text file, as YOLO writes it"),
-    "yolo-json": (one_file([{"name": "person", "box": {}, "keypoints": {"x": [1], "y": [1]}}]), "is YOLO's JSON"),
-    "mediapipe": (one_file([{"pose_landmarks": [[LANDMARK] * 33]}]), "leave --labels out"),
-    "mediapipe-list": (one_file([[LANDMARK] * 33]), "a file of MediaPipe's landmarks"),
-    "csv": (one_file("scorer,net", "a.csv"), "is a table, as DeepLabCut and SLEAP write it"),
-    "hdf5": (one_file("", "a.h5"), "is an HDF5 file, as DeepLabCut and SLEAP write it"),
-    "labels-npz": (one_file("", "a.npz"), "is an array of numpy"),
-    "labels-pickle": (one_file("", "a.pkl"), "is a pickle, which may run code"),
-    "tensors": (one_file("", "a.pt"), "is a file of tensors"),
-    "json-lines": (one_file("", "a.jsonl"), "make it one JSON list"),
-    "xml": (per_frame("{}.xml", lambda t: 0), "let OpenPose write JSON (--write_json)"),
-    "motion-capture": (one_file("", "a.bvh"), "is motion capture in space"),
-    "labelme": (per_frame("{}.json", lambda t: {"shapes": []}), "of an unknown kind (a dictionary of shapes)"),
-    "archive": (one_file("", "a.zip"), "unpack it"),
-    "film-of-skeletons": (one_file("", "a.mp4"), "ffmpeg -i FILM skeletons/%d.png"),
+MMPOSE = [{"keypoints": [[1, 2]] * 17, "keypoint_scores": [0.9] * 17}]
+CONVERT = "convert it to COCO results"
+# id → how it is made, what is said that it is, and the next step
+REFUSED_LABELS: dict[str, tuple[Callable[[Path], Path], str, str]] = {
+    "yolo-txt": (per_frame("{}.txt", lambda t: 0), "0.txt: is a text file, as YOLO writes it", CONVERT),
+    "yolo-json": (one_file([{"name": "person", "box": {}, "keypoints": {"x": [1], "y": [1]}}]), "is YOLO's JSON", CONVERT),
+    "mmpose-video": (one_file({"meta_info": {}, "instance_info": [{"frame_id": 1, "instances": MMPOSE}]}), "is a file of MMPose's own", CONVERT),
+    "mmpose-list": (one_file([{"frame_id": 1, "instances": MMPOSE}]), "is a file of MMPose's own", CONVERT),
+    "mmpose-per-image": (per_frame("{:03}.json", lambda t: MMPOSE), "is a file of MMPose's own", CONVERT),
+    "alphapose-dict-cmu": (one_file({"0.jpg": {"version": "AlphaPose v0.3", "bodies": [{"joints": []}]}}), "a form of AlphaPose's --format", "leave that out"),
+    "alphapose-dict-open": (one_file({"0.jpg": openpose(0)}), "a form of AlphaPose's --format", "leave that out"),
+    "alphapose-separate": (per_frame("{}.json", lambda t: {"bodies": []}), "a form of AlphaPose's --format", "leave that out"),
+    "mediapipe": (one_file([{"pose_landmarks": [[LANDMARK] * 33]}]), "is a file of MediaPipe's landmarks", "leave --labels out"),
+    "mediapipe-list": (one_file([[LANDMARK] * 33]), "is a file of MediaPipe's landmarks", "leave --labels out"),
+    "csv": (one_file("scorer,net", "a.csv"), "is a table, as DeepLabCut and SLEAP write it", CONVERT),
+    "hdf5": (one_file("", "a.h5"), "is an HDF5 file, as DeepLabCut and SLEAP write it", CONVERT),
+    "labels-npz": (one_file("", "a.npz"), "is an array of numpy", CONVERT),
+    "labels-pickle": (one_file("", "a.pkl"), "is a pickle, which may run code", CONVERT),
+    "tensors": (one_file("", "a.pt"), "is a file of tensors", CONVERT),
+    "motion-capture": (one_file("", "a.bvh"), "is motion capture in space", CONVERT),
+    "labelme": (per_frame("{}.json", lambda t: {"shapes": []}), "is labelme's JSON", CONVERT),
+    "other-json": (one_file({"fps": 30, "skeletons": []}), "is of an unknown kind (a dictionary of fps, skeletons)", CONVERT),
+    "json-lines": (one_file("", "a.jsonl"), "is a file of JSON lines", "make it one JSON list"),
+    "xml": (per_frame("{}.xml", lambda t: 0), "is a file of XML or YAML", "let OpenPose write JSON (--write_json)"),
+    "archive": (one_file("", "a.zip"), "is an archive", "unpack it"),
+    "film-of-skeletons": (one_file("", "a.mp4"), "is a film", "ffmpeg -i FILM skeletons/%d.png"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", REFUSED_LABELS)
 def test_labels_are_refused_with_the_next_step(kind: str, tmp_path: Path) -> None:
-    make, words = REFUSED_LABELS[kind]
+    make, *words = REFUSED_LABELS[kind]
     with pytest.raises(UserError) as caught:
-        open_labels(make(tmp_path), Clip(Path("clip"), "video", [], None, SIZE, COUNT, ""))
-    assert words in str(caught.value) and "\n" not in str(caught.value)
-    further = (
-        "convert it to COCO results",
-        "leave --labels out",
-        "unpack it",
-        "ffmpeg -i",
-        "one JSON list",
-        "write JSON",
-    )
-    assert any(step in str(caught.value) for step in further)
+        open_labels(make(tmp_path), Clip(Path("clip"), "video", [], *REST))
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------------
+# The page
 
 
 def test_the_page_s_conversion_gives_labels_that_are_read(tmp_path: Path) -> None:
-    page = (REPOSITORY / "docs/inputs.md").read_text("utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     rows = np.array([coco(t) for t in range(COUNT)]).reshape(COUNT, 17, 3)
     np.save(tmp_path / "joints.npy", rows)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    clip = Clip(Path("clip"), "video", [], None, SIZE, COUNT, "")
-    labels = open_labels(tmp_path / "joints.json", clip)
+    labels = open_labels(tmp_path / "joints.json", Clip(Path("clip"), "video", [], *REST))
     np.testing.assert_allclose(labels.people[2][0].points[0], places(2)[0])
 
 
-@pytest.mark.parametrize("page", ["docs/inputs.md"])
-def test_the_page_has_every_kind(page: str) -> None:
-    """Each of its rows names a test, and no kind that is tested is missing."""
-    rows = re.findall(r"^\| `([^`]+)` \|", (REPOSITORY / page).read_text("utf-8"), re.MULTILINE)
+def test_the_page_has_every_kind() -> None:
+    """Each of its rows names tests, and no kind that is tested is missing."""
+    ids = [
+        name
+        for cell in re.findall(r"^\| (`[^|]+`) \|", PAGE, re.MULTILINE)
+        for name in cell.strip("`").split("` `")
+    ]
+    tests = [name for name in ids if name.startswith("test_")]
     kinds = [*CLIPS, *REFUSED, *LABELS, *REFUSED_LABELS]
-    assert len(rows) == len(set(rows)) >= 40
-    assert [row for row in rows if not row.startswith("test_")] == kinds
-    assert all(row in globals() for row in rows if row.startswith("test_"))
+    assert sorted(ids) == sorted([*kinds, *tests])
+    assert tests and all(name in globals() for name in tests)

@@ -88,29 +88,6 @@ def encode(
     return path
 
 
-def remux(
-    source: Path,
-    path: Path,
-    *,
-    shift: float = 0,
-    prepare: Callable[[Any, Any], None] = lambda file, stream: None,
-    container: dict[str, str] | None = None,
-) -> Path:
-    """The same packets in another file, `shift` seconds later."""
-    import av
-
-    with av.open(str(source)) as old, av.open(str(path), "w", options=container or {}) as file:
-        stream = file.add_stream_from_template(old.streams.video[0])
-        prepare(file, stream)
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.pts += (ticks := round(shift / packet.time_base))
-                packet.dts = None if packet.dts is None else packet.dts + ticks
-                packet.stream = stream
-                file.mux(packet)
-    return path
-
-
 def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     """Write how an MP4's picture is to be turned: (x, y) → (ax + cy, bx + dy)."""
     data = bytearray(path.read_bytes())
