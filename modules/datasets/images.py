@@ -32,11 +32,9 @@ PICTURE_SUFFIXES = (
 )
 # … and in place of them: what to do.
 OTHER_SUFFIXES = {
-    **dict.fromkeys((".gif", ".npy", ".npz", ".mat", ".pt", ".pkl"), "convert them to PNG"),
-    **dict.fromkeys((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack them"),
-    **dict.fromkeys(
-        (".mp4", ".avi", ".mov", ".mkv", ".webm"), "the command video takes a film by its own name"
-    ),
+    ".gif .npy .npz .mat .pt .pkl": "convert them to PNG",
+    ".zip .tar .gz .7z .rar": "unpack them",
+    ".mp4 .avi .mov .mkv .webm": "the command video takes a film by its own name",
 }
 # What a file is that no decoder here knows, by its first bytes, and what to do.
 OTHER_KINDS = {
@@ -106,8 +104,7 @@ def upright(image: Image.Image, exif: Image.Exif | None = None) -> Image.Image:
 
 def is_clear(image: Image.Image) -> bool:
     """Whether an image has transparent pixels."""
-    with_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
-    if not with_alpha and "transparency" not in image.info:
+    if not image.has_transparency_data:
         return False
     lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
     return int(lowest) < 255  # type: ignore[arg-type]

@@ -109,7 +109,10 @@ def read_table(files: Sequence[Path]) -> Table:
     for file in files:
         where = f"--labels {file}"
         refuse_other_kind(where, [file.suffix.lower()])
-        content = _read_json(where, file)
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{where}: cannot be read as JSON ({error}); {KNOWN}") from error
         frames = _openpose_frames(where, content)
         table.kind = "COCO JSON" if frames is None else "OpenPose JSON"
         of_one_frame = frames is not None and isinstance(content, dict)
@@ -132,16 +135,6 @@ def read_table(files: Sequence[Path]) -> Table:
     return table
 
 
-def _read_json(where: str, path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        lines = "JSON lines? make them one list; " if "Extra data" in str(error) else ""
-        raise UserError(f"{where}: is not valid JSON ({error}); {lines}{KNOWN}") from error
-
-
 def _first(about: Any, keys: Iterable[str]) -> Any:
     """The value of the first of these keys that a dictionary has; None: it has none."""
     return next((about[key] for key in keys if about.get(key) is not None), None)
@@ -152,10 +145,6 @@ def _key(about: dict[str, Any], keys: Iterable[str] = FRAME) -> str | int | None
     key = _first(about, keys)
     key = int(key) if isinstance(key, float) and key.is_integer() else key
     return key if isinstance(key, int | str) and not isinstance(key, bool) else None
-
-
-def _has(content: Any, key: str) -> bool:
-    return isinstance(content, dict) and key in content
 
 
 def _keys(content: Any) -> list[str]:
@@ -169,9 +158,9 @@ def _keys(content: Any) -> list[str]:
 def _openpose_frames(where: str, content: Any) -> list[Frame] | None:
     """The frames of OpenPose's JSON, one or a list of them; None: it is of another kind."""
     entries = content if isinstance(content, list) else [content]
-    if not entries or not _has(entries[0], "people"):
+    if not any(isinstance(entry, dict) and "people" in entry for entry in entries[:1]):
         return None
-    if not all(_has(entry, "people") and isinstance(entry["people"], list) for entry in entries):
+    if not all(isinstance(e, dict) and isinstance(e.get("people"), list) for e in entries):
         raise UserError(f"{where}: its people are not a list")
     return [(_key(entry), entry["people"], entry) for entry in entries]
 
@@ -181,7 +170,8 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
 
     Raises UserError: of a kind that is not read.
     """
-    if content == [] or (isinstance(content, list) and _has(content[0], "keypoints")):
+    first = content[0] if isinstance(content, list) and content else None
+    if content == [] or (isinstance(first, dict) and "keypoints" in first):
         content = {"annotations": content}
     if not isinstance(content, dict) or "annotations" not in content:
         marks = list(dict.fromkeys(_keys(content)))

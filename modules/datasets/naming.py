@@ -107,8 +107,9 @@ def sort_frames(paths: Sequence[Path]) -> Frames:
     if not images:
         fault = "the folder has no images (0.png, 1.png, …)"
         for kind, count in kinds.items():
-            if what := OTHER_SUFFIXES.get(kind):
-                fault += f"; it has {count} {kind} file(s): {what}"
+            for suffixes, what in OTHER_SUFFIXES.items():
+                if kind in suffixes.split():
+                    fault += f"; it has {count} {kind} file(s): {what}"
         if folders := [path.name for path in paths if os.path.isdir(path)]:  # noqa: PTH112
             where = named(folders)
             fault += f"; do they lie deeper, in {where}? Give that folder, or move them up"

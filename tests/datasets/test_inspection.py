@@ -1,4 +1,4 @@
-"""What `check` warns of: jumps, blank labels, frames in two splits; and when it keeps quiet."""
+"""What `check` warns of, told from pixels alone; and when it keeps quiet."""
 
 import csv
 import shutil
@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import dataloader
 from modules.datasets.inspection import (
+    CameraMotion,
+    Offset,
+    camera_motion,
     differences,
     find_copies,
     find_cuts,
+    label_offset,
 )
+from modules.datasets.synthetic import make_demo
+from modules.ink import Ink
 from tests.support.data import make_dataset
 from tests.support.scripts import assert_refused, run_script
+
+ON_BLACK = Ink((0, 0, 0), 255)
 
 
 def moving(frames: int, seed: int = 0, speed: float = 1.0) -> np.ndarray:
@@ -99,6 +108,90 @@ def test_copies_exact_and_near_but_not_neighbours() -> None:
 
 
 # ----------------------------------------------------------------------------------------
+# Do labels and frames agree in time, and does the camera stand still?
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo; not to be changed."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    make_demo(folder, train=120, val=40, test=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(root: Path) -> tuple[np.ndarray, np.ndarray]:
+    data, _ = dataloader.load_train_val(root, height=32, width=64, train_vi_len=4, val_vi_len=4)
+    assert data is not None
+    return data.frames.numpy(), data.labels.numpy()
+
+
+def offset_of(frames: np.ndarray, labels: np.ndarray, *starts: int) -> Offset:
+    offset = label_offset(frames, labels, [0, *starts], ON_BLACK)
+    assert offset is not None
+    return offset
+
+
+def camera_of(frames: np.ndarray, labels: np.ndarray) -> CameraMotion:
+    motion = camera_motion(frames, labels, [0], ON_BLACK)
+    assert motion is not None
+    return motion
+
+
+@pytest.mark.parametrize("shift", [-3, -1, 0, 1, 3])
+def test_the_offset_of_labels(train: tuple[np.ndarray, np.ndarray], shift: int) -> None:
+    frames, labels = train
+    moved = np.roll(labels, shift, axis=0)  # label t shows frame t - shift
+    offset = offset_of(frames[4:-4], moved[4:-4])
+    assert (offset.frames, offset.is_certain) == (shift, shift != 0)
+
+
+def test_steps_between_recordings_do_not_count(train: tuple[np.ndarray, np.ndarray]) -> None:
+    frames, labels = (np.concatenate(np.split(part, 4)[::-1]) for part in train)
+    assert offset_of(frames, labels, 30, 60, 90).frames == 0
+
+
+def test_too_little_says_nothing(train: tuple[np.ndarray, np.ndarray]) -> None:
+    frames, labels = train
+    assert label_offset(frames[:20], labels[:20], [0], ON_BLACK) is None
+    assert camera_motion(frames[:2], labels[:2], [0], ON_BLACK) is None
+    assert not offset_of(np.repeat(frames[:1], 60, axis=0), labels[:60]).is_certain
+    # Labels of quite another movement fit nowhere.
+    assert offset_of(frames[:60], labels[60:120][::-1]).best < 0.7
+
+
+def moved(frames: np.ndarray, path: np.ndarray) -> np.ndarray:
+    """The frames as a camera sees them that moves right and down along `path`, pixels (N, 2)."""
+    result = []
+    for frame, (right, down) in zip(frames, path + 9, strict=True):
+        padded = Image.fromarray(np.pad(frame, ((9, 9), (9, 9), (0, 0)), "edge"))
+        box = (right, down, right + 64, down + 32)
+        result.append(np.asarray(padded.resize((64, 32), Image.Resampling.BILINEAR, box)))
+    return np.stack(result)
+
+
+def test_a_fixed_camera_and_moving_ones(train: tuple[np.ndarray, np.ndarray]) -> None:
+    frames, labels = train
+    count = np.arange(len(frames))
+    pan = camera_of(moved(frames, np.stack([0.1 * count - 6, 0 * count], 1)), labels)
+    assert not pan.is_fixed and pan.drift * 64 == pytest.approx(0.1 * 119, rel=0.25)
+    shake = np.random.default_rng(0).normal(0, 0.3, (len(frames), 2))
+    held = camera_of(moved(frames, shake), labels)
+    # The median distance of two such places: 0.3 · √2 · 1.177.
+    assert not held.is_fixed
+    assert held.step * 64 == pytest.approx(0.3 * np.sqrt(2) * 1.177, rel=0.3)
+
+
+def test_brighter_and_darker_frames_are_no_movement(train: tuple[np.ndarray, np.ndarray]) -> None:
+    frames, labels = train
+    light = np.random.default_rng(0).normal(0, 4, (len(frames), 1, 1, 1))
+    flicker = np.clip(frames + light, 0, 255).astype(np.uint8)
+    assert camera_of(flicker, labels).is_fixed
+    offset = offset_of(flicker, labels)
+    assert offset.frames == 0 and offset.at_zero > 0.5
+
+
+# ----------------------------------------------------------------------------------------
 # The command
 
 
@@ -159,3 +252,21 @@ def test_picture_of_a_data_set_without_test(tmp_path: Path) -> None:
 def test_picture_must_be_a_png_in_a_folder(name: str, words: str, tmp_path: Path) -> None:
     refused = run_script("dataloader.py", "check", tmp_path, "--picture", tmp_path / name)
     assert_refused(refused, "--picture", words)
+
+
+def test_check_says_it(root: Path, tmp_path: Path) -> None:
+    sound = run_script("dataloader.py", "check", root)
+    assert "labels fit frames in time" in sound.stdout
+    assert "the camera stands still" in sound.stdout
+    assert "late" not in sound.stdout and "the camera moves" not in sound.stdout
+    late = Path(shutil.copytree(root, tmp_path / "late"))
+    folder = late / "train/train_label"
+    for number in reversed(range(118)):
+        shutil.copy(folder / f"{number}.png", folder / f"{number + 2}.png")
+    make_demo(tmp_path / "other", train=2, val=40, test=0, seed=5)
+    shutil.rmtree(late / "val/val_label")
+    (tmp_path / "other/val/val_label").rename(late / "val/val_label")
+    result = run_script("dataloader.py", "check", late)
+    assert result.returncode == 0
+    assert "warning: train: labels are 2 frame(s) late: label t + 2 fits frame t" in result.stdout
+    assert "val: labels and frames do not change in the same places" in result.stdout

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 WIDTH, HEIGHT = 96, 64
 CORNER = 16
@@ -95,12 +94,4 @@ def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     a, b, c, d = (65536 * value for value in matrix)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
     path.write_bytes(data)
-    return path
-
-
-def folder_of(path: Path, times: Sequence[float], name: str = "{}.png", **save: object) -> Path:
-    """A folder of images with these names."""
-    path.mkdir()
-    for i, t in enumerate(times):
-        Image.fromarray(picture(t)).save(path / name.format(i), **save)  # type: ignore[arg-type]
     return path
