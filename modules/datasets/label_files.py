@@ -233,33 +233,15 @@ def match(
             without = named(clip.files[frame].name for frame in missing)
             raise UserError(f"{counts}; without a label: {without}")
         return [[frame] for frame in numbers], "matched to the frames by file name"
-    ways = _ways(numbers, clip, stems, written, rows_missing=rows_missing)
-    if len({str(places) for places in ways.values()}) > 1:
-        # Labels off by one frame would train and look almost right, so do not guess.
-        raise UserError(
-            f"{what}: frames {min(numbers)} to {max(numbers)} of {clip.frames} may be"
-            f" {' or '.join(ways)}; count from 0, with a row for frame 0 (empty keypoints where"
-            " nobody is in it)"
-        )
-    if not ways:
-        high = f"; it has frame {max(numbers)}" if max(numbers) > clip.frames else ""
-        raise UserError(f"{counts}{high}; there must be one for every frame of the clip")
-    how, places = next(iter(ways.items()))
-    return places, f"matched to the frames {how}"
-
-
-def _ways(
-    numbers: Sequence[int], clip: Clip, stems: Sequence[str], written: bool, *, rows_missing: bool
-) -> dict[str, list[list[int]]]:
-    """The ways, in words, in which distinct numbers of labels may mean a clip's frames."""
-    ranks, low, high = np.argsort(np.argsort(numbers)).tolist(), min(numbers), max(numbers)
+    low, high = min(numbers), max(numbers)
     of_frames = frame_numbers(stems) or []
     own = {number: frame for frame, number in enumerate(of_frames)}
     named_so = len(own) == len(of_frames) and own.keys() >= set(numbers)
     if named_so and (written or len(numbers) == len(own)):
-        return {"by number": [[own[number]] for number in numbers]}
+        return [[own[number]] for number in numbers], "matched to the frames by number"
+    ranks = np.argsort(np.argsort(numbers)).tolist()
     if len(numbers) == clip.frames and len(set(np.diff(sorted(numbers)))) == 1:
-        return {"by order": [[rank] for rank in ranks]}
+        return [[rank] for rank in ranks], "matched to the frames by order"
     timing = clip.film.timing if clip.film else clip.timing
     if timing and not timing.is_constant:
         for rate in (timing.rate, *([clip.film.base_rate] if clip.film else ())):
@@ -271,17 +253,28 @@ def _ways(
             if fits and max(len(numbers), rows_missing * high) > clip.frames:
                 starts = starts if rows_missing else starts.clip(0, len(numbers) - 1)
                 how = f"as shown at {rate:.4g}/s, of which the clip stores {clip.frames}"
-                return {how: [np.flatnonzero(starts == number).tolist() for number in which]}
-    if not rows_missing and high - low == len(numbers) - 1:
-        return {}  # none is missing, and yet there are more frames or fewer
-    ways = {}
-    if high < clip.frames:
-        ways["counted from 0"] = [[number] for number in numbers]
-    if low >= 1 and high <= clip.frames:
-        ways["counted from 1"] = [[number - 1] for number in numbers]
-    if named_so:
-        ways["numbered as their names are"] = [[own[number]] for number in numbers]
-    return ways
+                places = [np.flatnonzero(starts == number).tolist() for number in which]
+                return places, f"matched to the frames {how}"
+    ways = {}  # that are left, in words
+    # Where none is missing, and yet there are more frames or fewer, there is none.
+    if rows_missing or high - low >= len(numbers):
+        if high < clip.frames:
+            ways["counted from 0"] = [[number] for number in numbers]
+        if low >= 1 and high <= clip.frames:
+            ways["counted from 1"] = [[number - 1] for number in numbers]
+        if named_so:
+            ways["numbered as their names are"] = [[own[number]] for number in numbers]
+    if not ways:
+        there = f"; it has frame {high}" if high > clip.frames else ""
+        raise UserError(f"{counts}{there}; there must be one for every frame of the clip")
+    (how, places), *others = ways.items()
+    if any(other != places for _, other in others):
+        # Labels off by one frame would train and look almost right, so do not guess.
+        raise UserError(
+            f"{what}: frames {low} to {high} of {clip.frames} may be {' or '.join(ways)}; count"
+            " from 0, with a row for frame 0 (empty keypoints where nobody is in it)"
+        )
+    return places, f"matched to the frames {how}"
 
 
 # ----------------------------------------------------------------------------------------

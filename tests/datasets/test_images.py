@@ -16,8 +16,6 @@ from modules.runtime.errors import UserError
 from tests.support.data import png_claiming
 
 WIDTH, HEIGHT = 8, 4
-
-
 GREY = np.full((HEIGHT, WIDTH), 200, np.uint8)
 PALETTE = Image.new("RGB", (WIDTH, HEIGHT), (200, 10, 20)).quantize(4)
 

@@ -64,24 +64,14 @@ def test_weights_load_and_people_come_out(tmp_path: Path, monkeypatch: pytest.Mo
     assert first.scores == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"PK\x03\x04 not really", "corrupted"),
-        ([torch.zeros(3)], "does not hold weights of torchvision's keypointrcnn"),
-        ({"a.weight": torch.zeros(3)}, "does not hold weights of torchvision's keypointrcnn"),
-    ],
-)
-def test_unfit_files_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, words: str
+def test_weights_of_another_network_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is wrong with a file does not depend on the network, which takes seconds to make.
     monkeypatch.setattr(keypoints, "build_network", lambda short_side: torch.nn.Linear(2, 2))
-    path = tmp_path / "weights.pth"
-    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-    with pytest.raises(UserError, match=words) as caught:
-        keypoints.load_keypoint_model(path, CPU, short_side=64)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    for content in ([torch.zeros(3)], {"a.weight": torch.zeros(3)}):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=r"w\.pth: does not hold weights of torchvision's key"):
+            keypoints.load_keypoint_model(tmp_path / "w.pth", CPU, short_side=64)
 
 
 def test_without_network_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ A row of the table there names tests, or rows here and in test_label_files.py by
 
 import pickle
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from modules.runtime.errors import UserError
 from tests.datasets import test_label_files
 from tests.support.clips import draw, make_folder, middle, write_openpose
 from tests.support.data import make_dataset
-from tests.support.kinds import HEIGHT, WIDTH, constant, encode, is_upright, picture, time_of, turn
+from tests.support.kinds import HEIGHT, WIDTH, constant, encode, is_upright, picture, time_of
 from tests.support.scripts import REPOSITORY, assert_refused, run_script
 
 av = pytest.importorskip("av", reason="hardly a clip without PyAV")
@@ -44,8 +45,8 @@ ON_ITS_SIDE = {  # what turns a picture upright, and how it has to be stored
     "mirrored-and-turned": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
 }
 
-
-# Each makes a file in a folder.
+# ----------------------------------------------------------------------------------------
+# Each makes a file in a folder
 
 
 def video(folder: Path, name: str, times: Sequence[float], *codec: str, **more: Any) -> Path:
@@ -53,11 +54,17 @@ def video(folder: Path, name: str, times: Sequence[float], *codec: str, **more: 
 
 
 def turned(folder: Path, kind: str) -> Path:
-    """As a telephone does it: stored on its side, with a note to turn it."""
+    """As a telephone does it: stored on its side, with a matrix (x, y) → (ax + cy, bx + dy)."""
     matrix, store = ON_ITS_SIDE[kind]
     stored = [store(picture(t)) for t in EVEN]
     size = stored[0].shape[1::-1]
-    return turn(encode(folder / "a.mp4", EVEN, *X264, size=size, pictures=stored), matrix)
+    path = encode(folder / "a.mp4", EVEN, *X264, size=size, pictures=stored)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44  # after version, dates, ids, duration, layer and volume
+    a, b, c, d = (65536 * value for value in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+    path.write_bytes(data)
+    return path
 
 
 def copied(path: Path, *sources: Path, later: int = 0, flag: int = 0, **options: str) -> Path:
