@@ -131,9 +131,7 @@ class Canvas:
     def lay_over(self, picture: Array, palette: Array, *, lit: bool) -> None:
         """Average the samples of each pixel and lay them over a picture (H, W, 3), in place.
 
-        Args:
-            palette: the colour of each paint, (P, 3) in [0, 1].
-            lit: whether light and shade act on the colours.
+        palette: the colour of each paint, (P, 3) in [0, 1]; lit: whether light and shade act on it
         """
         samples = np.zeros((*self.depth.shape, 4))  # the last channel is coverage
         seen = self.paint >= 0

@@ -8,10 +8,9 @@ import re
 import stat
 import warnings
 from pathlib import Path
-from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from modules.runtime.errors import UserError
 
@@ -33,27 +32,27 @@ PICTURE_SUFFIXES = (
 )
 # … and in place of them: what to do.
 OTHER_SUFFIXES = {
-    **dict.fromkeys((".gif", ".npy", ".npz", ".mat", ".pt", ".pkl"), "convert them to PNG"),
-    **dict.fromkeys((".zip", ".tar", ".gz", ".7z", ".rar"), "unpack them"),
-    **dict.fromkeys(
-        (".mp4", ".avi", ".mov", ".mkv", ".webm"), "the command video takes a film by its own name"
-    ),
+    ".gif .npy .npz .mat .pt .pkl": "convert them to PNG",
+    ".zip .tar .gz .7z .rar": "unpack them",
+    ".mp4 .avi .mov .mkv .webm": "the command video takes a film by its own name",
 }
-# By a file's first bytes: what it is, and what to do.
-OTHER_KINDS = (
-    (b"version https://git-lfs", "a pointer of Git LFS; fetch the file with: git lfs pull"),
-    (b"GIF8", "a GIF; convert it to PNG"),
-    (b"8BPS", "a Photoshop file; convert it to PNG"),
-    (b"v/1\x01", "an OpenEXR file; convert it to PNG"),
-    (b"%PDF", "a PDF document; save its pictures as 0.png, 1.png, …"),
-    (b"\x93NUMPY", "an array of numpy; save it as 0.png, 1.png, …"),
-    (b"\x89HDF", "an HDF5 file; save its pictures as 0.png, 1.png, …"),
-    (b"\x80", "a pickle; save its pictures as 0.png, 1.png, …"),
-    *(
-        (start, "an archive; unpack it")
-        for start in (b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
-    ),
-)
+# What a file is that no decoder here knows, by its first bytes, and what to do.
+OTHER_KINDS = {
+    rb"version https://git-lfs": "a pointer of Git LFS; fetch the file with: git lfs pull",
+    rb"GIF8": "a GIF; convert it to PNG",
+    rb"8BPS": "a Photoshop file; convert it to PNG",
+    rb"v/1\x01": "an OpenEXR file; convert it to PNG",
+    rb"%PDF": "a PDF document; save its pictures as 0.png, 1.png, …",
+    rb"\x93NUMPY|PK\x03\x04.{,200}\.npy": "an array of numpy; save it as 0.png, 1.png, …",
+    rb"\x89HDF": "an HDF5 file; save its pictures as 0.png, 1.png, …",
+    rb"\x80": "a pickle; save its pictures as 0.png, 1.png, …",
+    rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ": "an archive; unpack it",
+    rb".{4}ftyp": "HEIC or a video; convert it to PNG",
+    rb"II\*\x00|MM\x00\*": "a TIFF of a kind that is not read; save it with 8 bits per colour",
+    rb"(?i:\s*<!doctype html|\s*<html)": "a web page; download the file itself",
+    # Only where there is something, of no video format in plain text, without control characters.
+    rb"(?!YUV4MPEG)[^\x00-\x08\x0e-\x1f]+\Z": "a text file; give the pictures themselves",
+}
 WHITE, BLACK = 255, 0  # what transparent pixels of frames and of labels become
 ORIENTATION = 0x0112  # tag of EXIF
 TURNS = {  # value of the tag → what turns the image upright
@@ -68,6 +67,8 @@ TURNS = {  # value of the tag → what turns the image upright
 SIDEWAYS = (5, 6, 7, 8)  # values with which width and height are exchanged
 MAX_BYTES = 2**30  # of a file: more than MAX_PIXELS take in any kind
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
+# Pillow refuses a PNG over long texts and colour profiles, on which no pixel depends.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
 
 
 def to_rgb(image: Image.Image, ground: int = WHITE) -> Image.Image:
@@ -103,8 +104,7 @@ def upright(image: Image.Image, exif: Image.Exif | None = None) -> Image.Image:
 
 def is_clear(image: Image.Image) -> bool:
     """Whether an image has transparent pixels."""
-    with_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
-    if not with_alpha and "transparency" not in image.info:
+    if not image.has_transparency_data:
         return False
     lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
     return int(lowest) < 255  # type: ignore[arg-type]
@@ -112,55 +112,13 @@ def is_clear(image: Image.Image) -> bool:
 
 def other_kind(head: bytes) -> str:
     """What a file is that no decoder here knows, by its first bytes, and what to do; or ""."""
-    if head.startswith(b"PK\3\4") and b".npy" in head:
-        return "it holds arrays of numpy; save them as 0.png, 1.png, …"
-    for start, what in OTHER_KINDS:
-        if head.startswith(start):
-            return f"it is {what}"
-    if head[4:8] == b"ftyp":
-        return "it is HEIC or a video; convert it to PNG"
-    if head.startswith((b"II*\0", b"MM\0*")):
-        return "it is a TIFF of a kind that is not read; save it with 8 bits per colour"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "it is a web page; download the file itself"
-    if not re.search(rb"^$|^YUV4MPEG|[\0-\x08\x0e-\x1f]", head):
-        return "it is a text file; give the pictures themselves"
-    return ""
-
-
-def without_notes(data: bytes) -> bytes:
-    """A PNG without its texts and its colour profile, which may be of any length.
-
-    Pillow refuses a file over long ones; no pixel depends on them.
-    """
-    kept, at = [data[:8]], 8
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "big") + 12  # with length, kind and checksum
-        if data[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            kept.append(data[at : at + size])
-        at += size
-    return b"".join(kept)
-
-
-def _open(stream: IO[bytes]) -> Image.Image | str:
-    """The image of an open file, fully decoded and its checksums verified; or why it is unfit."""
-    image = Image.open(stream, formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        return f"{image.width} x {image.height} pixels are too many for a video frame"
-    # Pillow decodes a PNG without looking at its checksums: flipped bits become pixels.
-    image.verify()
-    stream.seek(0)
-    image = Image.open(stream, formats=FORMATS)
-    if image.format in ("TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1:
-        return f"holds {getattr(image, 'n_frames', 1)} pictures; a frame is one"
-    image.load()
-    if image.mode in ("F", "LAB", "HSV") or (image.mode == "I" and image.format == "TIFF"):
-        return f"has pixels of a kind that is not read ({image.mode}); save it as 8-bit RGB"
-    return upright(image)
+    found = (kind for start, kind in OTHER_KINDS.items() if re.match(start, head, re.DOTALL))
+    return f"it is {kind}" if (kind := next(found, "")) else ""
 
 
 def decode_image(path: Path) -> Image.Image | str:
     """The image of a file, upright and fully decoded; a text if it cannot be used: why not."""
+    head = b""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -170,16 +128,20 @@ def decode_image(path: Path) -> Image.Image | str:
         if status.st_size > MAX_BYTES:
             return f"{status.st_size / 2**20:.0f} MB are too many for a video frame"
         # Read at once: what the disk refuses is told apart from what the file holds.
-        with io.BytesIO(path.read_bytes()) as stream:
-            head = stream.read(512)
-            stream.seek(0)
-            try:
-                return _open(stream)
-            except ValueError as error:
-                if not head.startswith(b"\x89PNG") or isinstance(error, UnicodeError):
-                    raise
-                stream.seek(0)
-                return _open(io.BytesIO(without_notes(stream.read())))
+        stream = io.BytesIO(path.read_bytes())
+        head = stream.getvalue()[:512]
+        image = Image.open(stream, formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            return f"{image.width} x {image.height} pixels are too many for a video frame"
+        # Pillow decodes a PNG without looking at its checksums: flipped bits become pixels.
+        image.verify()
+        image = Image.open(stream, formats=FORMATS)
+        if image.format in ("TIFF", "WEBP") and getattr(image, "n_frames", 1) > 1:
+            return f"holds {getattr(image, 'n_frames', 1)} pictures; a frame is one"
+        image.load()
+        if image.mode in ("F", "LAB", "HSV") or (image.mode == "I" and image.format == "TIFF"):
+            return f"has pixels of a kind that is not read ({image.mode}); save it as 8-bit RGB"
+        return upright(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return "the pixels are too many for a video frame"
     except UnidentifiedImageError:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
@@ -34,14 +33,12 @@ def build_network(short_side: int) -> KeypointRCNN:
 
     short_side: pixels to which the shorter side of a frame is scaled (the longer is at most 5/3)
     """
-    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
-    longest = round(short_side * 5 / 3)
     network = KeypointRCNN(
-        backbone,
+        resnet_fpn_backbone(backbone_name="resnet50", weights=None),
         num_classes=2,
         num_keypoints=17,
         min_size=short_side,
-        max_size=longest,
+        max_size=round(short_side * 5 / 3),
         box_score_thresh=LEAST_SCORE,  # joints of less certain people are not needed
     )
     for module in network.modules():
@@ -82,25 +79,19 @@ def load_keypoint_model(
         ) from error
     network.to(device)
 
+    @torch.inference_mode()
     def find(frames: Sequence[NDArray[np.uint8]], near: Array | None = None) -> list[Detections]:
         del near  # it finds small people without help
-        return _find_people(network, device, frames)
+        images = [
+            torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1).float() / 255
+            for frame in frames
+        ]
+        results = []
+        for found in network(images):
+            points, logits = found["keypoints"][..., :2], found["keypoints_scores"][..., None]
+            joints = torch.cat([points, logits], dim=2)  # (K, 17, 3)
+            values = (found["boxes"], found["scores"], joints)
+            results.append(Detections(*(value.float().cpu().numpy() for value in values)))
+        return results
 
     return find
-
-
-@torch.inference_mode()
-def _find_people(
-    network: nn.Module, device: torch.device, frames: Sequence[NDArray[np.uint8]]
-) -> list[Detections]:
-    images = [
-        torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1).float() / 255
-        for frame in frames
-    ]
-    results = []
-    for found in network(images):
-        points, logits = found["keypoints"][..., :2], found["keypoints_scores"][..., None]
-        joints = torch.cat([points, logits], dim=2)  # (K, 17, 3)
-        values = (found["boxes"], found["scores"], joints)
-        results.append(Detections(*(value.float().cpu().numpy() for value in values)))
-    return results

@@ -3,6 +3,8 @@
     labels = open_labels(Path("openpose_output"), clip)
     labels.kind                    # "skeleton images", "OpenPose JSON", …
     labels.matched                 # how labels and frames were matched, in words
+    gain = stroke_gain(some_images, part, size, labels.ink)       # one for all images of a clip
+    label = shrink_label(image, part, size, gain, labels.ink)
 
     a folder of images             one skeleton image for each frame, of the frame's view
     a folder of JSON files         a file for each frame
@@ -13,20 +15,23 @@ file name first, by number second. Of a clip whose frames are not evenly spaced,
 count frames as a player shows them.
 """
 
+import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, read_image
 from modules.datasets.label_formats import KNOWN, Size, Table, read_table, refuse_other_kind
-from modules.datasets.naming import frame_numbers, frames_in, list_files
-from modules.datasets.pose import Person, person_from
+from modules.datasets.naming import frame_numbers, frames_in, listed
+from modules.datasets.pose import JOINTS, Person, person_from
 from modules.datasets.source import Clip
 from modules.ink import Ink, find_ink
 from modules.runtime.errors import UserError, named
@@ -35,11 +40,11 @@ JOINT_CONFIDENCE = 0.05  # joints below it were not found; OpenPose draws from t
 ROUNDING = 1.5  # pixels by which a scaled copy's sides may differ from the clip's aspect
 SEVERAL = 64  # images that tell what all of a clip are drawn on
 SHOWN_SLACK = 2  # frames by which a count of shown frames may differ: tools round at the ends
-# What tools append to a frame's name, and put before it.
+# What tools put before a frame's name, and append to it.
 ADDED = re.compile(
-    r"[_\-. ](keypoints?|rendered|pose|poses|label|skeleton|openpose|alphapose|landmarks|vis)$"
+    r"^(vis|results|pred|label)[_\-. ]|[_\-. ]"
+    r"(keypoints?|rendered|pose|poses|label|skeleton|openpose|alphapose|landmarks|vis)$"
 )
-ADDED_BEFORE = re.compile(r"^(vis|results|pred|label)[_\-. ]")
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,7 @@ class Labels:
     @cached_property
     def ink(self) -> Ink:
         """What the images are drawn on. Raises UserError: not on one plain colour."""
-        paths = self.images[:: -(-len(self.images) // SEVERAL)]
-        some = [np.asarray(read_image(path, BLACK)) for path in paths]
+        some = [np.asarray(read_image(path, BLACK)) for path in _some(self.images)]
         ink = find_ink(some)
         if np.mean([ink.drawn(image).mean() for image in some]) > 0.5:
             raise UserError(
@@ -76,20 +80,28 @@ def open_labels(path: Path, clip: Clip) -> Labels:
         raise UserError(f"{where}: there is no such folder or file")
     files = [path]
     if path.is_dir():
-        images, files = list_files(path, IMAGE_SUFFIXES), list_files(path, (".json",))
-        if images and files:
+        inside = listed(path)
+        files = [entry for entry in inside if entry.suffix.lower() == ".json"]
+        with_images = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside)
+        if with_images and files:
             raise UserError(f"{where}: holds images and JSON; keep only the labels")
-        if images:
+        if with_images:
             images = list(frames_in(path).values())
             names = [image.name for image in images]
             places, matched = match(names, clip, f"{where}: skeleton images", every=True)
             by_frame = {frame: images[i] for i, at in enumerate(places) for frame in at}
             ordered = [by_frame[frame] for frame in sorted(by_frame)]
-            for image in ordered[:: -(-len(ordered) // SEVERAL)]:
+            for image in _some(ordered):
                 _check_shape(where, read_image(image, BLACK).size, clip.size)
             return Labels(path, "skeleton images", images=ordered, matched=matched)
         if not files:
-            _refuse_folder(where, path)
+            for entry in inside:
+                refuse_other_kind(f"{where}: {entry.name}", [entry.suffix.lower()])
+            folders = [entry.name for entry in inside if entry.is_dir()]
+            deeper = f"; give one of the folders in it: {named(folders)}" if folders else ""
+            raise UserError(
+                f"{where}: the folder has neither images nor .json files{deeper} ({KNOWN})"
+            )
     table = read_table(files)
     people = _people(where, table, clip.size)
     keys, what = list(table.frames), f"{where}: {table.kind}"
@@ -100,13 +112,8 @@ def open_labels(path: Path, clip: Clip) -> Labels:
     return Labels(path, table.kind, people=placed, matched=matched)
 
 
-def _refuse_folder(where: str, path: Path) -> None:
-    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    for entry in inside:
-        refuse_other_kind(f"{where}: {entry.name}", entry)
-    folders = [entry.name for entry in inside if entry.is_dir()]
-    deeper = f"; give one of the folders in it: {named(folders)}" if folders else ""
-    raise UserError(f"{where}: the folder has neither images nor .json files{deeper} ({KNOWN})")
+def _some(paths: list[Path]) -> list[Path]:
+    return paths[:: -(-len(paths) // SEVERAL)]
 
 
 def _check_shape(where: str, size: Size, picture: tuple[int, int]) -> None:
@@ -130,13 +137,13 @@ def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | in
     Joints at (0, 0) and with a negative coordinate were not found, whatever their confidence.
     Raises UserError: nobody in any frame, joints of a picture of another shape or size.
     """
-    people: dict[str | int, list[Person]] = {key: [] for key in table.frames}
-    values = np.concatenate([np.zeros((0, 3)), *(row.joints for row in table.rows)])
-    if np.isnan(values[:, 2]).all():
-        values[:, 2] = 1  # of no joint it is said how certain it is
-    points = values[:, :2]
-    sure = np.isfinite(values).all(axis=1) & (values[:, 2] > JOINT_CONFIDENCE)
-    found = sure & (points >= 0).all(axis=1) & (points > 0).any(axis=1)
+    empty = np.zeros((0, len(JOINTS), 3))
+    values = np.concatenate([empty, *(row.joints[None] for row in table.rows)])  # (N, J, 3)
+    if np.isnan(values[..., 2]).all():
+        values[..., 2] = 1  # of no joint it is said how certain it is
+    points = values[..., :2]
+    sure = np.isfinite(values).all(axis=2) & (values[..., 2] > JOINT_CONFIDENCE)
+    found = sure & (points >= 0).all(axis=2) & (points > 0).any(axis=2)
     if not found.any():
         raise UserError(f"{where}: no person in any frame")
     in_parts = (points[found] <= 1).all(axis=1).mean() > 0.5 and min(picture) > 2
@@ -145,15 +152,11 @@ def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | in
             f"{where}: joints lie between -1 and 1; write them in pixels (OpenPose:"
             " --keypoint_scale 0)"
         )
-    scale = np.ones((len(values), 2))
-    ends = np.cumsum([0, *(len(row.joints) for row in table.rows)]).tolist()
-    for row, (start, stop) in zip(table.rows, pairwise(ends), strict=True):
-        if in_parts:
-            scale[start:stop] = picture
-        elif row.size:
-            scale[start:stop] = np.array(picture) / row.size
-            _check_shape(where, row.size, picture)
-    values[:, :2] *= scale
+    whole: Size = (1, 1) if in_parts else picture
+    sizes = [whole if in_parts else row.size or whole for row in table.rows]
+    for size in set(sizes) - {whole}:
+        _check_shape(where, size, picture)
+    points *= (np.array(picture) / sizes)[:, None]
     outside = (points[found] > picture).any(axis=1).mean()
     if outside > 0.5:
         raise UserError(
@@ -161,22 +164,21 @@ def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | in
             f" {picture[1]} pixels; were they found in a video of another size?"
         )
     values[~found] = 0
-    worth: dict[Any, float] = {}
-    tracks: dict[str | int, list[Any]] = {key: [] for key in table.frames}
-    for row, (start, stop) in zip(table.rows, pairwise(ends), strict=True):
-        joints = values[start:stop]
-        if person := person_from(joints, row.layout, JOINT_CONFIDENCE, score=row.score):
-            people[row.frame].append(person)
-            tracks[row.frame].append(row.track)
-            size = float(np.sqrt((person.box[2:] - person.box[:2]).prod()))
-            worth[row.track] = worth.get(row.track, 0) + size * person.score
-    worth.pop(None, None)
-    if worth:  # where the file says who is who, the main person is the same throughout
-        main = max(worth, key=lambda track: worth[track])
-        for key, of in tracks.items():
-            if main in of:
-                people[key] = [people[key][of.index(main)]]
-    return people
+    people: dict[str | int, list[tuple[Any, Person]]] = {key: [] for key in table.frames}
+    worth: defaultdict[int | str, float] = defaultdict(float)
+    for row, joints in zip(table.rows, values, strict=True):
+        if person := person_from(joints[row.layout], row.layout, JOINT_CONFIDENCE, score=row.score):
+            people[row.frame].append((row.track, person))
+            if row.track is not None:
+                side = math.sqrt(math.prod(person.box[2:] - person.box[:2]))
+                worth[row.track] += side * person.score
+    # Where the file says who is who, the main person is the same throughout.
+    main = max(worth, key=worth.__getitem__) if worth else ""
+    chosen = {}
+    for key, seen in people.items():
+        of_main = [person for track, person in seen if track == main]
+        chosen[key] = of_main[:1] or [person for _, person in seen]
+    return chosen
 
 
 # ----------------------------------------------------------------------------------------
@@ -210,81 +212,116 @@ def match(
     names, stems = [bare(str(key)) for key in keys], [bare(file.name) for file in clip.files]
     at = {stem: frame for frame, stem in enumerate(stems)}
     written = any(not str(key).isdecimal() for key in keys)
-    if not any(name in at for name in names):
-        names = [ADDED_BEFORE.sub("", name) for name in names]
-    found = [at[name] for name in names if name in at]
-    if written and found and len(at) == len(stems):
-        if len(found) < len(keys):
-            alone = named(str(key) for key, name in zip(keys, names, strict=True) if name not in at)
-            raise UserError(f"{counts}; no frame has the name of {alone}")
-        if len(set(found)) < len(found):
-            raise UserError(f"{what}: several labels have the name of the same frame")
-        if every and (missing := sorted(set(range(len(stems))) - set(found))):
+    numbers = [at[name] for name in names if name in at]
+    by_name = written and bool(numbers) and len(at) == len(stems)
+    if by_name and len(numbers) < len(keys):
+        alone = named(str(key) for key, name in zip(keys, names, strict=True) if name not in at)
+        raise UserError(f"{counts}; no frame has the name of {alone}")
+    if not by_name:
+        numbers = [key for key in keys if isinstance(key, int)]
+        if len(numbers) < len(keys):
+            numbers = frame_numbers(names) or [-1]
+        if min(numbers) < 0:
+            raise UserError(
+                f"{what}: {named(keys[:2])} … are neither frame numbers nor names of the clip's"
+                f" frames ({named([f.name for f in clip.files[:2]]) or 'it has none'} …)"
+            )
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{what}: several labels are of the same frame or have the same number")
+    if by_name:
+        if every and (missing := sorted(set(range(len(stems))) - set(numbers))):
             without = named(clip.files[frame].name for frame in missing)
             raise UserError(f"{counts}; without a label: {without}")
-        return [[frame] for frame in found], "matched to the frames by file name"
-    numbers = [key for key in keys if isinstance(key, int)]
-    if len(numbers) < len(keys):
-        numbers = frame_numbers(names) or [-1]
-    if any(number < 0 or number % 1 for number in numbers):
-        few = named([str(key) for key in keys[:2]])
-        raise UserError(
-            f"{what}: {few} … are neither frame numbers nor names of the clip's frames"
-            f" ({named([f.name for f in clip.files[:2]]) or 'it has none'} …)"
-        )
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"{what}: several labels have the same frame number")
-    ways = _ways(numbers, clip, stems, written, rows_missing=rows_missing and not every)
-    if len({str(places) for places in ways.values()}) > 1:
-        # Labels off by one frame would train and look almost right, so do not guess.
-        raise UserError(
-            f"{what}: frames {min(numbers)} to {max(numbers)} of {clip.frames} may be"
-            f" {' or '.join(ways)}; count from 0, with a row for frame 0 (empty keypoints where"
-            " nobody is in it)"
-        )
-    if not ways:
-        high = f"; it has frame {max(numbers)}" if max(numbers) > clip.frames else ""
-        raise UserError(f"{counts}{high}; there must be one for every frame of the clip")
-    how, places = next(iter(ways.items()))
-    return places, f"matched to the frames {how}"
-
-
-def _ways(
-    numbers: Sequence[int],
-    clip: Clip,
-    stems: Sequence[str],
-    written: bool,
-    *,
-    rows_missing: bool,
-) -> dict[str, list[list[int]]]:
-    """The ways, in words, in which distinct numbers of labels may mean a clip's frames."""
-    ranks, ordered = np.argsort(np.argsort(numbers)).tolist(), sorted(numbers)
+        return [[frame] for frame in numbers], "matched to the frames by file name"
+    low, high = min(numbers), max(numbers)
     of_frames = frame_numbers(stems) or []
     own = {number: frame for frame, number in enumerate(of_frames)}
     named_so = len(own) == len(of_frames) and own.keys() >= set(numbers)
     if named_so and (written or len(numbers) == len(own)):
-        return {"by number": [[own[number]] for number in numbers]}
-    if len(numbers) == clip.frames and len({b - a for a, b in pairwise(ordered)}) == 1:
-        return {"by order": [[rank] for rank in ranks]}
+        return [[own[number]] for number in numbers], "matched to the frames by number"
+    ranks = np.argsort(np.argsort(numbers)).tolist()
+    if len(numbers) == clip.frames and len(set(np.diff(sorted(numbers)))) == 1:
+        return [[rank] for rank in ranks], "matched to the frames by order"
     timing = clip.film.timing if clip.film else clip.timing
     if timing and not timing.is_constant:
         for rate in (timing.rate, *([clip.film.base_rate] if clip.film else ())):
             shown, starts = round(timing.end * rate), np.rint(timing.starts * rate)
             which, fits = ranks, abs(len(numbers) - timing.end * rate) <= SHOWN_SLACK
             if rows_missing:
-                base = min(ordered[0], int(ordered[-1] >= shown), 1)
-                which, fits = [n - base for n in numbers], ordered[-1] < shown + SHOWN_SLACK
-            if fits and max(len(numbers), rows_missing * ordered[-1]) > clip.frames:
+                base = min(low, int(high >= shown), 1)
+                which, fits = [n - base for n in numbers], high < shown + SHOWN_SLACK
+            if fits and max(len(numbers), rows_missing * high) > clip.frames:
                 starts = starts if rows_missing else starts.clip(0, len(numbers) - 1)
                 how = f"as shown at {rate:.4g}/s, of which the clip stores {clip.frames}"
-                return {how: [np.flatnonzero(starts == number).tolist() for number in which]}
-    if not rows_missing and ordered[-1] - ordered[0] == len(ordered) - 1:
-        return {}  # none is missing, and yet there are more frames or fewer
-    ways = {}
-    if ordered[-1] < clip.frames:
-        ways["counted from 0"] = [[number] for number in numbers]
-    if ordered[0] >= 1 and ordered[-1] <= clip.frames:
-        ways["counted from 1"] = [[number - 1] for number in numbers]
-    if named_so:
-        ways["numbered as their names are"] = [[own[number]] for number in numbers]
-    return ways
+                places = [np.flatnonzero(starts == number).tolist() for number in which]
+                return places, f"matched to the frames {how}"
+    ways = {}  # that are left, in words
+    # Where none is missing, and yet there are more frames or fewer, there is none.
+    if rows_missing or high - low >= len(numbers):
+        if high < clip.frames:
+            ways["counted from 0"] = [[number] for number in numbers]
+        if low >= 1 and high <= clip.frames:
+            ways["counted from 1"] = [[number - 1] for number in numbers]
+        if named_so:
+            ways["numbered as their names are"] = [[own[number]] for number in numbers]
+    if not ways:
+        there = f"; it has frame {high}" if high > clip.frames else ""
+        raise UserError(f"{counts}{there}; there must be one for every frame of the clip")
+    (how, places), *others = ways.items()
+    if any(other != places for _, other in others):
+        # Labels off by one frame would train and look almost right, so do not guess.
+        raise UserError(
+            f"{what}: frames {low} to {high} of {clip.frames} may be {' or '.join(ways)}; count"
+            " from 0, with a row for frame 0 (empty keypoints where nobody is in it)"
+        )
+    return places, f"matched to the frames {how}"
+
+
+# ----------------------------------------------------------------------------------------
+# Skeleton images
+
+
+def _shrink_strokes(
+    image: Image.Image, part: NDArray[np.float64], size: tuple[int, int], ink: Ink
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Colour of the strokes, (H, W, 3), and the part of each pixel that they cover, (H, W), 0-1."""
+    pixels = np.asarray(image)
+    drawn = ink.drawn(pixels)[..., None]
+    strokes = (drawn * np.concatenate([pixels, np.ones_like(drawn)], axis=2)).astype(np.float32)
+    box = part * np.array([*image.size, *image.size])
+    box = (*np.maximum(box[:2], 0), *np.minimum(box[2:], image.size))
+    shrunk = [
+        np.asarray(Image.fromarray(channel).resize(size, Image.Resampling.BOX, box), np.float64)
+        for channel in np.moveaxis(strokes, 2, 0)
+    ]
+    return np.stack(shrunk[:3], axis=2) / np.maximum(shrunk[3], 1e-6)[..., None], shrunk[3]
+
+
+def stroke_gain(
+    images: Sequence[Image.Image], part: NDArray[np.float64], size: tuple[int, int], ink: Ink
+) -> float:
+    """Factor on the strokes' coverage so that most of their pixels are covered whole, 1-6.
+
+    Lines drawn for a large image are a fraction of a pixel wide in a small one, and plain averaging
+    would blend them into the background. One value serves all labels of a clip, so that they do not
+    flicker.
+    """
+    covers = [_shrink_strokes(image, part, size, ink)[1] for image in images]
+    values = np.concatenate([np.zeros(0), *(cover[cover > 0] for cover in covers)])
+    return float(np.clip(1 / np.quantile(values, 0.75), 1, 6)) if len(values) else 1.0
+
+
+def shrink_label(
+    image: Image.Image, part: NDArray[np.float64], size: tuple[int, int], gain: float, ink: Ink
+) -> NDArray[np.uint8]:
+    """A skeleton image cropped and resized so that its limbs keep their colours, (H, W, 3) uint8.
+
+    part: box (4,) as parts of the image's width and height; size: (width, height)
+    gain: see `stroke_gain`; ink: of the clip's labels
+    """
+    if image.size == size and np.allclose(part, (0, 0, 1, 1)):
+        return np.asarray(image)  # unchanged, bit for bit
+    colour, cover = _shrink_strokes(image, part, size, ink)
+    ground = np.array(ink.background, np.float64)
+    label = ground + np.minimum(cover * gain, 1)[..., None] * (colour - ground)
+    return np.rint(label).clip(0, 255).astype(np.uint8)

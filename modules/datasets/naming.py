@@ -25,7 +25,6 @@ SYSTEM = (
     *("__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"),
     "System Volume Information",
 )
-WAITING = ".renumber-"  # renumber() sets a file aside under this and its new number
 
 # ---------------------------------------------------------------- numbers in names
 
@@ -80,22 +79,12 @@ def list_folder(folder: Path) -> list[Path]:
     return [path for path in every if path.name[0] != "." and path.name not in SYSTEM]
 
 
-def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of these suffixes, in numeric order. Raises UserError."""
+def listed(folder: Path) -> list[Path]:
+    """See `list_folder`. Raises UserError that names the folder."""
     try:
-        files = [path for path in list_folder(folder) if path.suffix.lower() in suffixes]
+        return list_folder(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({why(error)})") from error
-    numbers = frame_numbers([path.stem for path in files])
-    if numbers is None:
-        return sorted(files, key=natural_order)
-    return [path for _, path in sorted(zip(numbers, files, strict=True))]
-
-
-def natural_order(path: Path) -> list[tuple[int, str]]:
-    """A sorting key for file names: 2 comes before 10."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 class Frames(NamedTuple):
@@ -118,8 +107,9 @@ def sort_frames(paths: Sequence[Path]) -> Frames:
     if not images:
         fault = "the folder has no images (0.png, 1.png, …)"
         for kind, count in kinds.items():
-            if what := OTHER_SUFFIXES.get(kind):
-                fault += f"; it has {count} {kind} file(s): {what}"
+            for suffixes, what in OTHER_SUFFIXES.items():
+                if kind in suffixes.split():
+                    fault += f"; it has {count} {kind} file(s): {what}"
         if folders := [path.name for path in paths if os.path.isdir(path)]:  # noqa: PTH112
             where = named(folders)
             fault += f"; do they lie deeper, in {where}? Give that folder, or move them up"
@@ -145,11 +135,7 @@ def sort_frames(paths: Sequence[Path]) -> Frames:
 
 def frames_in(folder: Path) -> dict[int, Path]:
     """The images of a folder by frame number, in order. Raises UserError with all of its faults."""
-    try:
-        frames = sort_frames(list_folder(folder))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({why(error)})") from error
-    if frames.faults:
+    if (frames := sort_frames(listed(folder))).faults:
         raise UserError(f"{folder}: {'; '.join(frames.faults)}")
     return frames.files
 
@@ -168,52 +154,28 @@ def renumber(folders: Sequence[Path]) -> list[int]:
     """Rename the images of folders to 0.png, 1.png, … in the order of their numbers.
 
     Folders that belong together (images and their labels) are given together: they must have the
-    same numbers, so that no label moves to another frame. The same command again finishes one
-    that was interrupted.
+    same numbers, so that no label moves to another frame.
 
     Returns the new numbers before which the old numbering had a gap. Raises UserError before
     anything is renamed: a folder cannot be read, it is not clear which number counts, the folders
     differ.
     """
-    plans: list[list[tuple[int, Path]]] = []
-    interrupted = False
-    for folder in folders:
-        waiting = _waiting(folder)
-        if waiting and not list_files(folder, IMAGE_SUFFIXES):
-            plan = []
-        else:
-            plan = list(frames_in(folder).items())
-        if waiting:  # of a command that was interrupted
-            done = [file for _, file in plan]  # have their new names, unless 0 is among the others
-            aside = list(waiting.values())
-            plan = list(enumerate(aside + done if 0 in waiting else done + aside))
-            interrupted = True
-        plans.append(plan)
-    for folder, plan in zip(folders, plans, strict=True):
-        # An interrupted command has checked the numbers; what is left to see is how many there are.
-        if interrupted and len(plan) == len(plans[0]):
-            continue
-        if [number for number, _ in plan] != [number for number, _ in plans[0]]:
+    every = [frames_in(folder) for folder in folders]
+    for folder, frames in zip(folders, every, strict=True):
+        if frames.keys() != every[0].keys():
             raise UserError(
                 f"{folder}: has other frame numbers than {folders[0]}; renumbered, its images would"
                 " belong to other frames"
             )
-    for plan in plans:
-        # In two steps, so that no file takes a name that another still has.
-        aside = [file.with_name(f"{WAITING}{i}{file.suffix}") for i, (_, file) in enumerate(plan)]
-        for (_, file), name in zip(plan, aside, strict=True):
-            file.rename(name)
-        for i, file in enumerate(aside):
-            name = file.with_name(f"{i}{file.suffix.lower()}")
-            file.rename(name)
-    numbers = [number for number, _ in plans[0]]
+    for frames in every:
+        waiting = []
+        for index, file in enumerate(frames.values()):
+            target = file.with_name(f"{index}{file.suffix.lower()}")
+            if os.path.lexists(target):  # of a file that moves up: the last of them goes first
+                waiting.append((file, target))
+            else:
+                file.rename(target)
+        for file, target in reversed(waiting):
+            file.rename(target)
+    numbers = list(every[0])
     return [numbers.index(number) for number in gaps(numbers)]
-
-
-def _waiting(folder: Path) -> dict[int, Path]:
-    """The files that an interrupted renumber() has set aside, by their new numbers in order."""
-    found = {}
-    for path in folder.glob(f"{WAITING}*"):
-        if (stem := path.stem.removeprefix(WAITING)).isdecimal():
-            found[int(stem)] = path
-    return dict(sorted(found.items()))

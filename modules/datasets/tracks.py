@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from modules.datasets.agreement import label_offset, overlays
 from modules.datasets.images import BLACK, read_image
-from modules.datasets.inspection import differences, find_cuts
+from modules.datasets.inspection import differences, find_cuts, label_offset, overlays
 from modules.datasets.label_files import Labels
 from modules.datasets.pose import (
     COCO_JOINTS,

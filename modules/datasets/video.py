@@ -31,8 +31,7 @@ from PIL import Image
 
 from modules.datasets import blazepose
 from modules.datasets.images import BLACK, read_image
-from modules.datasets.label_files import Labels, open_labels
-from modules.datasets.label_images import shrink_label, stroke_gain
+from modules.datasets.label_files import Labels, open_labels, shrink_label, stroke_gain
 from modules.datasets.person import MARKER, Like, about_the_person, read_like, write_driven
 from modules.datasets.pose import KeypointModel, draw_labels
 from modules.datasets.source import (

@@ -1,6 +1,5 @@
 """Image files: exact RGB of every kind, and why a file cannot be used."""
 
-import io
 import os
 import struct
 import warnings
@@ -17,8 +16,6 @@ from modules.runtime.errors import UserError
 from tests.support.data import png_claiming
 
 WIDTH, HEIGHT = 8, 4
-
-
 GREY = np.full((HEIGHT, WIDTH), 200, np.uint8)
 PALETTE = Image.new("RGB", (WIDTH, HEIGHT), (200, 10, 20)).quantize(4)
 
@@ -55,83 +52,18 @@ def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path) -> None:
     assert read.tolist() == np.rint(values[0] / 257).tolist() == [0, 0, 1, 1, 128, 255]
 
 
-def changed(path: Path, change: Callable[[bytes], bytes]) -> None:
-    path.write_bytes(change(path.read_bytes()))
-
-
-def replaced(path: Path, make: Callable[[Path], object]) -> None:
-    path.unlink()
-    make(path)
-
-
-def flipped(data: bytes) -> bytes:
-    """One bit within the checksum of the pixels' chunk."""
-    at = data.index(b"IEND") - 6
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda p: p.write_text("text"), "is not an image that can be read"),
-        (lambda p: p.write_bytes(b""), "the file is empty (0 bytes)"),
-        (lambda p: changed(p, lambda d: d[: len(d) // 2]), ""),
-        (lambda p: changed(p, lambda d: d[:-12]), "is corrupted or cut short ("),
-        (lambda p: changed(p, flipped), "is corrupted or cut short ("),
-        (lambda p: Image.new("L", (9, 9)).save(p, "GIF"), "is not an image that can be read"),
-        (lambda p: replaced(p, Path.mkdir), "is not a file"),
-        (lambda p: replaced(p, os.mkfifo), "is not a file"),
-        (lambda p: replaced(p, lambda q: q.symlink_to("nowhere")), "(No such file or directory)"),
-        (lambda p: Image.new("1", (8200, 8200)).save(p), "8200 x 8200 pixels are too many"),
-        (
-            lambda p: p.write_bytes(png_claiming(9500, 9500)),
-            "the pixels are too many",
-        ),  # Pillow warns
-        (
-            lambda p: p.write_bytes(png_claiming(2**16, 2**16)),
-            "the pixels are too many",
-        ),  # and raises
-    ],
-)
-def test_why_a_file_cannot_be_used(
-    tmp_path: Path, damage: Callable[[Path], object], reason: str
-) -> None:
-    path = tmp_path / "3.png"
-    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    assert np.array_equal(np.asarray(decode_image(path)), noise)  # the control
-    damage(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        said = decode_image(path)
-        assert isinstance(said, str)
-        assert reason in said and "\n" not in said
-        with pytest.raises(UserError) as caught:
-            read_image(path)
-    assert str(caught.value) == f"{path}: {said}"
-
-
-# ---------------------------------------------------------------- other kinds of files
-
-
 def noise(mode: str = "RGB") -> Image.Image:
-    shape = (HEIGHT, WIDTH, 3)
-    return Image.fromarray(
-        np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    ).convert(mode)
+    pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
 
 
 @pytest.mark.parametrize(
     ("suffix", "kind", "mode", "options"),
     [
-        (".bmp", "BMP", "RGB", {}),
         (".bmp", "BMP", "P", {}),
-        (".webp", "WEBP", "RGB", {"lossless": True}),
         (".avif", "AVIF", "RGB", {"quality": 100, "subsampling": "4:4:4"}),
-        (".tif", "TIFF", "RGB", {}),
         (".tiff", "TIFF", "RGB", {"compression": "tiff_lzw"}),
         (".tif", "TIFF", "CMYK", {}),
-        (".ppm", "PPM", "RGB", {}),
         (".pgm", "PPM", "L", {}),
         (".png", "TIFF", "RGB", {}),
     ],
@@ -145,6 +77,17 @@ def test_kinds_beyond_png_and_jpeg_keep_their_pixels(
     assert np.abs(read - exact).max() <= (2 if kind == "AVIF" else 0)
 
 
+def changed(path: Path, change: Callable[[bytes], bytes], kind: str = "PNG") -> None:
+    noise().save(path, kind)
+    path.write_bytes(change(path.read_bytes()))
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit within the checksum of the pixels' chunk."""
+    at = data.index(b"IEND") - 6
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -153,58 +96,65 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     ("kind", "text"),
     [
         (b"zTXt", b"prompt\0\0" + zlib.compress(b"a" * 2**21)),
-        (b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"a" * 2**21)),
         (b"tEXt", b"prompt\0" + b"a" * (2**26 + 1)),
         (b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**21))),
     ],
 )
 def test_a_png_with_long_notes_keeps_its_pixels(kind: bytes, text: bytes, tmp_path: Path) -> None:
+    """Pillow's own limits refuse each of them."""
     path = tmp_path / "0.png"
-    noise().save(path)
-    data = path.read_bytes()
-    with_note = data[:33] + png_chunk(kind, text) + data[33:]
-    path.write_bytes(with_note)
+    changed(path, lambda data: data[:33] + png_chunk(kind, text) + data[33:])
     assert np.array_equal(np.asarray(read_image(path)), np.asarray(noise()))
-    with pytest.raises(ValueError, match=r"text|TEXT"):  # the control: Pillow refuses it
-        Image.open(io.BytesIO(with_note)).verify()
-    path.write_bytes(flipped(with_note))  # the pixels' checksum still counts
+    path.write_bytes(flipped(path.read_bytes()))  # the pixels' checksum still counts
     assert "corrupted" in str(decode_image(path))
 
 
-def two_pages(path: Path) -> None:
-    noise().save(path, "TIFF", save_all=True, append_images=[noise()])
-
-
-def lab(path: Path) -> None:
-    Image.new("LAB", (WIDTH, HEIGHT)).save(path, "TIFF")
+# ---------------------------------------------------------------- what cannot be used
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (two_pages, "holds 2 pictures; a frame is one"),
-        (lab, "has pixels of a kind that is not read (LAB); save it as 8-bit RGB"),
+        (lambda p: p.write_bytes(b""), "the file is empty (0 bytes)"),
+        (lambda p: changed(p, lambda d: d[: len(d) // 2]), ""),
+        (lambda p: changed(p, lambda d: d[:-12]), "is corrupted or cut short ("),
+        (lambda p: changed(p, flipped), "is corrupted or cut short ("),
+        (lambda p: changed(p, lambda d: d[:-9], "BMP"), "cut short"),
+        (lambda p: changed(p, lambda d: d[:-9], "WEBP"), ""),
+        (lambda p: changed(p, lambda d: d[:-9], "TIFF"), ""),
+        (Path.mkdir, "is not a file"),
+        (os.mkfifo, "is not a file"),
+        (lambda p: p.symlink_to("nowhere"), "(No such file or directory)"),
+        (lambda p: Image.new("1", (8200, 8200)).save(p), "8200 x 8200 pixels are too many"),
+        # Pillow warns of the first and raises at the second.
+        (lambda p: p.write_bytes(png_claiming(9500, 9500)), "the pixels are too many"),
+        (lambda p: p.write_bytes(png_claiming(2**16, 2**16)), "the pixels are too many"),
+        (
+            lambda p: noise().save(p, "TIFF", save_all=True, append_images=[noise()]),
+            "holds 2 pictures; a frame is one",
+        ),
+        (lambda p: Image.new("LAB", (4, 4)).save(p, "TIFF"), "(LAB); save it as 8-bit RGB"),
         (lambda p: Image.new("F", (4, 4)).save(p, "TIFF"), "(F); save it as 8-bit RGB"),
         (lambda p: Image.new("I", (4, 4)).save(p, "TIFF"), "(I); save it as 8-bit RGB"),
-        (lambda p: noise().save(p, "GIF"), "it is a GIF; convert it to PNG"),
+        (lambda p: noise().save(p, "GIF"), "can be read, it is a GIF; convert it to PNG"),
         (lambda p: p.write_bytes(b"\0\0\0\x18ftypheic"), "it is HEIC or a video"),
         (lambda p: p.write_bytes(b"version https://git-lfs"), "git lfs pull"),
         (lambda p: p.write_bytes(b"<!DOCTYPE html>"), "it is a web page"),
         (lambda p: p.write_bytes(b"PK\3\4" + bytes(9)), "it is an archive; unpack it"),
         (lambda p: p.write_bytes(b"epoch,loss"), "it is a text file; give the pictures"),
         (lambda p: p.write_bytes(b"II*\0\x08" + bytes(9)), "a TIFF of a kind that is not read"),
-        (lambda p: noise().save(p, "BMP") or changed(p, lambda d: d[:-9]), "cut short"),
-        (lambda p: noise().save(p, "WEBP") or changed(p, lambda d: d[:-9]), ""),
-        (lambda p: noise().save(p, "TIFF") or changed(p, lambda d: d[:-9]), ""),
+        (lambda p: p.write_bytes(b"\1\2\3"), "or its header is corrupted (read are PNG, JPEG"),
     ],
 )
-def test_why_a_file_of_another_kind_cannot_be_used(
-    make: Callable[[Path], object], words: str, tmp_path: Path
+def test_why_a_file_cannot_be_used(
+    tmp_path: Path, make: Callable[[Path], object], words: str
 ) -> None:
-    path = tmp_path / "0.tif"
+    path = tmp_path / "3.png"
     make(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         said = decode_image(path)
-    assert isinstance(said, str)
-    assert words in said and "\n" not in said
+        with pytest.raises(UserError) as caught:
+            read_image(path)
+    assert isinstance(said, str) and words in said and "\n" not in said
+    assert str(caught.value) == f"{path}: {said}"

@@ -1,18 +1,16 @@
 """Clips of many kinds whose frames tell when and how they are to be shown.
 
 Corners: red upper left, green upper right, blue lower left; the middle's grey is 40 + 80 · t for
-the frame's time t in seconds. So `facts` can see from pixels alone whether a clip was read upright
-and at its true speed.
+the frame's time t in seconds. So pixels alone tell whether a clip was read upright and at its true
+speed.
 """
 
-import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 WIDTH, HEIGHT = 96, 64
 CORNER = 16
@@ -85,45 +83,4 @@ def encode(
             frame.time_base = 1 / rate if even else Fraction(1, 90_000)
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    return path
-
-
-def remux(
-    source: Path,
-    path: Path,
-    *,
-    shift: float = 0,
-    prepare: Callable[[Any, Any], None] = lambda file, stream: None,
-    container: dict[str, str] | None = None,
-) -> Path:
-    """The same packets in another file, `shift` seconds later."""
-    import av
-
-    with av.open(str(source)) as old, av.open(str(path), "w", options=container or {}) as file:
-        stream = file.add_stream_from_template(old.streams.video[0])
-        prepare(file, stream)
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.pts += (ticks := round(shift / packet.time_base))
-                packet.dts = None if packet.dts is None else packet.dts + ticks
-                packet.stream = stream
-                file.mux(packet)
-    return path
-
-
-def turn(path: Path, matrix: tuple[int, int, int, int]) -> Path:
-    """Write how an MP4's picture is to be turned: (x, y) → (ax + cy, bx + dy)."""
-    data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 44  # after version, dates, ids, duration, layer and volume
-    a, b, c, d = (65536 * value for value in matrix)
-    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
-    path.write_bytes(data)
-    return path
-
-
-def folder_of(path: Path, times: Sequence[float], name: str = "{}.png", **save: object) -> Path:
-    """A folder of images with these names."""
-    path.mkdir()
-    for i, t in enumerate(times):
-        Image.fromarray(picture(t)).save(path / name.format(i), **save)  # type: ignore[arg-type]
     return path
