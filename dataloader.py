@@ -88,10 +88,10 @@ class Faults:
         raise UserError(f"{self.root}: {faults} in the data set{listing}", about="DR")
 
 
-def _list_folder(root: Path, where: str, faults: Faults) -> list[Path] | None:
+def _list_folder(faults: Faults, where: str) -> list[Path] | None:
     """What is in a folder, see list_folder; None if it cannot be read."""
     try:
-        return list_folder(root / where)
+        return list_folder(faults.root / where)
     except FileNotFoundError:
         faults.add(where, "the folder is missing")
     except OSError as error:
@@ -99,14 +99,12 @@ def _list_folder(root: Path, where: str, faults: Faults) -> list[Path] | None:
     return None
 
 
-def _list_images(
-    root: Path, where: str, faults: Faults, *, numbered: bool = True
-) -> dict[int, Path]:
+def _list_images(faults: Faults, where: str, numbered: bool = True) -> dict[int, Path]:
     """The images of a folder by frame number, in numeric order; empty if there are none.
 
     numbered: whether the numbering must start at 0 or 1 and have no gaps
     """
-    if (paths := _list_folder(root, where, faults)) is None:
+    if (paths := _list_folder(faults, where)) is None:
         return {}
     files, found = sort_frames(paths)
     for fault in found:
@@ -115,7 +113,7 @@ def _list_images(
         return files
     split, hint = where.split("/")[0], ""
     if split != "test":  # whose labels must not be renumbered without their first frame
-        folders = [str(root / split / f"{split}_{kind}") for kind in ("img", "label")]
+        folders = [str(faults.root / split / f"{split}_{kind}") for kind in ("img", "label")]
         hint = f"; run: python dataloader.py renumber {shlex.join(folders)}"
     if (first := min(files)) not in (0, 1):
         faults.add(where, f"numbering starts at {first}; it must start at 0 or 1{hint}")
@@ -127,16 +125,16 @@ def _list_images(
     return files
 
 
-def _read_clips(root: Path, numbers: Sequence[int], faults: Faults) -> list[range]:
+def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
     """The recordings as ranges of frame numbers, in order: the rows start,stop of train/clips.csv.
 
     numbers: of all frames. Empty without the file: then the whole folder is one recording.
     """
     where, frames = "train/clips.csv", range(min(numbers, default=0), max(numbers, default=-1) + 1)
-    if not os.path.lexists(root / where):
+    if not os.path.lexists(path := faults.root / where):
         return []
     try:
-        rows = read_table(root / where)
+        rows = read_table(path)
     except (OSError, ValueError, csv.Error) as error:
         faults.add(where, f"cannot be read as a CSV file ({reason_of(error)})")
         return []
@@ -198,7 +196,7 @@ class SplitFiles:
 def _open_root(root: Path) -> Faults:
     """Raises UserError: there is no such folder, or the splits lie in another one close by."""
     faults = Faults(root)
-    paths = _list_folder(root, "", faults) or []
+    paths = _list_folder(faults, "") or []
     parent = root.resolve().parent
     for folder in (root, *paths, parent, parent.parent):
         # Not Path.is_dir(): it raises at a link into a folder that may not be read.
@@ -211,15 +209,15 @@ def _open_root(root: Path) -> Faults:
 
 
 def _check_video(
-    root: Path, split: str, faults: Faults, *, partial: float = 1.0, limit: int | None = None
+    faults: Faults, split: str, *, partial: float = 1.0, limit: int | None = None
 ) -> SplitFiles:
     """Check the structure of train or val and choose the frames to read.
 
     They are the first round(partial · N) of the N frames within recordings, or the first `limit`.
     """
     image_folder, label_folder = f"{split}/{split}_img", f"{split}/{split}_label"
-    folders = (image_folder, label_folder) if _list_folder(root, split, faults) is not None else ()
-    images, labels = [_list_images(root, folder, faults) for folder in folders] or ({}, {})
+    folders = (image_folder, label_folder) if _list_folder(faults, split) is not None else ()
+    images, labels = [_list_images(faults, folder) for folder in folders] or ({}, {})
     if images and labels and images.keys() != labels.keys():
         unequal = [f"{len(images)} images, {len(labels)} labels"]
         for one, other, partner in ((images, labels, "a label"), (labels, images, "an image")):
@@ -227,7 +225,7 @@ def _check_video(
                 unequal.append(f"without {partner}: {named(alone)}")
         faults.add(split, "; ".join(unequal))
     numbers = sorted(images.keys() | labels.keys())
-    clips = _read_clips(root, numbers, faults) if split == "train" else []
+    clips = _read_clips(faults, numbers) if split == "train" else []
     # Without a fault there are no gaps.
     parts = [numbers[clip.start - numbers[0] : clip.stop - numbers[0]] for clip in clips]
     parts = parts or [numbers]
@@ -244,9 +242,9 @@ def _check_video(
     )
 
 
-def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
+def _list_sequences(faults: Faults, where: str) -> dict[int, str]:
     """Names of the folders of test sequences by their number. Files are ignored."""
-    if (entries := _list_folder(root, where, faults)) is None:
+    if (entries := _list_folder(faults, where)) is None:
         return {}
     # Not Path.is_dir(): it raises at a link into a folder that may not be read.
     names = [path.name for path in entries if os.path.isdir(path)]  # noqa: PTH112
@@ -261,20 +259,18 @@ def _list_sequences(root: Path, where: str, faults: Faults) -> dict[int, str]:
     return sequences
 
 
-def _check_tests(root: Path, faults: Faults) -> list[SplitFiles]:
+def _check_tests(faults: Faults) -> list[SplitFiles]:
     """Check the structure of the test split; the sequences in numeric order."""
-    if _list_folder(root, "test", faults) is None:
+    if _list_folder(faults, "test") is None:
         return []
-    of_labels, of_images = (
-        _list_sequences(root, f"test/test_{kind}", faults) for kind in ("label", "img")
-    )
+    of_labels, of_images = (_list_sequences(faults, f"test/test_{k}") for k in ("label", "img"))
     sequences = []
     for number in sorted(of_labels.keys() | of_images.keys()) if of_labels and of_images else ():
         name = of_labels.get(number) or of_images[number]
         label_folder = f"test/test_label/{name}"
         image_folder = f"test/test_img/{of_images.get(number, name)}"
-        labels = _list_images(root, label_folder, faults)
-        images = _list_images(root, image_folder, faults, numbered=False)
+        labels = _list_images(faults, label_folder)
+        images = _list_images(faults, image_folder, numbered=False)
         if len(labels) == 1:
             faults.add(label_folder, "has 1 label; a sequence needs at least 2")
         if labels and images and min(labels) != min(images):
@@ -376,14 +372,14 @@ def load_train_val(
     Raises UserError with all faults of the two splits together.
     """
     faults = _open_root(root)
-    train = _check_video(root, "train", faults, partial=partial) if need_train else None
+    train = _check_video(faults, "train", partial=partial) if need_train else None
     if train is not None and not faults.found:
         longest = max((rec.stop - rec.start for rec in train.recordings), default=0)
         if longest < train_vi_len:
             cut = f" with --partial {partial}" if partial < 1 else ""
             what = f"is longer than every recording (longest: {longest} frames{cut})"
             faults.add("train", f"--train_vi_len {train_vi_len} {what}")
-    val = _check_video(root, "val", faults, limit=val_vi_len)
+    val = _check_video(faults, "val", limit=val_vi_len)
     splits = [split for split in (train, val) if split is not None]
     ink = _read_images(splits, (width, height), workers, faults, progress)
     return (train.video(ink) if train is not None else None), val.video(ink)
@@ -397,7 +393,7 @@ def load_val(root: Path, **options: Any) -> VideoData:
 def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[TestSequence]:
     """Read the test sequences in numeric order. Raises UserError with all faults together."""
     faults = _open_root(root)
-    sequences = _check_tests(root, faults)
+    sequences = _check_tests(faults)
     ink = _read_images(sequences, (width, height), workers, faults)
     made = []
     for s in sequences:
@@ -468,8 +464,8 @@ def check(root: Path, workers: int, picture: Path | None = None, well: bool = Tr
     if picture is not None and not picture.parent.is_dir():
         raise UserError(f"--picture {picture}: there is no folder {picture.parent}")
     faults = _open_root(root)
-    train, val = (_check_video(root, split, faults) for split in ("train", "val"))
-    tests = _check_tests(root, faults) if os.path.lexists(root / "test") else []
+    train, val = (_check_video(faults, split) for split in ("train", "val"))
+    tests = _check_tests(faults) if os.path.lexists(root / "test") else []
     splits = [train, val, *tests]
     ink = _read_images(splits, CHECKED_SIZE, workers, faults, progress=True)
     print(f"{root}: sizes are width x height in pixels (number of files)")
