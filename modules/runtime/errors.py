@@ -13,12 +13,9 @@ _ODD = re.compile("[\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """A mistake in the command line, the data or a file.
+    """A mistake in the command line, the data or a file; printed as ``error: <message>``, status 2.
 
-    The scripts print it as one line ``error: <message>`` and exit with status 2, so the message
-    names the file or option and says what to do. A message may have further lines only where it
-    lists several faults of one data set.
-
+    message: names the file or option and says what to do, in one line, or a list of faults
     about: the option whose value is at fault, where the message does not show it as `--name value`
     """
 
@@ -43,8 +40,7 @@ def named(names: Iterable[object], total: int | None = None) -> str:
 
 
 def why(error: OSError) -> str:
-    """What the system said, in a few words."""
-    # One that a library raised may have a text alone, or none.
+    """What the system said, in a few words; a library's error may have a text alone, or none."""
     return error.strerror or str(error) or type(error).__name__
 
 
@@ -53,10 +49,8 @@ def reason_of(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    text = in_one_line(str(error))[:200]
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text, kind = in_one_line(str(error))[:200], type(error).__name__
+    return text if isinstance(error, UserError) else f"{kind}: {text}" if text else kind
 
 
 def in_one_line(message: str) -> str:

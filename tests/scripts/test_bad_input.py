@@ -108,7 +108,7 @@ ROWS = [
     Row(f"{TRAIN} --ckpt_path RUN/best.ckpt --F_dim 16", ("best.ckpt are for --F_dim 8",)),
     Row(f"{TEST} --frame_H 24", ("--frame_H 24: ", "are for --frame_H 16")),
     Row(f"{TEST} --latent_scale 3e38", ("--latent_scale", "non-finite")),
-    Row(f"{TEST} --n_samples 2", ("--n_samples 2", "--split val")),
+    Row(f"{TEST} --n_samples 2", ("--n_samples: only --split val",)),
     Row(f"{TEST} --st_lpips", ("--split val",)),
     Row("modules/plots.py schedules --out NEW/a.jpg", ("a.jpg: figures are PNG files",)),
     # folders to write to

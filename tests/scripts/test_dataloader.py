@@ -138,11 +138,6 @@ def test_resized_by_pillow_only_where_the_size_differs(root: Path) -> None:
     resized = image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     assert np.array_equal(train.frames[4].numpy(), np.asarray(resized))
     assert np.array_equal(train.frames[5].numpy(), np.asarray(exact))
-    # Control: without antialiasing (one sample of four pixels) the result is another.
-    plain = torch.nn.functional.interpolate(
-        torch.from_numpy(noise).permute(2, 0, 1)[None].float(), (HEIGHT, WIDTH), mode="bilinear"
-    )
-    assert (train.frames[4].permute(2, 0, 1) - plain[0]).abs().max() > 20
 
 
 def test_any_number_of_workers_gives_the_same(root: Path) -> None:
