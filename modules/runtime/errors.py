@@ -1,15 +1,10 @@
-"""Errors that a user can correct, and their words: one line, in any encoding."""
+"""Errors that a user can correct, and their words, in one line."""
 
-import codecs
 import re
 import signal
 from collections.abc import Iterable
 
 MAX_NAMED = 5  # of the things that have one fault
-ERRORS = "bytes_shown"  # the name of the error handler below, as open() and encode() take it
-# Where a byte of a file's name is no UTF-8, Python has 0xDC00 + the byte (PEP 383), which cannot be
-# encoded; other halves of surrogate pairs come from Windows.
-_ODD = re.compile("[\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -66,21 +61,5 @@ def in_one_line(message: str) -> str:
 
 
 def shown(text: str) -> str:
-    """The text with bytes that are no UTF-8 as `\\xe9`, so that it can be printed and stored."""
-
-    def escaped(found: re.Match[str]) -> str:
-        code = ord(found[0])
-        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-    return _ODD.sub(escaped, text)
-
-
-def _handle(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Such bytes as `shown` has them; what an encoding lacks as `\\u2026`."""
-    assert isinstance(error, UnicodeEncodeError)
-    text = error.object[error.start : error.end]
-    clear = shown(text).encode(error.encoding, "backslashreplace").decode(error.encoding)
-    return clear, error.end
-
-
-codecs.register_error(ERRORS, _handle)
+    """The text with bytes of file names that are no UTF-8 (PEP 383) as `\\xe9`."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

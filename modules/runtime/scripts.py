@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from modules.runtime import signals
-from modules.runtime.errors import ERRORS, Stopped, UserError, in_one_line, why
+from modules.runtime.errors import Stopped, UserError, in_one_line, shown, why
 
 # ---------------------------------------------------------------- the command line
 
@@ -100,7 +100,7 @@ def run_as_script(main: Callable[[], int | None], *, unread: bool = False) -> No
     for stream in before:
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=ERRORS)
+            stream.reconfigure(errors="backslashreplace")
     output: Any = Output(sys.stdout, unread=unread)
     errors: Any = Output(sys.stderr, unread=unread)
     sys.stdout, sys.stderr, status, message = output, errors, 0, ""
@@ -108,7 +108,7 @@ def run_as_script(main: Callable[[], int | None], *, unread: bool = False) -> No
         try:
             status = main() or 0
         except UserError as error:
-            status, message = 2, f"error: {in_one_line(str(error))}"
+            status, message = 2, f"error: {in_one_line(shown(str(error)))}"
         except Stopped as stop:
             status = 128 + stop.signal_number
             message = f"stopped by {stop}; --resume continues from here"

@@ -219,17 +219,6 @@ def test_a_save_is_due_so_long_after_the_last_one(monkeypatch: pytest.MonkeyPatc
     assert due == [0, 0, 1, 0, 0, 1]
 
 
-@pytest.mark.parametrize(("launched", "number"), [(True, signal.SIGTERM), (False, 0)])
-def test_ranks_whose_launcher_died_stop(
-    monkeypatch: pytest.MonkeyPatch, launched: bool, number: int
-) -> None:
-    watch = Watch(launched=launched)
-    assert watch.requests()[0] == 0
-    other = os.getppid() + 1
-    monkeypatch.setattr(os, "getppid", lambda: other)
-    assert watch.requests()[0] == number  # a single process may outlive its shell
-
-
 # ---------------------------------------------------------------- terminals and pipes
 
 

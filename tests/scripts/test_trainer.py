@@ -15,7 +15,7 @@ from modules import evaluation, runlog
 from modules.cvae import CVAE, ModelConfig
 from modules.schedules import teacher_forcing_drawn
 from tests.support.comparing import same
-from tests.support.scripts import TINY_RUN, resume, run_script, train
+from tests.support.scripts import resume, run_script, train
 from tests.support.stepping import at_step
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -165,15 +165,6 @@ class TestTrainer:
         assert found[0] == found[1] == f"{own:.4f}" != found[2] == found[3]
         files = {path.name for path in (tmp_path / "a7").iterdir()}
         assert files == {"psnr_per_frame.csv", "psnr_per_frame.png"}
-
-    def test_dry_run_writes_nothing(self, dataset: Path, tmp_path: Path) -> None:
-        result = run_script(
-            *("Trainer.py", "--DR", dataset, "--save_root", tmp_path / "a", *TINY_RUN, "--dry_run")
-        )
-        assert result.returncode == 0, result.stderr
-        assert "F_dim=8" in result.stdout
-        assert "parameters" in result.stdout
-        assert list(tmp_path.iterdir()) == []
 
     def test_seconds_of_an_epoch(self, dataset: Path, tmp_path: Path) -> None:
         """Frames/s are those of training: 3 clips of 4 frames."""
