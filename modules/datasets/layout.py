@@ -193,9 +193,8 @@ def check_video(
         faults.add(split, "; ".join(unequal))
     numbers = sorted(images.keys() | labels.keys())
     clips = _read_clips(faults, numbers) if split == "train" else []
-    # Without a fault there are no gaps.
-    parts = [numbers[clip.start - numbers[0] : clip.stop - numbers[0]] for clip in clips]
-    parts = parts or [numbers]
+    first = min(numbers, default=0)  # without a fault there are no gaps after it
+    parts = [numbers[clip.start - first : clip.stop - first] for clip in clips] or [numbers]
     every = [number for part in parts for number in part]
     used = every[: round(partial * len(every)) if limit is None else limit]
     ends = (min(end, len(used)) for end in accumulate(map(len, parts)))

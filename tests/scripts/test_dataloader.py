@@ -210,7 +210,10 @@ WITH_VAL: list[tuple[Damage, str]] = [
     # folders
     (remove(""), "root: 1 fault in the data set: the folder is missing"),
     (remove("val"), "val: the folder is missing"),
-    (remove(IMG), "train/train_img: the folder is missing"),
+    (
+        every(remove(IMG, LABEL), write("train/clips.csv", "start,stop\n0,5\n")),
+        "train/train_img: the folder is missing",
+    ),
     (write(LABEL, "text"), "train/train_label: the folder cannot be read (Not a directory)"),
     (folder("val/val_img"), "val/val_img: the folder has no images"),
     (deeper("data"), "its train/, val/ and test/ are in {root}/data; give that folder"),
