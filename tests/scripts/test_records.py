@@ -177,7 +177,7 @@ def test_what_cannot_be_drawn_costs_no_frames(
 
 def test_figures_that_cannot_be_written(dataset: Path, tmp_path: Path) -> None:
     """At all, and for a while."""
-    sound, run, late = (tmp_path / name for name in ("sound", "run", "late"))
+    run, sound, late = (tmp_path / name / "run" for name in ("a", "b", "c"))  # as figures say
     with held(*FIGURES, code=errno.ENOSPC):
         text = train(dataset, run, "--num_epoch", "2", VISUAL)
     for name in FIGURES:  # each once, though tried several times
