@@ -50,12 +50,9 @@ def all_options() -> tuple[TesterOptions, frozenset[str], Checkpoint]:
     Raises UserError for what can be refused before anything costs time.
     """
     o, typed = parse(TesterOptions, (__doc__ or "").strip())
-    if o.n_samples > 1 and o.split != "val":
-        raise UserError(
-            f"--n_samples {o.n_samples}: only --split val has ground truth to score against"
-        )
-    if o.st_lpips and o.split != "val":
-        raise UserError("--st_lpips: only --split val has ground truth to score against")
+    for name, wanted in (("n_samples", o.n_samples > 1), ("st_lpips", o.st_lpips)):
+        if wanted and o.split != "val":
+            raise UserError(f"--{name}: only --split val has ground truth to score against")
     if o.ckpt_path is None:
         raise UserError("no checkpoint: name it with --ckpt_path, e.g. runs/demo/best.ckpt")
     path = Path(o.ckpt_path)
@@ -86,15 +83,14 @@ def load_data(
     Raises UserError on faults of the data, and where its labels are not drawn as those that the
     checkpoint was trained on.
     """
-    assert o.DR is not None and o.frame_H is not None and o.frame_W is not None
-    size = {"height": o.frame_H, "width": o.frame_W, "workers": o.num_workers}
+    root = Path(o.DR or "")
+    size: dict[str, Any] = {"height": o.frame_H, "width": o.frame_W, "workers": o.num_workers}
     if o.split == "test":
-        sequences = dataloader.load_test(Path(o.DR), **size)
+        sequences = dataloader.load_test(root, **size)
         for sequence in sequences:
             checkpoint.ink_for(find_ink(sequence.labels.numpy()), o.DR)
         return sequences, None
-    assert o.val_vi_len is not None
-    video = dataloader.load_val(Path(o.DR), **size, val_vi_len=o.val_vi_len)
+    video = dataloader.load_val(root, **size, val_vi_len=o.val_vi_len)
     video = dataclasses.replace(video, train_ink=checkpoint.ink_for(video.ink, o.DR))
     return [TestSequence("0", video.frames[0], video.labels, video.frames)], video
 
@@ -242,6 +238,16 @@ def settings(model: CVAE, o: TesterOptions) -> dict[str, Any]:
     return {**how, "seed": o.seed, "latent_scale": o.latent_scale}
 
 
+def generate_all(
+    model: CVAE, sequences: list[TestSequence], numbers: list[int], o: TesterOptions
+) -> list[torch.Tensor]:
+    """Each sequence from its first frame, (T, 3, H, W) in [0, 1]; numbers: for their latents."""
+    total = sum(len(sequence.labels) - 1 for sequence in sequences)
+    batch: dict[str, Any] = {"numbers": numbers, "batch_size": o.batch_size}
+    with tqdm(total=total, desc="frames", leave=False, disable=None) as bar:
+        return generate(model, sequences, **settings(model, o), **batch, advance=bar.update)
+
+
 def sample_futures(
     model: CVAE, sequence: TestSequence, video: VideoData, o: TesterOptions
 ) -> list[Score]:
@@ -250,26 +256,11 @@ def sample_futures(
     Future k has the latents of sequence number k, which no other sequence of this split uses.
     """
     scores: list[Score] = []
-    total = (o.n_samples - 1) * (len(sequence.labels) - 1)
-    with tqdm(total=total, desc="samples", leave=False, disable=None) as bar:
-        for first in range(1, o.n_samples, o.batch_size):
-            numbers = list(range(first, min(first + o.batch_size, o.n_samples)))
-            batch: dict[str, Any] = {"numbers": numbers, "batch_size": o.batch_size}
-            how = {**settings(model, o), **batch, "advance": bar.update}
-            futures = generate(model, [sequence] * len(numbers), **how)
-            scores += [score(made, video.frames, video.labels, video.ink) for made in futures]
+    for first in range(1, o.n_samples, o.batch_size):
+        numbers = list(range(first, min(first + o.batch_size, o.n_samples)))
+        futures = generate_all(model, [sequence] * len(numbers), numbers, o)
+        scores += [score(made, video.frames, video.labels, video.ink) for made in futures]
     return scores
-
-
-def generate_all(
-    model: CVAE, sequences: list[TestSequence], o: TesterOptions
-) -> list[torch.Tensor]:
-    """Each sequence from its first frame, (T, 3, H, W) in [0, 1]."""
-    total = sum(len(sequence.labels) - 1 for sequence in sequences)
-    numbers = [int(sequence.name) for sequence in sequences]
-    with tqdm(total=total, desc="frames", leave=False, disable=None) as bar:
-        batch: dict[str, Any] = {"numbers": numbers, "batch_size": o.batch_size}
-        return generate(model, sequences, **settings(model, o), **batch, advance=bar.update)
 
 
 def main() -> None:
@@ -307,7 +298,7 @@ def main() -> None:
         result, prediction = validate(model, video, **settings(model, o))
         made = [prediction.cpu()]
     else:
-        made = generate_all(model, sequences, o)
+        made = generate_all(model, sequences, [int(each.name) for each in sequences], o)
     if not all(torch.isfinite(frames).all() for frames in made):
         cause = f" (with --latent_scale {o.latent_scale})" if o.latent_scale > 1 else ""
         raise UserError(f"{o.ckpt_path}: its weights produce non-finite frames{cause}")

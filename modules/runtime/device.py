@@ -1,7 +1,6 @@
 """The device and the precision that networks run in, and advice on a GPU's errors."""
 
 import ctypes
-import gc
 import os
 import re
 import sys
@@ -45,7 +44,8 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
     if gpus > 1 and name not in ("auto", "cuda"):
         raise UserError(f"--gpu {gpus}: needs CUDA; leave out --device {name}")
     if name in ("auto", "cuda") and count:
-        number = distributed.local_rank()  # each process of a machine takes the GPU of its number
+        # Each process of a machine takes the GPU of its number.
+        number = int(os.environ.get("LOCAL_RANK", 0))
         if number >= count:
             raise UserError(f"process {number} of this machine has no GPU: there are {count} here")
         card = torch.device("cuda", number)
@@ -69,10 +69,8 @@ def choose_device(name: str, gpus: int = 1) -> torch.device:
 
 
 def _count_cuda() -> tuple[int, str]:
-    """The number of CUDA devices, and why there is none where PyTorch warns that CUDA cannot start.
-
-    A driver that is too old, above all. "" where the machine simply has none.
-    """
+    """The number of CUDA devices, and why there is none where PyTorch warns that CUDA cannot start,
+    as with a driver that is too old; "" where the machine simply has none."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if torch.cuda.is_available():
@@ -91,7 +89,7 @@ def _count_cuda() -> tuple[int, str]:
 def _why_unusable(card: torch.device) -> str:
     """That this PyTorch is not built for a card, found by running a kernel; "" where it is.
 
-    Other errors are raised: a card that is busy is no reason to train on the CPU.
+    Raises other errors: a card that is busy is no reason to train on the CPU.
     """
     with warnings.catch_warnings():  # PyTorch says the same before, over several lines
         warnings.simplefilter("ignore")
@@ -207,11 +205,10 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep freed memory for itself instead of giving it back to the system.
+    """Let this process keep freed memory for itself: a third of the time of a step on a CPU.
 
-    A step on a CPU allocates and frees the same large tensors again and again. glibc maps each of
-    them again, and Linux fills every page with zeros first: a third of a step's time. After this
-    call they come from the heap, which does not shrink.
+    A step frees and allocates the same large tensors again and again, and Linux fills every page
+    that glibc maps anew with zeros. After this call they come from the heap, which does not shrink.
     """
     if sys.platform == "linux":
         mallopt = ctypes.CDLL(None).mallopt
@@ -221,19 +218,12 @@ def keep_freed_memory() -> None:
         mallopt(MALLOC_TOP_PAD, 2**26)
 
 
-def free_memory() -> int:
-    """Give back what PyTorch caches of the current GPU's memory; the bytes that are free then."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info()[0]
-
-
 def place(model: Model, device: torch.device) -> Model:
     """The model on its device, in the memory format that computes fastest; the same object.
 
     That is channels-last. On CUDA cards before Ampere (T4, V100) recent versions of cuDNN lack
-    engines for depthwise convolutions in it: these layers alone are contiguous there. On an Apple
-    GPU all are, since PyTorch has been wrong there with channels-last.
+    engines for depthwise convolutions in it, so these layers are contiguous. On an Apple GPU all
+    are, since PyTorch has been wrong there with channels-last.
     """
     model = model.to(device)
     if device.type == "mps":
@@ -256,13 +246,9 @@ OUT_OF_MEMORY = (
 ADVICE = {
     NO_KERNELS: "install a PyTorch that is built for the card",
     "driver on your system is too old": "update the NVIDIA driver",
-    "driver version is insufficient": "update the NVIDIA driver",
     "busy or unavailable": "another process has it for itself: wait, or choose another GPU with "
     "CUDA_VISIBLE_DEVICES",
     "unable to find an engine": "try --precision float32 or another version of PyTorch",
-    "CUDNN_STATUS_NOT_SUPPORTED": "try --precision float32 or another version of PyTorch",
-    "uncorrectable ECC error": "its memory is faulty: restart the machine; --resume continues",
-    "GPU is lost": "restart the machine; --resume continues the run",
     "NCCL error": "the GPUs cannot reach each other: NCCL_DEBUG=INFO shows why; --gpu 1 works",
     "not currently implemented for the MPS device": "put PYTORCH_ENABLE_MPS_FALLBACK=1 into the "
     "environment",

@@ -35,8 +35,8 @@ TIMEOUT = timedelta(minutes=30)
 def launch(count: int) -> int:
     """Run this script's command line in `count` ranks on this machine, as torchrun does.
 
-    Returns the exit status of the run: of the first rank that failed, which ends all, or 128 + the
-    number of a signal, which is passed on. Each rank has written its own error already.
+    Returns the exit status: of the first rank that failed, which ends all and has written its own
+    error, or 128 + the number of a signal, which is passed on.
     """
     # Here, since this imports a fifth of a second's worth of modules.
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -89,8 +89,7 @@ def connect() -> None:
 def main_first() -> Iterator[None]:
     """Rank 0 goes through the block, then the others; if it fails there, they exit silently.
 
-    So a user's mistake prints one line, and what rank 0 makes (a folder, a data set) exists for
-    all.
+    So a user's mistake is one line, and what rank 0 makes (a folder, a data set) exists for all.
     """
     if not is_main() and maximum(0)[0]:
         raise SystemExit(2)
@@ -122,8 +121,7 @@ def stop(number: int) -> NoReturn:
 def exit_with(status: int) -> NoReturn:
     """End this process; where it is in a group still, without the interpreter's clean-up.
 
-    The group's threads may be waiting for a rank that is gone, and PyTorch would abort (status 134)
-    over them.
+    PyTorch would abort (status 134) over the group's threads that wait for a rank that is gone.
     """
     if dist.is_initialized():
         for stream in (sys.stdout, sys.stderr):
@@ -148,11 +146,6 @@ def rank() -> int:
 def is_main() -> bool:
     """Whether this process validates and writes. True before the ranks are connected."""
     return rank() == 0
-
-
-def local_rank() -> int:
-    """This process's number on its machine, from 0: which GPU it takes."""
-    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def check_batch(batch_size: int) -> None:
@@ -195,10 +188,7 @@ def share_weights(model: nn.Module) -> None:
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:
-    """Make each gradient the sum of all ranks', by one call; they become views of one tensor.
-
-    A gradient that one rank has all have, with its parameter's strides.
-    """
+    """Make each gradient the sum of all ranks', by one call; they become views of one tensor."""
     if world_size() == 1:
         return
     held = [p for p in parameters if p.grad is not None]

@@ -1,24 +1,16 @@
-"""Errors that a user can correct, and their words: one line, in any encoding."""
+"""Errors that a user can correct, and their words, in one line."""
 
-import codecs
 import re
 import signal
 from collections.abc import Iterable
 
 MAX_NAMED = 5  # of the things that have one fault
-ERRORS = "bytes_shown"  # the name of the error handler below, as open() and encode() take it
-# Where a byte of a file's name is no UTF-8, Python has 0xDC00 + the byte (PEP 383), which cannot be
-# encoded; other halves of surrogate pairs come from Windows.
-_ODD = re.compile("[\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """A mistake in the command line, the data or a file.
+    """A mistake in the command line, the data or a file; printed as ``error: <message>``, status 2.
 
-    The scripts print it as one line ``error: <message>`` and exit with status 2, so the message
-    names the file or option and says what to do. A message may have further lines only where it
-    lists several faults of one data set.
-
+    message: names the file or option and says what to do, in one line, or a list of faults
     about: the option whose value is at fault, where the message does not show it as `--name value`
     """
 
@@ -43,8 +35,7 @@ def named(names: Iterable[object], total: int | None = None) -> str:
 
 
 def why(error: OSError) -> str:
-    """What the system said, in a few words."""
-    # One that a library raised may have a text alone, or none.
+    """What the system said, in a few words; a library's error may have a text alone, or none."""
     return error.strerror or str(error) or type(error).__name__
 
 
@@ -53,10 +44,8 @@ def reason_of(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
-    text = in_one_line(str(error))[:200]
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text, kind = in_one_line(str(error))[:200], type(error).__name__
+    return text if isinstance(error, UserError) else f"{kind}: {text}" if text else kind
 
 
 def in_one_line(message: str) -> str:
@@ -72,21 +61,5 @@ def in_one_line(message: str) -> str:
 
 
 def shown(text: str) -> str:
-    """The text with bytes that are no UTF-8 as `\\xe9`, so that it can be printed and stored."""
-
-    def escaped(found: re.Match[str]) -> str:
-        code = ord(found[0])
-        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-    return _ODD.sub(escaped, text)
-
-
-def _handle(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Such bytes as `shown` has them; what an encoding lacks as `\\u2026`."""
-    assert isinstance(error, UnicodeEncodeError)
-    text = error.object[error.start : error.end]
-    clear = shown(text).encode(error.encoding, "backslashreplace").decode(error.encoding)
-    return clear, error.end
-
-
-codecs.register_error(ERRORS, _handle)
+    """The text with bytes of file names that are no UTF-8 (PEP 383) as `\\xe9`."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -24,8 +24,8 @@ WAITS = (0.1, 0.4, 1.5, 4.0)  # seconds before each further try
 def retried(action: Callable[[], T]) -> T:
     """What the action returns, tried again for 6 s while the system refuses what may soon work.
 
-    Raises the last try's OSError, or the UserError that stands for one. For checkpoints,
-    metrics.csv and config.json alone: a run does not wait for what it can do without.
+    Raises the last OSError, or the UserError that it caused. For checkpoints, metrics.csv and
+    config.json alone: a run does not wait for what it can do without.
     """
     for wait in WAITS:
         try:
@@ -46,9 +46,8 @@ def _name(error: OSError) -> str:
 def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None = None) -> None:
     """Write a file so that a reader finds the old content or the new, never a part.
 
-    Temporary file in the same folder, flush, fsync, rename, fsync of the folder. Raises UserError
-    when the disk is full or the folder unwritable; an earlier file of that name is then intact.
-    before: called when the new content is safely on the disk, just before it takes its name.
+    Raises UserError when the disk is full or the folder unwritable; an earlier file of that name is
+    then intact. before: called when the new content is on the disk, just before it takes its name.
     """
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")  # not too long
     written = False
@@ -70,11 +69,9 @@ def write_atomically(path: Path, data: bytes, before: Callable[[], None] | None 
         kept = "; what was there before is intact" if os.path.lexists(path) else ""
         raise UserError(f"{path}: cannot be written ({why(error)}){advice}{kept}") from error
     finally:
-        # On a file system that has become read-only, unlinking fails even where nothing is.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has its name, or the disk is read-only by now
             temporary.unlink()
-    # Not every system can (Windows, CIFS, some FUSE mounts). After a power failure the name may
-    # then stand for the earlier content, which is whole too.
+    # Where this cannot be (Windows, CIFS), a power failure may leave the earlier content.
     with contextlib.suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -100,8 +97,7 @@ _locks: list[Path] = []  # of this process
 def lock_folder(folder: Path) -> None:
     """Keep other runs out of a folder until unlock_folders(). UserError: a run is there.
 
-    The lock of a process of this machine that has ended (SIGKILL) is taken over. Raises OSError
-    where the folder cannot be written.
+    The lock of a process of this machine that was killed is taken over. OSError: not writable.
     """
     path, pid = folder / LOCK, os.getpid()
     holder = {"host": socket.gethostname(), "process": pid, "started": _started(pid)}
@@ -145,11 +141,8 @@ def _at_work(pid: int, started: str) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in ticks; "" for one that has ended, and on other systems than Linux.
-
-    From proc(5): state is field 3, starttime field 22; field 2 is a name in parentheses.
-    """
-    try:
+    """When a process started, in ticks; "" for one that has ended, and where there is no /proc."""
+    try:  # proc(5): state is field 3, starttime field 22; field 2 is a name in parentheses
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return ""
@@ -171,9 +164,8 @@ FOLDER_ATTRIBUTE = 0x10  # of a record in a ZIP archive, as MS-DOS had it
 def verify_archive(archived: Path | IO[bytes]) -> None:
     """Read all records of an archive; zipfile.BadZipFile, or another error, if one is corrupted.
 
-    torch.load does not look at the checksums: a flipped byte would be a wrong weight. And one bit
-    that they do not cover, among a record's attributes, makes it take a tensor for a folder and
-    leave its memory as it was.
+    torch.load does not look at the checksums, and takes a tensor whose record is marked as a folder
+    (one bit, which they do not cover) for one without content.
     """
     with zipfile.ZipFile(archived) as archive:
         if (name := archive.testzip()) is not None:

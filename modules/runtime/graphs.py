@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from modules.runtime import distributed
-from modules.runtime.device import free_memory
 from modules.runtime.errors import UserError
 
 WARM_UP = 3  # runs before a capture
@@ -28,8 +27,8 @@ def graphs_wanted(device: torch.device) -> bool:
 class GraphMemory:
     """The memory that several graphs share, and the stream that all are captured on.
 
-    They may share it since one runs at a time and no tensor that it makes is read after another ran
-    (a Graphed's output is a copy). So memory holds the largest of them, not their sum.
+    It holds the largest of them, not their sum: one runs at a time, and no tensor that it makes is
+    read after another ran (a Graphed's output is a copy).
     """
 
     def __init__(self) -> None:
@@ -41,8 +40,8 @@ class GraphMemory:
 def nothing_collected() -> Iterator[None]:
     """Python's collector of cycles does not run while inside.
 
-    It may find an earlier graph or its memory. PyTorch ends the process, with an internal error of
-    its allocator, where memory of a graph is given back while another graph is captured.
+    It may find an earlier graph, and PyTorch up to 2.11 ends the process where a graph's memory is
+    given back while another one is captured.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -57,9 +56,8 @@ def capture(compute: Callable[[], None], memory: GraphMemory) -> Callable[[], No
     """A CUDA graph of compute(), which reads and writes the same tensors each time; returns replay.
 
     It is run three times first, so that kernels are chosen and lazy state exists; whatever outlives
-    a run must exist after the first capture in this memory, since later ones may write where it
-    was free before. Raises RuntimeError for what a graph cannot hold. Source: "CUDA semantics",
-    PyTorch's documentation.
+    a run must exist after the first capture in this memory. Raises RuntimeError for what a graph
+    cannot hold. Source: "CUDA semantics", PyTorch's documentation.
     """
     before = torch.cuda.current_stream()
     memory.stream.wait_stream(before)
@@ -103,10 +101,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Why a capture failed, in a line."""
+    """Why a capture failed, in a line, without PyTorch's advice on its own settings."""
     first = first_cause(error)
     line = (str(first).strip() or type(first).__name__).splitlines()[0]
-    # Advice on PyTorch's own settings follows.
     return ". ".join(line.split(". ")[:2]) if out_of_memory(error) else line
 
 
@@ -201,5 +198,6 @@ class GraphedStep:
             self.graphs.clear()
             self.memory = None
             self.step.update.optimizer.zero_grad(set_to_none=True)
-            free_memory()
+            gc.collect()
+            torch.cuda.empty_cache()
             print(f"note: training without CUDA graphs ({self.why_eager})", flush=True)

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from modules.runtime import signals
-from modules.runtime.errors import ERRORS, Stopped, UserError, in_one_line, why
+from modules.runtime.errors import Stopped, UserError, in_one_line, shown, why
 
 # ---------------------------------------------------------------- the command line
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser whose errors are UserErrors, and which takes no abbreviated options.
-
-    An abbreviation would be a misspelt option that is silently taken for another.
-    """
+    """An argparse parser whose errors are UserErrors, and which takes no abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -37,11 +34,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def path_argument(text: str) -> Path:
-    """The type of a positional path: Path, but "" is refused, which Path takes for the current one.
-
-    It is what a shell makes of "$ROOT" when the variable was never set.
-    """
-    if not text:
+    """The type of a positional path: Path, but without "", which Path takes for the current one."""
+    if not text:  # what a shell makes of "$ROOT" when the variable was never set
         raise argparse.ArgumentTypeError("is empty")
     return Path(text)
 
@@ -50,10 +44,9 @@ def path_argument(text: str) -> Path:
 
 
 class Output:
-    """Standard output or error: what the system does not take is lost, and ends nothing.
+    """Standard output or error: what the system does not take (full disk, lost terminal) is lost.
 
-    A log on a full disk, a terminal that is gone (a lost connection, under nohup). A pipe whose
-    reader is gone is an error unless `unread` is true.
+    A pipe whose reader is gone is an error unless `unread` is true.
     """
 
     def __init__(self, stream: Any, *, unread: bool) -> None:
@@ -98,17 +91,16 @@ def _leave_nothing(stream: Any) -> None:
 def run_as_script(main: Callable[[], int | None], *, unread: bool = False) -> NoReturn:
     """Run `main` and leave the interpreter with its exit status (None is 0).
 
-    UserError: ``error: <message>`` on stderr, status 2. Ctrl-C: a plain line, status 130. A run
-    that was asked to stop: likewise, 128 + the signal's number. Too little memory, or a GPU that
-    cannot be used: an ``error:`` too. Everything else is a fault of the program and keeps its
-    traceback. A reader that closed the pipe (``| head``): nothing, status 141 unless there is
-    another; unread: it goes on without one, as a training should.
+    UserError, too little memory, a GPU that cannot be used: ``error: <message>`` on stderr, status
+    2. Ctrl-C, or a run that was asked to stop: a plain line, 128 + the signal's number. Everything
+    else is a fault of the program and keeps its traceback. A reader that closed the pipe
+    (``| head``): status 141; unread: it goes on without one, as a training should.
     """
     before = sys.stdout, sys.stderr
     for stream in before:
         # A file name that the terminal's encoding lacks must not turn a message into a traceback.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=ERRORS)
+            stream.reconfigure(errors="backslashreplace")
     output: Any = Output(sys.stdout, unread=unread)
     errors: Any = Output(sys.stderr, unread=unread)
     sys.stdout, sys.stderr, status, message = output, errors, 0, ""
@@ -116,7 +108,7 @@ def run_as_script(main: Callable[[], int | None], *, unread: bool = False) -> No
         try:
             status = main() or 0
         except UserError as error:
-            status, message = 2, f"error: {in_one_line(str(error))}"
+            status, message = 2, f"error: {in_one_line(shown(str(error)))}"
         except Stopped as stop:
             status = 128 + stop.signal_number
             message = f"stopped by {stop}; --resume continues from here"

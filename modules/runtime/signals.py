@@ -1,8 +1,7 @@
 """Stopping a run on request: by a signal, or since the launcher died.
 
-The first request is noted; training finishes its step, saves, and then ends with status 128 + the
-signal's number (SIGTERM 143, SIGINT 130, SIGHUP 129). A second one ends the process at once:
-everything on the disk is whole at any moment.
+The first request is noted; training finishes its step, saves, and ends with status 128 + the
+signal's number. A second one ends the process at once: what is on the disk is whole at any moment.
 """
 
 import contextlib
@@ -49,10 +48,7 @@ class Watch:
     """Knows whether this process was asked to stop, and whether a save in mid-epoch is due."""
 
     def __init__(self, *, launched: bool = False) -> None:
-        """launched: stop also when the process that started this one is gone, as a rank must.
-
-        Nobody else would end it. (On Windows the number of the parent never changes.)
-        """
+        """launched: stop also when the process that started this one is gone, as a rank must."""
         self._asked = 0  # number of the signal that came
         self._asked_at = 0.0
         self._saved_at = time.monotonic()
@@ -74,9 +70,8 @@ class Watch:
                 os._exit(128 + number)
             return
         self._asked, self._asked_at = number, time.monotonic()
-        # Written without the print machinery, which the signal may have interrupted. After a SIGHUP
-        # there is no terminal to write to.
-        with contextlib.suppress(OSError):
+        # Without the print machinery, which the signal may have interrupted.
+        with contextlib.suppress(OSError):  # after a SIGHUP there is no terminal
             os.write(2, b"\nstopping after this step; a second signal stops at once\n")
 
     def raise_if_asked(self) -> None:
@@ -85,10 +80,7 @@ class Watch:
             raise Stopped(self._asked)
 
     def requests(self) -> tuple[int, int]:
-        """(number of the signal that came or 0, 1 if a save in mid-epoch is due) of this process.
-
-        With several ranks what counts is distributed.maximum() of both.
-        """
+        """(signal that came or 0, 1 if a save in mid-epoch is due), of this process alone."""
         if self._launcher and not self._asked and os.getppid() != self._launcher:
             self._note(signal.SIGTERM, None)
         due = time.monotonic() - self._saved_at >= SAVE_MINUTES * 60.0

@@ -19,7 +19,6 @@ from tests.support.data import make_dataset
 from tests.support.scripts import REPOSITORY, TINY_RUN
 
 PROGRAM = REPOSITORY / "tests" / "programs" / "kernels.py"
-OLD = {"NULLCUDA_ERROR": "35"}  # cudaErrorInsufficientDriver
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +113,6 @@ def test_a_step_of_two_processes_is_one_launch_too(library: Path, counted: dict[
         assert alone < row["kernels"] < alone + 100
 
 
-def test_a_training_that_does_not_fit_says_so(library: Path) -> None:
-    """6 GiB, where 10 are needed; PyTorch's own warnings go before it."""
-    done = run_program(library, "--both", NULLCUDA_MEM="6144")
-    assert "note: training without CUDA graphs (CUDA out of memory" in done.stdout
-    line = done.stderr.splitlines()[-1]
-    assert line.startswith("modules.runtime.errors.UserError: ") or line.startswith("UserError: ")
-    assert "a training step does not fit into the GPU's memory: --recompute, a smaller" in line
-
-
 # ---------------------------------------------------------------- the scripts
 
 
@@ -157,68 +147,22 @@ def test_the_program_for_a_real_gpu_runs(library: Path) -> None:
     assert words in finished(script(library, program, "agreements"), 2)
 
 
-GARBAGE = """
-import contextlib, gc, sys, weakref
-import torch
+UNCOLLECTED = """
+import gc, torch
 from modules.runtime import graphs
-
-if sys.argv[1] == "control":
-    graphs.nothing_collected = contextlib.nullcontext
-x, calls, kept = torch.zeros(4, device="cuda"), [], []
-
-class Ring:
-    def __init__(self):
-        self.graph, self.itself = graphs.capture(lambda: x.add_(1), graphs.GraphMemory()), self
-        weakref.finalize(self, lambda: print(torch.cuda.is_current_stream_capturing()))
-
-def compute():
-    calls.append(1)
-    if len(calls) > graphs.WARM_UP:  # in the capture
-        gc.set_threshold(1)
-        kept.extend([] for _ in range(1000))
-    x.add_(1)
-
-gc.set_threshold(10**9)
-Ring()
-graphs.capture(compute, graphs.GraphMemory())
-print("captured", gc.isenabled())
+x, seen = torch.zeros(4, device="cuda"), []
+graphs.capture(lambda: seen.append(gc.isenabled()) or x.add_(1), graphs.GraphMemory())
+print(seen, gc.isenabled())
 """
 
 
-@pytest.mark.parametrize("control", [False, True])
-def test_no_earlier_graph_is_collected_in_a_capture(control: bool, library: Path) -> None:
+def test_no_earlier_graph_is_collected_in_a_capture(library: Path) -> None:
     """Up to PyTorch 2.11 that ends the process with an internal error of the allocator."""
-    process = script(library, "-c", GARBAGE, "control" if control else "")
-    out, _ = process.communicate(timeout=300)
-    if control:
-        assert out.startswith("True")
-    else:
-        assert sorted(out.splitlines()) == ["False", "captured True"], out
+    out = finished(script(library, "-c", UNCOLLECTED))
+    assert out == "[False, False, False, False] True\n"
 
 
 # ---------------------------------------------------------------- errors that users meet
-
-
-@pytest.mark.parametrize(
-    ("wanted", "status", "words", "machine"),
-    [
-        ("cuda", 2, "error: --device cuda: CUDA does not start (The NVIDIA driver on", OLD),
-        ("auto", 0, "note: CUDA is not used: CUDA does not start (The NVIDIA driver on", OLD),
-        ("cuda", 2, "is not built for Null GPU", {"NULLCUDA_CC": "60"}),
-        ("auto", 0, "on Null GPU, float16", {"NULLCUDA_CC": "75"}),
-    ],
-)
-def test_drivers_and_cards(
-    wanted: str, status: int, words: str, machine: dict[str, str], library: Path, tmp_path: Path
-) -> None:
-    data = make_dataset(tmp_path / "data", train=8)
-    arguments = ("Trainer.py", "--DR", data, "--save_root", tmp_path / "run", *TINY_RUN)
-    dry = ("--dry_run", "--precision", "auto", "--device", wanted)
-    out = finished(script(library, *arguments, *dry, **machine), status)
-    assert words in out
-    assert "Warning" not in out
-    if status:
-        assert out.count("\n") == 1
 
 
 def test_a_generation_that_does_not_fit_is_one_line(library: Path, tmp_path: Path) -> None:
@@ -303,37 +247,20 @@ def test_training_testing_and_resuming_without_float64(library: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_run_moves_from_cpu_to_cuda_and_back(library: Path, tmp_path: Path) -> None:
+def test_a_run_moves_between_devices(library: Path, tmp_path: Path) -> None:
     data, run = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
     tiny = ("Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, "--num_epoch", "1")
-    finished(script(library, *tiny, "--device", "cpu", "--tfr", "0.5", "--tfr_sde", "1"))
-    resume = ("Trainer.py", "--save_root", run, "--resume", "--num_epoch")
-    on_gpu = finished(script(library, *resume, "3", "--device", "cuda"))
-    assert "Null GPU" in on_gpu
-    assert "without CUDA graphs" not in on_gpu
-    assert "Traceback" not in on_gpu
-    finished(script(library, *resume, "4", "--device", "cpu"))
-    assert len((run / "metrics.csv").read_text().splitlines()) == 5
-    made = finished(script(library, "Tester.py", "--ckpt_path", run / "last.ckpt"))
-    assert "Null GPU" in made
-    assert "without CUDA graphs" not in made
-
-
-@pytest.mark.slow
-def test_a_run_on_two_gpus_is_resumed_on_one(library: Path, tmp_path: Path) -> None:
-    data, run = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
-    tiny = ("Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, "--device", "cuda")
     modes = ("--tfr", "0.5", "--tfr_sde", "1", "--ema", "0.9", "--optim", "Muon")
-    two = {"NULLCUDA_COUNT": "2"}
-    whole = ("--batch_size", "2", "--num_epoch", "2", *modes)
-    out = finished(script(library, *tiny, *whole, "--gpu", "2", **two))
-    assert "on Null GPU" in out
-    assert "without CUDA graphs" not in out
-    assert "Traceback" not in out
-    resume = ("Trainer.py", "--save_root", run, "--resume", "--num_epoch", "3", "--gpu", "1")
-    assert "resuming in epoch 2" in finished(script(library, *resume))
-    out = finished(script(library, *tiny, "--batch_size", "3", "--gpu", "2", **two), 2)
-    assert "--batch_size 3: must be a multiple of the 2 processes" in out
+    finished(script(library, *tiny, *modes, "--device", "cpu"))
+    resume = ("Trainer.py", "--save_root", run, "--resume")
+    for epochs, device, gpus in ((3, "cuda", 2), (4, "cuda", 1), (5, "cpu", 1)):
+        more = ("--num_epoch", str(epochs), "--device", device, "--gpu", str(gpus))
+        out = finished(script(library, *resume, *more, NULLCUDA_COUNT=str(gpus)))
+        assert ("Null GPU" in out) == (device == "cuda")
+        assert "without CUDA graphs" not in out and "Traceback" not in out
+    assert len((run / "metrics.csv").read_text().splitlines()) == 6
+    made = finished(script(library, "Tester.py", "--ckpt_path", run / "last.ckpt"))
+    assert "Null GPU" in made and "without CUDA graphs" not in made
 
 
 # ---------------------------------------------------------------- a real GPU

@@ -37,7 +37,6 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
 
     monkeypatch.setattr(graphs, "capture", capture)
     monkeypatch.setattr(graphs, "GraphMemory", object)
-    monkeypatch.setattr(graphs, "free_memory", lambda: 0)
     return errors
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from modules.figures.style import drawable
 from modules.runtime.errors import (
-    ERRORS,
     MAX_NAMED,
     Stopped,
     UserError,
@@ -229,34 +228,19 @@ def main():
         print("epoch", number, "x" * 9999, flush=True)
     return 7
 
-sys.exit(main()) if sys.argv[2] == "plain" else run_as_script(main, unread=sys.argv[2] == "unread")
+sys.exit(main()) if sys.argv[2] == "plain" else run_as_script(main)
 """
 
 
-def end_with(mode: str, output: int) -> tuple[int, str]:
-    """Status and errors of a script that prints, ends with 7, and has this standard output."""
-    command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), mode]
-    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
-    os.close(output)
-    return done.returncode, done.stderr
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_log_on_a_full_disk() -> None:
-    status, errors = end_with("read", os.open("/dev/full", os.O_WRONLY))
-    assert status == 7
-    assert errors.startswith("warning: standard output cannot be written (No space left")
-    assert errors.count("\n") == 1
-    assert end_with("plain", os.open("/dev/full", os.O_WRONLY))[0] != 7  # the control
-
-
-@pytest.mark.parametrize(("mode", "status"), [("read", 141), ("unread", 7), ("plain", 1)])
+@pytest.mark.parametrize(("mode", "status"), [("read", 141), ("plain", 1)])
 def test_a_reader_that_has_gone(mode: str, status: int) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    found, errors = end_with(mode, writer)
-    assert found == status
-    assert ("Traceback" in errors) == (mode == "plain")  # the control
+    command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), mode]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == status
+    assert ("Traceback" in done.stderr) == (mode == "plain")  # the control
 
 
 def test_the_trainer_does_not_need_its_reader(dataset: Path, tmp_path: Path) -> None:
@@ -279,10 +263,9 @@ NAME = os.fsdecode(b"-r\xfcn 'it\"s' $x_i^2$ [1]*?%d{0}\n\xe8\x88\x9e.v1.ckpt")
 
 def test_bytes_that_are_no_utf_8_are_shown_as_they_are() -> None:
     assert shown(LATIN) == drawable(LATIN) == r"caf\xe9 \xff"
-    assert shown("plain é\n\ud834") == "plain é\n\\ud834"
+    assert shown("plain é\n") == "plain é\n"
     with pytest.raises(UnicodeEncodeError):
         LATIN.encode()  # the control
-    assert f"é{LATIN}".encode("ascii", errors=ERRORS) == rb"\xe9caf\xe9 \xff"
 
 
 def test_names_that_the_terminal_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:

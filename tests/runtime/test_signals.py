@@ -96,20 +96,6 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same(
     assert same(contents_of_run(run), whole[options])
 
 
-def test_the_comparison_notices_a_step_that_is_left_out(
-    dataset: Path, tmp_path: Path, whole: dict[str, Any]
-) -> None:
-    """The control; of other parts of the state: test_checkpoint.py."""
-    run = tmp_path / "parts"
-    with at_step(3, asked(signal.SIGTERM)):
-        assert train(dataset, run, *USUAL).returncode == 143
-    content = saved_in(run)
-    content["training"]["position"]["step"] += 1
-    torch.save(content, run / "last.ckpt")
-    assert resume(run).returncode == 0
-    assert not same(contents_of_run(run), whole["usual"])
-
-
 def test_a_stop_in_validation_and_then_in_a_stored_rollout(
     dataset: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
@@ -233,76 +219,41 @@ def test_a_save_is_due_so_long_after_the_last_one(monkeypatch: pytest.MonkeyPatc
     assert due == [0, 0, 1, 0, 0, 1]
 
 
-@pytest.mark.parametrize(("launched", "number"), [(True, signal.SIGTERM), (False, 0)])
-def test_ranks_whose_launcher_died_stop(
-    monkeypatch: pytest.MonkeyPatch, launched: bool, number: int
-) -> None:
-    watch = Watch(launched=launched)
-    assert watch.requests()[0] == 0
-    other = os.getppid() + 1
-    monkeypatch.setattr(os, "getppid", lambda: other)
-    assert watch.requests()[0] == number  # a single process may outlive its shell
-
-
 # ---------------------------------------------------------------- terminals and pipes
 
 
-def in_a_terminal(program: str, *, hangup: Any, out: Path) -> int:
-    """The exit status of a Python program whose terminal goes after its first line."""
+LOST = """
+import fcntl, os, signal, sys, termios, time
+from pathlib import Path
+from modules.runtime.scripts import run_as_script
+from modules.runtime.signals import Watch
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def main():
+    with Watch().watching() as watch:
+        print("begun", flush=True)
+        while not watch.requests()[0]:
+            time.sleep(0.05)
+        print("x" * 9999, flush=True)
+        print("y", file=sys.stderr, flush=True)
+        Path(sys.argv[1]).touch()
+        watch.raise_if_asked()
+"""
+
+
+@pytest.mark.parametrize(("end", "saved"), [("run_as_script(main)", True), ("main()", False)])
+def test_a_lost_connection_saves(tmp_path: Path, end: str, saved: bool) -> None:
+    """The terminal goes and SIGHUP comes, as sshd does it; the control: without run_as_script."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", program, out],
+        [sys.executable, "-c", LOST + end, tmp_path / "saved"],
         cwd=REPOSITORY,
         stdin=follower,
         stdout=follower,
         stderr=follower,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
     )
     os.close(follower)
     os.read(leader, 100)
-    os.close(leader)  # what a lost connection does
-    return process.wait(timeout=60)
-
-
-GOES_ON = """
-import sys, time
-from pathlib import Path
-from modules.runtime.scripts import run_as_script
-def main():
-    print('begun', flush=True)
-    time.sleep(0.5)
-    for _ in range(3):
-        print('x' * 9999, flush=True)
-        print('y', file=sys.stderr, flush=True)
-    Path(sys.argv[1]).touch()
-"""
-
-
-def test_a_run_goes_on_when_its_terminal_is_gone(tmp_path: Path) -> None:
-    for end, lives in (("run_as_script(main)", True), ("main()", False)):  # the control: without
-        out = tmp_path / end
-        status = in_a_terminal(GOES_ON + end, hangup=signal.SIG_IGN, out=out)
-        assert (status == 0, out.exists()) == (lives, lives)
-
-
-def test_a_lost_connection_saves(tmp_path: Path) -> None:
-    """The terminal goes and SIGHUP comes, as sshd does it."""
-    program = (
-        "import fcntl, os, signal, sys, termios, time\nfrom pathlib import Path\n"
-        "from modules.runtime.scripts import run_as_script\n"
-        "from modules.runtime.signals import Watch\n"
-        "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-        "def main():\n"
-        "    with Watch().watching() as watch:\n"
-        "        print('begun', flush=True)\n"
-        "        while not watch.requests()[0]:\n"
-        "            print('step', file=sys.stderr, flush=True)\n"
-        "            time.sleep(0.05)\n"
-        "        Path(sys.argv[1]).touch()\n"
-        "        watch.raise_if_asked()\n"
-        "run_as_script(main)\n"
-    )
-    out = tmp_path / "saved"
-    assert in_a_terminal(program, hangup=signal.SIG_DFL, out=out) == 129
-    assert out.exists()
+    os.close(leader)
+    assert (process.wait(timeout=60) == 129) == saved
+    assert (tmp_path / "saved").exists() == saved

@@ -2,9 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +14,8 @@ import dataloader
 from modules.data import Recording, TestSequence, VideoData, epoch_clips
 from modules.evaluation import baselines
 from modules.runtime.errors import UserError
-from tests.support.damage import Damage, copy, cut, every, folder, move, remove, write
-from tests.support.data import png_claiming
-from tests.support.scripts import REPOSITORY
+from tests.support.damage import Damage, copy, every, folder, move, remove, write
+from tests.support.scripts import assert_refused, run_script
 
 WIDTH, HEIGHT = 8, 4
 TRAIN, VAL, TEST = 12, 5, {"0": 12, "2": 3, "10": 2}  # frames; labels of each test sequence
@@ -69,8 +65,7 @@ def reds(frames: torch.Tensor) -> list[int]:
     return frames[:, 0, 0, 0].tolist()
 
 
-# ----------------------------------------------------------------------------------------
-# A sound data set
+# ---------------------------------------------------------------- a sound data set
 
 
 def test_sound_data_in_numeric_order(root: Path) -> None:
@@ -93,10 +88,10 @@ def test_sound_data_in_numeric_order(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["{}.png", "frame{}.png", "{:05d}.PNG", "Frame_{}.jpeg", "img-{}.png", "dance2_{}.png"]
+    ("first", "name"),
+    [(1, "{}.png"), (1, "frame{}.TIFF"), (0, "{:05d}.bmp"), (0, "Frame_{}.jpeg")],
 )
-@pytest.mark.parametrize("first", [0, 1])
-def test_names_and_first_numbers(tmp_path: Path, name: str, first: int) -> None:
+def test_names_and_first_numbers(tmp_path: Path, first: int, name: str) -> None:
     root = build(tmp_path / "root", first, name)
     (root / "train/clips.csv").write_text(f"start,stop\n{first},{first + 5}\n")
     train, val = load(root)
@@ -143,28 +138,21 @@ def test_resized_by_pillow_only_where_the_size_differs(root: Path) -> None:
     resized = image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     assert np.array_equal(train.frames[4].numpy(), np.asarray(resized))
     assert np.array_equal(train.frames[5].numpy(), np.asarray(exact))
-    # Control: without antialiasing (one sample of four pixels) the result is another.
-    plain = torch.nn.functional.interpolate(
-        torch.from_numpy(noise).permute(2, 0, 1)[None].float(), (HEIGHT, WIDTH), mode="bilinear"
-    )
-    assert (train.frames[4].permute(2, 0, 1) - plain[0]).abs().max() > 20
 
 
 def test_any_number_of_workers_gives_the_same(root: Path) -> None:
-    (root / "val/val_img/3.png").write_bytes(b"")
-    (root / "train/train_label/7.png").write_bytes(b"x")
-    messages = set()
-    for workers in (0, 1, 2, 5):
-        with pytest.raises(UserError) as caught:
-            load(root, workers=workers)
-        messages.add(str(caught.value))
-    assert len(messages) == 1
-    for split in ("val/val_img/3.png", "train/train_label/7.png"):
-        paint(root / split, 1)
     one, five = load(root, workers=1), load(root, workers=5)
     for a, b in zip(one, five, strict=True):
         assert torch.equal(a.frames, b.frames)
         assert torch.equal(a.labels, b.labels)
+    write("val/val_img/3.png", "")(root)
+    write("train/train_label/7.png", "x")(root)
+    messages = set()
+    for workers in (0, 5):
+        with pytest.raises(UserError) as caught:
+            load(root, workers=workers)
+        messages.add(str(caught.value))
+    assert len(messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -194,8 +182,7 @@ def test_partial_and_clips_file(
     assert len(val.frames) == VAL  # never cut by --partial
 
 
-# ----------------------------------------------------------------------------------------
-# Faults
+# ---------------------------------------------------------------- faults
 
 
 def clips(text: str) -> Damage:
@@ -222,21 +209,17 @@ IMG, LABEL = "train/train_img", "train/train_label"
 WITH_VAL: list[tuple[Damage, str]] = [
     # folders
     (remove(""), "root: 1 fault in the data set: the folder is missing"),
-    (write("", "text"), "root: 1 fault in the data set: is not a folder"),
-    (remove("train"), "train: the folder is missing"),
     (remove("val"), "val: the folder is missing"),
-    (remove(IMG), "train/train_img: the folder is missing"),
-    (remove("val/val_label"), "val/val_label: the folder is missing"),
-    (write(LABEL, "text"), "train/train_label: is not a folder"),
+    (
+        every(remove(IMG, LABEL), write("train/clips.csv", "start,stop\n0,5\n")),
+        "train/train_img: the folder is missing",
+    ),
+    (write(LABEL, "text"), "train/train_label: the folder cannot be read (Not a directory)"),
     (folder("val/val_img"), "val/val_img: the folder has no images"),
     (deeper("data"), "its train/, val/ and test/ are in {root}/data; give that folder"),
     # numbers
     (remove(f"{LABEL}/11.png"), "train: 12 images, 11 labels; without a label: 11.png"),
     (remove("val/val_img/4.png"), "val: 4 images, 5 labels; without an image: 4.png"),
-    (
-        remove(*(f"{IMG}/{i}.png" for i in range(4, 12))),
-        "without an image: 4.png, 5.png, 6.png, 7.png, 8.png and 3 more",
-    ),
     (
         every(remove(f"{IMG}/11.png"), remove(f"{LABEL}/0.png")),
         "11 images, 11 labels; without a label: 0.png; without an image: 11.png",
@@ -249,35 +232,25 @@ WITH_VAL: list[tuple[Damage, str]] = [
     ),
     (both("val", range(2)), "val/val_img: numbering starts at 2; it must start at 0 or 1"),
     (copy(f"{IMG}/3.png", f"{IMG}/frame3.png"), "used twice: 3.png = frame3.png"),
-    (copy(f"{IMG}/3.png", f"{IMG}/03.jpg"), "used twice: 03.jpg = 3.png"),
-    (copy(f"{IMG}/3.png", f"{IMG}/cover.png"), "whose name is not a frame number: cover.png"),
-    (move(f"{IMG}/3.png", f"{IMG}/frame_3.png"), "whose name is not a frame number: frame_3.png"),
     (copy(f"{IMG}/3.png", f"{IMG}/-1.png"), "numbering starts at -1; it must start at 0 or 1"),
     (both("val", range(1, 5)), "val: 1 frame to validate on; at least 2 are needed"),
     # images; more of them in test_images.py
     (write(f"{IMG}/3.png", "text"), f"{IMG}/3.png: is not an image that can be read"),
-    (write("val/val_label/2.png", ""), "val/val_label/2.png: the file is empty (0 bytes)"),
-    (cut("val/val_label/2.png", 0.5), "val/val_label/2.png: "),
-    (write(f"{IMG}/3.png", png_claiming(9500, 9500)), "3.png: the pixels are too many"),
     # clips.csv
     (clips(""), "train/clips.csv: is empty; its first line must be the header start,stop"),
     (clips("0,5\n5,12\n"), "train/clips.csv: starts with '0,5'; its first line must be"),
-    (clips("begin;end\n0;5\n"), "train/clips.csv: starts with 'begin,end'"),
     (clips("start,stop\n"), "train/clips.csv: has no rows"),
-    (clips("start,stop\n0,5.0\n"), "train/clips.csv line 2: '0,5.0' is not two integers"),
-    (clips("start,stop\n0,5,9\n"), "train/clips.csv line 2: '0,5,9' is not two integers"),
-    (clips("start,stop\n0\n"), "train/clips.csv line 2: '0' is not two integers"),
-    (clips("start,stop\n0,5\n\n7,7\n"), "train/clips.csv line 4: 7,7: start must be below stop"),
+    (clips("start,stop\n0,5.0\n"), "train/clips.csv line 2: '0,5.0' is not start,stop: two"),
+    (clips("start,stop\n0,5\n\n7,7\n"), "line 4: '7,7' is not start,stop: two integers, the first"),
     (clips("start,stop\n0,13\n"), "line 2: 0,13 is out of range; all frames together are 0,12"),
     (clips("start,stop\n-1,5\n"), "train/clips.csv line 2: -1,5 is out of range"),
     (clips("start,stop\n6,12\n0,7\n"), "line 2: 6,12 overlaps 0,7 of line 3"),
-    (write("train/clips.csv", b"\xff\xff\0start"), "train/clips.csv: is not a valid CSV file"),
+    (write("train/clips.csv", b"\xff\xff\0start"), "train/clips.csv: cannot be read as a CSV file"),
     (lambda root: (root / "train/clips.csv").mkdir(), "train/clips.csv: cannot be read"),
-    (clips("start,stop\n" + "x\n" * 24), "train/clips.csv: and 4 more wrong rows"),
+    (clips("start,stop\n" + "x\n" * 24), "train/clips.csv: and 4 more"),
 ]
 OF_TEST: list[tuple[Damage, str]] = [
     (remove("test"), "test: the folder is missing"),
-    (remove("test/test_img"), "test/test_img: the folder is missing"),
     (remove("test/test_label"), "test/test_label: the folder is missing"),
     (folder("test/test_label"), "test/test_label: has no folders of sequences"),
     (remove("test/test_img/2"), "test/test_img/2: the folder is missing"),
@@ -288,9 +261,7 @@ OF_TEST: list[tuple[Damage, str]] = [
         "test/test_img/2: the first frame is missing: the first label is 0, but the first image 1",
     ),
     (remove("test/test_label/10/1.png"), "test/test_label/10: has 1 label; a sequence needs"),
-    (remove("test/test_label/0/1.png"), "test/test_label/0: gaps in the numbering; missing: 1"),
     (remove("test/test_label/0/0.png", "test/test_label/0/1.png"), "numbering starts at 2"),
-    (write("test/test_label/0/3.png", ""), "test/test_label/0/3.png: the file is empty"),
     (write("test/test_img/10/0.png", "text"), "test/test_img/10/0.png: is not an image"),
     (move("test/test_label/2", "test/test_label/two"), "is not a number: two; rename them 0, 1"),
     (
@@ -326,26 +297,17 @@ def test_faults_of_test(root: Path, damage: Damage, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clips_text", "options", "text"),
+    ("options", "text"),
     [
         (
-            None,
-            {"train_vi_len": 13},
-            "--train_vi_len 13 is longer than every recording (longest: 12",
+            {"train_vi_len": 8},
+            "--train_vi_len 8 is longer than every recording (longest: 7 frames)",
         ),
-        ("0,7\n7,12", {"train_vi_len": 8}, "(longest: 7 frames)"),
-        (
-            "0,7\n7,12",
-            {"train_vi_len": 7, "partial": 0.5},
-            "(longest: 6 frames with --partial 0.5)",
-        ),
+        ({"train_vi_len": 7, "partial": 0.5}, "(longest: 6 frames with --partial 0.5)"),
     ],
 )
-def test_clip_longer_than_every_recording(
-    root: Path, clips_text: str | None, options: dict, text: str
-) -> None:
-    if clips_text:
-        clips(f"start,stop\n{clips_text}\n")(root)
+def test_clip_longer_than_every_recording(root: Path, options: dict, text: str) -> None:
+    clips("start,stop\n0,7\n7,12\n")(root)
     with pytest.raises(UserError, match=re.escape(text)):
         load(root, **options)
     load(root, **options | {"train_vi_len": options["train_vi_len"] - 1})
@@ -372,13 +334,12 @@ def test_all_faults_are_listed_together(root: Path) -> None:
         "  - val: 4 images, 5 labels; without an image: 2.png",
     ]
     assert lines[4] == "  - train/train_img/5.png: the file is empty (0 bytes)"  # 2 before 10
-    assert lines[24] == "  - train/train_img: and 5 more corrupted images"
+    assert lines[24] == "  - train/train_img: and 5 more"
     assert lines[25].startswith("  - val/val_label/1.png: is not an image")
     assert len(lines) == 26
 
 
-# ----------------------------------------------------------------------------------------
-# Real data
+# ---------------------------------------------------------------- real data
 
 
 def test_real_data_and_its_baselines(shared: Path) -> None:
@@ -402,15 +363,7 @@ def test_real_data_and_its_baselines(shared: Path) -> None:
     assert result["nearest_pose"] == pytest.approx(24.80, abs=0.05)
 
 
-# ----------------------------------------------------------------------------------------
-# Command line
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "dataloader.py", *map(str, arguments)]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
-    assert "Traceback" not in result.stdout + result.stderr
-    return result
+# ---------------------------------------------------------------- the command line
 
 
 def snapshot(root: Path) -> list[tuple[str, int, int]]:
@@ -418,41 +371,32 @@ def snapshot(root: Path) -> list[tuple[str, int, int]]:
     return [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in paths]
 
 
-def test_check_prints_a_summary_and_writes_nothing(root: Path) -> None:
+def test_check_prints_a_summary_and_nothing_is_written(root: Path) -> None:
     clips("start,stop\n0,7\n7,12\n")(root)
     paint(root / f"{IMG}/3.png", 1, (16, 9))
     before = snapshot(root)
-    result = run("check", root)
+    result = run_script("dataloader.py", "check", root)
     assert (result.returncode, result.stderr) == (0, "")
-    out = result.stdout
-    assert "train  12 frames; 2 recording(s) of 7, 5 frames\n" in out
-    assert "images: 8 x 4 (11), 16 x 9 (1); labels: 8 x 4 (12)" in out
-    assert "val    5 frames; 1 recording(s) of 5 frames\n" in out
-    assert "test   3 sequence(s) of 12, 3, 2 frames\n" in out
-    assert out.endswith("complete and readable; see the warnings above\n")
-
+    for line in (
+        "train  12 frames; 2 recording(s) of 7, 5 frames\n",
+        "images: 8 x 4 (11), 16 x 9 (1); labels: 8 x 4 (12)\n",
+        "val    5 frames; 1 recording(s) of 5 frames\n",
+        "test   17 frames; 3 sequence(s) of 12, 3, 2 frames\n",
+    ):
+        assert line in result.stdout
     load(root)
     load_test(root)
     assert snapshot(root) == before
-    time.sleep(0.01)
-    paint(root / f"{IMG}/3.png", 1, (16, 9))
-    assert snapshot(root) != before  # control
+    shutil.rmtree(root / "test")
+    assert "test   absent (optional)\n" in run_script("dataloader.py", "check", root).stdout
 
 
 def test_check_lists_the_faults_of_all_splits(root: Path) -> None:
     remove("train/train_img/5.png", "val/val_label/4.png", "test/test_img/2/0.png")(root)
-    result = run("check", root)
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"error: {root}: 4 faults in the data set\n  - train/train_img")
-    for text in ("gaps", "train: 11 images, 12 labels", "val: 5 images, 4", "test/test_img/2: "):
-        assert text in result.stderr
+    words = ("gaps", "train: 11 images, 12 labels", "val: 5 images, 4", "test/test_img/2: ")
+    result = run_script("dataloader.py", "check", root)
+    assert_refused(result, f"{root}: 4 faults in the data set\n  - train/train_img", *words)
     assert "no faults" not in result.stdout
-
-
-def test_check_without_test_split(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.rmtree(root / "test")
-    dataloader.main(["check", str(root)])
-    assert "test   absent (optional)\n" in capsys.readouterr().out
 
 
 def test_demo_makes_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -467,50 +411,19 @@ def test_demo_makes_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [len(sequence.labels) for sequence in sequences] == [4, 4]
 
 
-@pytest.mark.parametrize("suffix", [".bmp", ".webp", ".tif", ".TIFF", ".ppm"])
-def test_frames_of_other_kinds_are_a_data_set(suffix: str, dataset: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(dataset, tmp_path / "data"))
-    folders = [root / "train/train_img", root / "val/val_label", root / "test/test_label/1"]
-    for path in [path for each in folders for path in each.glob("*.png")]:
-        with Image.open(path) as image:
-            kind = {"lossless": True} if suffix == ".webp" else {}
-            image.save(path.with_suffix(suffix), **kind)
-        path.unlink()
-    sizes = {"height": 16, "width": 16}
-    for made, same in zip(load(root, **sizes), load(dataset, **sizes), strict=True):
-        assert torch.equal(made.frames, same.frames)
-        assert torch.equal(made.labels, same.labels)
-    assert len(dataloader.load_test(root, **sizes)[1].labels) == 9
-
-
-def test_what_a_folder_without_images_has_instead_is_said(dataset: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(dataset, tmp_path / "data"))
-    for path in (root / "val/val_img").iterdir():
-        path.rename(path.with_suffix(".HEIC"))
-    with pytest.raises(UserError, match=r"val_img: 10 \.heic files are not read: convert them"):
-        dataloader.load_val(root, height=16, width=16, val_vi_len=9)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xef\xbb\xbfstart;stop\r\n0;5\r\n5;12\r\n;\r\n",
-        b"start\tstop\n0\t5\n5\t12\n",
-    ],
-)
-def test_clips_that_a_spreadsheet_saved(content: bytes, root: Path) -> None:
-    (root / "train/clips.csv").write_bytes(content)
-    assert load(root)[0].recordings == (Recording(0, 5), Recording(5, 12))
-
-
 @pytest.mark.parametrize(
     ("results", "split"),
     [("train", "train"), ("test/new", "test"), ("val/val_img/../x", "val"), ("link/x", "train")],
 )
-def test_results_in_a_split_are_refused(root: Path, results: str, split: str) -> None:
+def test_results_in_a_split_are_refused(
+    root: Path, results: str, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.rmtree(root / "test")  # it may be made later
     (root / "link").symlink_to(root / "train")
     with pytest.raises(UserError, match=f"is inside the data set's {split}/"):
         dataloader.refuse_inside(root, root / results)
     dataloader.refuse_inside(root, root / "trained")  # the control: beside the splits
     dataloader.refuse_inside(root / "val", root / "train")
+    monkeypatch.setattr(Path, "resolve", Path.absolute)  # as where case does not count
+    with pytest.raises(UserError, match="is inside the data set's train/"):
+        dataloader.refuse_inside(root, root / "link/x")

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,7 @@ def test_both_languages_have_the_same_facts(page: str) -> None:
     [
         ("README.md", "runs/best --resume", "runs/c --resume", "commands"),
         ("docs/theory.md", "labels --> fusion", "labels --> loss", "diagrams"),
-        ("docs/theory.md", "6,144 at", "6,414 at", "numbers in tables"),
         ("docs/theory.md", "has 22.16 dB", "has 22.61 dB", "numbers"),
-        ("docs/theory.md", "\\log E_{z \\sim q}", "\\log E_{z}", "displayed formulas"),
     ],
 )
 def test_a_difference_is_noticed(page: str, old: str, new: str, fact: str) -> None:
@@ -79,12 +78,8 @@ def test_a_difference_is_noticed(page: str, old: str, new: str, fact: str) -> No
 @every_text
 def test_links_lead_somewhere(page: str) -> None:
     assert not broken_links(page, text_of(page))
-
-
-def test_a_broken_link_is_noticed() -> None:
-    """The control."""
-    text = "[a](docs/none.md) [b](docs/theory.md#11-papers) [c](docs/theory.md#11-no) [d](#data)\n"
-    assert broken_links("README.md", text) == ["docs/none.md", "docs/theory.md#11-no"]
+    wrong = "[a](docs/none.md) [b](docs/theory.md#11-papers) [c](docs/theory.md#11-no)\n"
+    assert broken_links("README.md", wrong) == ["docs/none.md", "docs/theory.md#11-no"]  # control
 
 
 @every_text
@@ -129,8 +124,16 @@ def test_commands_parse(page: str) -> None:
                 dataloader.main(arguments)
 
 
+def test_cells_of_notebooks_parse() -> None:
+    text = text_of("docs/training.md").replace("\\\n", " ")
+    train, test = map(shlex.split, re.findall(r"^!python (.*)", text, re.M))
+    assert (train[0], test[0]) == ("Trainer.py", "Tester.py")
+    parse_trainer("", train[1:])
+    parse(TesterOptions, "", test[1:])
+
+
 def test_there_are_commands_to_parse() -> None:
-    """The control: they are found, and a misspelt option in one is refused."""
+    """The control."""
     text = text_of("README.md")
     assert len(arguments_of("Trainer.py", text)) > 5
     assert len(arguments_of("Tester.py", text)) > 2
