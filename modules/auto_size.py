@@ -1,9 +1,8 @@
 """Size of frames and model, length of the run and Muon's rate with --preset best and video.
 
-A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
-of training frames and their size, the kind of device and the CPU's cores alone, so the same machine
-chooses the same, with one process or several.
-The rate follows from the size, a typed one too.
+All follows from the number of training frames and their size, the kind of device and the CPU's
+cores alone, so the same machine chooses the same, with one process or several. The rate follows
+from the size, a typed one too.
 """
 
 import dataclasses
@@ -58,10 +57,8 @@ RATE_WIDTH, RATE_POWER = 48, 0.5
 
 
 def cpu_cores() -> int:
-    """CPU cores that this process may use, on every rank those of rank 0.
-
-    Not the threads that PyTorch uses: torchrun's OMP_NUM_THREADS=1 would choose another model.
-    """
+    """CPU cores that this process may use, on every rank those of rank 0. Not PyTorch's threads:
+    torchrun's OMP_NUM_THREADS=1 would choose another model."""
     cores = torch.get_num_interop_threads()  # the machine's cores, whatever OMP_NUM_THREADS says
     # Fewer in a job that a cluster gives a part of a machine; not every system tells.
     if (own := getattr(os, "sched_getaffinity", None)) is not None:
@@ -169,7 +166,7 @@ def auto_sized(
     usual, pixels, fold = size_for(device, cores), o.frame_H * o.frame_W, o.fold
     chosen: dict[str, Any] = {}
     if not given_weights:
-        if o.reference != "none" and "fold" not in explicit:
+        if o.reference != "none":
             typed = [getattr(o, n) for n in ("F_dim", "D_out_dim") if n in explicit]
             fold = fold_for(o.frame_H, o.frame_W, min(typed, default=math.inf))
             chosen |= {"fold": fold} if fold != o.fold else {}

@@ -102,7 +102,7 @@ class ModelConfig:
             if size % self.fold or size < least_size:
                 near = {max(least_size, size // self.fold * self.fold + n) for n in (0, self.fold)}
                 raise UserError(
-                    f"--fold {self.fold}: --{name} must be a multiple of {self.fold} and at least "
+                    f"fold {self.fold}: --{name} must be a multiple of {self.fold} and at least "
                     f"{least_size}, not {size}: {' or '.join(map(str, sorted(near)))}"
                 )
 

@@ -191,11 +191,6 @@ ROWS = [
         ("last.ckpt is of another version", "colour"),
         checkpoint(lambda content: content["options"].update(colour=1), "run/last.ckpt"),
     ),
-    Row(
-        RESUME,
-        ("last.ckpt is of another version", "--kl_norm mean"),
-        checkpoint(lambda content: content["options"].update(kl_norm="mean"), "run/last.ckpt"),
-    ),
     # a run's files
     *(
         Row(command, (f"{name}: ",), damage)

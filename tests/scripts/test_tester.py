@@ -220,7 +220,7 @@ def test_submissions_are_scored_on_frames_1_to_600_as_integers() -> None:
 def test_a_model_of_another_kind_from_training_to_frames(dataset: Path, tmp_path: Path) -> None:
     """All that it is comes from its checkpoint; results go next to it."""
     run = tmp_path / "run"
-    kind = ("--prior", "learned", "--reference", "first", "--fold", "2", "--output", "sigmoid")
+    kind = ("--prior", "learned", "--reference", "first", "--output", "sigmoid")
     train(dataset, run, "--num_epoch", "1", *kind, "--optim", "Muon", "--ema", "0.9")
     for split, more in (("test", ()), ("val", ("--n_samples", "2"))):
         found = []
@@ -244,8 +244,6 @@ def test_fine_tuning_may_add_a_reference(trained: Path, tmp_path: Path) -> None:
     more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
     assert more["config"]["reference"] == "first"
     assert any(name.startswith("Background_Mask") for name in more["state_dict"])
-    folded = run_script(*start, "--save_root", tmp_path / "folded", "--fold", "2")
-    assert_refused(folded, "--fold 2: the weights of", "are for --fold 1")
 
 
 def test_export_needs_no_data_and_gives_the_same_frames(trained: Path, tmp_path: Path) -> None:
