@@ -63,22 +63,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(Path(*own[-depth(own) :])) for own in parts]
 
 
-def named_runs(runs: Sequence[Run], *, by_options: bool = False) -> dict[str, Run]:
-    """The runs by their folders' names, longer where two are equal.
-
-    by_options: by the settings in which they differ, where these tell all runs apart
-    """
-    if by_options:
-        differing = differing_settings(runs)
-        skipped = {"num_epoch", "start"}  # the one seldom matters, and the other is long
-        told = [(n, v) for n, v in differing.items() if n not in skipped]
-        names = [
-            ", ".join(f"{n.replace('kl_anneal_type', 'KL')} {v[i]}" for n, v in told if v[i])
-            + (", fine-tuned" if run.config.get("parent") else "")
-            for i, run in enumerate(runs)
-        ]
-        if len({*names}) == len(runs):
-            return dict(zip(names, runs, strict=True))
+def named_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by their folders' names, longer where two are equal."""
     return dict(zip(short_names([run.folder for run in runs]), runs, strict=True))
 
 
@@ -241,7 +227,7 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
     "schedules": ("beta", "tfr"),
     "ssim": ("val_ssim",),
     "psnr_per_frame": ("psnr",),
-    "psnr_by_time": ("seconds",),  # on request
+    "psnr_by_time": ("seconds",),
 }
 
 
@@ -307,20 +293,16 @@ def comparison_figure(name: str, named: Named) -> Figure:
     return figure
 
 
-def compare(
-    folders: Sequence[Path], out: Path, *, by_options: bool = False, by_time: bool = False
-) -> list[str]:
+def compare(folders: Sequence[Path], out: Path) -> list[str]:
     """Write figures and table of the runs into the folder `out`; returns lines to be printed.
 
-    by_options: in the figures, see named_runs; by_time: PSNR against training time too. Raises
-    UserError for folders that are not runs or given twice.
+    Raises UserError for folders that are not runs or given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise UserError(f"{folder}: is given twice; give every run once")
     named = named_runs([load_run(folder) for folder in folders])
-    in_figures = named_runs(list(named.values()), by_options=by_options)
     rows, notes = summary_rows(named), summary_notes(named)
     without = [name for name, run in named.items() if best_frames(run) is None]
     if without:
@@ -329,11 +311,10 @@ def compare(
             f"validation: {', '.join(without)}."
         )
     out.mkdir(parents=True, exist_ok=True)
-    left_out = {"psnr_per_frame": len(without) == len(named), "psnr_by_time": not by_time}
     written = [
-        style.save(comparison_figure(name, in_figures), out / f"{name}.png")
+        style.save(comparison_figure(name, named), out / f"{name}.png")
         for name in COMPARISONS
-        if not left_out.get(name)
+        if name != "psnr_per_frame" or len(without) < len(named)
     ]
     lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
     table = as_csv([rows[0], *lines]).decode()
