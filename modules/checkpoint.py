@@ -262,7 +262,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     save_checkpoints([path], {"state_dict": weights, "optimizer": weights, **schedule})
     notes = [f"wrote {path}: the five networks, in the older form"]
     notes += [
-        f"note: the model has --{name} {value}, which that format cannot store: without it the "
+        f"note: the model has {name} {value}, which that format cannot store: without it the "
         "five networks give other frames"
         for name in ("prior", "reference", "output", "fold")
         # Clamped frames are what everybody shows.

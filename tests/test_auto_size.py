@@ -131,14 +131,6 @@ def test_a_folded_model_is_wide_enough_for_its_pixels() -> None:
     assert (options.F_dim, options.fold) == (40, 2)  # 48 colours would not go through
 
 
-def test_the_device_decides_the_size() -> None:
-    assert size_for(CPU, 2) == SMALL
-    assert size_for(CPU, 16) == MEDIUM
-    assert size_for(CUDA, 2) == FULL
-    defaults = TrainerOptions()
-    assert FULL._asdict() == {name: getattr(defaults, name) for name in FULL._fields}
-
-
 def test_the_machine_decides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the number of threads: torchrun's OMP_NUM_THREADS=1 must not choose another model."""
     cores, threads = cpu_cores(), torch.get_num_threads()
@@ -155,11 +147,14 @@ def test_the_machine_decides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_presets_choose_and_say_what_they_chose() -> None:
+    assert (size_for(CPU, 2), size_for(CPU, 16), size_for(CUDA, 2)) == (SMALL, MEDIUM, FULL)
+    defaults = TrainerOptions()
+    assert FULL._asdict() == {name: getattr(defaults, name) for name in FULL._fields}
     options, (line,) = fit("--preset", "video")
     size = size_for(CPU, cpu_cores())
     assert size._asdict() == {name: getattr(options, name) for name in size._fields}
     assert options.num_epoch == 30  # of 500 predicted frames of 64 x 32
-    assert "num_epoch=30 for 1,000 training frames" in line
+    assert "num_epoch=30  lr=0.0026 for 1,000 training frames" in line
     assert line.endswith("7 minutes or so")
 
 

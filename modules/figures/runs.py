@@ -69,18 +69,20 @@ def load_run(folder: Path, rows: Sequence[Mapping[str, Any]] = ()) -> Run:
         raise UserError(f"{path}: missing: no epoch has ended yet, or this is not a run's folder")
     try:
         metrics = read_metrics(path) if path.is_file() else {}
-        if rows:
-            before = metrics.get("epoch", np.zeros(0)) < rows[0]["epoch"]
-            late = {name: [float(row.get(name, np.nan)) for row in rows] for name in METRIC_COLUMNS}
-            metrics = {n: np.r_[metrics[n][before] if n in metrics else [], late[n]] for n in late}
+        if rows and not metrics:
+            metrics = dict.fromkeys(METRIC_COLUMNS, np.zeros(0))
         if missing := [name for name in BASIC_COLUMNS if name not in metrics]:
             raise ValueError(f"lacks the columns {', '.join(missing)}" if metrics else "is empty")
+        for name in METRIC_COLUMNS:  # runs of earlier versions lack some
+            metrics.setdefault(name, np.full(len(metrics["epoch"]), np.nan))
+        if rows:
+            before = metrics["epoch"] < rows[0]["epoch"]
+            late = {name: [float(row.get(name, np.nan)) for row in rows] for name in METRIC_COLUMNS}
+            metrics = {name: np.r_[metrics[name][before], late[name]] for name in METRIC_COLUMNS}
         if not metrics["epoch"].size:
             raise ValueError("has no rows: no epoch has ended yet")
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a table of numbers of a run's epochs: {error}") from error
-    for name in METRIC_COLUMNS:  # runs of earlier versions lack some
-        metrics.setdefault(name, np.full(len(metrics["epoch"]), np.nan))
     return Run(folder, read_config(folder), metrics)
 
 

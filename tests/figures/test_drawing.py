@@ -27,7 +27,6 @@ from modules.figures.style import PAGE, number_axis
 from modules.options import TrainerOptions
 from modules.schedules import teacher_forcing_drawn
 from tests.support.drawn import (
-    BASELINES,
     check_layout,
     colours,
     line,
@@ -49,10 +48,8 @@ def figure_of(folder: Path) -> Figure:
     [
         ([1.0, 29.0], "linear"),
         ([1.0, 31.0], "log"),
-        ([0.0, 1.0, 20.0], "linear"),  # zero is not one of the values that span
-        ([-5.0, 1e-3, 1.0], "log"),
+        ([-5.0, 0.0, 1.0, 20.0], "linear"),  # these are not among the values that span
         ([math.nan, 2.0, math.inf], "linear"),
-        ([], "linear"),
     ],
 )
 def test_axis_is_logarithmic_where_values_span_a_factor_of_30(
@@ -133,18 +130,6 @@ def test_curves_show_the_columns_of_metrics_csv(tmp_path: Path) -> None:
     check_layout(regions_figure(run))
 
 
-def test_best_epoch_and_baselines(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "a", rows={4: {"val_psnr": 31.5}, 6: {"val_psnr": math.nan}})
-    figure = figure_of(folder)
-    star = line(figure, "best")
-    assert (star.get_xdata()[0], star.get_ydata()[0]) == (4, 31.5)
-    assert star.get_label() == "best 31.50 dB, epoch 4"
-    assert line(figure, "nearest_pose").get_ydata()[0] == BASELINES["nearest_pose"]  # the highest
-    # The control: a run that does not know its baselines.
-    figure = figure_of(make_run(tmp_path / "b", baselines=None))
-    assert not any(lines(figure, key) for key in BASELINES)
-
-
 def test_the_first_finding_stands_below(tmp_path: Path) -> None:
     falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
     folder = make_run(tmp_path / "a", rows=falling)
@@ -177,7 +162,8 @@ def test_any_length(tmp_path: Path, epochs: int) -> None:
 
 
 def test_epochs_without_numbers(tmp_path: Path) -> None:
-    figure = figure_of(make_run(tmp_path / "some", 40, broken=(3, 10, 12)))
+    figure = figure_of(make_run(tmp_path / "some", 40, broken=(3, 10, 12), resumed_at=[4, 8]))
+    assert line(figure, "resumed").get_xdata().tolist() == [4, 8]
     curve = line(figure, "train_loss")
     assert np.flatnonzero(np.isnan(curve.get_ydata())).tolist() == [3, 10, 12]
     assert curve.get_markevery() == [11]  # alone between two gaps, it would not be seen
@@ -197,11 +183,6 @@ def test_scales(tmp_path: Path) -> None:
     cosine = {e: {"lr": 0.5e-3 * (1 + math.cos(math.pi * e / 10))} for e in range(10)}
     smooth = figure_of(make_run(tmp_path / "smooth", rows=cosine)).axes[3]
     assert smooth.get_yscale() == "linear" and smooth.get_ylim()[0] < 0
-
-
-def test_resumed_run(tmp_path: Path) -> None:
-    figure = figure_of(make_run(tmp_path / "run", resumed_at=[3, 8]))
-    assert line(figure, "resumed").get_xdata().tolist() == [3, 8]
 
 
 def test_fine_tuned_run_follows_its_parents(tmp_path: Path) -> None:
@@ -287,17 +268,11 @@ def test_psnr_per_frame_with_missing_values_claims_no_average() -> None:
 # ---------------------------------------------------------------- schedules
 
 
-def test_schedules_of_any_options() -> None:
-    options = TrainerOptions(
-        num_epoch=12, tfr=0.9, tfr_sde=3, tfr_d_step=0.2, lr_scheduler="multistep", seed=5
-    )
-    options.lr_milestones = (4, 8)
-    table = schedule_table(options)
-    assert table["tfr"].tolist() == [0.9, 0.9, 0.9, 0.7, 0.5, 0.3, 0.1, 0, 0, 0, 0, 0]
-    np.testing.assert_allclose(table["lr"], [1e-3] * 4 + [1e-4] * 4 + [1e-5] * 4)
+def test_schedules_show_what_training_will_draw() -> None:
+    options = TrainerOptions(num_epoch=12, tfr=0.9, tfr_sde=3, tfr_d_step=0.2, seed=5)
+    table, figure = schedule_table(options), schedules_figure(options)
     drawn = [teacher_forcing_drawn(5, e, ratio) for e, ratio in enumerate(table["tfr"])]
     assert table["tf_active"].astype(bool).tolist() == drawn
-    figure = schedules_figure(options)
     check_layout(figure)
     said = f"bands: on, drawn with seed 5: {sum(drawn)} of 12 epochs"
     assert any(said in text for text in texts(figure))
