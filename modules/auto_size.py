@@ -98,9 +98,8 @@ def own_frame_size(
     size_of: (height, width) of the images of the data set in this folder, None if it has none
     Only with a preset that has --reference, and where neither side was typed.
     """
-    typed = {"frame_H", "frame_W"} & explicit
     automatic = o.preset in AUTO_SIZED and o.reference != "none"
-    if not automatic or typed or o.resume or o.ckpt_path:
+    if not automatic or {"frame_H", "frame_W"} & explicit or o.resume or o.ckpt_path:
         return o, []
     if o.DR is None or (own := size_of(Path(o.DR))) is None:
         return o, []

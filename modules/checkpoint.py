@@ -357,11 +357,13 @@ def prepare_save_root(o: TrainerOptions) -> Path:
 # ---------------------------------------------------------------- the state of a run
 
 
+@dataclass
 class Best:
     """The best validation results so far, and which checkpoints a new one earns."""
 
-    def __init__(self, psnr: float = -math.inf, loss: float = math.inf, epoch: int = -1) -> None:
-        self.psnr, self.loss, self.epoch = psnr, loss, epoch  # epoch: of the highest PSNR
+    psnr: float = -math.inf
+    loss: float = math.inf
+    epoch: int = -1  # of the highest PSNR
 
     def update(self, epoch: int, *, loss: float, psnr: float) -> list[str]:
         """Names of the checkpoints that this validation earns; none if it is not finite."""

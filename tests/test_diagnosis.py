@@ -27,11 +27,11 @@ def metrics(val: list[float], train: list[float]) -> dict[str, np.ndarray]:
 
 def names(val: list[float], train: list[float], **options: Any) -> list[str]:
     options = {"num_epoch": len(val), **options}
-    return [finding.name for finding in diagnose(metrics(val, train), BASELINES, options)]
+    return [*diagnose(metrics(val, train), BASELINES, options)]
 
 
 def falling(val: list[float], train: list[float]) -> bool:
-    return falls_while_training_rises(np.array(val), np.array(train)) is not None
+    return falls_while_training_rises(np.array(val), np.array(train)) != ""
 
 
 def test_validation_that_falls_while_training_rises() -> None:
@@ -50,8 +50,7 @@ def test_validation_that_falls_while_training_rises() -> None:
 
 def test_a_run_below_the_baselines() -> None:
     def said(*val: float, baselines: Any = BASELINES) -> str:
-        found = below_baselines(np.array(val), baselines)
-        return found.fact if found else ""
+        return "".join(below_baselines(np.array(val), baselines).values())
 
     assert said(25.2, 20.0, 19.6) == ""
     last = said(25.2, 20.0, 19.0)
@@ -71,21 +70,20 @@ def test_what_is_found_when() -> None:
     assert names([15.0] * 5, RISING[:5], num_epoch=10) == ["best below baselines"]
     assert names([15.0, 16.0], RISING[:2]) == ["best below baselines"]
     assert names([15.0, 25.0, 23.6], RISING[:3], num_epoch=10) == []
-    (found,) = diagnose(metrics([15.0, 25.0, 23.6], RISING[:3]), BASELINES, {"num_epoch": 3})
-    assert found.name == "ends below best"
-    assert found.fact.endswith("25.00 dB in epoch 1 (best.ckpt), 23.60 dB at the end")
+    found = diagnose(metrics([15.0, 25.0, 23.6], RISING[:3]), BASELINES, {"num_epoch": 3})
+    assert found["ends below best"].endswith("25.00 dB in epoch 1 (best.ckpt), 23.60 dB at the end")
     assert names([15.0, 25.0, 24.1], RISING[:3]) == []
     # A preset has chosen the number of epochs itself.
     assert names([15.0, 25.0, 23.6], RISING[:3], preset="demo") == []
     assert names(COLLAPSE[:6], RISING[:6], num_epoch=30) == ["falling"]
     assert names(COLLAPSE[:5], RISING[:5], num_epoch=30) == []  # too early to tell
     # Options that are not known: as if it had ended.
-    assert [f.name for f in diagnose(metrics([15.0], [15.0]), BASELINES, {})] != []
+    assert diagnose(metrics([15.0], [15.0]), BASELINES, {})
 
 
 def test_news_are_told_once() -> None:
     told = {
-        n: [f.name for f in news(metrics(COLLAPSE[:n], RISING[:n]), BASELINES, {"num_epoch": 20})]
+        n: [*news(metrics(COLLAPSE[:n], RISING[:n]), BASELINES, {"num_epoch": 20})]
         for n in range(1, 10)
     }
     assert {n: found for n, found in told.items() if found} == {4: ["falling"]}

@@ -84,7 +84,7 @@ def curves_figure(run: Run) -> Figure:
         style.legend_above(quadrant, *shown, ncols=1 + len(shown))
     if found := run.findings():  # the others are in warnings.txt
         look = {"color": VERMILLION, "fontsize": 7.5, "x": 0.01, "ha": "left", "gid": "warning"}
-        figure.supxlabel(textwrap.fill(found[0].fact, 120), **look)
+        figure.supxlabel(textwrap.fill(found[0], 120), **look)
     return figure
 
 

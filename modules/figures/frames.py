@@ -42,14 +42,15 @@ def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
     smooth = np.where(2 * known > width, smooth, np.inf).round(6)
     before, after = np.r_[np.inf, smooth[:-1]], np.r_[smooth[1:], np.inf]
     minima = np.flatnonzero(np.isfinite(smooth) & (smooth < before) & (smooth <= after))
-    stretches: list[Stretch] = []
     chosen: list[int] = []
     for centre in minima[np.argsort(smooth[minima], kind="stable")].tolist():
-        if len(chosen) < count and all(abs(centre - other) >= 2 * width for other in chosen):
-            start, stop = max(0, centre - half), min(n, centre + half + 1)
-            lowest = start + int(np.nanargmin(psnr[start:stop]))
+        if all(abs(centre - other) >= 2 * width for other in chosen):
             chosen.append(centre)
-            stretches.append(Stretch(start + 1, stop + 1, lowest + 1))
+    stretches = []
+    for centre in chosen[:count]:
+        start, stop = max(0, centre - half), min(n, centre + half + 1)
+        lowest = start + int(np.nanargmin(psnr[start:stop]))
+        stretches.append(Stretch(start + 1, stop + 1, lowest + 1))
     return stretches
 
 

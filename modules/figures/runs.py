@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modules.diagnosis import Finding, advice, best_epoch, diagnose, news
+from modules.diagnosis import advice, best_epoch, diagnose, news
 from modules.runlog import (
     BASIC_COLUMNS,
     METRIC_COLUMNS,
@@ -44,14 +44,14 @@ class Run:
         """Row with the highest val_psnr (among the first `within` ones); None if all are NaN."""
         return best_epoch(self.metrics["val_psnr"][:within])
 
-    def findings(self, *, latest: bool = False) -> list[Finding]:
+    def findings(self, *, latest: bool = False) -> list[str]:
         """What a user must not overlook; latest: only what the last epoch has brought."""
         find = news if latest else diagnose
-        return find(self.metrics, self.config.get("baselines"), self.options)
+        return [*find(self.metrics, self.config.get("baselines"), self.options).values()]
 
     def warnings(self, *, latest: bool = False) -> list[str]:
         """The findings, a line each; at the end of all of them the advice."""
-        lines = [f"warning: {finding.fact}" for finding in self.findings(latest=latest)]
+        lines = [f"warning: {fact}" for fact in self.findings(latest=latest)]
         if lines and not latest:
             lines.append(advice(self.metrics, self.config.get("baselines"), self.options))
         return lines

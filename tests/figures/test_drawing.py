@@ -134,7 +134,7 @@ def test_the_first_finding_stands_below(tmp_path: Path) -> None:
     falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
     folder = make_run(tmp_path / "a", rows=falling)
     figure = figure_of(folder)
-    assert figure.get_supxlabel().replace("\n", " ") == load_run(folder).findings()[0].fact
+    assert figure.get_supxlabel().replace("\n", " ") == load_run(folder).findings()[0]
     check_layout(figure, PAGE)
 
 
