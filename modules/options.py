@@ -348,7 +348,7 @@ def telling_origins(options: Any, typed: Collection[str], checkpoint: Any = None
             sources.append((f"the checkpoint {checkpoint.path}", its))
         told: dict[str, str] = {}
         for source, values in sources:
-            for name in values.keys() - typed:
+            for name in sorted(values.keys() - typed):
                 value = getattr(options, name, None)
                 shown = rf"--{name} {re.escape(str(value))}(?![\w.])"
                 if value == values[name] and (name == error.about or re.search(shown, first)):
@@ -380,7 +380,7 @@ def parse_trainer(
 
 
 def checkpoints_to_resume(folder: Path) -> list[Path]:
-    """last.ckpt and last.prev.ckpt, those that are there, sound or not. UserError: cannot be told."""
+    """last.ckpt and last.prev.ckpt, those that are there, sound or not. UserError: unreadable."""
     try:
         return [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     except OSError as error:
