@@ -1,9 +1,8 @@
 """Size of frames and model, length of the run and Muon's rate with --preset best and video.
 
-A user with 300, 3,000 or 30,000 frames types the same line. What is chosen follows from the number
-of training frames and their size, the kind of device and the CPU's cores alone, so the same machine
-chooses the same, with one process or several.
-The rate follows from the size, a typed one too.
+All follows from the number of training frames and their size, the kind of device and the CPU's
+cores alone, so the same machine chooses the same, with one process or several. The rate follows
+from the size, a typed one too.
 """
 
 import dataclasses
@@ -58,10 +57,8 @@ RATE_WIDTH, RATE_POWER = 48, 0.5
 
 
 def cpu_cores() -> int:
-    """CPU cores that this process may use, on every rank those of rank 0.
-
-    Not the threads that PyTorch uses: torchrun's OMP_NUM_THREADS=1 would choose another model.
-    """
+    """CPU cores that this process may use, on every rank those of rank 0. Not PyTorch's threads:
+    torchrun's OMP_NUM_THREADS=1 would choose another model."""
     cores = torch.get_num_interop_threads()  # the machine's cores, whatever OMP_NUM_THREADS says
     # Fewer in a job that a cluster gives a part of a machine; not every system tells.
     if (own := getattr(os, "sched_getaffinity", None)) is not None:
@@ -101,9 +98,8 @@ def own_frame_size(
     size_of: (height, width) of the images of the data set in this folder, None if it has none
     Only with a preset that has --reference, and where neither side was typed.
     """
-    typed = {"frame_H", "frame_W"} & explicit
     automatic = o.preset in AUTO_SIZED and o.reference != "none"
-    if not automatic or typed or o.resume or o.ckpt_path:
+    if not automatic or {"frame_H", "frame_W"} & explicit or o.resume or o.ckpt_path:
         return o, []
     if o.DR is None or (own := size_of(Path(o.DR))) is None:
         return o, []

@@ -39,30 +39,17 @@ from modules.options import (
     checkpoints_to_resume,
     inherited,
     run_folder,
-    saved_options,
 )
 from modules.rollouts import StoredRollouts
 from modules.runtime import distributed
 from modules.runtime.device import choose_precision
 from modules.runtime.errors import UserError, named, why
-from modules.runtime.files import (
-    lock_folder,
-    remove_leftovers,
-    retried,
-    write_atomically,
-)
+from modules.runtime.files import lock_folder, remove_leftovers, retried, write_atomically
 from modules.schedules import Plan, TF_detector, epoch_plan
-from modules.weights import (
-    NETWORKS,
-    check_fit,
-    dimensions,
-    find_networks,
-    read_weight_file,
-)
+from modules.weights import NETWORKS, check_fit, dimensions, find_networks, read_weight_file
 
 # Highest validation PSNR, always written; with --auto_save also lowest loss, and both at once.
 BEST, BEST_LOSS, BEST_BOTH = "best.ckpt", "best_loss.ckpt", "best_both.ckpt"
-EARLIER_BEST = "best_psnr.ckpt"  # BEST's name while BEST_BOTH had the name of BEST
 # What a checkpoint of ours has in `config`; that of other code may be anything.
 OWN_SETTINGS = frozenset(("F_dim", "L_dim", "N_dim", "D_out_dim", "frame_H", "frame_W"))
 
@@ -92,9 +79,8 @@ class Checkpoint:
     ) -> "Checkpoint":
         """For a model as the options have it, where the checkpoint leaves that open.
 
-        typed: names of options that were typed: they may say what a checkpoint of older code does
-        not; one that contradicts the checkpoint is a UserError.
-        parts: options whose networks fine-tuning may add; there is no way back from them.
+        typed: names of options that were typed; one that contradicts the checkpoint is a UserError
+        parts: options whose networks fine-tuning may add; there is no way back from them
         """
         unknown = () if self.has_frame_size else ("frame_H", "frame_W", "output")
         changes: dict[str, Any] = {}
@@ -111,10 +97,7 @@ class Checkpoint:
         return replace(self, config=replace(self.config, **changes))
 
     def other_background(self, ink: Ink, where: str | None) -> str:
-        """That labels lie on another background than those it was trained on; "" if they do not.
-
-        where: the data set
-        """
+        """That labels of the data set `where` lie on another background than in training, or ""."""
         if self.ink is None or self.ink.shares_background(ink):
             return ""
         return (
@@ -151,8 +134,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read the networks' weights onto the CPU, from a checkpoint of this or the older code or from
-    whatever else holds them (see weights.py).
+    """Read the networks' weights onto the CPU, from a checkpoint or what else holds them.
 
     Raises UserError, naming the file, when it is missing, corrupted, of another model, or holds
     objects that could run code.
@@ -216,7 +198,7 @@ def load_last(root: Path) -> Checkpoint:
 
     Raises UserError when there is neither.
     """
-    there = checkpoints_to_resume(root, "--resume")
+    there = checkpoints_to_resume(root)
     if not there:
         raise UserError(f"--resume: there is no run to continue in {root} (no {LAST})")
     try:
@@ -263,16 +245,11 @@ def _keep_previous(last: Path) -> None:
 
 
 def export(checkpoint: Checkpoint, path: Path) -> list[str]:
-    """Write the older dictionary `{state_dict, optimizer, lr, tfr, last_epoch}` of plain values;
-    returns what its reader must know.
+    """Write the older dictionary `{state_dict, optimizer, lr, tfr, last_epoch}`; returns what its
+    reader must know. UserError where there is a file already: it may be the only copy of a model.
 
-    As in the older code, `optimizer` is the weights again (they share their memory, so the file is
-    no larger). Raises UserError where there is a file already: it may be the only copy of a model.
+    As in the older code, `optimizer` is the weights again, which share their memory in the file.
     """
-    if path.suffix == ".safetensors":
-        raise UserError(
-            f"--export {path}: writes a PyTorch file; give it another ending, e.g. .pth"
-        )
     if path.exists():
         raise UserError(f"--export {path}: already exists; give another name")
     config, usual = checkpoint.config, ModelConfig()
@@ -285,7 +262,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     save_checkpoints([path], {"state_dict": weights, "optimizer": weights, **schedule})
     notes = [f"wrote {path}: the five networks, in the older form"]
     notes += [
-        f"note: the model has --{name} {value}, which that format cannot store: without it the "
+        f"note: the model has {name} {value}, which that format cannot store: without it the "
         "five networks give other frames"
         for name in ("prior", "reference", "output", "fold")
         # Clamped frames are what everybody shows.
@@ -303,8 +280,8 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
 def take_from_checkpoint(
     o: TrainerOptions, explicit: frozenset[str]
 ) -> tuple[TrainerOptions, Checkpoint | None]:
-    """Options that a checkpoint decides: all of them for --resume; for --ckpt_path the model's, and
-    those of its run that are not typed (see options.inherited)."""
+    """The options with those that a checkpoint decides: all of them for --resume; for --ckpt_path
+    the model's, and those of its run that are not typed (see options.inherited)."""
     if o.resume:
         return _resumed(o, explicit)
     if o.ckpt_path is None:
@@ -331,9 +308,15 @@ def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOption
             f"--resume: {checkpoint.path} was written by older code; start from it with --ckpt_path"
         )
     try:
-        saved = saved_options(checkpoint.options)
-    except (TypeError, UserError) as error:
-        raise UserError(f"--resume: {checkpoint.path} is of another version ({error})") from error
+        # resume_if_any was an option of an earlier version.
+        saved = TrainerOptions(
+            **{name: v for name, v in checkpoint.options.items() if name != "resume_if_any"}
+        )
+    except TypeError as error:
+        raise UserError(
+            f"--resume: {checkpoint.path} is of another version ({error}); start from it with "
+            "--ckpt_path"
+        ) from error
     changed = [n for n in sorted(explicit) if getattr(o, n) != getattr(saved, n)]
     # A preset would change nothing, and config.json would say that it did.
     may = {f.name for f in fields(saved) if f.metadata["resumable"] and f.name != "preset"}
@@ -343,14 +326,12 @@ def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOption
     typed = {name: getattr(o, name) for name in changed}
     # The data's absolute place, as the run may be continued from another folder.
     fixed = {"DR": checkpoint.data_root, "resume": True, "save_root": str(root)}
+    fixed["recompute"] = o.recompute
     return replace(saved, **{**fixed, **typed}), checkpoint
 
 
 def prepare_save_root(o: TrainerOptions) -> Path:
-    """The run's folder, made, tried and locked before anything costs time. UserError if unusable.
-
-    Nothing of it is looked at before other runs are kept out.
-    """
+    """The folder of the run, made, tried and locked before anything costs time, or a UserError."""
     root = run_folder(o)
     if not distributed.is_main():
         return root
@@ -376,11 +357,13 @@ def prepare_save_root(o: TrainerOptions) -> Path:
 # ---------------------------------------------------------------- the state of a run
 
 
+@dataclass
 class Best:
     """The best validation results so far, and which checkpoints a new one earns."""
 
-    def __init__(self, psnr: float = -math.inf, loss: float = math.inf, epoch: int = -1) -> None:
-        self.psnr, self.loss, self.epoch = psnr, loss, epoch  # epoch: of the highest PSNR
+    psnr: float = -math.inf
+    loss: float = math.inf
+    epoch: int = -1  # of the highest PSNR
 
     def update(self, epoch: int, *, loss: float, psnr: float) -> list[str]:
         """Names of the checkpoints that this validation earns; none if it is not finite."""
@@ -455,10 +438,8 @@ class RunState:
         return names
 
     def eval_model(self) -> CVAE:
-        """The model that is validated and saved: with averaged weights if --ema says so.
-
-        Its batch-norm statistics are those of its own weights.
-        """
+        """The model that is validated and saved: with --ema of averaged weights, with batch-norm
+        statistics of its own weights."""
         model = self.model if self.average is None else self.average.model
         model.label_transformation.settle()
         return model
@@ -468,7 +449,7 @@ class RunState:
     def save(self, *names: str) -> None:
         """Write these files and then last.ckpt, so that a run killed in between makes them again.
 
-        Only rank 0 writes; in mid-epoch every rank must ask, since the sums of all are saved.
+        Rank 0 writes; in mid-epoch every rank must ask, since the sums of all are saved.
         """
         in_epoch = self.position.step > 0
         posterior = self.sums.read_posterior() if in_epoch else None
@@ -520,8 +501,9 @@ class RunState:
                 f"--resume: the data in {self.o.DR} is not what this run was trained on "
                 f"({checkpoint.data_root}, says {checkpoint.path}); --DR names another place"
             )
-        if distributed.is_main():
-            self._put_names_right(checkpoint.path)
+        if distributed.is_main() and checkpoint.path.name == PREVIOUS:
+            # Or the corrupted last.ckpt would become last.prev.ckpt when the next one is written.
+            checkpoint.path.replace(self.root / LAST)
         if self.average is not None:
             # The checkpoint's state_dict, and so the model built from it, is the average.
             self.average.model.load_state_dict(self.model.state_dict())
@@ -539,23 +521,3 @@ class RunState:
             self.scale.load_state_dict(saved["loss_scale"])
         self.last_epoch = checkpoint.last_epoch
         self.unwritten[:] = saved.get("unwritten", [])
-
-    def _put_names_right(self, resumed: Path) -> None:
-        """last.ckpt is what the run is resumed from, and best.ckpt its highest PSNR. UserError.
-
-        A corrupted last.ckpt would become last.prev.ckpt when the next one is written. Earlier
-        versions named BEST_BOTH best.ckpt, and BEST best_psnr.ckpt.
-        """
-        root = self.root
-        renamed = {PREVIOUS: LAST} if resumed.name == PREVIOUS else {}
-        if (root / EARLIER_BEST).exists():
-            renamed |= {BEST: BEST_BOTH} if (root / BEST).exists() else {}
-            renamed[EARLIER_BEST] = BEST
-            print(
-                f"note: {EARLIER_BEST} is now {BEST}, and what was {BEST}, {BEST_BOTH}", flush=True
-            )
-        for name, new in renamed.items():
-            try:
-                (root / name).replace(root / new)
-            except OSError as error:
-                raise UserError(f"{root / name}: cannot be renamed ({why(error)})") from error

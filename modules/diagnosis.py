@@ -1,16 +1,12 @@
 """What a run's metrics say that a user must not overlook, the likeliest cause, what to try first.
 
-    for finding in diagnose(metrics, baselines, options):
-        print(f"warning: {finding.fact}")
-    print(advice(metrics, baselines, options))
-
 Pure functions of the columns of metrics.csv, each (epochs,), and of config.json's entries. A value
 that is not finite counts as missing.
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -35,19 +31,12 @@ REMEDIES = {
 }
 
 
-class Finding(NamedTuple):
-    """What is wrong with a run."""
-
-    name: str
-    fact: str
-
-
 Metrics = Mapping[str, np.ndarray]
 Options = Mapping[str, Any]
 
 
-def diagnose(metrics: Metrics, baselines: Any, options: Options) -> list[Finding]:
-    """What is found in the epochs so far, the most important first.
+def diagnose(metrics: Metrics, baselines: Any, options: Options) -> dict[str, str]:
+    """What is found in the epochs so far, by name, the most important first.
 
     baselines: config.json's, in dB; anything else gives no comparison
     options:   the run's; `num_epoch` tells whether it has ended
@@ -55,22 +44,23 @@ def diagnose(metrics: Metrics, baselines: Any, options: Options) -> list[Finding
     psnr = metrics["val_psnr"]
     planned = options.get("num_epoch")
     planned = planned if isinstance(planned, int) else len(psnr)
-    found: list[Finding | None] = []
+    found: dict[str, str] = {}
     if len(psnr) >= planned / 5:  # the first epochs of a long run are no trend …
-        found.append(falls_while_training_rises(psnr, metrics["train_psnr"]))
+        found["falling"] = falls_while_training_rises(psnr, metrics["train_psnr"])
     if len(psnr) >= min(planned, max(FEWEST, planned / 2)):  # … and below any baseline
-        found.append(below_baselines(psnr, baselines))
+        found |= below_baselines(psnr, baselines)
     # A preset has chosen its epochs itself, and best.ckpt holds the best of them.
-    if len(psnr) >= planned and not any(found) and not options.get("preset"):
-        found.append(ends_below_best(psnr))
-    return [finding for finding in found if finding]
+    if len(psnr) >= planned and not any(found.values()) and not options.get("preset"):
+        found["ends below best"] = ends_below_best(psnr)
+    return {name: fact for name, fact in found.items() if fact}
 
 
-def news(metrics: Metrics, baselines: Any, options: Options) -> list[Finding]:
+def news(metrics: Metrics, baselines: Any, options: Options) -> dict[str, str]:
     """What is found since the last epoch, and was not before it."""
     earlier = {name: column[:-1] for name, column in metrics.items()}
-    known = {finding.name for finding in diagnose(earlier, baselines, options)}
-    return [f for f in diagnose(metrics, baselines, options) if f.name not in known]
+    known = diagnose(earlier, baselines, options)
+    now = diagnose(metrics, baselines, options)
+    return {name: fact for name, fact in now.items() if name not in known}
 
 
 def best_epoch(psnr: np.ndarray) -> int | None:
@@ -79,8 +69,8 @@ def best_epoch(psnr: np.ndarray) -> int | None:
     return int(np.where(known, psnr, -np.inf).argmax()) if known.any() else None
 
 
-def falls_while_training_rises(val_psnr: np.ndarray, train_psnr: np.ndarray) -> Finding | None:
-    """Validation more than 0.5 dB below its best in all of the last third of the epochs.
+def falls_while_training_rises(val_psnr: np.ndarray, train_psnr: np.ndarray) -> str:
+    """Validation more than 0.5 dB below its best in all of the last third of the epochs, or "".
 
     The last third is at least 3 epochs. Training PSNR must have risen since the best one:
     otherwise both fall, which has other causes.
@@ -88,18 +78,17 @@ def falls_while_training_rises(val_psnr: np.ndarray, train_psnr: np.ndarray) -> 
     count = max(FEWEST, math.ceil(len(val_psnr) / 3))
     best, last = best_epoch(val_psnr), val_psnr[-count:]
     if best is None or len(last) < count or not np.isfinite([*last, train_psnr[-1]]).all():
-        return None
+        return ""
     if last.max() >= val_psnr[best] - FALLEN or not train_psnr[-1] > train_psnr[best]:
-        return None
-    fact = "validation falls while training rises"
-    return Finding("falling", f"{fact}: {_from_best(val_psnr, best)}")
+        return ""
+    return f"validation falls while training rises: {_from_best(val_psnr, best)}"
 
 
-def below_baselines(val_psnr: np.ndarray, baselines: Any) -> Finding | None:
+def below_baselines(val_psnr: np.ndarray, baselines: Any) -> dict[str, str]:
     """The last epoch, or even the best, is worse than a prediction that needs no model."""
     best = best_epoch(val_psnr)
     if best is None:
-        return None
+        return {}
     for name, epoch in (("best", best), ("last", len(val_psnr) - 1)):
         above = {k: v for k, v in known_baselines(baselines).items() if val_psnr[epoch] < v}
         if above:
@@ -108,16 +97,16 @@ def below_baselines(val_psnr: np.ndarray, baselines: Any) -> Finding | None:
             what += " and ".join([", ".join(most), last] if most else [last])
             which = f"even the best epoch ({epoch})" if name == "best" else f"epoch {epoch}"
             fact = f"{which}, {val_psnr[epoch]:.2f} dB, is below the baseline{what}"
-            return Finding(f"{name} below baselines", fact)
-    return None
+            return {f"{name} below baselines": fact}
+    return {}
 
 
-def ends_below_best(val_psnr: np.ndarray) -> Finding | None:
-    """The last epoch is more than 1 dB below the best: another checkpoint is better."""
+def ends_below_best(val_psnr: np.ndarray) -> str:
+    """The last epoch is more than 1 dB below the best: another checkpoint is better. Or ""."""
     best = best_epoch(val_psnr)
     if best is None or not val_psnr[-1] < val_psnr[best] - BEHIND:
-        return None
-    return Finding("ends below best", f"the last epoch is worse: {_from_best(val_psnr, best)}")
+        return ""
+    return f"the last epoch is worse: {_from_best(val_psnr, best)}"
 
 
 def known_baselines(baselines: Any) -> dict[str, float]:
@@ -130,8 +119,7 @@ def _from_best(val_psnr: np.ndarray, best: int) -> str:
     return f"{val_psnr[best]:.2f} dB in epoch {best} (best.ckpt), {val_psnr[-1]:.2f} dB at the end"
 
 
-# ----------------------------------------------------------------------------------------
-# Why, and what to try
+# ---------------------------------------------------------------- why, and what to try
 
 
 def advice(metrics: Metrics, baselines: Any, options: Options) -> str:

@@ -1,7 +1,6 @@
 """Every option of the scripts, each with its default, its range and a line of help.
 
-A field of a dataclass is an option: its name is what users type, its annotation the type. The
-parser is made from the fields, so an option cannot exist in one place and be missing in another.
+A field of a dataclass is an option: its name is what users type, its annotation the type.
 """
 
 import argparse
@@ -10,6 +9,7 @@ import dataclasses
 import math
 import os
 import re
+import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace, UnionType
@@ -56,6 +56,7 @@ def option(
     needs: Need | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    hidden: bool = False,
     convert: Callable[[str], Any] | None = None,
 ) -> Any:
     """One option, and every fact about it.
@@ -64,34 +65,13 @@ def option(
     shown:       what --help prints as the default when it is derived later
     bookkeeping: it changes no number: comparisons of runs leave it out, a resumed run may change it
     resumable:   a resumed run may change it all the same
+    hidden:      it is not on the command line
     metavar:     what --help prints for the value; None: its type
     convert:     makes the value of what was typed; None: the annotation does
     """
     facts = {name: value for name, value in locals().items() if name != "default"}
     facts["resumable"] = resumable or bookkeeping
     return dataclasses.field(default=default, metadata=facts)
-
-
-def device_name(text: str) -> str:
-    """A --device. Raises UserError for one of several GPUs, as in cuda:0."""
-    if found := re.fullmatch(r"(?:cuda:?)?([0-9]+)", text):
-        raise UserError(f"--device {text}: {_chosen(found[1])} --device cuda")
-    return text
-
-
-def gpu_count(text: str) -> int:
-    """A --gpu. Raises UserError for the numbers of GPUs in its place, as in 0,1."""
-    if found := re.fullmatch(r"0|(?:cuda:)?([0-9]+(?:,[0-9]+)+)|cuda:([0-9]+)", text):
-        which = found[1] or found[2] or "0"
-        count = len(which.split(","))
-        raise UserError(
-            f"--gpu {text}: must be at least 1 and says how many GPUs; {_chosen(which)} --gpu {count}"
-        )
-    return int(text)
-
-
-def _chosen(which: str) -> str:
-    return f"to choose which, set CUDA_VISIBLE_DEVICES={which} and give"
 
 
 @dataclasses.dataclass
@@ -104,9 +84,9 @@ class TrainerOptions:
     val_vi_len: int = option(630, DATA, "validation frames to use; a shorter video is used whole", at_least=2)
     frame_H: int = option(32, DATA, "frame height in pixels; images are resized once, on loading", at_least=4, at_most=8192)
     frame_W: int = option(64, DATA, "frame width in pixels", at_least=4, at_most=8192)
-    partial: float = option(1.0, DATA, "fraction of the training frames to use, from the start, 0-1", above=0, at_most=1)
+    partial: float = option(1.0, DATA, "fraction of the training frames to use, from the start", above=0, at_most=1)
     fast_train: bool = option(False, DATA, "begin with short epochs: see the next two options")
-    fast_partial: float = option(0.4, DATA, "fraction of the clips that a short epoch uses, drawn anew each epoch, 0-1", above=0, at_most=1, needs=Need("without --fast_train", lambda o: o.fast_train))
+    fast_partial: float = option(0.4, DATA, "fraction of the clips that a short epoch uses, drawn anew each epoch", above=0, at_most=1, needs=Need("without --fast_train", lambda o: o.fast_train))
     fast_train_epoch: int = option(5, DATA, "number of short epochs with --fast_train", at_least=0, needs=Need("without --fast_train", lambda o: o.fast_train))
     augment: tuple[str, ...] = option((), DATA, "augmentation, the same for all frames of a clip: mirror half of the clips, shift by up to 1/16 of the frame, change contrast and brightness", choices=AUGMENTATIONS, shown="none")
     num_workers: int = option(2, DATA, "threads that decode the images at startup, 0 as 1; results do not depend on it", at_least=0, bookkeeping=True)
@@ -130,18 +110,18 @@ class TrainerOptions:
     grad_clip: float = option(1.0, OPTIMISATION, "maximum gradient norm; 0 = no clipping", at_least=0)
     ema: float = option(0.0, OPTIMISATION, "validate and save an exponential moving average of the weights with this decay per step, e.g. 0.99; 0 = off", at_least=0, at_most=0.99999)
 
-    tfr: float = option(1.0, TEACHER_FORCING, "initial teacher-forcing ratio: the probability that an epoch is teacher-forced, 0-1", at_least=0, at_most=1)
+    tfr: float = option(1.0, TEACHER_FORCING, "initial teacher-forcing ratio: the probability that an epoch is teacher-forced", at_least=0, at_most=1)
     tfr_sde: int = option(10, TEACHER_FORCING, "epoch at which the ratio starts to decay (start decay epoch)", at_least=0, needs=Need("without --tfr and --tfr_d_step", lambda o: o.tfr and o.tfr_d_step))
     tfr_d_step: float = option(0.1, TEACHER_FORCING, "decay of the ratio per epoch", at_least=0, at_most=1, needs=Need("without --tfr or --detector_patience", lambda o: o.tfr or o.detector_patience))
     frame_noise: float = option(0.0, TEACHER_FORCING, "Gaussian noise added in training to the previous frame, teacher-forced or fed back; each clip draws its standard deviation between 0 and this, for pixels in [0, 1]", at_least=0, at_most=1)
-    jump: float = option(0.0, TEACHER_FORCING, "fraction of training steps whose previous frame is a random one of the same recording, which teaches the model to remove what no longer belongs there; 0-1", at_least=0, at_most=1)
+    jump: float = option(0.0, TEACHER_FORCING, "fraction of training steps whose previous frame is a random one of the same recording, which teaches the model to remove what no longer belongs there", at_least=0, at_most=1)
     rollout_every: int = option(0, TEACHER_FORCING, "every this many epochs, generate the training set free-running and store the frames, half of them anew each time; teacher forcing is then drawn per step, and steps that are not forced start from the stored frames; 0 = off", at_least=0, needs=Need("without --tfr below 1 or --tfr_d_step", lambda o: o.tfr < 1 or o.tfr_d_step > 0))
     detector_patience: int = option(0, TEACHER_FORCING, "reset the ratio to 1 when validation has plateaued for this many epochs (2 or more); 0 = never", at_least=0)
     detector_threshold: float = option(0.1, TEACHER_FORCING, "plateau: PSNR and 10·log10 of the loss both vary by less than this many dB", above=0, needs=Need("without --detector_patience", lambda o: o.detector_patience))
 
     kl_anneal_type: str = option("Cyclical", KL_ANNEALING, "annealing of the KL weight β; None: constant", choices=("Cyclical", "Monotonic", "None"))
     kl_anneal_cycle: int = option(10, KL_ANNEALING, "Cyclical: number of cycles over the run; each starts with an epoch at β = 0", at_least=1, needs=Need("without --kl_anneal_type Cyclical", lambda o: o.kl_anneal_type == "Cyclical"))
-    kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "fraction of a cycle over which β rises, 0-1; it then stays at kl_beta", above=0, at_most=1, needs=Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None"))
+    kl_anneal_ratio: float = option(1.0, KL_ANNEALING, "fraction of a cycle over which β rises; it then stays at kl_beta", above=0, at_most=1, needs=Need("with --kl_anneal_type None", lambda o: o.kl_anneal_type != "None"))
     kl_beta: float = option(1.0, KL_ANNEALING, "maximum KL weight β (with None: its constant value); 0 switches the KL term off", at_least=0)
 
     save_root: str | None = option(None, SAVING, "folder of the run", shown="runs/NAME, named after the data set or preset", bookkeeping=True)
@@ -149,18 +129,19 @@ class TrainerOptions:
     auto_save: bool = option(False, SAVING, "besides best.ckpt, save best_loss.ckpt (lowest loss) and best_both.ckpt (both at once) instead of epoch=N.ckpt", bookkeeping=True)
     store_visualization: bool = option(False, SAVING, "write val.gif and val_sheet.png (label, truth, prediction) of the best validation so far", bookkeeping=True)
     ckpt_path: str | None = option(None, SAVING, "weights to start from (fine-tuning; data, optimisation and schedules of its run apply too unless given), or the checkpoint to validate with --test", shown="none", bookkeeping=True)
-    resume: bool = option(False, SAVING, "continue the run in save_root with its own options", bookkeeping=True)
-    resume_if_any: bool = option(False, SAVING, "resume if save_root holds a run, else start one: for jobs that a scheduler restarts", bookkeeping=True)
+    resume: bool | str = option(False, SAVING, "continue the run in save_root with its own options; given anew may be num_epoch, DR and what changes no number: saving, run, num_workers; if_any: start the run if there is none yet, for jobs that a scheduler restarts", choices=("if_any",), bookkeeping=True)
 
-    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), convert=device_name, bookkeeping=True)
-    gpu: int = option(1, RUN, "number of GPUs on this machine; leave it out under torchrun, which starts the processes itself", at_least=1, bookkeeping=True, convert=gpu_count, needs=Need("with --test", lambda o: o.gpu == 1 or not o.test))
+    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU; CUDA_VISIBLE_DEVICES chooses among GPUs", choices=("auto", "cuda", "mps", "cpu"), bookkeeping=True)
+    gpu: int = option(1, RUN, "number of GPUs (CUDA_VISIBLE_DEVICES=2,3 chooses which); leave it out under torchrun, which starts the processes itself", at_least=1, bookkeeping=True, needs=Need("with --test", lambda o: o.gpu == 1 or not o.test))
     seed: int = option(0, RUN, "seed of every random draw", at_least=0)
     precision: str = option("auto", RUN, "precision of the networks; auto: bfloat16 if the hardware supports it, float16 on CUDA cards without it (T4, V100), else float32. Loss and KL are always float32", choices=("auto", "float32", "bfloat16", "float16"))
-    deterministic: bool = option(False, RUN, "CUDA: deterministic kernels only; slower. CPU runs are always deterministic")
-    recompute: bool = option(False, RUN, "activation checkpointing: less memory, slower", bookkeeping=True)
     test: bool = option(False, RUN, "only validate the checkpoint given by --ckpt_path", bookkeeping=True)
     dry_run: bool = option(False, RUN, "check options and data, build the model, print the settings and stop; writes nothing", bookkeeping=True)
     preset: str | None = option(None, RUN, "a tested set of options; options given explicitly take precedence. best and video also choose the model size, the number of epochs, the fold (video) and Muon's learning rate from the device and the data, for about ten minutes on a CPU, twenty on a GPU", choices=("demo", "best", "video"), shown="none", bookkeeping=True)
+
+    # Not on the command line: CVAE_DETERMINISTIC=1 and CVAE_RECOMPUTE=1 in the environment.
+    deterministic: bool = option(False, RUN, "deterministic kernels on CUDA", hidden=True)
+    recompute: bool = option(False, RUN, "activation checkpointing", hidden=True, bookkeeping=True)
     # fmt: on
 
 
@@ -185,7 +166,7 @@ class TesterOptions:
     latent_scale: float = option(1.0, RUN, "factor on the latent; 0 = the prior mean", at_least=0)
     batch_size: int = option(8, RUN, "sequences generated in parallel; results do not depend on it", at_least=1)
     seed: int = option(0, RUN, "seed of the latents", at_least=0)
-    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU", choices=("auto", "cuda", "mps", "cpu"), convert=device_name)
+    device: str = option("auto", RUN, "auto: CUDA if available, then an Apple GPU (mps), then the CPU; CUDA_VISIBLE_DEVICES chooses among GPUs", choices=("auto", "cuda", "mps", "cpu"))
     precision: str = option("auto", RUN, "precision of the networks; auto: as in Trainer.py", choices=("auto", "float32", "bfloat16", "float16"))
     # fmt: on
 
@@ -243,6 +224,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 AUTO_SIZED = ("best", "video")  # presets whose size, length and rate auto_size.py chooses
 
 
+def help_line(entry: dataclasses.Field[Any]) -> str:
+    """What --help says of an option: its meaning, range, default, and what it has no effect with."""
+    facts, default = entry.metadata, entry.default
+    bounds = ((">=", "at_least"), (">", "above"), ("<=", "at_most"))
+    notes = [f"{sign} {facts[name]}" for sign, name in bounds if facts[name] is not None]
+    if default is not REQUIRED and default is not False:
+        notes.append(f"default: {facts['shown'] or default}")
+    if facts["needs"]:
+        notes.append(f"no effect {facts['needs'].idle}")
+    return facts["help"] + (f" ({'; '.join(notes)})" if notes else "")
+
+
 def build_parser(
     options_class: type, description: str, parser: argparse.ArgumentParser | None = None
 ) -> argparse.ArgumentParser:
@@ -252,18 +245,20 @@ def build_parser(
     hints, groups = get_type_hints(options_class), {}
     for entry in dataclasses.fields(options_class):
         facts, hint = entry.metadata, hints[entry.name]
+        if facts["hidden"]:
+            continue
         if (group := facts["group"]) not in groups:
             groups[group] = parser.add_argument_group(group)
         if isinstance(hint, UnionType):
-            hint = next(kind for kind in get_args(hint) if kind is not type(None))
+            hint = get_args(hint)[0]
         several = get_origin(hint) in (tuple, list) and not facts["convert"]
         scalar = get_args(hint)[0] if several else hint
-        text, required = facts["help"], entry.default is REQUIRED
-        if scalar is not bool and not required:
-            text += f" ({facts['shown'] or entry.default})"
-        how: dict[str, Any] = {"help": text.replace("%", "%%")}
-        if scalar is bool:
-            how |= {"action": "store_true", "default": argparse.SUPPRESS}
+        required = entry.default is REQUIRED
+        how: dict[str, Any] = {"help": help_line(entry).replace("%", "%%")}
+        if scalar is bool and facts["choices"]:
+            how |= {"nargs": "?", "const": True, "choices": facts["choices"]}
+        elif scalar is bool:
+            how["action"] = "store_true"
         else:
             how["type"] = facts["convert"] or (path_argument if scalar is Path else scalar)
             how |= {"choices": facts["choices"], "nargs": "+" if several else None}
@@ -273,17 +268,20 @@ def build_parser(
         if not facts["positional"]:
             how |= {"default": argparse.SUPPRESS, "required": required}
         groups[group].add_argument(entry.name if facts["positional"] else f"--{entry.name}", **how)
+    if options_class is TrainerOptions:
+        presets = (
+            (name, map(as_text, values, values.values())) for name, values in PRESETS.items()
+        )
+        lines = (f"--preset {name}: {'  '.join(texts)}" for name, texts in presets)
+        parser.epilog = "\n".join(textwrap.fill(line, subsequent_indent="  ") for line in lines)
     return parser
 
 
 def parse(
     options_class: type[T], description: str, argv: Sequence[str] | None = None
 ) -> tuple[T, frozenset[str]]:
-    """Options from the command line: defaults, then the preset's, then what was typed.
-
-    Returns the options and the names of those that were typed. Raises UserError on unknown options
-    and on values out of range.
-    """
+    """Options from the command line (defaults, then the preset's, then what was typed), and the
+    names of those that were typed. UserError: unknown options, values out of range."""
     return _made(options_class, vars(build_parser(options_class, description).parse_args(argv)))
 
 
@@ -337,29 +335,25 @@ def check_ranges(options: Any) -> None:
 
 @contextlib.contextmanager
 def telling_origins(options: Any, typed: Collection[str], checkpoint: Any = None) -> Iterator[None]:
-    """Errors from inside that are about a preset's or a checkpoint's value say whose it is."""
+    """Errors from inside that show a preset's or a checkpoint's value say whose it is."""
     try:
         yield
     except UserError as error:
         first, newline, rest = str(error).partition("\n")
-        preset = PRESETS.get(getattr(options, "preset", None) or "", {})
-        kept: set[str] = set()  # options whose values are the checkpoint's
+        preset = getattr(options, "preset", None)
+        sources = [(f"--preset {preset}", PRESETS.get(preset or "", {}))]
         if checkpoint:
-            kept = {*checkpoint.config.to_dict(), *({"DR"} - preset.keys())}
-        if checkpoint and isinstance(options, TrainerOptions):
-            kept |= inherited(options, typed, checkpoint.options).keys()
-        resumed, told = bool(getattr(options, "resume", False)), []
-        for entry in dataclasses.fields(options):
-            name, value = entry.name, re.escape(str(getattr(options, entry.name)))
-            shown = name == error.about or re.search(rf"--{name} {value}(?![\w.])", first)
-            its_own = checkpoint and (resumed or name in kept)
-            if name in typed or not shown or not (its_own or name in preset):
-                continue
-            whose = f"the checkpoint {checkpoint.path}" if its_own else f"--preset {options.preset}"
-            fixed = resumed and not entry.metadata["resumable"]
-            told.append(f"--{name} comes from {whose}" + f"; --{name} replaces it" * (not fixed))
-        said = f"{first} ({'; '.join(told)}){newline}{rest}" if told else str(error)
-        raise UserError(said) from error
+            its = {**checkpoint.options, **checkpoint.config.to_dict(), "DR": checkpoint.data_root}
+            sources.append((f"the checkpoint {checkpoint.path}", its))
+        told: dict[str, str] = {}
+        for source, values in sources:
+            for name in sorted(values.keys() - typed):
+                value = getattr(options, name, None)
+                shown = rf"--{name} {re.escape(str(value))}(?![\w.])"
+                if value == values[name] and (name == error.about or re.search(shown, first)):
+                    told.setdefault(name, f"--{name} comes from {source}")
+        text = f"{first} ({'; '.join(told.values())}){newline}{rest}" if told else str(error)
+        raise UserError(text) from error
 
 
 def parse_trainer(
@@ -367,50 +361,46 @@ def parse_trainer(
 ) -> tuple[TrainerOptions, frozenset[str]]:
     """Trainer.py's options. See parse()."""
     options, explicit = parse(TrainerOptions, description, argv)
-    option = "--resume" if options.resume else "--resume_if_any"
-    if options.resume or options.resume_if_any:
+    options.deterministic = bool(os.environ.get("CVAE_DETERMINISTIC"))
+    options.recompute = bool(os.environ.get("CVAE_RECOMPUTE"))
+    if options.resume:
+        if options.test:
+            raise UserError("--test and --resume are mutually exclusive: --test takes --ckpt_path")
         if options.save_root is None and options.DR is None:
-            raise UserError(f"{option} needs --save_root, the folder of the run")
-        if not options.resume and checkpoints_to_resume(run_folder(options), option):
-            # The run has started from --ckpt_path, if that was typed.
-            options = dataclasses.replace(options, resume=True, ckpt_path=None)
-            explicit -= {"ckpt_path"}
+            raise UserError("--resume needs --save_root, the folder of the run")
+        if options.resume == "if_any":
+            options.resume = bool(checkpoints_to_resume(run_folder(options)))
+            if options.resume:  # it has started from --ckpt_path, if that was typed
+                options.ckpt_path, explicit = None, explicit - {"ckpt_path"}
     check_combinations(options)
     if options.test and "save_root" not in explicit:
         options.save_root = None  # a preset's is the folder of a training run
     return options, explicit
 
 
-def checkpoints_to_resume(folder: Path, option: str) -> list[Path]:
-    """last.ckpt and last.prev.ckpt, those that are there, sound or not.
-
-    UserError, beginning with the option that asks for them: the folder cannot be read.
-    """
+def checkpoints_to_resume(folder: Path) -> list[Path]:
+    """last.ckpt and last.prev.ckpt, those that are there, sound or not. UserError: unreadable."""
     try:
         return [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     except OSError as error:
-        raise UserError(f"{option}: {folder} cannot be read ({why(error)})") from error
+        raise UserError(f"--resume: {folder} cannot be read ({why(error)})") from error
 
 
 def check_combinations(o: TrainerOptions) -> None:
     """Refuse combinations that make no sense (UserError)."""
-    wrong = {
-        "no data set: give its root with --DR, or --preset demo for one that needs no download": (
-            o.DR is None and not (o.resume or o.ckpt_path)
-        ),
-        "--test validates a checkpoint: name it with --ckpt_path": o.test and o.ckpt_path is None,
-        "--test and --resume are mutually exclusive: --test takes --ckpt_path": (
-            o.test and (o.resume or o.resume_if_any)
-        ),
-        "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "
-        "save_root, --ckpt_path starts a new run from given weights": o.resume and o.ckpt_path,
-        "--detector_patience 1: a plateau takes at least two validations; 2 or more": (
-            o.detector_patience == 1
-        ),
-    }
-    for message, applies in wrong.items():
-        if applies:
-            raise UserError(message)
+    if o.DR is None and not (o.resume or o.ckpt_path):
+        raise UserError(
+            "no data set: give its root with --DR, or --preset demo for one that needs no download"
+        )
+    if o.test and o.ckpt_path is None:
+        raise UserError("--test validates a checkpoint: name it with --ckpt_path")
+    if o.resume and o.ckpt_path:
+        raise UserError(
+            "--resume and --ckpt_path are mutually exclusive: --resume continues the run in "
+            "save_root, --ckpt_path starts a new run from given weights"
+        )
+    if o.detector_patience == 1:
+        raise UserError("--detector_patience 1: a plateau takes at least two validations")
 
 
 def run_folder(options: TrainerOptions) -> Path:
@@ -441,10 +431,10 @@ def resolved(options: TrainerOptions) -> TrainerOptions:
 def inherited(
     options: TrainerOptions, typed: Collection[str], parent: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a run on a checkpoint's weights takes from the options of the run that wrote it.
+    """What a run on a checkpoint's weights takes from `parent`, the options of the run that wrote it.
 
     Fine-tuning: data, optimisation and schedules, unless typed or a preset's; --test: the length
-    of the validation video. parent: empty for checkpoints of other code
+    of the validation video.
     """
     groups = (DATA, OPTIMISATION, TEACHER_FORCING, KL_ANNEALING)
     own = {*typed, *PRESETS.get(options.preset or "", {})}
@@ -457,51 +447,18 @@ def inherited(
     return {name: value for name, value in parent.items() if name in names - own}
 
 
-# Options that no longer exist, with the value that a run may have had for one of the same numbers
-# now; ...: any. Functions of its other options.
-RETIRED: dict[str, Callable[[Any], Any]] = {
-    "grow_from": lambda o: None,
-    "grow_epochs": lambda o: ...,
-    "kl_norm": lambda o: "sum",
-    "no_shuffle": lambda o: False,
-    "recon": lambda o: "mse",
-    "detach": lambda o: ... if o.rollout_every else False,
-    "tf_draw": lambda o: "step" if o.rollout_every else "epoch",
-    "rollout_share": lambda o: 0.5 if o.rollout_every else ...,
-    "lr_warmup": lambda o: 20 if o.optim == "Muon" else 0,
-    **dict.fromkeys(("save_minutes", "autotune", "no_graph", "weights"), lambda o: ...),
-    **dict.fromkeys(("init", "auto_size", "tensorboard"), lambda o: ...),
-}
-
-
-def saved_options(values: dict[str, Any]) -> TrainerOptions:
-    """The options of a run as its checkpoint holds them, of this version or an earlier one.
-
-    Raises UserError if one of them no longer exists, TypeError if one is unknown.
-    """
-    options = TrainerOptions(**{name: v for name, v in values.items() if name not in RETIRED})
-    for name in RETIRED.keys() & values.keys():
-        if RETIRED[name](options) not in (values[name], ...):
-            raise UserError(f"it was trained with --{name} {values[name]}, which no longer exists")
-    return options
-
-
 def effective(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those options of a run that change its numbers: no bookkeeping, nothing idle.
 
     values: as config.json has them; of an earlier version, they may lack some, and have others.
     """
     fields = {entry.name: entry for entry in dataclasses.fields(TrainerOptions)}
-    defaults = {name: entry.default for name, entry in fields.items()}
-    o = SimpleNamespace(**{**defaults, **values})
+    o = SimpleNamespace(**{**{name: entry.default for name, entry in fields.items()}, **values})
 
-    def counts(name: str) -> bool:
-        if name not in fields:
-            return name not in RETIRED or RETIRED[name](o) not in (values[name], ...)
-        meta = fields[name].metadata
-        return not meta["bookkeeping"] and (meta["needs"] is None or meta["needs"].met(o))
+    def counts(facts: Mapping[str, Any]) -> bool:
+        return not facts["bookkeeping"] and (facts["needs"] is None or facts["needs"].met(o))
 
-    return {name: value for name, value in values.items() if counts(name)}
+    return {n: values[n] for n, entry in fields.items() if n in values and counts(entry.metadata)}
 
 
 def without_effect(options: TrainerOptions, explicit: frozenset[str]) -> list[str]:

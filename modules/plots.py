@@ -4,8 +4,7 @@
     python -m modules.plots compare runs/a runs/b --out report   # figures, and a table
     python -m modules.plots schedules --num_epoch 70 --kl_anneal_cycle 5 --out schedules.png
 
-Everything is drawn from files that a run has written, so it can be redrawn at any time. The figures
-are in modules/figures.
+Everything is drawn from files that a run has written, so it can be redrawn at any time.
 """
 
 from dataclasses import dataclass
@@ -33,19 +32,9 @@ class CompareOptions(CurvesOptions):
     """figures of several runs, and a table as Markdown, CSV and LaTeX"""
 
     out: Path = option(REQUIRED, "results", "folder for the results", metavar="DIR")
-    by_options: bool = option(
-        False,
-        "results",
-        "in the figures, call the runs by the options in which they differ, not by their folders",
-    )
-    by_time: bool = option(False, "results", "also draw PSNR against training time")
 
 
-COMMANDS = {
-    "curves": CurvesOptions,
-    "compare": CompareOptions,
-    "schedules": ScheduleOptions,
-}
+COMMANDS = {"curves": CurvesOptions, "compare": CompareOptions, "schedules": ScheduleOptions}
 
 
 def main() -> None:
@@ -55,7 +44,7 @@ def main() -> None:
         if isinstance(o, ScheduleOptions):
             lines = schedules(o, typed)
         elif isinstance(o, CompareOptions):
-            lines = compare(o.runs, o.out, by_options=o.by_options, by_time=o.by_time)
+            lines = compare(o.runs, o.out)
         else:
             lines = [f"wrote {draw_curves(folder)}" for folder in o.runs]
     except OSError as error:

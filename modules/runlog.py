@@ -6,7 +6,6 @@ Files are replaced through a temporary file and a rename; metrics.csv alone grow
 import csv
 import io
 import json
-import math
 import os
 import platform
 from collections.abc import Iterable
@@ -18,8 +17,8 @@ import numpy as np
 from modules.runtime.errors import UserError, why
 from modules.runtime.files import write_atomically
 
-# One row an epoch, counted from 0. Loss terms: means over the predicted frames (MSE per pixel, KL
-# in nats summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
+# A row per epoch, from 0. Loss terms: means over the predicted frames (MSE per pixel, KL in nats
+# summed over the latent's dimensions). psnr in dB. seconds: the whole epoch.
 BASIC_COLUMNS = (
     *("epoch", "train_loss", "train_mse", "train_kl", "train_psnr", "val_loss", "val_psnr"),
     *("beta", "tfr", "tf_active", "lr", "skipped", "frames_per_second", "seconds"),
@@ -50,9 +49,10 @@ def read_table(path: Path) -> list[tuple[int, list[str]]]:
     return [(number, cells) for number, cells in rows if any(cells)]
 
 
-def _as_csv(rows: Iterable[Iterable[object]]) -> bytes:
+def as_csv(rows: Iterable[Iterable[object]]) -> bytes:
+    """Rows as CSV; floats read back to the same numbers."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)  # floats read back to the same numbers
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue().encode()
 
 
@@ -63,19 +63,9 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     ValueError, csv.Error: another file.
     """
     (_, header), *rows = read_table(path) or [(0, [])]
-    columns: dict[str, list[float]] = {name: [] for name in header}
-    for line, cells in rows:
-        if len(cells) != len(header):
-            continue
-        for name, cell in zip(header, cells, strict=True):
-            try:
-                columns[name].append(float(cell) if cell else math.nan)
-            except ValueError:
-                raise ValueError(f"line {line}, {name}: {cell!r:.40} is not a number") from None
-    return {name: np.array(values) for name, values in columns.items()}
-
-
-# ---------------------------------------------------------------- metrics.csv
+    whole = [[float(cell or "nan") for cell in row] for _, row in rows if len(row) == len(header)]
+    columns = np.array(whole, dtype=float).reshape(len(whole), len(header)).T
+    return dict(zip(header, columns, strict=True))
 
 
 class MetricsTable:
@@ -101,9 +91,7 @@ class MetricsTable:
         self._rows_before(0)
 
     def add(self, row: dict[str, Any]) -> None:
-        """An epoch's row, for the next write()."""
-        if set(row) != set(METRIC_COLUMNS):
-            raise ValueError(f"metrics row has other columns: {set(row) ^ set(METRIC_COLUMNS)}")
+        """An epoch's row, with all of METRIC_COLUMNS, for the next write()."""
         self.unwritten.append(row)
         self.last_epoch = row["epoch"]
 
@@ -113,9 +101,8 @@ class MetricsTable:
         Raises OSError or UserError; what is missing is kept then.
         """
         first = self.unwritten[0]["epoch"] if self.unwritten else self.last_epoch + 1
-        # A checkpoint of an earlier version may lack the last columns.
-        rows = [[row.get(name, math.nan) for name in METRIC_COLUMNS] for row in self.unwritten]
-        before, new = _as_csv([METRIC_COLUMNS, *self._rows_before(first)]), _as_csv(rows)
+        before = as_csv([METRIC_COLUMNS, *self._rows_before(first)])
+        new = as_csv([row.get(name, "") for name in METRIC_COLUMNS] for row in self.unwritten)
         found = self.path.read_bytes() if self.path.exists() else b""
         if found == before:
             with self.path.open("ab") as file:
@@ -127,26 +114,24 @@ class MetricsTable:
         self.unwritten.clear()
 
     def _rows_before(self, epoch: int) -> list[list[str]]:
-        """The file's rows of earlier epochs. UserError: it is not such a table.
+        """The file's rows of earlier epochs, columns that an earlier version lacked left empty.
 
-        Those of an earlier version, which lack the last columns, get empty cells.
+        UserError: it is not such a table.
         """
         if not self.path.exists():
             return []
         try:
-            (_, header), *rows = read_table(self.path) or [(0, list(METRIC_COLUMNS))]
+            (_, header), *rows = read_table(self.path) or [(0, [*METRIC_COLUMNS])]
             if tuple(header) != METRIC_COLUMNS[: max(len(header), len(BASIC_COLUMNS))]:
                 raise ValueError("its first line is not the header of this table")
             missing = [""] * (len(METRIC_COLUMNS) - len(header))
-            whole = [cells for _, cells in rows if len(cells) == len(header)]
-            return [[*cells, *missing] for cells in whole if float(cells[0]) < epoch]
+            whole = [row for _, row in rows if len(row) == len(header)]
+            return [[*row, *missing] for row in whole if float(row[0]) < epoch]
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({why(error)})") from error
         except (ValueError, csv.Error) as error:
-            raise UserError(
-                f"{self.path}: not a table of this run's epochs ({error}); repair it, or move it "
-                "away"
-            ) from error
+            what = f"not a table of this run's epochs ({error}); repair it, or move it away"
+            raise UserError(f"{self.path}: {what}") from error
 
 
 # ---------------------------------------------------------------- other files
@@ -171,7 +156,7 @@ class FrameTable(NamedTuple):
 
     frame: np.ndarray  # 1 … T-1
     psnr: np.ndarray
-    inside: np.ndarray  # near the skeleton; NaN without one, and in files of earlier versions
+    inside: np.ndarray  # near the skeleton; NaN without one
     outside: np.ndarray  # elsewhere
 
 
@@ -181,15 +166,13 @@ def write_psnr_per_frame(
     """psnr_per_frame.csv: `frame,psnr,inside,outside`, frames 1 … T-1, dB."""
     frames = range(1, len(psnr) + 1)
     columns = (values.tolist() for values in (psnr, inside, outside))
-    write_atomically(path, _as_csv([FrameTable._fields, *zip(frames, *columns, strict=True)]))
+    write_atomically(path, as_csv([FrameTable._fields, *zip(frames, *columns, strict=True)]))
 
 
 def read_psnr_per_frame(path: Path) -> FrameTable:
     """Read a psnr_per_frame.csv. OSError, ValueError, csv.Error, KeyError: another file."""
     columns = read_metrics(path)
-    unknown = np.full(len(columns["frame"]), math.nan)
-    parts = (columns.get(name, unknown) for name in ("inside", "outside"))
-    return FrameTable(columns["frame"], columns["psnr"], *parts)
+    return FrameTable(*(columns[name] for name in FrameTable._fields))
 
 
 def versions() -> dict[str, str]:
@@ -214,13 +197,8 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     try:
         # An editor may have put a byte-order mark before it.
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({why(error)})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: is not an object of settings")
-    return config
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a run's settings ({error})") from error

@@ -14,7 +14,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ PARTS = frozenset((*NETWORKS, *OPTIONAL_PARTS))
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 # Copies of the weights that are only taken where there are no others, the last ones last.
 OTHER_COPIES = (("ema", "averag", "shadow", "swa", "teacher"), ("optim", "training"))
-DEEPEST = 16  # segments of the path of a dictionary
-COUNTER = "num_batches_tracked"
 # What may stand beside the weights: a script's settings, and numbers of numpy.
 SCALAR: Any = np.float64(0).__reduce__()[0]  # the function that numpy's pickles name
 BESIDE: list[Any] = [
@@ -43,19 +41,6 @@ BESIDE: list[Any] = [
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
     *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
-# Checkpoints in several files, by these files' names: what they are, and what joins them.
-SEVERAL = {
-    r"\.distcp$|^\.metadata$": "a distributed checkpoint; join its files: python -m"
-    " torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt",
-    r"^(mp|zero_pp)_rank_|^zero_to_fp32\.py$|^global_step": "a checkpoint of DeepSpeed; join its"
-    " files with the zero_to_fp32.py that lies beside them",
-    r"-[0-9]+-of-(?!0*1\.)[0-9]+\.|\.index\.json$": "a checkpoint in several parts; load each,"
-    " update one dictionary with all of them, and torch.save that",
-}
-ALONE = "save its weights alone: torch.save(model.state_dict(), FILE) where it was made"
-
-# ---------------------------------------------------------------- files
 
 
 def read_weight_file(path: Path) -> Any:
@@ -63,22 +48,22 @@ def read_weight_file(path: Path) -> Any:
 
     A .safetensors file is read by the package of that name.
     """
-    data = _bytes(path)
+    try:
+        data = path.read_bytes()  # at once: a disk's fault is told apart from the content's
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such checkpoint") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
     file = io.BytesIO(data)
     try:
         if path.suffix == ".safetensors":
             return importlib.import_module("safetensors.torch").load(data)
         if zipfile.is_zipfile(file):
             verify_archive(file)
-            names = zipfile.ZipFile(file).namelist()
-            if any(name.endswith("/constants.pkl") for name in names):
-                raise UserError(f"{path}: a TorchScript archive, which contains code; {ALONE}")
-            if not any(name.endswith("data.pkl") for name in names):
-                raise UserError(f"{path}: a ZIP archive of {named(names)}; unpack it, or {ALONE}")
         file.seek(0)
         with torch.serialization.safe_globals(BESIDE):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except (UserError, MemoryError):
+    except MemoryError:
         raise
     except ImportError as error:
         raise UserError(f"{path}: needs a package: pip install safetensors") from error
@@ -89,83 +74,34 @@ def read_weight_file(path: Path) -> Any:
         if unknown := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
                 f"{path}: holds a Python object ({unknown[1]}), which is not loaded, since that "
-                f"could run code; {ALONE}"
+                "could run code; save its weights alone where it was made: "
+                "torch.save(model.state_dict(), FILE)"
             ) from error
         zipped = isinstance(error, zipfile.BadZipFile)
         what = str(error) if zipped else "it ends too early, was changed or is something else"
-        raise _corrupted(path, f"{what}; copy or download it again") from error
-
-
-def _corrupted(path: Path, reason: str) -> UserError:
-    return UserError(f"{path}: corrupted, or not a checkpoint: {reason}")
-
-
-def _bytes(path: Path) -> bytes:
-    """The file's content, read at once: what the disk refuses is then told apart from what the file
-    holds. UserError: it is missing, a folder, unreadable, or plainly something else."""
-    try:
-        path.stat()
-        names = [each.name for each in path.iterdir()] if path.is_dir() else [path.name]
-        for pattern, what in SEVERAL.items():
-            if any(re.search(pattern, name) for name in names):
-                raise UserError(f"{path}: {what}")
-        if not path.is_file():
-            meant = _checkpoints_in(path) or "; give a file"
-            raise UserError(f"{path}: not a checkpoint file{meant}")
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such checkpoint{_checkpoints_in(path.parent)}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({why(error)})") from error
-    if not data:
-        raise _corrupted(path, "the file is empty (0 bytes)")
-    begin = data[:512].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    for starts, what in (
-        ((b"version https://git-lfs",), "a pointer of Git LFS; fetch it with: git lfs pull"),
-        ((b"<!doctype", b"<html", b"<?xml"), "a web page; download the file itself"),
-        ((b"\x1f\x8b", b"7z\xbc\xaf", b"rar!"), "an archive; unpack it"),
-        ((b"\x80\3", b"\x80\4", b"\x80\5"), f"a pickle of Python; {ALONE}"),
-        ((b"\x89hdf", b"\x93numpy"), f"of another library than PyTorch; {ALONE}"),
-    ):
-        if begin.startswith(starts):
-            raise _corrupted(path, f"it is {what}")
-    return data
-
-
-def _checkpoints_in(folder: Path) -> str:
-    """What may have been meant, for the end of an error."""
-    try:
-        names = sorted(p.name for p in folder.iterdir() if p.suffix in SUFFIXES)
-    except OSError:
-        return ""
-    names = [name for name in names if not name.startswith(".")]
-    return f"; in that folder there are: {named(names)}" if names else ""
+        raise UserError(
+            f"{path}: corrupted, or not a checkpoint: {what}; copy or download it again"
+        ) from error
 
 
 # ---------------------------------------------------------------- networks
-
-
-class Found(NamedTuple):
-    """The networks' tensors as they stand in a file, by the model's names."""
-
-    state: dict[str, Tensor]  # float32, or whole numbers where they count batches
-    where: str  # the path of what they were in, e.g. "state_dict"; "" for the file itself
 
 
 def _tensors(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """Every tensor of nested dictionaries with its path; a dot in a name is a step of it too."""
     if isinstance(value, Tensor):
         yield path, value
-    elif isinstance(value, Mapping) and len(path) < DEEPEST:
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _tensors(item, (*path, *str(key).split(".")))
 
 
-def find_networks(content: Any) -> Found:
-    """The networks' tensors in what a file holds; of several copies the trained one.
+def find_networks(content: Any) -> tuple[dict[str, Tensor], str]:
+    """The networks' tensors in what a file holds, by the model's names, and the path of what they
+    were in, e.g. "state_dict", "" for the file itself; of several copies the trained one.
 
     ValueError: there are none, there are other networks beside them, or a tensor is of another kind
-    than the model's (whole numbers, complex, sparse, no values).
+    than the model's (whole numbers, complex, sparse).
     """
     copies: dict[tuple[str, ...], dict[str, Tensor]] = {}
     beside: list[tuple[tuple[str, ...], Tensor]] = []
@@ -204,24 +140,14 @@ def find_networks(content: Any) -> Found:
         raise ValueError(f"another architecture (networks that this model lacks: {named(others)})")
     state: dict[str, Tensor] = {}
     for name, value in copies[best].items():
-        kind, counts = str(value.dtype).removeprefix("torch."), name.endswith(COUNTER)
-        if value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"{name} is sparse, or without values; save the weights as float32")
-        if not (counts or value.is_floating_point()):
-            raise ValueError(f"{name} is {kind}; save the weights as float32")
+        counts = name.endswith("num_batches_tracked")
+        if value.layout != torch.strided or not (counts or value.is_floating_point()):
+            raise ValueError(f"{name} is {value.dtype}, {value.layout}; save it as float32")
         state[name] = value.detach().to(torch.int64 if counts else torch.float32)
-    return Found(state, ".".join(best))
+    return state, ".".join(best)
 
 
 # ---------------------------------------------------------------- what fits
-
-# The tensors whose shapes tell the dimensions: (option, tensor, axis, divisor).
-DIMENSION_OF = (
-    ("F_dim", "frame_transformation.6.weight", 0, 1),
-    ("L_dim", "label_transformation.4.conv1.weight", 0, 1),
-    ("N_dim", "Gaussian_Predictor.6.weight", 0, 2),
-    ("D_out_dim", "Decoder_Fusion.5.weight", 0, 1),
-)
 
 
 def dimensions(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -229,14 +155,19 @@ def dimensions(state: dict[str, Tensor]) -> dict[str, Any]:
 
     ValueError: a tensor that is needed for it is missing.
     """
-    values: dict[str, Any] = {}
-    for name, tensor, axis, divisor in DIMENSION_OF:
-        if tensor not in state or state[tensor].dim() <= axis:
-            raise ValueError(f"it has no tensor {tensor}")
-        values[name] = state[tensor].shape[axis] // divisor
-    first = state.get("frame_transformation.0.conv1.weight")
-    if first is not None and first.dim() > 1:
-        values["fold"] = max(1, math.isqrt(first.shape[1] // COLOURS))
+
+    def size(name: str, axis: int = 0) -> int:
+        if name not in state or state[name].dim() <= axis:
+            raise ValueError(f"it has no tensor {name}")
+        return state[name].shape[axis]
+
+    values: dict[str, Any] = {
+        "F_dim": size("frame_transformation.6.weight"),
+        "L_dim": size("label_transformation.4.conv1.weight"),
+        "N_dim": size("Gaussian_Predictor.6.weight") // 2,
+        "D_out_dim": size("Decoder_Fusion.5.weight"),
+        "fold": max(1, math.isqrt(size("frame_transformation.0.conv1.weight", 1) // COLOURS)),
+    }
     present = {name.partition(".")[0] for name in state}
     if "Prior_Predictor" in present:
         values["prior"] = "learned"
@@ -255,14 +186,10 @@ def check_fit(state: dict[str, Tensor], config: ModelConfig) -> None:
         *(f"{name} is missing" for name in needed if name not in found),
         *(f"{name} is unknown" for name in found if name not in expected),
         *(
-            f"{name} is {_size(found[name])}, not {_size(shape)}"
+            f"{name} is {found[name]}, not {shape}"
             for name, shape in expected.items()
             if found.get(name, shape) != shape
         ),
     ]
     if faults:
         raise ValueError(named(faults))
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a single number"

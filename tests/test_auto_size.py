@@ -49,8 +49,6 @@ def fit(*typed: str, frames: int = 1000, device: torch.device = CPU, given_weigh
         (CPU, 100, 30, 30 * 100 / 2160),
         (CPU, 12_000, 3, 3 * 12_000 / 2160),
         (CUDA, 12_000, 30, 20),
-        (CUDA, 2000, 60, 60 * 2000 / 18_000),
-        (CUDA, 1, 60, 60 / 18_000),
     ],
 )
 def test_a_run_takes_what_a_user_waits_for(
@@ -70,10 +68,7 @@ def test_larger_frames_and_wider_models_get_fewer_epochs() -> None:
 @pytest.mark.parametrize(
     ("height", "width", "fold"),
     # Those that no fold makes small enough, and odd ones.
-    [
-        *((32, 64, 1), (64, 128, 2), (128, 256, 4), (256, 512, 8), (512, 1024, 8)),
-        *((66, 130, 2), (65, 128, 1), (4, 8, 1), (130, 256, 2)),
-    ],
+    [(32, 64, 1), (64, 128, 2), (128, 256, 4), (512, 1024, 8), (66, 130, 2), (65, 128, 1)],
 )
 def test_the_frame_decides_the_fold(height: int, width: int, fold: int) -> None:
     assert fold_for(height, width) == fold
@@ -81,17 +76,14 @@ def test_the_frame_decides_the_fold(height: int, width: int, fold: int) -> None:
     options, (line,) = fit("--preset", "video", *size)
     assert options.fold == fold
     assert ("fold=" in line) == (fold != 1)
-    CVAE(model_config(options))  # can be built, and copy
-    CVAE(model_config(options)).copy_previous_frame()
+    CVAE(model_config(options)).copy_previous_frame()  # which its widths allow
     assert fit("--preset", "best", *size)[0].fold == 1
-    assert fit("--preset", "video", "--fold", "1", *size)[0].fold == 1
 
 
 @pytest.mark.parametrize(
     ("stored", "cpu", "gpu"),
     [
         ((32, 64), (32, 64), (32, 64)),
-        ((64, 128), (64, 128), (64, 128)),
         ((128, 256), (64, 128), (128, 256)),
         ((50, 70), (50, 70), (50, 70)),
         ((480, 640), (64, 80), (120, 160)),
@@ -134,50 +126,35 @@ def test_the_video_preset_takes_the_data_set_s_own_frame_size(tmp_path: Path) ->
 
 def test_a_folded_model_is_wide_enough_for_its_pixels() -> None:
     assert folded(SMALL, 2) == SMALL
-    assert folded(SMALL, 4) == (48, 28, 4, 64)
     assert folded(SMALL, 8) == (192, 28, 4, 192)
-    assert folded(FULL, 4) == FULL
     options, _ = fit("--preset", "video", "--frame_H", "128", "--frame_W", "256", "--F_dim", "40")
     assert (options.F_dim, options.fold) == (40, 2)  # 48 colours would not go through
-    assert fit("--preset", "video", "--fold", "8")[0].F_dim == 192
 
 
-def test_the_device_decides_the_size() -> None:
-    assert size_for(CPU, 2) == SMALL
-    assert size_for(CPU, 16) == MEDIUM
-    assert size_for(CUDA, 2) == FULL
-    defaults = TrainerOptions()
-    assert FULL._asdict() == {name: getattr(defaults, name) for name in FULL._fields}
-
-
-def test_the_machine_decides_and_not_the_number_of_threads() -> None:
-    """torchrun's OMP_NUM_THREADS=1 must not choose another model than one process has."""
+def test_the_machine_decides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the number of threads: torchrun's OMP_NUM_THREADS=1 must not choose another model."""
     cores, threads = cpu_cores(), torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 2)
         assert cpu_cores() == cores
     finally:
         torch.set_num_threads(threads)
-
-
-def test_ranks_take_the_cores_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cores, size in ((8.0, MEDIUM), (7.0, SMALL)):
-        monkeypatch.setattr(distributed, "from_main", lambda *_, cores=cores: [cores])
-        assert fit("--preset", "best")[0].F_dim == size.F_dim
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:  # ranks take those of rank 0
+        patch.setattr(distributed, "from_main", lambda *_: [8.0])
+        assert fit("--preset", "best")[0].F_dim == MEDIUM.F_dim
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert cpu_cores() == 1  # of a job that was given one core of the machine
 
 
-@pytest.mark.parametrize("preset", ["best", "video"])
-def test_presets_choose_and_say_what_they_chose(preset: str) -> None:
-    options, lines = fit("--preset", preset)
+def test_presets_choose_and_say_what_they_chose() -> None:
+    assert (size_for(CPU, 2), size_for(CPU, 16), size_for(CUDA, 2)) == (SMALL, MEDIUM, FULL)
+    defaults = TrainerOptions()
+    assert FULL._asdict() == {name: getattr(defaults, name) for name in FULL._fields}
+    options, (line,) = fit("--preset", "video")
     size = size_for(CPU, cpu_cores())
     assert size._asdict() == {name: getattr(options, name) for name in size._fields}
     assert options.num_epoch == 30  # of 500 predicted frames of 64 x 32
-    (line,) = lines
-    assert "num_epoch=30" in line
-    assert "1,000 training frames" in line
+    assert "num_epoch=30  lr=0.0026 for 1,000 training frames" in line
     assert line.endswith("7 minutes or so")
 
 

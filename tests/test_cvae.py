@@ -343,7 +343,7 @@ def test_what_the_reference_covers_cannot_ruin_a_step() -> None:
         *(({name: 0}, f"{name} 0: must be at least") for name in ("L_dim", "frame_H", "frame_W")),
         ({"F_dim": 8.0}, "F_dim 8.0: must be a whole number"),
         ({"fold": 3}, "fold 3: is not one of"),
-        ({"fold": 4, "frame_H": 30}, "--fold 4: --frame_H .* multiple of 4 .*: 28 or 32"),
+        ({"fold": 4, "frame_H": 30}, "fold 4: --frame_H .* multiple of 4 .*: 28 or 32"),
         ({"fold": 8, "frame_W": 24}, "--frame_W .* at least 32, not 24: 32"),
         *(({name: "so"}, f"{name} 'so'") for name in ("prior", "output", "reference")),
     ],

@@ -2,12 +2,9 @@
 
 import argparse
 import ast
-import gzip
 import io
-import pickle
 import sys
 import types
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from modules.checkpoint import load_checkpoint, load_weights
 from modules.cvae import CVAE, ModelConfig
@@ -71,18 +67,12 @@ WRAPPINGS: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {"optimizer": s, "state_dict": s, "last_epoch": 7},
         "epoch 7; state_dict",
     ),
-    "parameters": (lambda s: {n: nn.Parameter(v, False) for n, v in s.items()}, "the networks"),
-    "model": (lambda s: {"epoch": 3, "model": s, "loss": 0.1}, "model"),
     "deep": (lambda s: {"a": {"model": {"state_dict": s}}}, "a.model.state_dict"),
     "DataParallel": (lambda s: {"state_dict": prefixed("module.", s)}, "state_dict"),
     "compiled": (lambda s: prefixed("_orig_mod.module.", s), "the networks"),
     "every level": (lambda s: everywhere("_checkpoint_wrapped_module", s), "the networks"),
     "each network": (by_network, "the networks"),
     "Lightning": (lightning, "state_dict.model"),
-    "AveragedModel": (
-        lambda s: {**prefixed("module.", s), "n_averaged": torch.tensor(5)},
-        "the networks",
-    ),
     "the average first": (lambda s: {"ema": noise(s), "model": s}, "model"),
     "the average last": (lambda s: {**s, **prefixed("ema_model.", noise(s))}, "the networks"),
     "only the average whole": (
@@ -97,8 +87,7 @@ WRAPPINGS: dict[str, tuple[Callable[[State], Any], str]] = {
         },
         "state_dict",
     ),
-    "float16": (lambda s: {n: v.to(torch.float16) for n, v in s.items()}, "the networks"),
-    "float64": (lambda s: {n: v.to(torch.float64) for n, v in s.items()}, "the networks"),
+    "float16": (lambda s: {n: v.half() for n, v in s.items()}, "the networks"),
 }
 
 
@@ -108,8 +97,7 @@ def test_every_wrapping_loads_to_the_same_bits(
 ) -> None:
     path, state, (make, taken) = tmp_path / "x.ckpt", state_of(), WRAPPINGS[name]
     expected = {
-        n: v.to(getattr(torch, name)).float() if hasattr(torch, name) and v.dim() else v
-        for n, v in state.items()
+        n: v.half().float() if name == "float16" and v.dim() else v for n, v in state.items()
     }
     before = set(torch.serialization.get_safe_globals())
     for zipped in (True, False):  # False: as torch.save did before 1.6
@@ -133,21 +121,15 @@ def test_optional_parts_and_the_fold_are_seen_without_a_config(tmp_path: Path) -
 def test_safetensors_are_read_by_their_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, state = tmp_path / "x.safetensors", prefixed("model.", state_of())
-    torch.save(state, path)
+    path = tmp_path / "x.safetensors"
+    torch.save(prefixed("model.", state_of()), path)
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(
-        UserError, match=r"x\.safetensors: needs a package: pip install safetensors"
-    ):
+    with pytest.raises(UserError, match=r"x\.safetensors: needs a package: pip install safet"):
         load_checkpoint(path)
-    module = types.ModuleType("safetensors.torch")
-    module.load = lambda data: torch.load(io.BytesIO(data), weights_only=True)  # type: ignore[attr-defined]
+    package = types.SimpleNamespace(load=lambda data: torch.load(io.BytesIO(data)))
     monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
-    monkeypatch.setitem(sys.modules, "safetensors.torch", module)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", package)
     assert same(load_checkpoint(path).state_dict, state_of())
-    path.write_bytes(b"\x08\0\0\0\0\0\0\0{")
-    with pytest.raises(UserError, match="corrupted, or not a checkpoint"):
-        load_checkpoint(path)
 
 
 # ---------------------------------------------------------------- what does not fit
@@ -159,23 +141,20 @@ def other(network: str, **values: int) -> Callable[[State], State]:
     return lambda s: s | {n: v for n, v in state_of(config).items() if n.startswith(network)}
 
 
-def with_config(**values: Any) -> Callable[[State], Any]:
-    return lambda s: {"state_dict": s, "config": {**CONFIG.to_dict(), **values}}
-
-
 MISFITS: list[tuple[Callable[[State], Any], str]] = [
     (other("Generator", D_out_dim=32), "another architecture (Generator.0.block.0"),
-    (with_config(N_dim=12), "another architecture (Gaussian_Predictor.0"),
-    (with_config(F_dim=8.5), "another architecture (F_dim 8.5: must be a whole number)"),
+    (
+        lambda s: {"state_dict": s, "config": {**CONFIG.to_dict(), "F_dim": 8.5}},
+        "another architecture (F_dim 8.5: must be a whole number)",
+    ),
     (lambda s: s | {"Generator.8.bias": torch.zeros(4)}, "(Generator.8.bias is unknown)"),
     (lambda s: {n: v for n, v in s.items() if n != "Generator.7.bias"}, "7.bias is missing)"),
     (lambda s: {n: v for n, v in s.items() if n[0] != "D"}, "no tensor Decoder_Fusion.5.weight"),
     (lambda s: s | {"Refiner.0.bias": torch.ones(2)}, "networks that this model lacks: Refiner"),
     (lambda s: nn.Linear(2, 2).state_dict(), "five networks is in it (its tensors: weight, bias)"),
     (lambda s: [1, 2], "not a checkpoint of this model"),
-    (lambda s: {n: v.to(torch.int8) for n, v in s.items()}, "weight is int8; save the weights as"),
-    (lambda s: {n: v.to_sparse() for n, v in s.items() if v.dim()}, "weight is sparse"),
-    (lambda s: {n: v.to("meta") for n, v in s.items()}, "without values; save the weights as"),
+    (lambda s: {n: v.to(torch.int8) for n, v in s.items()}, "weight is torch.int8"),
+    (lambda s: {n: v.to_sparse() for n, v in s.items() if v.dim()}, "torch.sparse_coo; save it as"),
     (lambda s: {n: v * torch.inf for n, v in s.items()}, "weights that are not finite (frame_"),
 ]
 
@@ -196,53 +175,18 @@ def test_what_does_not_fit_is_told_apart(
 
 # ---------------------------------------------------------------- what a file is instead
 
-
-def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(change(path.read_bytes()))
-
-
-def script(path: Path) -> None:
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(f"{path.stem}/constants.pkl", b"")
-
-
-def holding(name: str) -> Callable[[Path], None]:
-    """A folder with a file of this name in the place of the checkpoint."""
-
-    def apply(path: Path) -> None:
-        path.unlink()
-        path.mkdir()
-        (path / name).write_bytes(b"0")
-
-    return apply
-
-
-CORRUPTED = "corrupted, or not a checkpoint: "
-OTHER_FILES: list[tuple[Callable[[Path], object], str]] = [
-    (lambda p: p.write_bytes(b""), CORRUPTED),
-    (lambda p: p.write_bytes(b"epoch,loss\n0,1\n" * 50), CORRUPTED),
-    (rewrite(lambda d: d[: len(d) // 2]), "it ends too early"),
-    (rewrite(lambda d: d[:-1]), "copy or download it again"),
-    (
-        rewrite(lambda d: d.replace(b"\0\0\x80?" * 3, b"\0\0\x81?" * 3, 1)),
-        CORRUPTED + "wrong checksum",
-    ),
-    (lambda p: p.write_bytes(pickle.dumps({"a": 1})), "a pickle of Python; save its weights"),
-    (lambda p: np.savez(p.open("wb"), a=np.zeros(2)), "a ZIP archive of a.npy; unpack it, or save"),
-    (lambda p: p.write_bytes(gzip.compress(p.read_bytes())), "it is an archive; unpack it"),
-    (holding("__0_0.distcp"), "a distributed checkpoint; join its files: python -m torch."),
-    (holding("a-00001-of-00002.safetensors"), "a checkpoint in several parts; load each"),
-    (holding("model.safetensors.index.json"), "a checkpoint in several parts; load each"),
-    (holding("mp_rank_00_model_states.pt"), "a checkpoint of DeepSpeed; join its files"),
-    (script, "a TorchScript archive, which contains code; save its weights alone"),
-    (lambda p: (p.unlink(), p.mkdir()), "not a checkpoint file; give a file"),
-    (lambda p: p.unlink(), "no such checkpoint"),
+OTHER_FILES: list[tuple[Callable[[bytes], bytes], str]] = [
+    (lambda d: b"", "it ends too early, was changed or is something else"),
+    (lambda d: b"epoch,loss\n0,1\n" * 50, "or is something else; copy or download it again"),
+    (lambda d: bytes(len(d)), "or is something else"),
+    (lambda d: d[: len(d) // 2], "it ends too early"),
+    (lambda d: d.replace(b"\0\0\x80?" * 3, b"\0\0\x81?" * 3, 1), "wrong checksum"),
 ]
 
 
 @pytest.mark.parametrize(("damage", "words"), OTHER_FILES, ids=range(len(OTHER_FILES)))
-def test_what_a_file_is_instead(
-    damage: Callable[[Path], object],
+def test_a_damaged_file_is_named(
+    damage: Callable[[bytes], bytes],
     words: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -250,12 +194,15 @@ def test_what_a_file_is_instead(
     path = tmp_path / "x.ckpt"
     torch.save(state_of(), path)
     load_checkpoint(path)  # the control
-    damage(path)
+    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError) as caught:
         load_checkpoint(path)
     text = str(caught.value)
-    assert text.startswith(f"{path}: ") and words in text and "\n" not in text
+    assert text.startswith(f"{path}: corrupted, or not a checkpoint: ")
+    assert words in text and "\n" not in text
     assert capfd.readouterr() == ("", "")
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot be read"):
+        load_checkpoint(tmp_path)
 
 
 # ---------------------------------------------------------------- no code
@@ -271,36 +218,24 @@ class Calls:
         return self.reduced
 
 
-def touched(path: Path) -> None:
-    path.touch()
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     "make",
     [
         lambda target: Calls(exec, f"open({str(target)!r}, 'w')"),
-        lambda target: Calls(touched, target),
-        lambda target: argparse.Namespace(a=Calls(touched, target)),
-        lambda target: [np.float64(1), Calls(Calls, Calls(touched, target))],
+        lambda target: argparse.Namespace(a=Calls(open, target, "w")),
+        lambda target: [CVAE(CONFIG), Calls(open, target, "w")],
     ],
-    ids=["exec", "own function", "in settings", "nested"],
+    ids=["exec", "in settings", "beside a module"],
 )
 def test_loading_never_runs_code(make: Callable[[Path], Any], zipped: bool, tmp_path: Path) -> None:
     target, path = tmp_path / "made", tmp_path / "x.ckpt"
     torch.save({**state_of(), "z": make(target)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=r"x\.ckpt: holds a Python object .*could run code"):
+    with pytest.raises(UserError, match=r"holds a Python object .*model\.state_dict\(\), FILE"):
         load_checkpoint(path)
     assert not target.exists()
     torch.load(path, weights_only=False)  # the control: it would have been made
     assert target.exists()
-
-
-def test_a_whole_module_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    for content in (CVAE(CONFIG), {"model": AveragedModel(CVAE(CONFIG))}):
-        torch.save(content, tmp_path / "x.pt")
-        with pytest.raises(UserError, match=r"holds a Python object .*model\.state_dict\(\), FILE"):
-            load_checkpoint(tmp_path / "x.pt")
 
 
 def test_no_unsafe_load_anywhere() -> None:

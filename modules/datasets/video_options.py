@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.options import REQUIRED, device_name, option
+from modules.options import REQUIRED, option
 from modules.runtime.errors import UserError
 
 DATA_SET, LABELS, JOINTS = "data set", "labels", "finding joints"
@@ -78,7 +78,7 @@ class VideoOptions:
     detector: str = option("auto", JOINTS, "what finds joints: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU)", choices=("auto", "blazepose", "rcnn"), shown="auto: blazepose if it is installed")
     pose_model: Path | None = option(None, JOINTS, "blazepose: model file (pose_landmarker_full.task) for mediapipe after 0.10.14", metavar="FILE.task", shown="the one inside mediapipe 0.10.14")
     weights: Path | None = option(None, JOINTS, "rcnn: weights of torchvision's keypointrcnn_resnet50_fpn", metavar="FILE", shown="downloaded by torchvision, 226 MB, once")
-    device: str = option("auto", JOINTS, "rcnn: where joints are searched", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available", convert=device_name)
+    device: str = option("auto", JOINTS, "rcnn: where joints are searched", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
     # fmt: on
 
     def gap_frames(self) -> int:

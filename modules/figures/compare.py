@@ -1,12 +1,5 @@
-"""`python -m modules.plots compare`: several runs in overlaid figures and in a table.
+"""`python -m modules.plots compare`: several runs in overlaid figures and in a table."""
 
-A run has its folder's name in all of them; on request the figures call it by the options by which
-it differs. The table is sorted by validation PSNR and has a column for each setting in which the
-runs differ.
-"""
-
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +15,7 @@ from modules.figures.runs import Run, best_frames, load_run
 from modules.figures.schedules import forcing_text, kl_text, value_text
 from modules.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from modules.options import effective
+from modules.runlog import as_csv
 from modules.runtime.errors import UserError, shown
 from modules.runtime.files import write_atomically
 
@@ -41,15 +35,13 @@ IN_COLUMNS = frozenset(
 )
 
 
-# ----------------------------------------------------------------------------------------
-# What differs between runs
+# ---------------------------------------------------------------- what differs between runs
 
 
 def settings(run: Run) -> dict[str, str]:
     """What determined the run's numbers: its options that have an effect, data, start."""
-    options = run.options
-    texts = {name: value_text(value) for name, value in effective(options).items()}
-    if root := run.config.get("data_root") or options.get("DR"):
+    texts = {name: value_text(value) for name, value in effective(run.options).items()}
+    if root := run.config.get("data_root") or run.options.get("DR"):
         texts["data"] = str(Path(root).resolve())
     if parent := run.config.get("parent"):
         origin = Path(str(parent.get("run") or parent.get("ckpt_path"))).name
@@ -62,31 +54,17 @@ def settings(run: Run) -> dict[str, str]:
 def short_names(paths: Sequence[Path]) -> list[str]:
     """The last part of each path, or as many as distinguish it from the others."""
     parts = [path.resolve().parts for path in paths]
-    names = []
-    for own in parts:
-        depth = 1
-        while depth < len(own) and [other[-depth:] for other in parts].count(own[-depth:]) > 1:
-            depth += 1
-        names.append(str(Path(*own[-depth:])))
-    return names
+
+    def depth(own: tuple[str, ...]) -> int:
+        depths = range(1, len(own))
+        alone = (d for d in depths if [other[-d:] for other in parts].count(own[-d:]) == 1)
+        return next(alone, len(own))
+
+    return [str(Path(*own[-depth(own) :])) for own in parts]
 
 
-def named_runs(runs: Sequence[Run], *, by_options: bool = False) -> dict[str, Run]:
-    """The runs by their folders' names, longer where two are equal.
-
-    by_options: by the settings in which they differ, where these tell all runs apart
-    """
-    if by_options:
-        differing = differing_settings(runs)
-        skipped = {"num_epoch", "start"}  # the one seldom matters, and the other is long
-        told = [(n, v) for n, v in differing.items() if n not in skipped]
-        names = [
-            ", ".join(f"{n.replace('kl_anneal_type', 'KL')} {v[i]}" for n, v in told if v[i])
-            + (", fine-tuned" if run.config.get("parent") else "")
-            for i, run in enumerate(runs)
-        ]
-        if len({*names}) == len(runs):
-            return dict(zip(names, runs, strict=True))
+def named_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by their folders' names, longer where two are equal."""
     return dict(zip(short_names([run.folder for run in runs]), runs, strict=True))
 
 
@@ -104,8 +82,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
     return {name: values for name, values in columns.items() if len({*values} - {None}) > 1}
 
 
-# ----------------------------------------------------------------------------------------
-# Table
+# ---------------------------------------------------------------- table
 
 
 def summary_rows(named: Named) -> list[dict[str, Any]]:
@@ -115,8 +92,7 @@ def summary_rows(named: Named) -> list[dict[str, Any]]:
     """
     runs = list(named.values())
     differing = differing_settings(runs)
-    shortest = min(len(run.epochs) for run in runs)
-    unequal = any(len(run.epochs) != shortest for run in runs)
+    shortest, longest = (of(len(run.epochs) for run in runs) for of in (min, max))
     rows: list[dict[str, Any]] = []
     for i, (name, run) in enumerate(named.items()):
         psnr, best = run.metrics["val_psnr"], run.best()
@@ -130,7 +106,7 @@ def summary_rows(named: Named) -> list[dict[str, Any]]:
             "best epoch": None if best is None else int(run.epochs[best]),
             "last PSNR (dB)": float(psnr[-1]) if math.isfinite(psnr[-1]) else None,
         }
-        if unequal:
+        if longest > shortest:
             early = run.best(within=shortest)
             value = None if early is None else float(psnr[early])
             row[f"best of first {shortest} epochs (dB)"] = value
@@ -138,11 +114,7 @@ def summary_rows(named: Named) -> list[dict[str, Any]]:
         row["minutes"] = float(np.nansum(run.metrics["seconds"])) / 60
         rows.append(row)
 
-    def average(row: dict[str, Any]) -> float:
-        value = row["average PSNR (dB)"]
-        return -math.inf if value is None else value
-
-    return sorted(rows, key=average, reverse=True)
+    return sorted(rows, key=lambda row: -(row["average PSNR (dB)"] or -math.inf))
 
 
 def summary_notes(named: Named) -> list[str]:
@@ -190,14 +162,6 @@ def common_baselines(runs: Sequence[Run]) -> dict[str, float]:
     return first if all(other == first for other in others) else {}
 
 
-def summary_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as CSV; numbers with four digits after the point."""
-    lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([rows[0], *lines])
-    return text.getvalue()
-
-
 def _cells(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The header and the rows as they are read in a text."""
 
@@ -237,9 +201,7 @@ def summary_latex(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([start, rule, head, rule, *lines, rule, r"\end{tabular}"]) + "\n"
 
 
-# ----------------------------------------------------------------------------------------
-# Overlaid figures
-
+# ---------------------------------------------------------------- overlaid figures
 
 # Panel, a column of metrics.csv → its heading and its unit.
 VIEWS = {
@@ -257,27 +219,16 @@ VIEWS = {
     "psnr": ("PSNR per frame, best validation", "PSNR (dB)"),
 }
 # File → its panels, row by row.
+PSNR, LOSS = ("val_psnr", "train_psnr"), ("val_loss", "train_mse", "train_kl", "train_loss")
 COMPARISONS: dict[str, tuple[str, ...]] = {
-    "overview": (
-        *("val_psnr", "train_psnr", "val_loss", "train_mse"),
-        *("train_kl", "train_loss", "beta", "tfr"),
-    ),
-    "psnr": ("val_psnr", "train_psnr"),
-    "loss": ("val_loss", "train_mse", "train_kl", "train_loss"),
+    "overview": (*PSNR, *LOSS, "beta", "tfr"),
+    "psnr": PSNR,
+    "loss": LOSS,
     "schedules": ("beta", "tfr"),
     "ssim": ("val_ssim",),
     "psnr_per_frame": ("psnr",),
-    "psnr_by_time": ("seconds",),  # on request
+    "psnr_by_time": ("seconds",),
 }
-
-
-def points_of(run: Run, column: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """What a run has to show in a view, x and y."""
-    if column == "psnr":
-        return best_frames(run)
-    if column == "seconds":
-        return np.nancumsum(run.metrics["seconds"]) / 60, run.metrics["val_psnr"]
-    return run.epochs, run.metrics[column]
 
 
 def comparison_figure(name: str, named: Named) -> Figure:
@@ -307,7 +258,12 @@ def comparison_figure(name: str, named: Named) -> Figure:
         axes.set(title=heading, ylabel=unit, xlabel=xlabel)
         ends = []
         for run, look in zip(runs, looks, strict=True):
-            if (points := points_of(run, key)) is None:
+            points: tuple[np.ndarray, np.ndarray] | None
+            if key == "seconds":
+                points = np.nancumsum(run.metrics["seconds"]) / 60, run.metrics["val_psnr"]
+            else:
+                points = best_frames(run) if key == "psnr" else (run.epochs, run.metrics[key])
+            if points is None:
                 continue
             x, y = points
             style.add_line(axes, x, y, key, **look)
@@ -337,20 +293,16 @@ def comparison_figure(name: str, named: Named) -> Figure:
     return figure
 
 
-def compare(
-    folders: Sequence[Path], out: Path, *, by_options: bool = False, by_time: bool = False
-) -> list[str]:
+def compare(folders: Sequence[Path], out: Path) -> list[str]:
     """Write figures and table of the runs into the folder `out`; returns lines to be printed.
 
-    by_options: in the figures, see named_runs; by_time: PSNR against training time too. Raises
-    UserError for folders that are not runs or given twice.
+    Raises UserError for folders that are not runs or given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise UserError(f"{folder}: is given twice; give every run once")
     named = named_runs([load_run(folder) for folder in folders])
-    in_figures = named_runs(list(named.values()), by_options=by_options)
     rows, notes = summary_rows(named), summary_notes(named)
     without = [name for name, run in named.items() if best_frames(run) is None]
     if without:
@@ -359,14 +311,15 @@ def compare(
             f"validation: {', '.join(without)}."
         )
     out.mkdir(parents=True, exist_ok=True)
-    left_out = {"psnr_per_frame": len(without) == len(named), "psnr_by_time": not by_time}
     written = [
-        style.save(comparison_figure(name, in_figures), out / f"{name}.png")
+        style.save(comparison_figure(name, named), out / f"{name}.png")
         for name in COMPARISONS
-        if not left_out.get(name)
+        if name != "psnr_per_frame" or len(without) < len(named)
     ]
-    texts = summary_markdown(rows, notes), summary_csv(rows), summary_latex(rows)
-    for ending, text in zip(("md", "csv", "tex"), texts, strict=True):
+    lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
+    table = as_csv([rows[0], *lines]).decode()
+    texts = {"md": summary_markdown(rows, notes), "csv": table, "tex": summary_latex(rows)}
+    for ending, text in texts.items():
         write_atomically(out / f"summary.{ending}", shown(text).encode())
         written.append(out / f"summary.{ending}")
     return [*(f"note: {note}" for note in notes[1:]), *(f"wrote {path}" for path in written)]

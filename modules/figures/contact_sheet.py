@@ -1,9 +1,5 @@
 """The contact sheet of a data set: labels over frames, and the change from frame to frame.
 
-    write_contact_sheet(Path("data.png"), "data/demo", train, val, tests, ink)
-
-It draws what it is given: cuts, blank labels and copies are found elsewhere.
-
 Legend: N frames of a split, H, W height and width; frames and labels are uint8 RGB.
 """
 
@@ -49,17 +45,17 @@ class SheetSequence(NamedTuple):
     length: int  # labels
 
 
-def beside(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
-    """Bare frames, and to the right of each the same under its label: (N, H, 2 W + 1, 3)."""
-    bare = np.pad(frames, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
-    return np.concatenate([bare, overlay(frames, labels, ink)], axis=2)
-
-
 def overlay(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
     """Labels laid over their frames, both (N, H, W, 3) uint8; their background is transparent."""
     seen = 1 - ink.cover(labels)[..., None]  # part of the frame, and before of the background
     laid = frames * seen + labels - seen * np.array(ink.background)
     return np.rint(laid).clip(0, 255).astype(np.uint8)
+
+
+def beside(frames: Pixels, labels: Pixels, ink: Ink) -> Pixels:
+    """Bare frames, and to the right of each the same under its label: (N, H, 2 W + 1, 3)."""
+    bare = np.pad(frames, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
+    return np.concatenate([bare, overlay(frames, labels, ink)], axis=2)
 
 
 def _split_strip(split: SheetSplit, rows: int, heading: str, ink: Ink) -> Image.Image:
@@ -76,29 +72,6 @@ def _split_strip(split: SheetSplit, rows: int, heading: str, ink: Ink) -> Image.
     colours = [style.VERMILLION if t in split.cuts or split.blank[t] else "black" for t in order]
     pictures = beside(split.frames[order], split.labels[order], ink)
     return picture_grid(pictures, captions, heading, columns=COLUMNS, colours=colours)
-
-
-def _test_strip(tests: Sequence[SheetSequence], ink: Ink) -> Image.Image:
-    """The first frames of the first six test sequences, bare and under their labels."""
-    some = tests[: 2 * COLUMNS]
-    frames = np.stack([test.frame for test in some])
-    labels = np.stack([test.label for test in some])
-    captions = [f"{test.name}: {test.length} labels" for test in some]
-    heading = f"test, {len(tests)} sequence(s), first frames"
-    return picture_grid(beside(frames, labels, ink), captions, heading, columns=COLUMNS)
-
-
-def _steps_chart(splits: Sequence[SheetSplit], width: int) -> Image.Image:
-    """How much each frame differs from the one before; recordings, jumps, blank labels, copies."""
-    figure = style.new_figure(7.0, width=width / style.DPI * 2.54)
-    panels = figure.subplots(len(splits))
-    for axes, split in zip(panels, splits, strict=True):
-        _plot_steps(axes, split)
-    panels[0].set_title("Difference to the frame before (mean over pixels, 0-255)")
-    panels[-1].set_xlabel("frame, in order")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=style.DPI)
-    return Image.open(buffer).convert("RGB")
 
 
 def _plot_steps(axes: Axes, split: SheetSplit) -> None:
@@ -120,9 +93,7 @@ def _plot_steps(axes: Axes, split: SheetSplit) -> None:
     ):
         if len(where):
             axes.plot(where, 0 * where, "|", color=colour, clip_on=False, label=name)
-    axes.set_xlim(0, max(last, 1))
-    axes.set_ylim(0, top)
-    axes.set_ylabel(split.name)
+    axes.set(xlim=(0, max(last, 1)), ylim=(0, top), ylabel=split.name)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(ncols=4, loc="lower right", bbox_to_anchor=(1, 1))
 
@@ -135,18 +106,27 @@ def write_contact_sheet(
     tests: Sequence[SheetSequence],
     ink: Ink,
 ) -> Path:
-    """Write the contact sheet as PNG; returns its path. Raises UserError if the disk refuses.
-
-    ink: of the data set's labels
-    """
+    """Write the contact sheet as PNG, returns its path; ink: of the labels. Raises UserError."""
     recordings = f" in {len(train.starts)} recording(s)"
     strips = [
         _split_strip(train, 4, f"{title}: train, {len(train.frames)} frames{recordings}", ink),
         _split_strip(val, 2, f"val, {len(val.frames)} frames", ink),
     ]
-    if tests:
-        strips.append(_test_strip(tests, ink))
-    strips.append(_steps_chart([train, val], strips[0].width))
+    if some := tests[: 2 * COLUMNS]:
+        stacks = np.stack([t.frame for t in some]), np.stack([t.label for t in some])
+        captions = [f"{test.name}: {test.length} labels" for test in some]
+        heading = f"test, {len(tests)} sequence(s), first frames"
+        strips.append(picture_grid(beside(*stacks, ink), captions, heading, columns=COLUMNS))
+    # How much each frame differs from the one before.
+    figure = style.new_figure(7.0, width=strips[0].width / style.DPI * 2.54)
+    panels = figure.subplots(2)
+    for axes, split in zip(panels, (train, val), strict=True):
+        _plot_steps(axes, split)
+    panels[0].set_title("Difference to the frame before (mean over pixels, 0-255)")
+    panels[1].set_xlabel("frame, in order")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=style.DPI)
+    strips.append(Image.open(buffer).convert("RGB"))
     size = (max(strip.width for strip in strips), sum(strip.height for strip in strips))
     sheet = Image.new("RGB", size, "white")
     y = 0

@@ -28,13 +28,8 @@ def curves_figure(run: Run) -> Figure:
     twin = forcing.twinx()
     twin.grid(visible=False)
     twin.spines["right"].set_visible(True)
-    for axes, unit in (
-        (psnr, "PSNR (dB)"),
-        (loss, "loss (pixels 0 to 1)"),
-        (forcing, "β (KL weight)"),
-        (twin, "TF ratio (0 to 1)"),
-        (rate, "learning rate"),
-    ):
+    units = ("PSNR (dB)", "loss (pixels 0 to 1)", "β (KL weight)", "learning rate")
+    for axes, unit in zip((*panels, twin), (*units, "TF ratio (0 to 1)"), strict=True):
         axes.set_ylabel(unit)
 
     ratio = {"color": PURPLE, "ls": DASHED, "marker": "s"}
@@ -52,7 +47,7 @@ def curves_figure(run: Run) -> Figure:
     add_curves(segments, curves)
     for part in segments:
         # With rollouts teacher forcing is drawn for each step, else once for an epoch.
-        by_step = bool(part.run.options.get("rollout_every"))
+        by_step = part.run.options.get("rollout_every")
         name, label = ("tfr", "TF, part of steps") if by_step else ("tf_active", "TF on")
         x, forced = (part.run.metrics[column][: part.rows] for column in ("epoch", name))
         own = label if part.run is run else None
@@ -89,7 +84,7 @@ def curves_figure(run: Run) -> Figure:
         style.legend_above(quadrant, *shown, ncols=1 + len(shown))
     if found := run.findings():  # the others are in warnings.txt
         look = {"color": VERMILLION, "fontsize": 7.5, "x": 0.01, "ha": "left", "gid": "warning"}
-        figure.supxlabel(textwrap.fill(found[0].fact, 120), **look)
+        figure.supxlabel(textwrap.fill(found[0], 120), **look)
     return figure
 
 
@@ -128,15 +123,15 @@ def latent_figure(run: Run) -> Figure:
     A latent in use has a KL of some nats and active dimensions; at 0 the posterior has collapsed
     and the model predicts a single future. sigma: see losses.implied_sigma().
     """
-    rows = [
+    segments = lineage(run)
+    table = joined(segments)
+    figure = style.new_figure(11.1, f"{style.shorten(run.name, 36)}: the latent")
+    panels = figure.subplots(3, sharex=True)
+    rows = (
         ("train_kl", "KL (nats per frame)", BLUE),
         ("active_dims", "active dimensions", GREEN),
         ("sigma", "decoder's σ", PURPLE),
-    ]
-    segments = lineage(run)
-    table = joined(segments)
-    figure = style.new_figure(1.5 + 3.2 * len(rows), f"{style.shorten(run.name, 36)}: the latent")
-    panels = figure.subplots(len(rows), sharex=True)
+    )
     for axes, (name, unit, colour) in zip(panels, rows, strict=True):
         axes.set_ylabel(unit)
         add_curves(segments, [(axes, name, None, {"color": colour})])

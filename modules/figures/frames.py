@@ -26,11 +26,10 @@ class Stretch(NamedTuple):
 def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
     """The lowest separate stretches of a curve, lowest first; at most `count`.
 
-    psnr: (T-1,) in dB for frames 1 … T-1; values that are not finite count as missing. The curve is
-    smoothed by a moving average as wide as a stretch: a twelfth of the curve, 1 to 15 frames (a
-    wider one would hide a short, deep dip). A stretch lies around a local minimum of it; the
-    centres of two are at least twice that width apart, so that the curve rises visibly between
-    them.
+    psnr: (T-1,) in dB for frames 1 … T-1; values that are not finite count as missing. A stretch
+    lies around a local minimum of the curve, smoothed by a moving average as wide: a twelfth of the
+    curve, 1 to 15 frames (wider, it would hide a short, deep dip). The centres of two are at least
+    twice that width apart, so that the curve rises visibly between them.
     """
     n = len(psnr)
     width = min(15, max(1, n // 12)) | 1
@@ -43,14 +42,15 @@ def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
     smooth = np.where(2 * known > width, smooth, np.inf).round(6)
     before, after = np.r_[np.inf, smooth[:-1]], np.r_[smooth[1:], np.inf]
     minima = np.flatnonzero(np.isfinite(smooth) & (smooth < before) & (smooth <= after))
-    stretches: list[Stretch] = []
     chosen: list[int] = []
     for centre in minima[np.argsort(smooth[minima], kind="stable")].tolist():
-        if len(chosen) < count and all(abs(centre - other) >= 2 * width for other in chosen):
-            start, stop = max(0, centre - half), min(n, centre + half + 1)
-            lowest = start + int(np.nanargmin(psnr[start:stop]))
+        if all(abs(centre - other) >= 2 * width for other in chosen):
             chosen.append(centre)
-            stretches.append(Stretch(start + 1, stop + 1, lowest + 1))
+    stretches = []
+    for centre in chosen[:count]:
+        start, stop = max(0, centre - half), min(n, centre + half + 1)
+        lowest = start + int(np.nanargmin(psnr[start:stop]))
+        stretches.append(Stretch(start + 1, stop + 1, lowest + 1))
     return stretches
 
 
@@ -67,7 +67,6 @@ def psnr_per_frame_figure(
     psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
     inside, outside: (T-1,), the same near the skeleton and elsewhere; drawn, faintly, where most of
     it lies within the axis of psnr, or only fragments would be seen at its edges
-    title: whose PSNR it is
     pictures: (T, H, W, 3) uint8 each, index = frame number, under the names shown above them
     """
     frames, known = np.arange(1, len(psnr) + 1), np.isfinite(psnr)
@@ -105,14 +104,8 @@ def psnr_per_frame_figure(
         label = "lowest stretches, 1 the lowest" if number == 1 else None
         band = {"color": style.BAND, "lw": 0, "zorder": 0, "gid": "stretch", "label": label}
         axes.axvspan(start - 0.5, stop - 0.5, **band)
-        mark: style.Look = {
-            "marker": "v",
-            "ms": 4.5,
-            "color": style.VERMILLION,
-            "mec": BLACK,
-            "mew": 0.5,
-        }
-        style.add_marks(axes, [lowest], [psnr[lowest - 1]], "lowest", **mark)
+        mark: style.Look = {"marker": "v", "ms": 4.5, "color": style.VERMILLION, "mew": 0.5}
+        style.add_marks(axes, [lowest], [psnr[lowest - 1]], "lowest", mec=BLACK, **mark)
         place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
         axes.text((start + stop - 1) / 2, 1.0, str(number), weight="bold", **place)
     style.whole_number_axis(axes, 1, len(psnr))
@@ -141,10 +134,7 @@ def draw_psnr_per_frame(
     prediction: np.ndarray | None = None,
     **more: Any,
 ) -> Path:
-    """Draw `psnr_per_frame_figure` into the PNG `out`; more: its other arguments.
-
-    labels, truth, prediction: (T, H, W, 3) uint8; those that are given are its pictures. Raises
-    ValueError for other shapes.
-    """
+    """Draw `psnr_per_frame_figure` into the PNG `out`, with the pictures that are given,
+    (T, H, W, 3) uint8; more: its other arguments. Raises ValueError for other shapes."""
     pictures = check_videos(label=labels, truth=truth, prediction=prediction)
     return style.save(psnr_per_frame_figure(psnr, pictures=pictures, **more), out)

@@ -26,17 +26,13 @@ GREYS = 8  # first entries of a GIF's palette, for captions
 
 
 def check_videos(**videos: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The videos that are given, by name. Raises ValueError unless all are (T, H, W, 3) uint8, of
-    one shape without a zero."""
+    """The videos that are given, by name. ValueError unless all are (T, H, W, 3) uint8, of one
+    shape without a zero."""
     given = {name: video for name, video in videos.items() if video is not None}
-    for name, video in given.items():
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
-            raise ValueError(
-                f"{name}: must be (T, H, W, 3) uint8, it is {video.shape} {video.dtype}"
-            )
-    shapes = {name: video.shape for name, video in given.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the videos differ in shape: {shapes}")
+    kinds = {(*video.shape, str(video.dtype)) for video in given.values()}
+    if len(kinds) > 1 or not all(k[3:] == (3, "uint8") and all(k[:3]) for k in kinds):
+        found = ", ".join(f"{name} {video.shape} {video.dtype}" for name, video in given.items())
+        raise ValueError(f"must be (T, H, W, 3) uint8 and of one shape: {found}")
     return given
 
 
@@ -51,19 +47,18 @@ def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
 
 
 def caption_font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib carries with it: the same on every machine."""
+    """matplotlib's own DejaVu Sans: the same on every machine."""
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     return ImageFont.truetype(str(path), size)
 
 
-# ----------------------------------------------------------------------------------------
-# GIF
+# ---------------------------------------------------------------- GIF
 
 
 def colours_of(video: np.ndarray, count: int) -> np.ndarray:
     """At most `count` colours, (count, 3) uint8, for all frames together.
 
-    By an octree, which leaves the few bright pixels of a label colours of their own.
+    An octree leaves the few bright pixels of a label colours of their own.
     """
     sample = video[np.unique(np.linspace(0, len(video) - 1, 64).round().astype(int))]
     image = Image.fromarray(sample.reshape(-1, sample.shape[2], 3))
@@ -82,8 +77,7 @@ def palette_of(videos: dict[str, np.ndarray]) -> np.ndarray:
 def to_palette(frames: Iterable[np.ndarray], palette: np.ndarray) -> Iterator[np.ndarray]:
     """(H, W, 3) → (H, W) uint8 each, indices of near colours.
 
-    A pixel keeps its colour while that is within STILL levels of its own: the noise of a still
-    background need not be stored in every frame.
+    A pixel keeps its colour while that is within STILL levels of its own: noise is not stored.
     """
     table = Image.new("P", (1, 1))
     table.putpalette(palette.tobytes())
@@ -101,8 +95,6 @@ def to_palette(frames: Iterable[np.ndarray], palette: np.ndarray) -> Iterator[np
 
 def save_gif(path: Path, frames: Iterable[np.ndarray], palette: np.ndarray, fps: float) -> Path:
     """Write (H, W) palette indices each as a GIF that loops, whole or not at all."""
-    if not 0 < fps <= 50:
-        raise ValueError(f"fps {fps}: a GIF shows more than 0 and at most 50 frames a second")
     images = [Image.fromarray(frame) for frame in frames]
     for image in images:
         image.putpalette(palette.tobytes())
@@ -125,10 +117,9 @@ def save_gif(path: Path, frames: Iterable[np.ndarray], palette: np.ndarray, fps:
 
 
 def write_gif(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path:
-    """Write one sequence, (T, H, W, 3) uint8, as a GIF; small frames are enlarged.
+    """Write one sequence, (T, H, W, 3) uint8, as a GIF of 256 colours; small frames are enlarged.
 
-    Colours are reduced to 256 for the whole sequence. Equal neighbouring frames become one that
-    lasts as long as all of them. Raises ValueError.
+    Equal neighbouring frames become one that lasts as long as all of them. Raises ValueError.
     """
     check_videos(frames=frames)
     palette = colours_of(frames, 256)
@@ -148,8 +139,8 @@ def write_comparison_gif(
 ) -> Path:
     """Write label | truth | prediction side by side (label | prediction without a truth).
 
-    All (T, H, W, 3) uint8; small frames are enlarged. psnr: (T-1,) in dB for frames 1 … T-1. The
-    title stands above, and the frame's number and its PSNR. Raises ValueError.
+    All (T, H, W, 3) uint8; small frames are enlarged. psnr: (T-1,) in dB for frames 1 … T-1.
+    Raises ValueError.
     """
     videos = check_videos(label=labels, truth=truth, prediction=prediction)
     scale = viewing_scale(prediction.shape[1])
@@ -176,17 +167,14 @@ def write_comparison_gif(
     return save_gif(path, np.stack(frames), palette, fps)
 
 
-# ----------------------------------------------------------------------------------------
-# MP4
+# ---------------------------------------------------------------- films
 
 
 def write_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: float = 15) -> Path | None:
     """Write frames, (H, W, 3) uint8 each, as an MP4 that every player shows (H.264, 4:2:0).
 
-    None without the package av (PyAV). Raises ValueError, and OSError when it cannot be written.
+    None without the package av (PyAV). Raises UserError when it cannot be written.
     """
-    if not 0 < fps < 1e4:
-        raise ValueError(f"fps {fps}: must be above 0")
     if importlib.util.find_spec("av") is None:
         return None
     import av
@@ -206,10 +194,6 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: float = 15) -> P
         file.mux(stream.encode())
     write_atomically(path, buffer.getvalue())
     return path
-
-
-# ----------------------------------------------------------------------------------------
-# Films
 
 
 def beside(*videos: np.ndarray) -> Iterator[np.ndarray]:
@@ -233,7 +217,7 @@ def write_film(
 ) -> None:
     """Write label | truth | generated side by side as path.gif, and path.mp4 where PyAV is.
 
-    All (T, H, W, 3) uint8; without a truth label | generated. Raises ValueError or OSError.
+    All (T, H, W, 3) uint8; without a truth label | generated. Raises ValueError or UserError.
     """
     videos = check_videos(label=labels, truth=truth, generated=made)
     indices = to_palette(beside(*videos.values()), palette := palette_of(videos))
@@ -241,8 +225,7 @@ def write_film(
     write_mp4(path.with_suffix(".mp4"), beside(*videos.values()), fps=fps)
 
 
-# ----------------------------------------------------------------------------------------
-# Stills
+# ---------------------------------------------------------------- stills
 
 
 def picture_grid(

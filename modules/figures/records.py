@@ -52,9 +52,9 @@ class Records:
         self._write("metrics.csv", self.table.write, retry=True)
 
     def add(self, row: dict[str, Any], result: Score, video: VideoData, made: torch.Tensor) -> None:
-        """An epoch's row of metrics.csv, and psnr_per_frame.csv if it is the best one so far.
+        """An epoch's row of metrics.csv, and psnr_per_frame.csv if it is the best so far.
 
-        Its figures are drawn later. result, made: of the epoch's validation, (T, 3, H, W) in [0, 1]
+        Figures are drawn later. result, made: of its validation, (T, 3, H, W) in [0, 1]
         """
         self.table.add(row)
         self._write("metrics.csv", self.table.write, retry=True)
@@ -184,14 +184,16 @@ def validation_files(
         "truth": video.frames.numpy(),
         "prediction": where_it_fits(to_uint8, made).cpu().numpy(),
     }
-    title = validation_title(epoch, result.mean_psnr)
-    psnr = result.psnr
+    title, psnr = validation_title(epoch, result.mean_psnr), result.psnr
     regions: dict[str, Any] = {"inside": result.inside, "outside": result.outside}
 
-    def draw(name: str) -> None:
+    def write(name: str) -> None:
+        path = root / name
+        if name == "psnr_per_frame.csv":
+            runlog.write_psnr_per_frame(path, psnr, **regions)
+            return
         from modules.figures import frames, media
 
-        path = root / name
         if name == "psnr_per_frame.png":  # which computes the average itself
             which = validation_title(epoch)
             frames.draw_psnr_per_frame(path, psnr, **regions, **pictures, title=which)
@@ -200,11 +202,5 @@ def validation_files(
         else:
             media.write_sheet(path, **pictures, psnr=psnr, title=title)
 
-    table = "psnr_per_frame.csv"
-    files: dict[str, Callable[[], object]] = {
-        table: partial(runlog.write_psnr_per_frame, root / table, psnr, **regions)
-    }
-    drawn = ["psnr_per_frame.png"]
-    if visualize:
-        drawn += ["val.gif", "val_sheet.png"]
-    return files | {name: partial(draw, name) for name in drawn}
+    names = ["psnr_per_frame.csv", "psnr_per_frame.png", "val.gif", "val_sheet.png"]
+    return {name: partial(write, name) for name in names[: 4 if visualize else 2]}

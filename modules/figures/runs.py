@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modules.diagnosis import Finding, advice, best_epoch, diagnose, news
+from modules.diagnosis import advice, best_epoch, diagnose, news
 from modules.runlog import (
     BASIC_COLUMNS,
-    DIAGNOSTIC_COLUMNS,
+    METRIC_COLUMNS,
     read_config,
     read_metrics,
     read_psnr_per_frame,
@@ -44,14 +44,14 @@ class Run:
         """Row with the highest val_psnr (among the first `within` ones); None if all are NaN."""
         return best_epoch(self.metrics["val_psnr"][:within])
 
-    def findings(self, *, latest: bool = False) -> list[Finding]:
+    def findings(self, *, latest: bool = False) -> list[str]:
         """What a user must not overlook; latest: only what the last epoch has brought."""
         find = news if latest else diagnose
-        return find(self.metrics, self.config.get("baselines"), self.options)
+        return [*find(self.metrics, self.config.get("baselines"), self.options).values()]
 
     def warnings(self, *, latest: bool = False) -> list[str]:
         """The findings, a line each; at the end of all of them the advice."""
-        lines = [f"warning: {finding.fact}" for finding in self.findings(latest=latest)]
+        lines = [f"warning: {fact}" for fact in self.findings(latest=latest)]
         if lines and not latest:
             lines.append(advice(self.metrics, self.config.get("baselines"), self.options))
         return lines
@@ -68,36 +68,22 @@ def load_run(folder: Path, rows: Sequence[Mapping[str, Any]] = ()) -> Run:
     if not path.is_file() and not rows:
         raise UserError(f"{path}: missing: no epoch has ended yet, or this is not a run's folder")
     try:
-        metrics = with_rows(read_metrics(path) if path.is_file() else {}, rows)
+        metrics = read_metrics(path) if path.is_file() else {}
+        if rows and not metrics:
+            metrics = dict.fromkeys(METRIC_COLUMNS, np.zeros(0))
+        if missing := [name for name in BASIC_COLUMNS if name not in metrics]:
+            raise ValueError(f"lacks the columns {', '.join(missing)}" if metrics else "is empty")
+        for name in METRIC_COLUMNS:  # runs of earlier versions lack some
+            metrics.setdefault(name, np.full(len(metrics["epoch"]), np.nan))
+        if rows:
+            before = metrics["epoch"] < rows[0]["epoch"]
+            late = {name: [float(row.get(name, np.nan)) for row in rows] for name in METRIC_COLUMNS}
+            metrics = {name: np.r_[metrics[name][before], late[name]] for name in METRIC_COLUMNS}
+        if not metrics["epoch"].size:
+            raise ValueError("has no rows: no epoch has ended yet")
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: is not a valid CSV file of numbers ({error})") from error
-    if missing := [name for name in BASIC_COLUMNS if name not in metrics]:
-        what = "is empty" if not metrics else f"lacks the columns {', '.join(missing)}"
-        raise UserError(f"{path}: {what}; resume the run, or start a new one, to write it again")
-    epochs = metrics["epoch"]
-    if not epochs.size:
-        raise UserError(f"{path}: has no rows: no epoch has ended yet")
-    if not ((epochs >= 0) & (epochs % 1 == 0)).all():  # NaN neither
-        raise UserError(f"{path}: has an epoch that is not an integer from 0 on")
-    for name in DIAGNOSTIC_COLUMNS:  # runs of earlier versions lack some
-        metrics.setdefault(name, np.full(len(epochs), np.nan))
+        raise UserError(f"{path}: not a table of numbers of a run's epochs: {error}") from error
     return Run(folder, read_config(folder), metrics)
-
-
-def with_rows(
-    metrics: dict[str, np.ndarray], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, np.ndarray]:
-    """The columns of metrics.csv with these rows in the place of all from the first of them on."""
-    if not rows:
-        return metrics
-    before = metrics.get("epoch", np.zeros(0)) < rows[0]["epoch"]
-    return {
-        name: np.r_[
-            metrics[name][before] if metrics else [],
-            [float(row.get(name, np.nan)) for row in rows],
-        ]
-        for name in metrics or rows[0]
-    }
 
 
 def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
@@ -112,11 +98,8 @@ def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         table = read_psnr_per_frame(path)
     except (ValueError, KeyError, csv.Error) as error:
-        raise UserError(
-            f"{path}: is not a valid CSV file with the columns frame and psnr ({error})"
-        ) from error
-    average = table.psnr.sum() / max(1, len(table.psnr))
-    same = abs(average - run.metrics["val_psnr"][best]) < 1e-4
+        raise UserError(f"{path}: not a table of PSNR per frame ({error})") from error
+    same = abs(table.psnr.mean() - run.metrics["val_psnr"][best]) < 1e-4
     return (table.frame, table.psnr) if same else None
 
 
@@ -149,7 +132,7 @@ def parent_of(run: Run) -> tuple[Run, int] | None:
 
 def lineage(run: Run) -> list[Segment]:
     """A run's ancestors, oldest first, then the run; each continues its parent's epochs."""
-    chain: list[tuple[Run, int | None]] = [(run, None)]  # with the last epoch that counts
+    chain = [(run, int(run.epochs[-1]))]  # with the last epoch that counts
     seen = {run.folder.resolve()}
     # The config of a reused folder may name the folder itself, or a descendant, as its parent.
     while (parent := parent_of(chain[0][0])) and parent[0].folder.resolve() not in seen:
@@ -158,9 +141,8 @@ def lineage(run: Run) -> list[Segment]:
     segments: list[Segment] = []
     shift = 0
     for member, last in chain:
-        rows = len(member.epochs) if last is None else int((member.epochs <= last).sum())
-        segments.append(Segment(member, rows, shift))
-        shift += 0 if last is None else last + 1
+        segments.append(Segment(member, int((member.epochs <= last).sum()), shift))
+        shift += last + 1
     return segments
 
 

@@ -8,12 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from modules.figures import style
-from modules.options import (
-    TrainerOptions,
-    check_combinations,
-    option,
-    without_effect,
-)
+from modules.options import TrainerOptions, check_combinations, option, without_effect
 from modules.runtime.errors import UserError
 from modules.schedules import epoch_plan, idle_annealing
 
@@ -30,8 +25,7 @@ def schedule_table(o: TrainerOptions) -> dict[str, np.ndarray]:
 
     Without the detector's resets of tfr, which depend on results.
     """
-    plans = [epoch_plan(o, epoch) for epoch in range(o.num_epoch)]
-    rows = [(e, plan.beta, plan.tfr, plan.teacher_forcing, plan.lr) for e, plan in enumerate(plans)]
+    rows = [(epoch, *epoch_plan(o, epoch)) for epoch in range(o.num_epoch)]
     names = ("epoch", "beta", "tfr", "tf_active", "lr")
     return dict(zip(names, np.array(rows, dtype=float).T, strict=True))
 
@@ -40,8 +34,7 @@ def schedules_figure(o: TrainerOptions) -> Figure:
     """β, teacher forcing and learning rate by epoch."""
     table, options = schedule_table(o), vars(o)
     epoch = table["epoch"]
-    title = f"Schedules, num_epoch {o.num_epoch}"
-    figure = style.new_figure(12.0, title)
+    figure = style.new_figure(12.0, f"Schedules, num_epoch {o.num_epoch}")
     weight, forcing, rate = figure.subplots(3, sharex=True)
     weight.set(ylabel="β (KL weight)", title=f"KL annealing: {kl_text(options)}")
     style.add_line(weight, epoch, table["beta"], "beta", color=style.GREEN)
@@ -51,9 +44,8 @@ def schedules_figure(o: TrainerOptions) -> Figure:
     text = f"teacher forcing (TF): {forcing_text({**options, 'detector_patience': 0})}{detector}"
     text += f"\nbands: on, drawn with seed {o.seed}: {int(active.sum())} of {o.num_epoch} epochs"
     forcing.set(ylabel="TF ratio (0 to 1)", title=text)
-    style.add_line(
-        forcing, epoch, table["tfr"], "tfr", color=style.PURPLE, ls=style.DASHED, marker="s"
-    )
+    look: style.Look = {"color": style.PURPLE, "ls": style.DASHED, "marker": "s"}
+    style.add_line(forcing, epoch, table["tfr"], "tfr", **look)
     style.add_teacher_forcing(forcing, epoch, active)
     style.axis_from_zero(forcing, np.ones(1))
     rate.set(ylabel="learning rate", title=f"learning rate: {o.lr_scheduler}", xlabel="epoch")

@@ -1,8 +1,7 @@
 """How every figure looks: sizes, colours, lines, axes. Layout is left to matplotlib's own engine.
 
-Figures are 8.5 or 17 cm wide, a column or the whole of an A4 page, and their text has at least 7 pt
-at that width. Colours are Okabe & Ito's; lines that differ in colour also differ in style. No
-pyplot, so no display and no list of open figures.
+Figures are as wide as a column or an A4 page, with text of at least 7 pt. Lines that differ in
+colour also differ in style. No pyplot, so no display and no list of open figures.
 """
 
 import io
@@ -81,10 +80,8 @@ def new_figure(height: float, title: str = "", *, width: float = COLUMN) -> Figu
 
 
 def drawable(text: str) -> str:
-    """A user's text with "?" for characters that the font lacks: matplotlib would warn of each.
-
-    A leading underscore gets a space before it, since it would hide a legend's entry.
-    """
+    """A user's text with "?" for characters that the font lacks (a warning of matplotlib's), and a
+    space before a leading underscore, which would hide a legend's entry."""
     known = get_font(findfont(FontProperties())).get_charmap()
     text = "".join(c if c == "\n" or ord(c) in known else "?" for c in shown(text))
     return f" {text}" if text.startswith("_") else text
@@ -105,8 +102,8 @@ def plain_number(value: float, _: Any = None) -> str:
 
 def legend_above(figure: Figure | SubFigure, *panels: Axes, ncols: int = 2) -> None:
     """A legend of these axes above them, where it hides no curve; figure: theirs alone."""
-    if handles := [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]:
-        figure.legend(handles=handles, loc="outside upper left", ncols=ncols)
+    handles = [handle for axes in panels for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside upper left", ncols=ncols)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -117,8 +114,7 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-# ----------------------------------------------------------------------------------------
-# Lines
+# ---------------------------------------------------------------- lines
 
 
 def add_line(
@@ -133,8 +129,7 @@ def add_line(
 ) -> None:
     """A curve that breaks where y is NaN. Few points, and those without neighbours, get markers.
 
-    name: what the numbers are, kept as the line's gid; label: its entry in the legend, None for
-    none; points: how many all parts of the curve have together
+    name: of the numbers, the line's gid; label: in the legend; points: of all parts of the curve
     """
     known = np.isfinite(y)
     alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
@@ -151,8 +146,7 @@ REGIONS: dict[str, tuple[str, Look]] = {
 
 
 def add_marks(axes: Axes, x: Any, y: Any, name: str, label: str | None = None, **look: Any) -> None:
-    """Single points; y: a sequence of values, or one number for a height between 0 and 1 in the
-    axes. Otherwise like `add_line`."""
+    """Single points, like `add_line`; a y that is one number is a height in the axes, 0 to 1."""
     look = {"color": BLACK, "mew": 0.8, **look}
     if isinstance(y, float):
         look["transform"], y = axes.get_xaxis_transform(), np.full(len(x), y)
@@ -164,7 +158,7 @@ def add_teacher_forcing(
 ) -> None:
     """Bands over the epochs that were teacher-forced ("TF status"), the darker the more.
 
-    forced: (epochs,), the share of an epoch's steps, 0 to 1
+    forced: (epochs,), 0 to 1
     """
     edges = [0, *np.flatnonzero(np.diff(forced)) + 1, len(forced)]
     place: Look = {"lw": 0, "zorder": 0, "gid": "tf_active"}
@@ -183,8 +177,7 @@ def add_best_baseline(axes: Axes, baselines: Any) -> None:
         axes.axhline(known[key], gid=key, label=label, color=GREY, ls=DOTTED, lw=0.9, zorder=1)
 
 
-# ----------------------------------------------------------------------------------------
-# Axes
+# ---------------------------------------------------------------- axes
 
 
 def number_axis(axes: Axes, values: np.ndarray | None = None, log_from: float = 30.0) -> None:

@@ -165,7 +165,7 @@ def describe(device: torch.device, precision: torch.dtype) -> str:
 
 
 def set_up(device: torch.device, precision: str, deterministic: bool = False) -> None:
-    """Process-wide settings for training, of --precision and --deterministic."""
+    """Process-wide settings for training, of --precision and CVAE_DETERMINISTIC."""
     if device.type == "cpu":
         keep_freed_memory()
     set_float32(device, precision)

@@ -14,8 +14,8 @@ from modules.runtime.errors import UserError
 
 WARM_UP = 3  # runs before a capture
 TOO_LARGE = (
-    "a training step does not fit into the GPU's memory: --recompute, a smaller --batch_size or "
-    "--train_vi_len, a smaller model or smaller frames need less"
+    "a training step does not fit into the GPU's memory: CVAE_RECOMPUTE=1 in the environment, a "
+    "smaller --batch_size or --train_vi_len, a smaller model or smaller frames need less"
 )
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import pytest
 from modules import plots
 from modules.figures.compare import (
     COMPARISONS,
-    RUN_COLOURS,
-    RUN_STYLES,
     common_baselines,
     compare,
     comparison_figure,
@@ -29,23 +26,18 @@ from modules.figures.style import COLUMN, PAGE
 from modules.runlog import METRIC_COLUMNS
 from modules.runtime.errors import UserError
 from tests.support.drawn import BASELINES, check_layout, colours, make_run, set_parent
-from tests.support.scripts import REPOSITORY
 
 HEADER = ",".join(METRIC_COLUMNS) + "\n"
 
 # ---------------------------------------------------------------- a run's folder
 
 
-def test_a_run_is_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_what_it_wrote(tmp_path: Path) -> None:
     rows = {2: {"val_psnr": 31.5}, 5: {"val_psnr": 33.25}, 6: {"val_psnr": math.inf}}
     rows |= {0: {"val_psnr": math.nan}}
-    folder = make_run(tmp_path / "dance", 8, rows=rows, options={"tfr": 0.5})
+    folder = make_run(tmp_path / "dance", 8, rows=rows)
     run = load_run(folder)
-    assert (run.name, run.options["tfr"]) == ("dance", 0.5)
-    assert run.epochs.tolist() == list(range(8))
     assert (run.best(), run.best(within=4), run.best(within=1)) == (5, 2, None)
-    monkeypatch.chdir(folder)
-    assert load_run(Path()).name == "dance"
     # The last rows may not be in the file yet, or another value of theirs.
     late = [{**dict.fromkeys(METRIC_COLUMNS, 0.0), "epoch": e, "val_psnr": 40 + e} for e in (7, 8)]
     psnr = load_run(folder, late).metrics["val_psnr"]
@@ -62,38 +54,18 @@ def test_a_run_is_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (None, "missing"),
         ("", "is empty"),
         ("epoch,val_psnr\n0,20\n", "lacks the columns train_loss, "),
-        (HEADER, "has no rows"),
-        (HEADER + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a valid CSV file"),
-        (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "1\n", "not an integer from 0 on"),
         (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "\n", "has no rows"),  # a spreadsheet's
-        (HEADER + "0.5" + ",1" * (len(METRIC_COLUMNS) - 1) + "\n", "not an integer from 0 on"),
-        (HEADER + "-1" + ",1" * (len(METRIC_COLUMNS) - 1) + "\n", "not an integer from 0 on"),
-        (b"\xff\xfe\x00binary", ""),
+        (HEADER + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a table of numbers"),
     ],
 )
-def test_faults_of_metrics_are_named(
-    tmp_path: Path, content: str | bytes | None, said: str
-) -> None:
+def test_faults_of_metrics_are_named(tmp_path: Path, content: str | None, said: str) -> None:
     folder = make_run(tmp_path / "run")
     load_run(folder)  # the control
     path = folder / "metrics.csv"
     path.unlink()
     if content is not None:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.write_text(content)
     with pytest.raises(UserError, match=rf"metrics\.csv: .*{said}"):
-        load_run(folder)
-
-
-def test_other_files_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none: there is no such folder"):
-        load_run(tmp_path / "none")
-    folder = make_run(tmp_path / "run")
-    for content in ("x\ny\n", "frame,psnr\n1,x\n"):
-        (folder / "psnr_per_frame.csv").write_text(content)
-        with pytest.raises(UserError, match=r"psnr_per_frame\.csv: "):
-            best_frames(load_run(folder))
-    (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json"):
         load_run(folder)
 
 
@@ -101,31 +73,20 @@ def test_lineage_that_cannot_be_followed(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a", 4), make_run(tmp_path / "b", 4)
     set_parent(b, tmp_path / "gone", 2)
     assert [part.shift for part in lineage(load_run(b))] == [0]
-    set_parent(b, a, -1)  # the parent had not finished an epoch
-    assert len(lineage(load_run(b))) == 1
-    set_parent(b, None, 2)
-    assert len(lineage(load_run(b))) == 1
     set_parent(b, Path("/elsewhere/a"), 2)  # both were moved: found next to it
     assert [part.shift for part in lineage(load_run(b))] == [0, 3]
     set_parent(a, b, 1)
     set_parent(b, a, 2)  # each is the other's parent
     assert [part.run.name for part in lineage(load_run(a))] == ["b", "a"]
-    set_parent(a, a, 1)
-    assert len(lineage(load_run(a))) == 1
 
 
 def test_runs_of_earlier_versions_lack_diagnostics(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run")
-    table = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
-    for columns, has_latent in ((17, True), (14, False)):
-        (folder / "metrics.csv").write_text("".join(f"{','.join(r[:columns])}\n" for r in table))
-        metrics = load_run(folder).metrics
-        assert np.isnan(metrics["val_psnr_inside"]).all() and len(metrics["val_flicker"]) == 10
-        assert np.isnan(metrics["val_ssim"]).all() != has_latent
-        draw_curves(folder)
-        assert (folder / "latent.png").exists() == has_latent
-        assert not (folder / "regions.png").exists()
-        (folder / "latent.png").unlink(missing_ok=True)
+    path = make_run(tmp_path / "run") / "metrics.csv"
+    rows = [row.split(",")[:14] for row in path.read_text().splitlines()]
+    path.write_text("".join(f"{','.join(row)}\n" for row in rows))
+    assert np.isnan(load_run(path.parent).metrics["val_ssim"]).all()
+    draw_curves(path.parent)
+    assert [png.name for png in path.parent.glob("*.png")] == ["curves.png"]
 
 
 def test_warnings_come_from_the_run_s_files(tmp_path: Path) -> None:
@@ -137,8 +98,6 @@ def test_warnings_come_from_the_run_s_files(tmp_path: Path) -> None:
     assert cause.startswith("likeliest cause: ") and "docs/theory.md" in cause
     assert run.warnings(latest=True) == []  # neither is news of the last epoch
     assert load_run(make_run(tmp_path / "b")).warnings() == []
-    running = load_run(make_run(tmp_path / "c", rows=falling, options={"num_epoch": 30}))
-    assert [finding.name for finding in running.findings()] == ["falling"]
 
 
 # ---------------------------------------------------------------- several runs
@@ -152,18 +111,10 @@ def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
     def names(*folders: Path) -> list[str]:
         return [*named_runs([load_run(folder) for folder in folders])]
 
-    a, other = make_run(tmp_path / "x/a"), make_run(tmp_path / "y/a", options={"tfr": 0.5})
-    b, c = make_run(tmp_path / "b", options={"tfr": 0.0}), make_run(tmp_path / "x/c")
+    a, other, b, c = (make_run(tmp_path / name) for name in ("x/a", "y/a", "b", "x/c"))
     # Whatever it is compared with; but for one of the same name.
-    assert names(a, b) == ["a", "b"] and names(c, a, b) == ["c", "a", "b"]
+    assert names(c, a, b) == ["c", "a", "b"]
     assert names(a, b, other) == ["x/a", "b", "y/a"]
-    assert names(make_run(tmp_path / "z/x/a"), a)[1] == f"{tmp_path.name}/x/a"
-    # By its options on request, where they tell the runs apart.
-    none = make_run(tmp_path / "none", options={"kl_anneal_type": "None"})
-    runs = [load_run(folder) for folder in (a, other, none)]
-    called = [*named_runs(runs, by_options=True)]
-    assert called == ["tfr 1, KL Cyclical", "tfr 0.5, KL Cyclical", "tfr 1, KL None"]
-    assert [*named_runs([runs[0], load_run(c)], by_options=True)] == ["a", "c"]
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
@@ -178,15 +129,12 @@ def test_settings_that_differ(tmp_path: Path) -> None:
         make_run(tmp_path / n, options={**steps, "lr_milestones": [m]}) for n, m in ("d1", "e2")
     )
     assert differing(d, e) == {"lr_milestones": ["1", "2"]}
-    none = make_run(tmp_path / "none", options={"kl_anneal_type": "None", "kl_beta": 0.0})
-    assert differing(a, none)["kl_anneal_type"] == ["Cyclical", "None"]
     child = make_run(tmp_path / "child")
     set_parent(child, d, 7)
     assert differing(a, child) == {"start": ["from scratch", "fine-tuned from d, epoch 7"]}
-    roots = ("/data/a/dance", "/data/b/dance", "/data/b/walk")
-    one, two, walk = (make_run(tmp_path / str(i), options={"DR": r}) for i, r in enumerate(roots))
+    roots = ("/data/a/dance", "/data/b/dance")
+    one, two = (make_run(tmp_path / str(i), options={"DR": r}) for i, r in enumerate(roots))
     assert differing(one, two) == {"data": ["a/dance", "b/dance"]}
-    assert differing(one, walk) == {"data": ["dance", "walk"]}
 
 
 @pytest.fixture
@@ -218,8 +166,6 @@ def test_summary_is_best_first(
     with (tmp_path / "out" / "summary.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["run"] for row in table] == ["best", "middling", "worst"]
-    for name in ("KL annealing", "teacher forcing", "train_vi_len", "epochs", "best epoch"):
-        assert name in table[0]
     metrics = load_run(three[2]).metrics["val_psnr"]
     assert float(table[0]["average PSNR (dB)"]) == pytest.approx(metrics.max(), abs=1e-4)
     assert int(table[0]["best epoch"]) == metrics.argmax()
@@ -232,12 +178,10 @@ def test_summary_is_best_first(
         table[0]["KL annealing"] == "Monotonic, ratio 1" and table[2]["teacher forcing"] == "none"
     )
     text = (tmp_path / "out" / "summary.md").read_text()
-    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("|")]
+    rows = [row.split(" | ")[:2] for row in text.splitlines() if row.startswith("|")]
     assert [row[0] for row in rows] == ["| run", "| ---", "| best", "| middling", "| worst"]
     assert rows[2][1] == f"{metrics.max():.2f}"
-    assert len({len(row) for row in rows}) == 1
-    assert "worst has 4 of its 10 epochs" in text
-    assert any("worst has 4 of its 10 epochs" in line for line in printed)
+    assert "worst has 4 of its 10 epochs" in text and "worst has 4 of its" in "".join(printed)
 
 
 def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
@@ -248,13 +192,10 @@ def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
     assert (row["average PSNR (dB)"], row["best epoch"], row["last PSNR (dB)"]) == (26, 3, 20)
     (star,) = [e for e in comparison_figure("psnr", named).axes[0].lines if e.get_gid() == "best"]
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (3, 26)
-    (curve,) = comparison_figure("psnr_per_frame", named).axes[0].lines
-    assert curve.get_ydata().mean() == pytest.approx(26)
-    # The control: one whose table is of the last epoch, as earlier versions wrote it.
-    last = load_run(make_run(tmp_path / "last", rows=falling, frames=20.0))
-    assert best_frames(last) is None
-    both = comparison_figure("psnr_per_frame", {"last": last, **named}).axes[0].lines
-    assert [each.get_ydata().mean() for each in both] == [pytest.approx(26)]
+    # The control: one whose table is of the last epoch.
+    named["last"] = load_run(make_run(tmp_path / "last", rows=falling, frames=20.0))
+    curves = comparison_figure("psnr_per_frame", named).axes[0].lines
+    assert [curve.get_ydata().mean() for curve in curves] == [pytest.approx(26)]
 
 
 def test_the_table_of_latex() -> None:
@@ -267,29 +208,17 @@ def test_the_table_of_latex() -> None:
 
 
 def test_overlaid_figures(three: list[Path]) -> None:
+    """What they show in words and numbers: tests/programs/test_document_figures.py."""
     named = named_runs([load_run(folder) for folder in three])
     for name, columns in COMPARISONS.items():
         figure = comparison_figure(name, named)
         check_layout(figure, PAGE if len(columns) > 1 else COLUMN)
-        assert len(figure.axes) == len(columns)
         limits: dict[str, set[tuple[float, float]]] = {}
         for axes, column in zip(figure.axes, columns, strict=True):
-            drawn = [each for each in axes.lines if each.get_gid() == column]
-            assert len({each.get_color() for each in drawn}) == len(drawn) == 3
-            assert len({each.get_marker() for each in drawn}) == 3
+            assert len([each for each in axes.lines if each.get_gid() == column]) == 3
             limits.setdefault(axes.get_ylabel(), set()).add(axes.get_ylim())
-            if column in METRIC_COLUMNS and column != "seconds":
-                assert axes.get_xlabel() == "epoch"
-                for each, run in zip(drawn, named.values(), strict=True):
-                    np.testing.assert_array_equal(each.get_ydata(), run.metrics[column])
-        # One unit, one scale.
-        assert all(len(found) == 1 for found in limits.values())
-        (legend,) = figure.legends
-        entries = [text.get_text() for text in legend.get_texts()]
-        assert entries[:3] == ["middling", "worst", "best"]  # in the order that was asked for
-    assert len({str(style) for style in RUN_STYLES}) == 4
+        assert all(len(found) == 1 for found in limits.values())  # one unit, one scale
     by_time = comparison_figure("psnr_by_time", named).axes[0]
-    assert by_time.get_xlabel() == "training time (min)"
     curves = [each for each in by_time.lines if each.get_gid() == "seconds"]
     np.testing.assert_allclose(curves[1].get_xdata(), [0.5, 1.0, 1.5, 2.0])
 
@@ -297,41 +226,28 @@ def test_overlaid_figures(three: list[Path]) -> None:
 def test_many_runs(tmp_path: Path) -> None:
     one = load_run(make_run(tmp_path / "one", 3))
     runs = {f"a rather long name of run {i}": Run(tmp_path, {}, one.metrics) for i in range(28)}
-    assert len(RUN_COLOURS) == 7 and len({str(style) for style in RUN_STYLES}) == 4
-    for name, width in (("ssim", None), ("overview", PAGE)):
-        figure = comparison_figure(name, runs)
-        check_layout(figure, *([width] if width else []))
-        shown = [each for each in figure.axes[0].lines if str(each.get_gid()).startswith("val_")]
-        looks = {(each.get_color(), str(each._dash_pattern)) for each in shown}
-        assert len(looks) == len(shown) == 28  # each has one of its own
-        boxes = [axes.get_window_extent() for axes in figure.axes]
-        (legend,) = figure.legends
-        assert legend.get_window_extent().y0 >= max(box.y1 for box in boxes)
-        assert min(box.height for box in boxes) > 200  # pixels: not squeezed by the legend
+    figure = comparison_figure("overview", runs)
+    check_layout(figure, PAGE)
+    shown = [each for each in figure.axes[0].lines if each.get_gid() == "val_psnr"]
+    looks = {(each.get_color(), str(each._dash_pattern)) for each in shown}
+    assert len(looks) == len(shown) == 28  # each has one of its own
+    boxes = [axes.get_window_extent() for axes in figure.axes]
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y0 >= max(box.y1 for box in boxes)
+    assert min(box.height for box in boxes) > 200  # pixels: not squeezed by the legend
 
 
 def test_baselines_that_the_runs_share(tmp_path: Path) -> None:
     earlier = {name: value for name, value in BASELINES.items() if name != "nearest_pose"}
-    other_data = {**BASELINES, "first_frame": 9.0}
-    new, old, other = (
-        load_run(make_run(tmp_path / name, baselines=values))
-        for name, values in (
-            ("n", BASELINES),
-            ("o", earlier),
-            ("x", other_data),
-        )
-    )
-    assert common_baselines([new, new]) == BASELINES
-    named = {"n": new, "o": old}
-    assert "mean-frame 22.73 dB, nearest-pose 23.50 dB." in summary_notes({"n": new})[-1]
-    assert common_baselines([new, old]) == common_baselines([old, new]) == earlier
-    assert "mean-frame 22.73 dB." in summary_notes(named)[-1]
-    for runs, highest in (({"n": new}, "nearest_pose"), (named, "mean_train_frame")):
-        drawn = {each.get_gid() for each in comparison_figure("psnr", runs).axes[0].lines}
-        assert drawn & BASELINES.keys() == {highest}
-    # Other data, or a run without any.
-    assert common_baselines([new, other]) == common_baselines([old, other]) == {}
-    assert common_baselines([new, load_run(make_run(tmp_path / "y", baselines=None))]) == {}
+    tables = {"new": BASELINES, "old": earlier, "other": {**BASELINES, "first_frame": 9.0}}
+    runs = {n: load_run(make_run(tmp_path / n, baselines=v)) for n, v in tables.items()}
+    assert common_baselines([runs["new"]]) == BASELINES
+    named = {n: runs[n] for n in ("new", "old")}
+    assert common_baselines([*named.values()]) == earlier
+    assert "copy-first-frame 20.26 dB, mean-frame 22.73 dB." in summary_notes(named)[-1]
+    drawn = {each.get_gid() for each in comparison_figure("psnr", named).axes[0].lines}
+    assert drawn & BASELINES.keys() == {"mean_train_frame"}  # the highest
+    assert common_baselines([*runs.values()]) == {}  # other data
 
 
 def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,39 +269,14 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
     assert rows[-1].startswith("nan,,")  # without a number it is last, whatever its place
     tables = {f"summary.{ending}" for ending in ("md", "csv", "tex")}
-    names = {f"{name}.png" for name in COMPARISONS if name != "psnr_by_time"} | tables
+    names = {f"{name}.png" for name in COMPARISONS} | tables
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    assert all(colours(path) > 20 for path in (tmp_path / "out").glob("*.png"))
     one_figure(monkeypatch, "psnr_per_frame")
     compare([bare], tmp_path / "one")
     assert {path.name for path in (tmp_path / "one").iterdir()} == tables
-    with pytest.raises(UserError, match="given twice"):
-        compare([whole, tmp_path / "nan" / ".." / "whole"], tmp_path / "two")
 
 
 # ---------------------------------------------------------------- the command line
-
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modules.plots", *map(str, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_commands_as_a_user_types_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, other = make_run(tmp_path / "run"), make_run(tmp_path / "b", options={"lr": 0.01})
-    done = command("compare", run, other, "--out", tmp_path / "new" / "out", "--by_time")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"wrote {tmp_path / 'new' / 'out' / 'psnr_by_time.png'}" in done.stdout
-    assert f"wrote {tmp_path / 'new' / 'out' / 'summary.md'}" in done.stdout
-    call(monkeypatch, "curves", run, other)
-    printed = f"wrote {run / 'curves.png'}\nwrote {other / 'curves.png'}\n"
-    assert capsys.readouterr().out == printed
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -393,16 +284,24 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     plots.main()
 
 
+def test_commands_as_a_user_types_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = make_run(tmp_path / "run"), make_run(tmp_path / "b", options={"lr": 0.01})
+    out = tmp_path / "new" / "out"
+    call(monkeypatch, "compare", run, other, "--out", out)
+    printed = capsys.readouterr().out
+    assert f"wrote {out / 'overview.png'}" in printed and f"wrote {out / 'summary.md'}" in printed
+    call(monkeypatch, "curves", run, other)
+    printed = f"wrote {run / 'curves.png'}\nwrote {other / 'curves.png'}\n"
+    assert capsys.readouterr().out == printed
+
+
 def test_schedules_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "s.png"
-    call(monkeypatch, "schedules", "--num_epoch", 20, "--kl_anneal_cycle", 4, "--out", out)
-    assert capsys.readouterr().out == f"wrote {out}\n"
-    assert colours(out) > 20
     call(monkeypatch, "schedules", "--lr_gamma", 0.5, "--detector_patience", 3, "--out", out)
     printed = capsys.readouterr().out
+    assert printed.endswith(f"wrote {out}\n") and colours(out) > 20
     assert "--lr_gamma has no effect" in printed and "detector" in printed
-    for wrong in (["--out", "x.jpg"], ["--tfr", 2], ["--lrr", 1]):
-        with pytest.raises(UserError):
-            call(monkeypatch, "schedules", *wrong)

@@ -172,13 +172,13 @@ def test_a_step_that_does_not_fit_is_a_user_s_error(monkeypatch: pytest.MonkeyPa
     # A rank must not go on by itself: the others wait for it in their warm-up.
     monkeypatch.setattr(graphs, "capture", lambda *_: fail(torch.OutOfMemoryError(FULL)))
     monkeypatch.setattr(graphs.distributed, "world_size", lambda: 2)
-    with pytest.raises(UserError, match="does not fit into the GPU's memory: --recompute"):
+    with pytest.raises(UserError, match="does not fit into the GPU's memory: CVAE_RECOMPUTE=1"):
         GraphedStep(step)(part, teacher_forcing=True)
     monkeypatch.undo()
 
     graphed = GraphedStep(lambda *_, **__: fail(torch.OutOfMemoryError(FULL)))
     graphed.why_eager = "as here"
-    with pytest.raises(UserError, match="does not fit into the GPU's memory: --recompute"):
+    with pytest.raises(UserError, match="does not fit into the GPU's memory: CVAE_RECOMPUTE=1"):
         graphed(part, teacher_forcing=True)
     graphed.step = lambda *_, **__: fail(ValueError("another fault"))  # the control
     with pytest.raises(RuntimeError, match="previous error"):

@@ -31,7 +31,7 @@ EVERYTHING = (
     *("--augment", "shift", "colour", "--ema", "0.9"),
     *("--optim", "Muon", "--lr_scheduler", "cosine"),
     *("--prior", "learned", "--output", "sigmoid"),
-    *("--jump", "0.4", "--reference", "first", "--fold", "2"),
+    *("--jump", "0.4", "--reference", "first"),
 )
 OPTIONS = {"usual": USUAL, "everything": EVERYTHING}
 

@@ -188,7 +188,7 @@ def test_a_second_run_in_the_folder_is_refused(dataset: Path, tmp_path: Path) ->
     (run / ".last.ckpt.4711.tmp").touch()
     for words in (
         ["--save_root", str(run), "--resume"],
-        [*started, "--resume_if_any"],
+        [*started, "--resume", "if_any"],
         [*started],
     ):
         lock = json.loads((run / "run.lock").read_text())
@@ -202,7 +202,7 @@ def test_a_second_run_in_the_folder_is_refused(dataset: Path, tmp_path: Path) ->
     assert first.communicate()[1] == "" and first.returncode == -9  # nothing disturbed it
     assert (run / "run.lock").exists()
     done = load_last(run).last_epoch + 3
-    resumed = run_script("Trainer.py", *started[:-1], str(done), "--resume_if_any")
+    resumed = run_script("Trainer.py", *started[:-1], str(done), "--resume", "if_any")
     assert_done(resumed, run, done)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dataloader
+from modules.datasets.video_options import COMMANDS
 from modules.options import TesterOptions, TrainerOptions, parse, parse_trainer
 from modules.plots import CompareOptions
 from modules.runtime.errors import UserError
@@ -91,12 +92,12 @@ def test_files_that_are_named_exist(page: str) -> None:
 
 def unknown_options(text: str) -> set[str]:
     """Options that a page names and no script has, but for those that it says are gone."""
-    known = {e.name for o in (TrainerOptions, TesterOptions) for e in dataclasses.fields(o)}
-    known |= set(re.findall(r"--(\w+)", text_of("docs/options.md")))
-    elsewhere = {"help", "logdir", *(e.name for e in dataclasses.fields(CompareOptions))}
+    every = (TrainerOptions, TesterOptions, CompareOptions, *COMMANDS.values())
+    fields = [entry for options in every for entry in dataclasses.fields(options)]
+    known = {"help", *(e.name for e in fields if not e.metadata["hidden"])}
     prose = re.sub(r"`(?:pip|torchrun)[^`]*`", "", without_blocks(text))
     prose = re.sub(r"^## No longer promised\n.*?(?=^## |\Z)", "", prose, flags=re.M | re.S)
-    return set(re.findall(r"--([A-Za-z]\w*)", prose)) - known - elsewhere
+    return set(re.findall(r"--([A-Za-z]\w*)", prose)) - known
 
 
 @every_text

@@ -1,4 +1,4 @@
-"""--resume_if_any: one command for a job that its scheduler starts again and again."""
+"""--resume if_any: one command for a job that its scheduler starts again and again."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 def job(dataset: Path, run: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
     """The command that is typed once and run as often as it takes."""
     typed = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "2", "--auto_save")
-    return run_script("Trainer.py", *typed, "--resume_if_any", *more)
+    return run_script("Trainer.py", *typed, "--resume", "if_any", *more)
 
 
 def test_the_same_command_starts_resumes_and_ends(dataset: Path, tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_fine_tuning_starts_from_the_weights_once(dataset: Path, tmp_path: Path)
 
 
 def test_what_it_needs(tmp_path: Path) -> None:
-    assert_refused(run_script("Trainer.py", "--resume_if_any"), "--save_root")
-    nothing = run_script("Trainer.py", "--resume_if_any", "--save_root", tmp_path / "none")
+    assert_refused(run_script("Trainer.py", "--resume", "if_any"), "--save_root")
+    nothing = run_script("Trainer.py", "--resume", "if_any", "--save_root", tmp_path / "none")
     assert_refused(nothing, "no data set", "--DR")
 
 
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(dataset: Path, tmp_
     run = tmp_path / "run"
     with refusing("stat", errno.ETIMEDOUT, when=named("last.ckpt")) as refused:
         result = job(dataset, run)
-    assert_refused(result, "--resume_if_any", "cannot be read (Connection timed out)")
+    assert_refused(result, "--resume: ", "cannot be read (Connection timed out)")
     assert refused
     assert not run.exists()
 

@@ -9,7 +9,6 @@ from tests.support.scripts import REPOSITORY
 
 PAGES = (
     "README.md",
-    "docs/options.md",
     "docs/training.md",
     "docs/own_video.md",
     "docs/inputs.md",
@@ -22,7 +21,6 @@ PAGES = (
 # What one reads first, or for a report, is translated. These are looked up, and change with the
 # code: a translation would go stale.
 UNTRANSLATED = (
-    "docs/options.md",
     "docs/inputs.md",
     "docs/results.md",
     "docs/gpu.md",
