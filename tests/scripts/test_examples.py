@@ -33,7 +33,6 @@ NOT_RUN = {
     "pip install -r ": "the environment is there",
     "python Trainer.py --DR ROOT --save_root runs/gpus --batch_size 8 --gpu 4": "needs four GPUs",
     "python tests/programs/ablation.py --DR ": "test_ablation.py",
-    "python tests/programs/batch_norm.py ": "test_batch_norm.py",
     "python tests/programs/moving_camera.py ": "test_moving_camera.py",
     "python tests/programs/leave_out.py ": "test_leave_out.py",
     "python -m modules.plots compare runs/ablation": "test_compare.py",
