@@ -1,12 +1,11 @@
 """What only a real GPU can tell: agreement of graphs and precisions, whole epochs.
 
     python tests/programs/gpu.py                               # everything, full size
-    python tests/programs/gpu.py --parts agreement epochs      # some parts
+    python tests/programs/gpu.py --parts agreement epochs      # some of it
     python tests/programs/gpu.py --tiny                        # small, to see if it works
 
     agreement   weights after some steps: graph against none, half precision against float32
-    steps       first and later steps
-    epochs      23,410 frames
+    epochs      steps, and an epoch of 23,410 frames
     validation  630 frames
 
 Pixels are random; times are of the clock, with the device waited for. For the speed beside the
@@ -81,38 +80,26 @@ def agreement(dims: dict[str, int]) -> dict[str, float]:
     return apart
 
 
-def cases(size: tuple[int, int]) -> list[tuple[str, bool, dict[str, Any]]]:
-    """What steps and epochs are timed of: name, teacher forcing, options."""
-    clips = {"train_vi_len": size[0], "batch_size": size[1]}
-    video_recipe = {**RECIPE, "reference": "first", "augment": ("shift", "colour")}
-    return [
+def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
+    """The first step of each kind, in which its graph is captured, a later one, a whole epoch."""
+    data, clips = video(frames), {"train_vi_len": size[0], "batch_size": size[1]}
+    for name, forced, options in (
         ("free running", False, clips),
         ("teacher forcing", True, clips),
         ("as --preset best", True, RECIPE),
-        ("as --preset video", True, video_recipe),
-    ]
-
-
-def steps(dims: dict[str, int], size: tuple[int, int]) -> None:
-    """The first step of each kind, in which its graph is captured, and one later."""
-    data = video(1000)
-    for name, forced, options in cases(size):
+        (
+            "as --preset video",
+            True,
+            {**RECIPE, "reference": "first", "augment": ("shift", "colour")},
+        ),
+    ):
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
         run = new_run(data, **dims, **options)
         first, _, later = (
             timed(lambda r=run, f=forced, n=n: take(r, f, 1, first=n)) for n in range(3)
         )
         print(f"{name}: first step {first:.2f} s, {1000 * later:.2f} ms a step", flush=True)
-
-
-def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
-    """A whole epoch of each kind, after four steps, in which the graph is captured."""
-    data = video(frames)
-    for name, forced, options in cases(size):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        run = new_run(data, **dims, **options)
-        take(run, forced, 4)
         state, o = run.state, run.state.o
         state.position, state.plan = Position(0), Plan(0.001, o.tfr, forced, o.lr)
         state.sums.start_epoch()
@@ -120,7 +107,7 @@ def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
         made = sum(map(len, epoch_batches(o, data, 0))) * (o.train_vi_len - 1)
         peak = torch.cuda.max_memory_reserved() / 2**30
         words = f"{seconds:.2f} s, {made / seconds:.0f} frames/s, {peak:.1f} GiB"
-        print(f"{name}: an epoch of {frames} frames {words}", flush=True)
+        print(f"  an epoch of {frames} frames: {words}", flush=True)
 
 
 def validation(dims: dict[str, int], frames: int) -> None:
@@ -139,8 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    names = ("agreement", "steps", "epochs", "validation")
-    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="(all)")
+    parts = ("agreement", "epochs", "validation")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="(all)")
     parser.add_argument("--tiny", action="store_true", help="small dimensions and few frames")
     given = parser.parse_args()
     if not torch.cuda.is_available():
@@ -149,7 +136,6 @@ def main() -> None:
     print(f"{describe(DEVICE, choose_precision('auto', DEVICE))}, PyTorch {torch.__version__}")
     work: dict[str, Callable[[], object]] = {
         "agreement": lambda: agreement(dims),
-        "steps": lambda: steps(dims, size),
         "epochs": lambda: epochs(dims, 400 if given.tiny else 23410, size),
         "validation": lambda: validation(dims, 40 if given.tiny else 630),
     }
