@@ -150,7 +150,7 @@ def lowest_frames(name: str) -> Figure:
 
 
 def norm() -> Figure:
-    """What batch_norm.py has printed, a panel for each data set."""
+    """The usual recipe with both kinds of statistics, measured with an earlier version."""
     with (RECORDED / "batch_norm.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = dict.fromkeys(row["data"] for row in rows)
