@@ -112,7 +112,7 @@ def recorded_videos(name: str, kind: str) -> dict[str, np.ndarray]:
     rows = [np.split(row, len(shown), axis=1) for row in np.split(strip, 3)]
     videos = np.zeros((3, len(psnr) + 1, *rows[0][0].shape), np.uint8)
     videos[:, shown] = rows
-    return dict(zip(("labels", "truth", "prediction"), videos, strict=True))
+    return dict(zip(("label", "truth", "prediction"), videos, strict=True))
 
 
 def recorded(name: str) -> Run:
@@ -137,15 +137,12 @@ def drift() -> Figure:
 def lowest_frames(name: str) -> Figure:
     """A run's psnr_per_frame.png."""
     table, run = frame_table(RECORDED / name), recorded(name)
-    best = run.best()
-    pictures = recorded_videos(name, "lowest")
-    pictures["label"] = pictures.pop("labels")
     return psnr_per_frame_figure(
         table.psnr,
         inside=table.inside,
         outside=table.outside,
-        title=validation_title(best),
-        pictures={each: pictures[each] for each in ("label", "truth", "prediction")},
+        title=validation_title(run.best()),
+        pictures=recorded_videos(name, "lowest"),
     )
 
 
@@ -237,26 +234,22 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", pil_kwargs={"pnginfo": info, "optimize": True})
 
 
-def save_sheet(name: str, path: Path) -> None:
-    """A run's val_sheet.png."""
+def save_pictures(name: str, kind: str, path: Path) -> None:
+    """A run's val_sheet.png, or the first seconds of its val.gif."""
     run, psnr = recorded(name), frame_table(RECORDED / name).psnr
     title = validation_title(run.best(), psnr.mean())
-    write_sheet(path, *recorded_videos(name, "sheet").values(), psnr, title=title)
-
-
-def save_start(name: str, path: Path) -> None:
-    """The first seconds of a run's val.gif."""
-    run, psnr = recorded(name), frame_table(RECORDED / name).psnr
-    title = validation_title(run.best(), psnr.mean())
-    videos = recorded_videos(name, "start").values()
-    first = [video[FRAMES["start"](psnr)] for video in videos]
-    write_comparison_gif(path, *first, psnr=psnr, title=title)
+    videos = recorded_videos(name, kind).values()
+    if kind == "sheet":
+        write_sheet(path, *videos, psnr, title=title)
+    else:
+        first = FRAMES[kind](psnr)
+        write_comparison_gif(path, *(video[first] for video in videos), psnr=psnr, title=title)
 
 
 PICTURES: dict[str, Callable[[Path], None]] = {
-    "val.gif": partial(save_start, "demo"),
-    "report_sheet.png": partial(save_sheet, "finetuned"),
-    **{f"{name}.png": partial(save_sheet, name) for name in SHEETS},
+    "val.gif": partial(save_pictures, "demo", "start"),
+    "report_sheet.png": partial(save_pictures, "finetuned", "sheet"),
+    **{f"{name}.png": partial(save_pictures, name, "sheet") for name in SHEETS},
 }
 
 
