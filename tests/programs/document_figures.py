@@ -14,6 +14,7 @@ What matplotlib draws carries in the PNG what it shows, so a test sees whether i
 """
 
 import argparse
+import csv
 import json
 import re
 import sys
@@ -36,10 +37,22 @@ from modules.figures.curves import curves_figure, latent_figure
 from modules.figures.frames import lowest_stretches, psnr_per_frame_figure
 from modules.figures.media import write_comparison_gif, write_sheet
 from modules.figures.runs import Run, load_run, validation_title
-from modules.figures.style import BLUE, DOTTED, GREY, PAGE, add_line, legend_above, new_figure
+from modules.figures.style import (
+    BLUE,
+    DASHED,
+    DOTTED,
+    GREY,
+    ORANGE,
+    PAGE,
+    VERMILLION,
+    add_line,
+    legend_above,
+    new_figure,
+    number_axis,
+    whole_number_axis,
+)
 from modules.runlog import FrameTable, read_metrics, read_psnr_per_frame
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
-from tests.programs import batch_norm
 from tests.programs.ablation import ROWS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -99,7 +112,7 @@ def recorded_videos(name: str, kind: str) -> dict[str, np.ndarray]:
     rows = [np.split(row, len(shown), axis=1) for row in np.split(strip, 3)]
     videos = np.zeros((3, len(psnr) + 1, *rows[0][0].shape), np.uint8)
     videos[:, shown] = rows
-    return dict(zip(("labels", "truth", "prediction"), videos, strict=True))
+    return dict(zip(("label", "truth", "prediction"), videos, strict=True))
 
 
 def recorded(name: str) -> Run:
@@ -124,20 +137,38 @@ def drift() -> Figure:
 def lowest_frames(name: str) -> Figure:
     """A run's psnr_per_frame.png."""
     table, run = frame_table(RECORDED / name), recorded(name)
-    best = run.best()
-    pictures = recorded_videos(name, "lowest")
-    pictures["label"] = pictures.pop("labels")
     return psnr_per_frame_figure(
         table.psnr,
         inside=table.inside,
         outside=table.outside,
-        title=validation_title(best),
-        pictures={each: pictures[each] for each in ("label", "truth", "prediction")},
+        title=validation_title(run.best()),
+        pictures=recorded_videos(name, "lowest"),
     )
 
 
 def norm() -> Figure:
-    return batch_norm.statistics_figure(batch_norm.read_results(RECORDED / "batch_norm.csv"))
+    """The usual recipe with both kinds of statistics, measured with an earlier version."""
+    with (RECORDED / "batch_norm.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = dict.fromkeys(row["data"] for row in rows)
+    figure = new_figure(1.5 + 4.0 * len(names))
+    panels = figure.subplots(len(names), sharex=True, squeeze=False).ravel()
+    looks = {
+        "trained, running": {"color": VERMILLION, "marker": "o"},
+        "trained, exact": {"color": VERMILLION, "marker": "^", "ls": DASHED},
+        "averaged, running": {"color": ORANGE, "marker": "s"},
+        "averaged, exact": {"color": ORANGE, "marker": "v", "ls": DASHED},
+    }
+    for axes, name in zip(panels, names, strict=True):
+        axes.set(title=name, ylabel="validation PSNR (dB)")
+        for way, look in looks.items():
+            values = np.array([row[way] for row in rows if row["data"] == name], float)
+            add_line(axes, np.arange(len(values)), values, way, f"{way} statistics", **look)
+        number_axis(axes)
+    whole_number_axis(panels[0], 0, max(int(row["epoch"]) for row in rows))
+    panels[-1].set_xlabel("epoch")
+    legend_above(figure, panels[0])
+    return figure
 
 
 def ablation() -> Figure:
@@ -203,26 +234,22 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="png", pil_kwargs={"pnginfo": info, "optimize": True})
 
 
-def save_sheet(name: str, path: Path) -> None:
-    """A run's val_sheet.png."""
+def save_pictures(name: str, kind: str, path: Path) -> None:
+    """A run's val_sheet.png, or the first seconds of its val.gif."""
     run, psnr = recorded(name), frame_table(RECORDED / name).psnr
     title = validation_title(run.best(), psnr.mean())
-    write_sheet(path, *recorded_videos(name, "sheet").values(), psnr, title=title)
-
-
-def save_start(name: str, path: Path) -> None:
-    """The first seconds of a run's val.gif."""
-    run, psnr = recorded(name), frame_table(RECORDED / name).psnr
-    title = validation_title(run.best(), psnr.mean())
-    videos = recorded_videos(name, "start").values()
-    first = [video[FRAMES["start"](psnr)] for video in videos]
-    write_comparison_gif(path, *first, psnr=psnr, title=title)
+    videos = recorded_videos(name, kind).values()
+    if kind == "sheet":
+        write_sheet(path, *videos, psnr, title=title)
+    else:
+        first = FRAMES[kind](psnr)
+        write_comparison_gif(path, *(video[first] for video in videos), psnr=psnr, title=title)
 
 
 PICTURES: dict[str, Callable[[Path], None]] = {
-    "val.gif": partial(save_start, "demo"),
-    "report_sheet.png": partial(save_sheet, "finetuned"),
-    **{f"{name}.png": partial(save_sheet, name) for name in SHEETS},
+    "val.gif": partial(save_pictures, "demo", "start"),
+    "report_sheet.png": partial(save_pictures, "finetuned", "sheet"),
+    **{f"{name}.png": partial(save_pictures, name, "sheet") for name in SHEETS},
 }
 
 

@@ -1,7 +1,6 @@
 """How far found joints lie from those that the renderer of the demo's figure knows.
 
     python tests/programs/joint_error.py clip OUT.mp4                  # one minute, 512 x 256
-    python tests/programs/joint_error.py clip OUT.mp4 --seconds 20 --frame_W 1920 --frame_H 960
     python tests/programs/joint_error.py figure OUT.mp4 ROOT           # after `video OUT.mp4`
     python tests/programs/joint_error.py sizes CLIP 64x32 128x64 256x128 512x256
 
@@ -20,8 +19,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-
 from modules.datasets import blazepose, motion, synthetic, video, video_options
+from modules.datasets.canvas import Camera
 from modules.datasets.pose import COCO_JOINTS, JOINTS, joints_over_time, person_from
 from modules.datasets.source import frames_at, open_clip, sampled_indices
 from modules.datasets.tracks import JointFinder, read_track
@@ -32,18 +31,25 @@ from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 FPS = 30
 
 
-def write_clip(out: Path, seconds: float, seed: int, height: int, width: int) -> None:
+def write_clip(out: Path, seconds: float) -> None:
     """Write the clip, and OUT.npy: (T, 18, 2) joints in pixels, in the order of JOINTS."""
-    scene = synthetic.make_scene(seed, height, width)
-    pose = motion.perform(np.random.default_rng([seed, 1, 0]), round(seconds * FPS), scene.camera)
+    scene = synthetic.make_scene(0, 256, 512)
+    pose = motion.perform(np.random.default_rng([0, 1, 0]), round(seconds * FPS), scene.camera)
     places = scene.camera.project(pose.joints)[..., :2]
     np.save(out.with_suffix(".npy"), places[:, [synthetic.JOINTS[name] for name in JOINTS]])
     with av.open(str(out), "w") as file:
         stream = file.add_stream("libx264", FPS, options={"crf": "16"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = 512, 256, "yuv420p"
         for frame in synthetic.render_frames(pose, scene):
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode())
+
+
+def distances(
+    points: np.ndarray, true: np.ndarray, known: np.ndarray, width: int, height: int
+) -> np.ndarray:
+    """Of the known joints, in parts of the figure's height in a picture of this size."""
+    return np.hypot(*np.moveaxis(points - true, -1, 0))[known] / Camera(height, width).scale
 
 
 def compare(clip_path: Path, root: Path) -> None:
@@ -51,7 +57,6 @@ def compare(clip_path: Path, root: Path) -> None:
     o, _ = parse(video_options.VideoOptions, "", [str(clip_path), "--out", str(root)])
     clip = open_clip(clip_path, None)
     true = np.load(clip_path.with_suffix(".npy"))[sampled_indices(clip, o.fps)]
-    height = synthetic.make_scene(0, clip.size[1], clip.size[0]).camera.scale
     detector = video.choose_detector(o)
     assert detector is not None
     finder = JointFinder(o, clip, detector)
@@ -63,8 +68,7 @@ def compare(clip_path: Path, root: Path) -> None:
     found, known = joints_over_time(first)
     print(f"a person in {sum(p is not None for p in first)} of {len(first)} frames")
     for name, points, mask in (("found", found, known), ("smoothed", track.points, track.known)):
-        errors = np.hypot(*np.moveaxis(points - true, -1, 0))[mask] / height
-        middle, most = np.quantile(errors, [0.5, 0.9])
+        middle, most = np.quantile(distances(points, true, mask, *clip.size), [0.5, 0.9])
         print(f"{name:<9} median {middle:.2%} of the height, 90 % below {most:.2%}")
 
 
@@ -79,7 +83,6 @@ def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
     find = blazepose.load_blazepose()
     frames = [Image.fromarray(frame) for frame in frames_at(clip, range(0, clip.frames, every))]
     for width, height in sizes:
-        stature = synthetic.make_scene(0, height, width).camera.scale
         seen, errors = 0, []
         for t, frame in enumerate(frames):
             (found,) = find([np.asarray(frame.resize((width, height)))])
@@ -89,11 +92,11 @@ def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
             ]
             if true is not None and people and (person := people[0]):
                 places = true[t] * [width / frame.width, height / frame.height]
-                distances = np.hypot(*(person.points - places).T) / stature
-                errors += distances[person.known].tolist()
+                errors += [*distances(person.points, places, person.known, width, height)]
         line = f"{width} x {height}: a person in {seen} of {len(frames)} frames"
         if errors:
-            line += f", {stature:.0f} pixels high; median {np.median(errors):.2%} of the height"
+            line += f", {Camera(height, width).scale:.0f} pixels high"
+            line += f"; median {np.median(errors):.2%} of the height"
         print(line)
 
 
@@ -105,9 +108,6 @@ def main() -> None:
     clip = commands.add_parser("clip")
     clip.add_argument("out", type=path_argument, metavar="OUT.mp4")
     clip.add_argument("--seconds", type=float, default=60)
-    clip.add_argument("--seed", type=int, default=0)
-    clip.add_argument("--frame_H", type=int, default=256)
-    clip.add_argument("--frame_W", type=int, default=512)
     figure = commands.add_parser("figure")
     figure.add_argument("clip", type=path_argument, metavar="OUT.mp4")
     figure.add_argument("root", type=path_argument, metavar="ROOT")
@@ -117,7 +117,7 @@ def main() -> None:
     sizes.add_argument("--every", type=int, default=1, help="look at each n-th frame (1)")
     given = parser.parse_args()
     if given.command == "clip":
-        write_clip(given.out, given.seconds, given.seed, given.frame_H, given.frame_W)
+        write_clip(given.out, given.seconds)
     elif given.command == "figure":
         compare(given.clip, given.root)
     else:

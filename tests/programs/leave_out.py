@@ -59,14 +59,12 @@ def main() -> None:
     parser.add_argument("root", type=path_argument, metavar="ROOT", help="data set")
     parser.add_argument("out", type=path_argument, metavar="OUT", help="folder to write")
     parser.add_argument("--frames", type=int, default=30, help="frames that are held back (30)")
-    parser.add_argument("--frame_H", type=int, default=32, help="height to resize to (32)")
-    parser.add_argument("--frame_W", type=int, default=64, help="width to resize to (64)")
     given = parser.parse_args()
     if given.frames < 2:
         raise UserError(f"--frames {given.frames}: must be at least 2")
     dataloader.refuse_inside(given.root, given.out)
-    size = {"height": given.frame_H, "width": given.frame_W}
-    data, _ = dataloader.load_train_val(given.root, **size, train_vi_len=2, val_vi_len=2)
+    size = {"height": 32, "width": 64, "train_vi_len": 2, "val_vi_len": 2}
+    data, _ = dataloader.load_train_val(given.root, **size)
     assert data is not None
     count = leave_out(data, given.out, given.frames)
     print(f"{given.out}: {count} data sets, each with {given.frames} frames held back")

@@ -29,8 +29,9 @@ def test_rows_parse_and_differ_from_the_preset_in_what_they_say(row: str) -> Non
 
 @pytest.mark.slow
 def test_a_row_by_the_program(dataset: Path, tmp_path: Path) -> None:
-    arguments = ("--DR", dataset, "--save_root", tmp_path, "--rows", "usual_free")
-    result = run_script("tests/programs/ablation.py", *arguments, "--seeds", "0", "1", "--", *EXTRA)
+    line = ("tests/programs/ablation.py", "--DR", dataset, "--save_root", tmp_path)
+    line += ("--rows", "usual_free", "--seeds", "0", "1", "--", *EXTRA)
+    result = run_script(*line)
     assert result.returncode == 0, result.stderr
     commands = [line for line in result.stdout.splitlines() if line.startswith("python ")]
     assert len(commands) == 2
@@ -46,29 +47,23 @@ def test_a_row_by_the_program(dataset: Path, tmp_path: Path) -> None:
     half = abs(max(values[0]) - max(values[1])) / 2
     assert f"| {middle:.2f} ± {half:.2f} |" in table[2]
     # What is complete is not run again.
-    again = run_script("tests/programs/ablation.py", *arguments, "--seeds", "0", "1", "--", *EXTRA)
+    again = run_script(*line)
     assert "python " not in again.stdout
     assert again.stdout.strip().splitlines() == table
 
 
 def test_epochs_are_scaled_for_data_of_another_size() -> None:
-    for row, expected in (("best", 60), ("usual_forced", 108)):  # the last --num_epoch counts
-        line = ablation.command(row, "ROOT", Path("runs/x"), 1, [], scale=12)
+    for row, scale, expected in (("best", 12, 60), ("usual_free", 7.34, 22), ("best", 0.01, 1)):
+        line = ablation.command(row, "ROOT", Path("runs/x"), 1, [], scale)
         assert parse_trainer("", line[1:])[0].num_epoch == expected
-    line = ablation.command("best", "ROOT", Path("runs/x"), 1, [], scale=0.01)
-    assert parse_trainer("", line[1:])[0].num_epoch == 1
 
 
 def test_several_data_sets_are_averaged(tmp_path: Path) -> None:
-    rows: dict[str, dict[int, list[Path]]] = {"best": {0: [], 1: []}}
+    runs = [[tmp_path / f"best_{seed}_{data}" for data in (10, 20)] for seed in (0, 1)]
     for seed in (0, 1):
-        for data in (10, 20):
-            run = ablation.folder(tmp_path, "best", seed, f"loo/{data}", several=True)
+        for run, data in zip(runs[seed], (10, 20), strict=True):
             run.mkdir()
-            psnrs = [data + 2 * seed, data - 1.0]
-            lines = ["val_psnr", *map(str, psnrs)]
-            (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+            (run / "metrics.csv").write_text(f"val_psnr\n{data + 2 * seed}\n{data - 1}\n")
             (run / "time.json").write_text('{"processor": 60.0}')
-            rows["best"][seed].append(run)
-    last = ablation.table(rows).splitlines()[-1]
+    last = ablation.table({"best": runs}).splitlines()[-1]
     assert "| 16.00 ± 1.00 | 14.00 ± 0.00 | 2 | 2.0 |" in last

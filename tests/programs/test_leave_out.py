@@ -8,7 +8,7 @@ import dataloader
 from tests.support.data import make_dataset
 from tests.support.scripts import assert_refused, run_script
 
-SIZE = {"height": 16, "width": 16, "train_vi_len": 2, "val_vi_len": 630}
+SIZE = {"height": 32, "width": 64, "train_vi_len": 2, "val_vi_len": 630}
 
 
 def test_each_recording_loses_its_end_once(tmp_path: Path) -> None:
@@ -16,8 +16,7 @@ def test_each_recording_loses_its_end_once(tmp_path: Path) -> None:
     (root / "train/clips.csv").write_text("start,stop\n0,10\n10,24\n")
     whole, _ = dataloader.load_train_val(root, **SIZE)
     assert whole is not None
-    size = ("--frame_H", "16", "--frame_W", "16")
-    arguments = ("tests/programs/leave_out.py", root, tmp_path / "out", "--frames", "4", *size)
+    arguments = ("tests/programs/leave_out.py", root, tmp_path / "out", "--frames", "4")
     result = run_script(*arguments)
     assert result.returncode == 0, result.stderr
     for held, (kept, lost, rows) in enumerate(
@@ -34,6 +33,6 @@ def test_each_recording_loses_its_end_once(tmp_path: Path) -> None:
             assert torch.equal(getattr(val, name), pixels[list(lost)])
         assert [(r.start, r.stop) for r in train.recordings] == rows
     assert_refused(run_script(*arguments), "out", "not empty")
-    arguments = ("tests/programs/leave_out.py", root, tmp_path / "other", "--frames", "9", *size)
+    arguments = ("tests/programs/leave_out.py", root, tmp_path / "other", "--frames", "9")
     assert_refused(run_script(*arguments), "--frames 9")
     assert not (tmp_path / "other").exists()

@@ -41,7 +41,7 @@ def run_program(library: Path, *arguments: str, **more: str) -> subprocess.Compl
 @pytest.fixture(scope="module")
 def counted(library: Path) -> dict[str, Any]:
     """What the program counts."""
-    done = run_program(library, "--tiny", "--json")
+    done = run_program(library, "--tiny")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -138,13 +138,9 @@ def test_the_program_for_a_real_gpu_runs(library: Path) -> None:
     """Its numbers mean nothing here."""
     program = REPOSITORY / "tests" / "programs" / "gpu.py"
     out = finished(script(library, program, "--tiny"))
-    for words in ("agreement after", "T 16 B 1", "rollout", "an epoch of", "validation of"):
+    for words in ("agreement after", " ms a step", "an epoch of", "validation of"):
         assert words in out
-    assert out.count(" ms a step, ") == 4
-    assert "Error" not in out
-    assert "eager:" not in out
-    words = "error: the parts are agreement, speed"
-    assert words in finished(script(library, program, "agreements"), 2)
+    assert "without CUDA graphs" not in out
 
 
 UNCOLLECTED = """

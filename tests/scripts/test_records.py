@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,11 @@ from modules import runlog
 from modules.checkpoint import load_checkpoint
 from modules.evaluation import Score
 from modules.figures import curves, frames, media, records
-from modules.figures.compare import best_frames, summary_rows
+from modules.figures.compare import best_frames, compare, summary_rows
 from modules.figures.runs import load_run
 from modules.runtime import files
 from tests.support.disks import held
-from tests.support.scripts import TINY_RUN, assert_refused, resume, run_script, train
+from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script, train
 from tests.support.stepping import at_step
 
 FIGURES = (
@@ -146,6 +147,23 @@ def test_a_run_that_is_stopped_draws_what_is_due(
     assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1]
     assert {path.name for path in run.iterdir()} >= set(FIGURES)
     assert not [path for path in run.iterdir() if "tmp" in path.name]
+
+
+def test_a_run_in_the_clone_itself_leaves_nothing_that_git_shows(
+    dataset: Path, tmp_path: Path
+) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    git("init", "--quiet")
+    (tmp_path / ".gitignore").write_text((REPOSITORY / ".gitignore").read_text())
+    train(dataset, tmp_path, "--num_epoch", "1", VISUAL, "--auto_save")
+    for split in ("test", "val"):
+        made = run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt", "--split", split)
+        assert made.returncode == 0, made.stderr
+    compare([tmp_path], tmp_path)
+    assert git("status", "--porcelain").splitlines() == ["?? .gitignore"]
 
 
 def test_warnings_are_kept_and_end_with_what_to_try(

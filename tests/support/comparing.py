@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 # Times, places, and how a run was started.
-MAY_DIFFER = ("seconds", "save_root", "resume", "DR")
-TIME_COLUMNS = ("frames_per_second", "seconds")
+MAY_DIFFER = ("seconds", "frames_per_second", "save_root", "resume", "DR")
 
 
 def same(a: Any, b: Any) -> bool:
@@ -41,7 +40,7 @@ def metrics_without_time(path: Path) -> list[list[str]]:
     """The cells of metrics.csv as text, without the two columns of time."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    keep = [i for i, name in enumerate(rows[0]) if name not in TIME_COLUMNS]
+    keep = [i for i, name in enumerate(rows[0]) if name not in MAY_DIFFER]
     return [[row[i] if i < len(row) else "(missing)" for i in keep] for row in rows]
 
 

@@ -13,21 +13,6 @@ from typing import Any
 from unittest import mock
 
 
-def _path_of(argument: Any) -> Path:
-    """The path that a call was given, or that its descriptor is open on (on Linux)."""
-    if isinstance(argument, int):
-        return Path(f"/proc/self/fd/{argument}").readlink()
-    return Path(os.fsdecode(argument))
-
-
-class Refused(list[Path]):
-    """Paths for which a call was refused; seen: all for which it was made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Path] = []
-
-
 @contextlib.contextmanager
 def refusing(
     call: str,
@@ -35,20 +20,22 @@ def refusing(
     *,
     times: float = math.inf,
     when: Callable[[Path], bool] = lambda _: True,
-) -> Iterator[Refused]:
+) -> Iterator[list[Path]]:
     """While inside, a call of the system raises OSError(number); yields the paths refused so far.
 
     call: its name in os, or "open" for opening files
     times: how often it is refused; afterwards it works
     when: of the first path that the call is given, whether it may be refused
     """
-    refused = Refused()
+    refused: list[Path] = []
     module, name = (io, "open") if call == "open" else (os, call)
     original = getattr(module, name)
 
     def maybe(argument: Any, *rest: Any, **options: Any) -> Any:
-        path = _path_of(argument)
-        refused.seen.append(path)
+        if isinstance(argument, int):  # a descriptor, which Linux has the path of
+            path = Path(f"/proc/self/fd/{argument}").readlink()
+        else:
+            path = Path(os.fsdecode(argument))
         if len(refused) < times and when(path):
             refused.append(path)
             raise OSError(number, os.strerror(number), str(path))
@@ -89,14 +76,14 @@ def held(*names: str, code: int = errno.EACCES, times: float = math.inf) -> Iter
             refused.append(name)
             raise OSError(code, os.strerror(code), str(path))
 
-    def opening(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if set(mode) & set("wa+x"):
-            refuse(self)
-        return really_open(self, mode, *arguments, **options)
+    def opening(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode[0] in "wax" or "+" in mode:
+            refuse(path)
+        return really_open(path, mode, *arguments, **options)
 
-    def replacing(source: Any, target: Any, **options: Any) -> None:
+    def replacing(source: Any, target: Any) -> None:
         refuse(target)
-        really_replace(source, target, **options)
+        really_replace(source, target)
 
     with mock.patch.object(Path, "open", opening), mock.patch.object(os, "replace", replacing):
         yield refused

@@ -2,31 +2,21 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.scripts import REPOSITORY
 
-PAGES = (
+# What one reads first, or for a report, is translated. The others are looked up, and change with
+# the code: a translation would go stale.
+TRANSLATED = (
     "README.md",
-    "docs/training.md",
-    "docs/own_video.md",
-    "docs/inputs.md",
-    "docs/results.md",
-    "docs/gpu.md",
-    "docs/reliability.md",
-    "docs/theory.md",
-    "docs/report.md",
+    *("docs/training.md", "docs/own_video.md", "docs/theory.md", "docs/report.md"),
 )
-# What one reads first, or for a report, is translated. These are looked up, and change with the
-# code: a translation would go stale.
 UNTRANSLATED = (
-    "docs/inputs.md",
-    "docs/results.md",
-    "docs/gpu.md",
+    *("docs/inputs.md", "docs/results.md", "docs/gpu.md"),
     "docs/reliability.md",
 )
-TRANSLATED = tuple(page for page in PAGES if page not in UNTRANSLATED)
+PAGES = (*TRANSLATED, *UNTRANSLATED)
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"!\[[^\]]+\]\(([^)\s]+)\)")
@@ -134,11 +124,8 @@ def broken_links(page: str, text: str) -> list[str]:
         if not target.exists():
             broken.append(link)
         elif part:
-            headings = re.findall(r"^#+ (.+)$", without_blocks(_read(target)), flags=re.MULTILINE)
+            text = without_blocks(target.read_text(encoding="utf-8"))
+            headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
             if part not in map(anchor, headings):
                 broken.append(link)
     return broken
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")

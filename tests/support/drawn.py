@@ -53,7 +53,7 @@ def make_run(
     settings = {**OPTIONS, "num_epoch": epochs, "save_root": str(folder), **(options or {})}
     write_config(folder / "config.json", {"options": settings, "baselines": BASELINES, **config})
     rng = np.random.default_rng(epochs)
-    lines, scores = [], []
+    table = MetricsTable(folder / "metrics.csv", [])
     for epoch in range(epochs):
         score = psnr - 6 * math.exp(-epoch / 4) + 0.1 * rng.normal()
         mse = 10 ** (-(score + 3) / 10)
@@ -66,16 +66,10 @@ def make_run(
             names = ("train_loss", "train_mse", "train_kl", "train_psnr")
             row |= {**dict.fromkeys(names, math.nan), "skipped": 7}
         row |= (rows or {}).get(epoch, {})
-        scores.append(row["val_psnr"])
-        if epoch == 0:
-            table = MetricsTable(folder / "metrics.csv", [])
-            table.add(row)
-            table.write()  # the real writer's format
-        else:
-            lines.append(",".join(repr(row[name]) for name in METRIC_COLUMNS) + "\n")
-    with (folder / "metrics.csv").open("a") as file:
-        file.writelines(lines)
-    best = max((score for score in scores if math.isfinite(score)), default=psnr)
+        table.add(row)
+    scores = [row["val_psnr"] for row in table.unwritten if math.isfinite(row["val_psnr"])]
+    table.write()  # the real writer's format
+    best = max(scores, default=psnr)
     curve = rng.normal(size=40)
     curve += (best if frames is None else frames) - curve.mean()
     write_psnr_per_frame(folder / "psnr_per_frame.csv", curve, curve - 4, curve + 3)

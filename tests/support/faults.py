@@ -4,33 +4,12 @@ import contextlib
 import io
 import random
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modules.checkpoint import load_checkpoint
 from modules.runtime.errors import UserError
 from tests.support.comparing import same
-
-
-def corrupted_copies(
-    data: bytes, *, flips: int, cuts: int, seed: int
-) -> Iterator[tuple[str, bytes]]:
-    """(what was done, content) of corrupted versions of a file's content.
-
-    flips: one byte each, at random places, gets another value; cuts: the file ends early, at
-    lengths from 0 on spread over the whole file, the last ones within its last 200 bytes.
-    """
-    rng = random.Random(seed)
-    for _ in range(flips):
-        place, mask = rng.randrange(len(data)), rng.randrange(1, 256)
-        changed = bytes([data[place] ^ mask])
-        yield f"byte {place} ^ {mask}", data[:place] + changed + data[place + 1 :]
-    near_end = cuts // 5
-    lengths = [len(data) * i // (cuts - near_end) for i in range(cuts - near_end)]
-    lengths += [len(data) - rng.randrange(1, 200) for _ in range(near_end)]
-    for length in lengths:
-        yield f"cut to {length} of {len(data)} bytes", data[:length]
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -47,13 +26,11 @@ def outcome_of_reading(path: Path, original: dict[str, Any]) -> str:
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            found = contents(path)
+            return "identical" if same(contents(path), original) else "silent"
     except UserError as error:
-        named = str(path) in str(error) and "\n" not in str(error)
-        return "refused" if named else "unnamed"
+        return "refused" if str(path) in str(error) and "\n" not in str(error) else "unnamed"
     except Exception:
         return "crash"
-    return "identical" if same(found, original) else "silent"
 
 
 def read_corrupted(
@@ -62,12 +39,22 @@ def read_corrupted(
     """Damage a checkpoint in many ways; how often reading came to what, and what was not good.
 
     target: the file that the corrupted versions are written to, one after the other
+    flips: one byte each, at a random place, gets another value
+    cuts: the file ends early, at lengths spread over it, a fifth of them in its last 200 bytes
     """
-    original = contents(source)
-    counts: Counter[str] = Counter()
-    bad: list[str] = []
-    for what, data in corrupted_copies(source.read_bytes(), flips=flips, cuts=cuts, seed=seed):
-        target.write_bytes(data)
+    original, data, rng = contents(source), source.read_bytes(), random.Random(seed)
+    counts, bad = Counter[str](), list[str]()
+    copies = {}
+    for _ in range(flips):
+        place, mask = rng.randrange(len(data)), rng.randrange(1, 256)
+        changed = bytes([data[place] ^ mask])
+        copies[f"byte {place} ^ {mask}"] = data[:place] + changed + data[place + 1 :]
+    near_end = cuts // 5
+    lengths = [len(data) * i // (cuts - near_end) for i in range(cuts - near_end)]
+    for length in [*lengths, *(len(data) - rng.randrange(1, 200) for _ in range(near_end))]:
+        copies[f"cut to {length} of {len(data)} bytes"] = data[:length]
+    for what, content in copies.items():
+        target.write_bytes(content)
         outcome = outcome_of_reading(target, original)
         counts[outcome] += 1
         if outcome not in ("refused", "identical"):

@@ -6,7 +6,6 @@ label, posterior, decoder, loss. No batching over time, no mixed precision, and 
 the device at each step, where it reads the loss for its progress bar.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +22,20 @@ class ClipFolder(Dataset):
     """Consecutive clips of a training folder, read from its PNGs at every access."""
 
     def __init__(self, root: Path, length: int, size: tuple[int, int]) -> None:
-        self.root, self.length = root, length
-        self.height, self.width = size
-        self.clips = len(list((root / "train/train_img").iterdir())) // length
+        self.root, self.length, self.size = root, length, size
 
     def __len__(self) -> int:
-        return self.clips
+        return len(list((self.root / "train/train_img").iterdir())) // self.length
 
-    def _read(self, path: Path) -> Tensor:
-        with Image.open(path) as image:
-            resized = image.convert("RGB").resize((self.width, self.height))
-            return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        numbers = range(index * self.length, (index + 1) * self.length)
-        folder = self.root / "train"
-        frames = [self._read(folder / "train_img" / f"{i}.png") for i in numbers]
-        labels = [self._read(folder / "train_label" / f"{i}.png") for i in numbers]
-        return torch.stack(frames), torch.stack(labels)  # 2 × (T, 3, H, W)
+    def __getitem__(self, index: int) -> list[Tensor]:
+        clip = []  # 2 × (T, 3, H, W)
+        for kind in ("img", "label"):
+            pictures = []
+            for i in range(index * self.length, (index + 1) * self.length):
+                with Image.open(self.root / f"train/train_{kind}/{i}.png") as image:
+                    pictures.append(np.array(image.convert("RGB").resize(self.size[::-1])))
+            clip.append(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255.0)
+        return clip
 
 
 def usual_loader(
@@ -56,31 +51,6 @@ def usual_loader(
     )
 
 
-def usual_frames(
-    model: CVAE,
-    frames: Tensor,
-    labels: Tensor,
-    *,
-    teacher_forcing: bool,
-    noise: Tensor | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield frames 1 … T-1 as the task defines them, (B, 3, H, W), each with its KL, (B,) nats.
-
-    frames, labels: (B, T, 3, H, W); noise: ε, (T-1, B, N, H, W); drawn where None.
-    """
-    previous = frames[:, 0]
-    for t in range(1, frames.shape[1]):
-        previous_feature = model.frame_transformation(previous)
-        true_feature = model.frame_transformation(frames[:, t])
-        label_feature = model.label_transformation(labels[:, t])
-        mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
-        epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
-        z = mu + torch.exp(0.5 * logvar) * epsilon
-        made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
-        yield made, kl_to_standard_normal(mu, logvar)
-        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
-
-
 def usual_loss(
     model: CVAE,
     frames: Tensor,
@@ -90,13 +60,23 @@ def usual_loss(
     beta: float,
     noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, mse, kl) of clips (B, T, 3, H, W), frame by frame; see usual_frames."""
+    """(loss, mse, kl) of clips (B, T, 3, H, W), frame by frame.
+
+    noise: ε, (T-1, B, N, H, W); drawn where None.
+    """
     mse = kl = torch.zeros((), device=frames.device)
-    steps = frames.shape[1] - 1
-    made = usual_frames(model, frames, labels, teacher_forcing=teacher_forcing, noise=noise)
-    for t, (frame, nats) in enumerate(made, start=1):
-        mse = mse + torch.nn.functional.mse_loss(frame, frames[:, t]) / steps
-        kl = kl + nats.mean() / steps
+    previous, steps = frames[:, 0], frames.shape[1] - 1
+    for t in range(1, frames.shape[1]):
+        previous_feature = model.frame_transformation(previous)
+        true_feature = model.frame_transformation(frames[:, t])
+        label_feature = model.label_transformation(labels[:, t])
+        mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
+        epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
+        z = mu + torch.exp(0.5 * logvar) * epsilon
+        made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
+        mse = mse + torch.nn.functional.mse_loss(made, frames[:, t]) / steps
+        kl = kl + kl_to_standard_normal(mu, logvar).mean() / steps
+        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
     return mse + beta * kl, mse, kl
 
 
