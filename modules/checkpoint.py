@@ -154,6 +154,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         known = {entry.name for entry in fields(ModelConfig)}
         settings = {n: v for n, v in saved.items() if n in known} if ours else dimensions(state)
+        if settings.get("output") == "clamp":  # an earlier version's, for training alone
+            settings["output"] = "linear"
         config = ModelConfig(**settings)
         config.check()
         check_fit(state, config)
@@ -265,8 +267,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
         f"note: the model has {name} {value}, which that format cannot store: without it the "
         "five networks give other frames"
         for name in ("prior", "reference", "output", "fold")
-        # Clamped frames are what everybody shows.
-        if (value := getattr(config, name)) not in (getattr(usual, name), "clamp")
+        if (value := getattr(config, name)) != getattr(usual, name)
     ]
     if checkpoint.has_frame_size and config.latent_shape[1:] != usual.latent_shape[1:]:
         size = f"--frame_H {config.frame_H} --frame_W {config.frame_W}"
@@ -312,6 +313,8 @@ def _resumed(o: TrainerOptions, explicit: frozenset[str]) -> tuple[TrainerOption
         saved = TrainerOptions(
             **{name: v for name, v in checkpoint.options.items() if name != "resume_if_any"}
         )
+        if saved.output == "clamp":
+            raise TypeError(f"--output {saved.output}")
     except TypeError as error:
         raise UserError(
             f"--resume: {checkpoint.path} is of another version ({error}); start from it with "

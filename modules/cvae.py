@@ -31,7 +31,6 @@ from modules.networks import (
     Label_Encoder,
     Reference_Fusion,
     RGB_Encoder,
-    bounded,
     copy_colours,
     fold_pixels,
     unfold_pixels,
@@ -44,7 +43,7 @@ from modules.runtime.weight_gradients import SharedWeights
 LABEL_CHUNK = 32
 COLOURS = 3
 PRIORS, REFERENCES = ("standard", "learned"), ("none", "first")
-OUTPUTS, FOLDS = ("linear", "clamp", "sigmoid"), (1, 2, 4, 8)
+OUTPUTS, FOLDS = ("linear", "sigmoid"), (1, 2, 4, 8)
 # Networks beyond the five; a checkpoint of the five alone loads into a model with them.
 OPTIONAL_PARTS = ("Prior_Predictor", "Reference_Fusion", "Background_Mask")
 # Frames, of all clips together, whose activations are recomputed at once.
@@ -65,7 +64,7 @@ class ModelConfig:
     frame_H: int = 32
     frame_W: int = 64
     prior: str = "standard"  # N(0, I); or learned: a network of the previous frame and the label
-    output: str = "linear"  # of the generator: unbounded, or bounded to [0, 1] in one of two ways
+    output: str = "linear"  # of the generator; or sigmoid
     reference: str = "none"  # or first: every frame also sees the video's first one, clean
     fold: int = 1  # pixels on a side that the networks see as one
 
@@ -194,31 +193,32 @@ class CVAE(nn.Module):
         """Frame t from the features of frame t-1 and label t and the latent; (B, 3, H, W) float32.
 
         (B, F, H, W), (B, L, H, W), (B, N, H, W) → unbounded, unless config.output bounds it;
-        callers clamp what they show or feed. With a Reference the frame, bounded, is composited
+        callers clamp what they show or feed. With a Reference the frame, clamped, is composited
         over it, as in Lee et al. 2018, "Stochastic Adversarial Video Prediction", section 3.3, and
         Wang et al. 2018, "Video-to-Video Synthesis", section 3.2.
         """
         if not reference:
-            made = self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z)).float()
-            return self._bounded(made)
+            return self._activated(
+                self.Generator(self.Decoder_Fusion(frame_feature, label_feature, z))
+            )
         assert self.Background_Mask is not None
         behind = Reference(*reference)
         fused = self.Decoder_Fusion(frame_feature + behind.added, label_feature, z)
         last = self.Generator.last_features(fused)  # (B, D/8, H, W)
-        # No error holds back what the reference covers: unbounded it grows until, uncovered for one
-        # step, it ruins all weights.
-        made = bounded(self._bounded(self.Generator[-1](last).float()))  # (B, 3, H, W)
+        raw = self._activated(self.Generator[-1](last))  # (B, 3, H, W)
+        made = raw.clamp(0.0, 1.0)
         share = self.Background_Mask(
             last, made, behind.frame, label_feature, behind.label_feature
         )  # (B, fold², H, W)
         share = share.repeat(1, COLOURS, 1, 1) if self.config.fold > 1 else share
-        return made + share * (behind.frame - made)
+        composited = made + share * (behind.frame - made)
+        # In training what is out of [0, 1] is an error, behind the reference too. With nothing to
+        # hold it back it grows, in long runs to 1e8 and more, and its gradient ruins all weights.
+        return composited + (raw - made) if self.training else composited
 
-    def _bounded(self, made: Tensor) -> Tensor:
-        """The generator's frame as config.output bounds it."""
-        if self.config.output == "sigmoid":
-            return made.sigmoid()
-        return bounded(made) if self.config.output == "clamp" else made
+    def _activated(self, raw: Tensor) -> Tensor:
+        """The generator's frame after its output activation, float32."""
+        return raw.float().sigmoid() if self.config.output == "sigmoid" else raw.float()
 
     def _referred(self, frame: Tensor, label: Tensor) -> Reference:
         """frame, and its label: (B, 3, H, W) in [0, 1] twice."""

@@ -98,7 +98,7 @@ class TrainerOptions:
     prior: str = option("standard", MODEL, "prior over the latent: N(0, I), or a network conditioned on the previous frame and the label", choices=PRIORS)
     reference: str = option("none", MODEL, "first: every step also sees the video's first frame and can copy the background from it; training uses a random frame of the same recording instead", choices=REFERENCES)
     fold: int = option(1, MODEL, "fold each n x n block of pixels into one with n² times the channels, for large frames; 1 = off", choices=FOLDS)
-    output: str = option("linear", MODEL, "output activation: none; clamped to [0, 1] with a straight-through gradient; or a sigmoid", choices=OUTPUTS)
+    output: str = option("linear", MODEL, "output activation: none, or a sigmoid", choices=OUTPUTS)
 
     batch_size: int = option(2, OPTIMISATION, "clips per step, over all GPUs", at_least=1)
     num_epoch: int = option(70, OPTIMISATION, "total epochs of the run, including resumed parts", at_least=1, at_most=1_000_000, resumable=True)
@@ -212,9 +212,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **{"DR": "runs/demo_data", "save_root": "runs/demo", "num_epoch": 10},
         **{"F_dim": 16, "L_dim": 16, "N_dim": 4, "D_out_dim": 32},
     },
-    # The five networks as they are. Frames are clamped wherever they are used, so it changes no
-    # frame that they are clamped in training as well; unbounded, single steps had losses of 1e7.
-    "best": {**RECIPE, **SHOWN, "output": "clamp"},
+    "best": {**RECIPE, **SHOWN},  # the five networks as they are
     # Cameras that move, several rooms, larger frames, which are folded. The background comes from
     # the first frame, clean, so it does not have to survive the model's own frames. Shifts and
     # changes of light stand in for footage that is not there.

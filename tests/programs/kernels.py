@@ -46,7 +46,7 @@ TINY = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
 # Of --preset best, but for the sizes of the model and of its clips.
 BEST = {
     **{"optim": "Muon", "lr": 0.003, "grad_clip": 0.01, "ema": 0.99, "frame_noise": 0.3},
-    **{"jump": 0.3, "rollout_every": 1, "tfr": 0.5, "output": "clamp"},
+    **{"jump": 0.3, "rollout_every": 1, "tfr": 0.5},
 }
 
 # name: options, teacher forcing, and the most kernels that a small step (T 4, B 2) may have: about
