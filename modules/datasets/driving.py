@@ -11,14 +11,12 @@ the labels show a body that the model has seen.
 Legend: T frames, J = 18 joints; points (T, J, 2) in pixels of the clip, y down; known (T, J).
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.datasets.pose import JOINTS, LIMBS
+from modules.datasets.pose import JOINTS, LIMBS, limb_lengths, nothing_known
 from modules.runtime.errors import UserError
 
 Array = NDArray[np.float64]
@@ -27,7 +25,8 @@ Mask = NDArray[np.bool_]
 NECK = JOINTS.index("neck")
 ANKLES = [JOINTS.index("right_ankle"), JOINTS.index("left_ankle")]
 # Limbs of which the sum is the size of a body: neck to hip, thigh, lower leg, of both sides.
-STATURE = [LIMBS.index(pair) for pair in ((1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13))]
+STATURE = [6, 7, 8, 9, 10, 11]
+MIRRORED = [1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14]  # each limb's other side
 LONGEST = 0.9  # quantile over time of a limb's length: limbs look shorter when they point at us
 FAR, NEAR = 0.05, 0.95  # quantiles of the line on which a person stands
 WINDOW = 0.5  # s to either side, within which the lowest foot is on the floor
@@ -47,56 +46,22 @@ class Build:
     left: float  # middle of the body, x in pixels, between which it was seen
     right: float
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for `build_from`."""
-        return asdict(self)
-
-
-def build_from(values: Any) -> Build:
-    """A Build from `as_json`. Raises KeyError, TypeError or ValueError for anything else."""
-    limbs = [float(value) for value in values["limbs"]]
-    rest = {field.name: float(values[field.name]) for field in fields(Build)[1:]}
-    build = Build(limbs, **rest)
-    if len(build.limbs) != len(LIMBS) or not np.isfinite([*build.limbs, build.stature]).all():
-        raise ValueError("limbs")
-    return build
-
-
-def _mirrored(limb: int) -> int:
-    """The same limb of the other side; itself for the one from neck to nose."""
-
-    def other(joint: int) -> int:
-        name = JOINTS[joint]
-        if name.startswith("left"):
-            return JOINTS.index(name.replace("left", "right"))
-        return JOINTS.index(name.replace("right", "left"))
-
-    a, b = LIMBS[limb]
-    return LIMBS.index((other(a), other(b)))
-
-
-def _lengths(points: Array, known: Mask) -> Array:
-    """(T, 17) lengths of the limbs, NaN where an end is unknown."""
-    a, b = np.array(LIMBS).T
-    lengths = np.hypot(*np.moveaxis(points[:, b] - points[:, a], -1, 0))
-    return np.where(known[:, a] & known[:, b], lengths, np.nan)
-
 
 def _long(lengths: Array) -> Array:
     """(17,) usual full length of each limb, both sides averaged; NaN where it was never seen."""
-    seen = np.isfinite(lengths).any(axis=0)
-    one = np.full(len(LIMBS), np.nan)
-    one[seen] = np.nanquantile(lengths[:, seen], LONGEST, axis=0)
-    both = np.stack([one, one[[_mirrored(limb) for limb in range(len(LIMBS))]]])
-    some = np.isfinite(both).any(axis=0)
-    result = np.full(len(LIMBS), np.nan)
-    result[some] = np.nanmean(both[:, some], axis=0)
-    return result
+    with nothing_known():
+        one = np.nanquantile(lengths, LONGEST, axis=0)
+        return np.asarray(np.nanmean([one, one[MIRRORED]], axis=0))
+
+
+def _lowest_foot(points: Array, known: Mask) -> Array:
+    """(T,) y of the lower ankle, minus infinity where none is seen."""
+    return np.asarray(np.where(known[:, ANKLES], points[:, ANKLES, 1], -np.inf).max(axis=1))
 
 
 def floor_line(points: Array, known: Mask, fps: float) -> Array:
     """(T,) y of the line on which the person stands: the lowest foot of the second around."""
-    feet = np.where(known[:, ANKLES], points[:, ANKLES, 1], -np.inf).max(axis=1)
+    feet = _lowest_foot(points, known)
     times = np.flatnonzero(np.isfinite(feet))
     if len(times) < 2:
         raise UserError("the ankles are never seen, so there is no floor line")
@@ -113,7 +78,7 @@ def _middle(points: Array, known: Mask) -> Array:
 
 def measure(points: Array, known: Mask, fps: float) -> Build:
     """The build of a person. Raises UserError: neck, legs or feet were never seen."""
-    lengths = _lengths(points, known)
+    lengths = limb_lengths(points, known)
     limbs = _long(lengths)
     if not np.isfinite(limbs[STATURE]).all():
         raise UserError("the legs are never seen, so there is no size to compare")
@@ -129,16 +94,9 @@ def measure(points: Array, known: Mask, fps: float) -> Build:
                 sizes[i] = float(part[STATURE].sum() / 2)
     left, right = np.nanquantile(_middle(points, known), [FAR, NEAR])
     # A limb that was never seen (a covered ear) gets no length; it stays unknown.
-    plain = [float(value) if np.isfinite(value) else 0.0 for value in limbs]
+    plain = np.nan_to_num(limbs).tolist()
     return Build(
-        limbs=plain,
-        stature=stature,
-        far=float(far),
-        near=float(near),
-        far_stature=sizes[0],
-        near_stature=sizes[1],
-        left=float(left),
-        right=float(right),
+        plain, stature, float(far), float(near), sizes[0], sizes[1], float(left), float(right)
     )
 
 
@@ -168,8 +126,7 @@ def retarget(
         made[both, b], have[both, b] = made[both, a] + step[both], True
 
     # The lowest foot stands on the target's line, or is as far above it as it was above its own.
-    feet = np.where(have[:, ANKLES], made[:, ANKLES, 1], -np.inf).max(axis=1)
-    own_feet = np.where(known[:, ANKLES], points[:, ANKLES, 1], -np.inf).max(axis=1)
+    feet, own_feet = _lowest_foot(made, have), _lowest_foot(points, known)
     stands = np.isfinite(feet) & np.isfinite(own_feet) & have[:, NECK]
     if not stands.any():
         raise UserError("neck and ankles are never seen together")
@@ -183,8 +140,3 @@ def retarget(
     across = across.clip(target.left, target.right)
     made += np.stack([across, down], axis=1)[:, None]
     return np.where(have[..., None], made, 0), have
-
-
-def nearest_label(first: NDArray[np.uint8], labels: Sequence[NDArray[np.uint8]]) -> int:
-    """Which of the labels (H, W, 3) looks most like `first`: mean absolute difference."""
-    return int(np.argmin([np.abs(label.astype(np.int16) - first).mean() for label in labels]))

@@ -1,7 +1,7 @@
 """The person of a data set that `video` made, and other people's motion made by that person.
 
     like = read_like(Path("data/dance"))             # its build, frame size and frames/s
-    write_driven(folder, clips, tracks, like)        # test sequences for Tester.py
+    write_driven(folder, tracks, like)               # test sequences for Tester.py
 
 The import keeps the person's build in ROOT/import.json (`about_the_person`).
 """
@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from modules.datasets.driving import Build, build_from, measure, nearest_label, retarget
+from modules.datasets.driving import Build, measure, retarget
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.naming import frames_in
 from modules.datasets.pose import STANDARD, Style, draw_labels
-from modules.datasets.source import Clip, Pixels, data_rate
+from modules.datasets.source import Pixels
 from modules.datasets.splits import Place, background_of, file_of
 from modules.datasets.tracks import Track
 from modules.ink import Ink, find_ink
@@ -47,48 +47,34 @@ Box = tuple[float, float, float, float]
 class Like:
     """What a data set says of its person, for `--labels_only --like`."""
 
-    root: Path
     fps: float  # frames/s
     size: tuple[int, int]  # width, height of its images
     box: Box  # part of its clip that its images show
     build: Build  # in pixels of its clip
+    root: Path
 
     @property
     def identity(self) -> str:
         """SHA-256 of what a driven sequence depends on."""
-        values = [self.fps, self.size, self.box, self.build.as_json()]
+        values = [self.fps, self.size, self.box, asdict(self.build)]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def about_the_person(
-    clips: Sequence[Clip],
-    tracks: Sequence[Track],
-    boxes: dict[int, Box],
-    fps: float,
-    size: tuple[int, int],
-) -> dict[str, Any]:
+def about_the_person(shown: Sequence[tuple[Track, Box]], size: tuple[int, int]) -> dict[str, Any]:
     """What ROOT/import.json keeps: the frames/s, and the person of the longest clip.
 
-    boxes: for each clip that is used the part of its picture that the frames show; fps: of --fps;
+    shown: each clip that is used, and the part of its picture that the frames show
     size: (width, height) of the frames
 
     The person is missing where labels are images, or legs are never seen.
     """
-    longest = max(boxes, key=lambda index: sum(b - a for a, b in tracks[index].spans))
-    rate, track = data_rate(clips[longest], fps), tracks[longest]
-    about: dict[str, Any] = {"frames_per_second": rate, "size": size, "person": None}
+    track, box = max(shown, key=lambda pair: len(pair[0].visible))
+    about: dict[str, Any] = {"frames_per_second": track.fps, "size": size, "person": None}
     if track.points is not None and track.known is not None:
+        seen = track.points[track.visible], track.known[track.visible]
         with contextlib.suppress(UserError):
-            build = measure(*_seen(track), rate)
-            about["person"] = {"box": boxes[longest], "build": build.as_json()}
+            about["person"] = {"box": box, "build": asdict(measure(*seen, track.fps))}
     return about
-
-
-def _seen(track: Track) -> tuple[Array, NDArray[np.bool_]]:
-    """Joints of the frames in which the person is seen, one after another."""
-    assert track.points is not None and track.known is not None
-    times = [t for start, stop in track.spans for t in range(start, stop)]
-    return track.points[times], track.known[times]
 
 
 def frames_per_second(root: Path) -> float | None:
@@ -115,7 +101,7 @@ def read_like(root: Path) -> Like:
                 " labels), so their lengths are unknown"
             )
         left, top, right, bottom = map(float, person["box"])
-        build, fps = build_from(person["build"]), float(state["frames_per_second"])
+        build, fps = Build(**person["build"]), float(state["frames_per_second"])
     except OSError as error:
         raise UserError(
             f"--like {root}: is not a data set that `dataloader.py video` made (no {MARKER})"
@@ -125,7 +111,7 @@ def read_like(root: Path) -> Like:
             f"--like {root}: {MARKER} says nothing of the person (an older version?); import the"
             " video again"
         ) from error
-    return Like(root, fps, (width, height), (left, top, right, bottom), build)
+    return Like(fps, (width, height), (left, top, right, bottom), build, root)
 
 
 def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> Style:
@@ -170,7 +156,7 @@ def without_the_person(
     return empty
 
 
-def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], like: Like) -> None:
+def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     """Write test sequences below `root`: these people's motion, made by the person of `like`.
 
     A sequence starts with the training frame whose pose is nearest to the first one made, and with
@@ -182,46 +168,49 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
     width, height = like.size
     draw = partial(draw_labels, height=height, width=width)
     left, top, right, bottom = like.box
+    scale = np.array([width / (right - left), height / (bottom - top)])
     folder = like.root / "train"
     train = list(frames_in(folder / "train_label").values())
     train = train[:: max(1, len(train) // MOST)]
-    usual = [np.asarray(read_image(path, BLACK)) for path in train]
-    some = slice(None, None, max(1, len(train) // SHOWN))
-    plain, ink = np.stack(usual[some]), find_ink(usual)
+    usual = np.stack([np.asarray(read_image(path, BLACK)) for path in train])
+    some, ink = slice(None, None, max(1, len(train) // SHOWN)), find_ink(usual)
     rooms = np.stack([np.asarray(read_image(folder / "train_img" / p.name)) for p in train[some]])
     number, style, short = 0, None, 0
-    for clip, track in zip(clips, tracks, strict=True):
+    for track in tracks:
+        clip, fps = track.clip, track.fps
         if track.points is None or track.known is None:
             raise UserError(
-                "--labels_only needs joints; skeleton images have none that could be moved"
+                f"{clip.path}: --labels_only needs joints; skeleton images have none that could be"
+                " moved"
             )
-        fps = data_rate(clip, like.fps)
         try:
-            own = measure(*_seen(track), fps)
+            own = measure(track.points[track.visible], track.known[track.visible], fps)
             for start, stop in track.spans:
                 if stop - start < fps:
                     short += 1
                     continue
-                part = slice(start, stop)
-                points, known = retarget(
-                    track.points[part], track.known[part], own, like.build, fps
-                )
-                scale = np.array([width / (right - left), height / (bottom - top)])
+                joints = track.points[start:stop], track.known[start:stop]
+                points, known = retarget(*joints, own, like.build, fps)
                 places = (points - np.array([left, top])) * scale
                 if style is None:
-                    style = style_of(usual, list(draw(places, known)))
+                    style = style_of(list(usual), list(draw(places, known)))
                 made = list(draw(places, known, style=style))
-                best = nearest_label(made[0], usual)
-                nearest, made[0] = train[best], usual[best]
-                first = np.asarray(read_image(folder / "train_img" / nearest.name))
-                _write_sequence(root, number, made, first)
-                empty = background_of(root, str(number))
-                empty.parent.mkdir(parents=True, exist_ok=True)
-                behind = without_the_person(rooms, plain, ink, first, usual[best])
-                Image.fromarray(behind).save(empty)
+                apart = [np.abs(label.astype(np.int16) - made[0]).mean() for label in usual]
+                best = int(np.argmin(apart))  # the nearest pose
+                made[0] = usual[best]
+                first = np.asarray(read_image(folder / "train_img" / train[best].name))
+                behind = without_the_person(rooms, usual[some], ink, first, usual[best])
+                sequence = str(number)
+                pictures = {background_of(root, sequence): behind}
+                pictures[file_of(root, Place("test", sequence, 0), "img")] = first
+                for t, label in enumerate(made):
+                    pictures[file_of(root, Place("test", sequence, t), "label")] = label
+                for path, picture in pictures.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(picture).save(path)
                 print(
                     f"{clip.path}: {stop - start} frames → test sequence {number}; its first frame"
-                    f" is training frame {nearest.stem}, whose pose is nearest"
+                    f" is training frame {train[best].stem}, whose pose is nearest"
                 )
                 number += 1
         except UserError as error:
@@ -229,13 +218,4 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
     if short:
         print(f"left out: {short} piece(s) of motion that last less than a second")
     if not number:
-        raise UserError(f"{clips[0].path}: nobody was found in it for a second, so no motion")
-
-
-def _write_sequence(root: Path, number: int, labels: Sequence[Pixels], first: Pixels) -> None:
-    """Write one test sequence: its first frame and all of its labels."""
-    for kind, pictures in (("label", labels), ("img", [first])):
-        for t, picture in enumerate(pictures):
-            path = file_of(root, Place("test", str(number), t), kind)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
+        raise UserError(f"{tracks[0].clip.path}: nobody was found in it for a second, so no motion")

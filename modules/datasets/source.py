@@ -143,10 +143,14 @@ def _open_folder(path: Path, source_fps: float | None) -> Clip:
             raise
         except Exception:  # a corrupted image is named when it is read
             continue
-    names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-    identity = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-    size, count = first.size, len(files)
+    identity, size, count = identity_of(files), first.size, len(files)
     return Clip(path, "folder", files, source_fps, size, count, identity, notes=tuple(notes))
+
+
+def identity_of(files: Sequence[Path]) -> str:
+    """What tells files apart without reading them: SHA-256 of their names and sizes."""
+    lines = [f"{file.name} {file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _check_size(file: Path, found: tuple[int, int], size: tuple[int, int]) -> None:

@@ -1,6 +1,5 @@
 """Another person's motion: proportions, place and floor line become the trained person's."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from PIL import Image
 
 import dataloader
-from modules.datasets.driving import Build, build_from, floor_line, measure, nearest_label, retarget
+from modules.datasets.driving import floor_line, measure, retarget
 from modules.datasets.person import frames_per_second, style_of, without_the_person
 from modules.datasets.pose import JOINTS, LIMBS, STANDARD, Style, draw_labels
 from modules.ink import find_ink
@@ -104,20 +103,6 @@ def test_unknown_joints_stay_unknown() -> None:
     no_feet[:, ANKLES] = False
     with pytest.raises(UserError, match="legs are never seen"):
         measure(own, no_feet, FPS)
-
-
-def test_a_build_survives_its_file() -> None:
-    build = measure(body(2.0, still(300), still(400)), EVERY, FPS)
-    assert build_from(json.loads(json.dumps(build.as_json()))) == build
-    for wrong in ({}, {**build.as_json(), "limbs": [1.0]}, {**build.as_json(), "far": "x"}):
-        with pytest.raises((KeyError, TypeError, ValueError)):
-            build_from(wrong)
-    assert isinstance(build, Build) and dataclasses.is_dataclass(build)
-
-
-def test_nearest_label() -> None:
-    labels = [np.full((4, 4, 3), v, np.uint8) for v in (0, 90, 200)]
-    assert nearest_label(np.full((4, 4, 3), 120, np.uint8), labels) == 1
 
 
 # ---------------------------------------------------------------- the command

@@ -359,7 +359,7 @@ def test_corrupted_detections_are_named(
     root = tmp_path / "data"
     assert import_(clip, "--out", root, *SMALL).returncode == 130
     (kept,) = (root / "detections").iterdir()
-    kept.write_text("{}\n" + kept.read_text())
+    kept.write_text("oops\n" + kept.read_text())
     assert_refused(import_(clip, "--out", root, *SMALL), str(kept), "corrupted")
 
 
