@@ -15,9 +15,9 @@ import colorsys
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,15 +89,9 @@ class Detections(NamedTuple):
     joints: NDArray[np.floating]  # (K, 17, 3) of COCO: x, y in pixels, confidence of its own kind
 
 
-class KeypointModel(Protocol):
-    """A detector: frames (H, W, 3) uint8 RGB → what is found in each.
-
-    near: (4,) box of the person in an earlier frame, in which to look first
-    """
-
-    def __call__(
-        self, frames: Sequence[NDArray[np.uint8]], near: Array | None = None
-    ) -> list[Detections]: ...
+# A detector: frames (H, W, 3) uint8 RGB, and the box (4,) of the person in an earlier frame, where
+# it looks first → what is found in each frame.
+KeypointModel = Callable[[Sequence[NDArray[np.uint8]], Array | None], list[Detections]]
 
 
 # ----------------------------------------------------------------------------------------
@@ -327,10 +321,9 @@ def fill_and_smooth(
 ) -> tuple[Array, Mask]:
     """Joints without short gaps and jitter: new points (T, J, 2) and known (T, J).
 
-    A joint that is missing for up to `max_gap` frames between two frames that have it moves in a
-    straight line; longer gaps stay. Then each joint is averaged over time with Gaussian weights of
-    `sigma` frames (0: not at all), over known neighbours up to three sigma away. Nothing crosses
-    a span; what is outside of all spans is unknown.
+    A joint that is missing for up to `max_gap` frames moves in a straight line; longer gaps stay.
+    Then each joint is averaged over its known neighbours in time with Gaussian weights of `sigma`
+    frames (0: not at all). Nothing crosses a span; what is outside of all spans is unknown.
     """
     made, have = np.zeros_like(points), np.zeros_like(known)
     reach = math.ceil(3 * sigma)
@@ -381,8 +374,7 @@ def draw_labels(
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's own pixels.
 
-    Limbs are painted at their final size with several samples per pixel, on the same canvas as the
-    demo's labels; a limb is left out if one of its ends is unknown.
+    Limbs are painted at their final size; one with an unknown end is left out.
     """
     camera, radius = Camera(height, width), style.thickness * line_radius(height, width)
     colours = style.low / 255 + (style.high - style.low) / 255 * LIMB_COLOURS

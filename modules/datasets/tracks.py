@@ -23,29 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from modules.datasets import pose
 from modules.datasets.agreement import label_offset, overlays
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.inspection import differences, find_cuts
 from modules.datasets.label_files import Labels
-from modules.datasets.pose import (
-    COCO_JOINTS,
-    KeypointModel,
-    Person,
-    Span,
-    colours_of_clothes,
-    draw_labels,
-    fill_and_smooth,
-    follow_main_person,
-    joints_over_time,
-    limbs_known,
-    overlap,
-    person_from,
-    plausible_spans,
-    roughness,
-    runs,
-    switches,
-    unbroken_spans,
-)
+from modules.datasets.pose import KeypointModel, Person, Span
 from modules.datasets.source import Clip, Pixels, data_rate, frames_at, sampled, sampled_indices
 from modules.datasets.video_options import VideoOptions
 from modules.ink import Ink
@@ -69,6 +52,7 @@ class Track:
     clip: Clip
     labels: Labels | None  # of another tool
     fps: float  # frames/s that are taken
+    indices: list[int]  # (T,) source frames that are taken
     cuts: list[int]  # frames before which the picture jumps
     extents: Array  # (T, 4) boxes around the person, parts of the clip's width and height; NaN
     spans: list[Span] = field(default_factory=list)  # frames without a break with the person
@@ -154,9 +138,9 @@ class JointFinder:
 
     def _people(self, line: str | bytes) -> list[Person]:
         people = [
-            person_from(
+            pose.person_from(
                 np.array(row["joints"], np.float64),
-                COCO_JOINTS,
+                pose.COCO_JOINTS,
                 self.detector.threshold,
                 score=row["score"],
                 box=np.array(row["box"], np.float64),
@@ -216,9 +200,9 @@ def read_track(
             finder.flush()
     cuts = find_cuts(differences(np.stack(small)))
     nowhere = np.full((len(indices), 4), np.nan)
-    track = Track(clip, labels, data_rate(clip, o.fps), cuts, nowhere)
+    track = Track(clip, labels, data_rate(clip, o.fps), indices, cuts, nowhere)
     if labels and labels.images:
-        _follow_images(track, indices)
+        _follow_images(track, labels)
     elif labels:
         _follow_joints(track, [labels.people.get(i, []) for i in indices], np.stack(small), o)
     elif finder:
@@ -233,12 +217,12 @@ def _check_movement(track: Track, labels: Labels, o: VideoOptions, frames: Pixel
 
     frames: (N, H, W, 3), the clip's first ones at the data set's rate
     """
-    clip, indices = track.clip, sampled_indices(track.clip, o.fps)
+    clip, indices = track.clip, track.indices
 
     def drawn(times: Sequence[int], height: int, width: int) -> list[Pixels]:
         if track.points is not None and track.known is not None:
             points = track.points[times] * (np.array([width, height]) / clip.size)
-            return list(draw_labels(points, track.known[times], height=height, width=width))
+            return list(pose.draw_labels(points, track.known[times], height=height, width=width))
         images = [read_image(labels.images[indices[t]], BLACK) for t in times]
         return [np.asarray(image.resize((width, height))) for image in images]
 
@@ -276,15 +260,17 @@ def _follow_joints(
     small: (T, H, W, 3) the frames, of any size
     """
     longest, size = o.gap_frames(), np.array(track.clip.size)
-    main = follow_main_person(people)
-    points, known = joints_over_time(main)
-    seen = unbroken_spans(main, track.cuts, longest)
-    spans = plausible_spans(*fill_and_smooth(points, known, seen, max_gap=longest, sigma=0), seen)
+    main = pose.follow_main_person(people)
+    points, known = pose.joints_over_time(main)
+    seen = pose.unbroken_spans(main, track.cuts, longest)
+    spans = pose.plausible_spans(
+        *pose.fill_and_smooth(points, known, seen, max_gap=longest, sigma=0), seen
+    )
     track.gap = _longest_gap(np.array([person is not None for person in main]))
     track.implausible = sum(b - a for a, b in seen if b - a >= 5) - sum(b - a for a, b in spans)
-    colours = colours_of_clothes(small, points / size, known)
+    colours = pose.colours_of_clothes(small, points / size, known)
     starts = [start for start, _ in seen]
-    if other := switches(spans, starts, colours, track.cuts, longest):
+    if other := pose.switches(spans, starts, colours, track.cuts, longest):
         where = named(f"{t / track.fps:.1f} s" for t in other)
         track.warnings.append(
             f"another person, by place, size or clothes, is followed from {where} on, in a"
@@ -294,7 +280,7 @@ def _follow_joints(
     beside = [[p for p in found if p is not a and p.size > a.size / 2] for a, found in pairs]
     if count := sum(map(bool, beside)):
         boxes = [(a.box, rest) for (a, _), rest in zip(pairs, beside, strict=True)]
-        crossing = sum(any(overlap(p.box, box) > 0 for p in rest) for box, rest in boxes)
+        crossing = sum(any(pose.overlap(p.box, box) > 0 for p in rest) for box, rest in boxes)
         track.warnings.append(
             f"another person of similar size is in {count} frames and overlaps the followed one in"
             f" {crossing}; look whether it is always the same person"
@@ -305,7 +291,7 @@ def _follow_joints(
             f"half of the frames have no more than {usual} of {most} joints; the person is too"
             " small, too blurred or cut off: look at the contact sheet whether labels fit"
         )
-    rough = roughness(points, known, spans)
+    rough = pose.roughness(points, known, spans)
     if np.isfinite(rough).any():
         jitter = float(np.nanmean(rough))
         share = jitter / np.median([a.box[3] - a.box[1] for a, _ in pairs])
@@ -313,21 +299,19 @@ def _follow_joints(
         track.jitter = f"; joints jitter by {jitter:.1f} pixels ({part})"
         if share > JITTER:
             track.warnings.append(f"joints jitter by {part}; a larger --smooth may help")
-    points, known = fill_and_smooth(points, known, spans, max_gap=longest, sigma=o.smooth)
-    visible = np.asarray(limbs_known(known).any(axis=1))
-    track.spans = [run for span in spans for run in runs(visible, *span)]
+    points, known = pose.fill_and_smooth(points, known, spans, max_gap=longest, sigma=o.smooth)
+    visible = np.asarray(pose.limbs_known(known).any(axis=1))
+    track.spans = [run for span in spans for run in pose.runs(visible, *span)]
     track.points, track.known = points, known
     for t in np.flatnonzero(visible).tolist():
         places = points[t][known[t]] / size
         track.extents[t] = [*places.min(axis=0), *places.max(axis=0)]
 
 
-def _follow_images(track: Track, indices: Sequence[int]) -> None:
-    """Fill in a track of skeleton images. indices: the source frame of each of T frames"""
-    labels = track.labels
-    assert labels is not None
-    with progress_bar(f"{track.clip.path.name}: labels", len(indices)) as bar:
-        for t, index in enumerate(indices):
+def _follow_images(track: Track, labels: Labels) -> None:
+    """Fill in a track of skeleton images."""
+    with progress_bar(f"{track.clip.path.name}: labels", len(track.indices)) as bar:
+        for t, index in enumerate(track.indices):
             drawn = labels.ink.drawn(np.asarray(read_image(labels.images[index], BLACK)))
             rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
             if len(rows):
@@ -335,6 +319,6 @@ def _follow_images(track: Track, indices: Sequence[int]) -> None:
                 track.extents[t] = box / np.array([*drawn.shape[::-1], *drawn.shape[::-1]])
             bar.update()
     seen = np.isfinite(track.extents[:, 0])
-    edges = pairwise([0, *track.cuts, len(indices)])
-    track.spans = [run for start, stop in edges for run in runs(seen, start, stop)]
+    edges = pairwise([0, *track.cuts, len(seen)])
+    track.spans = [run for start, stop in edges for run in pose.runs(seen, start, stop)]
     track.gap = _longest_gap(seen)

@@ -34,14 +34,7 @@ from modules.datasets.label_files import Labels, open_labels
 from modules.datasets.label_images import shrink_label, stroke_gain
 from modules.datasets.person import MARKER, Box, Like, about_the_person, read_like, write_driven
 from modules.datasets.pose import KeypointModel, draw_labels
-from modules.datasets.source import (
-    Clip,
-    Pixels,
-    identity_of,
-    open_clip,
-    sampled,
-    sampled_indices,
-)
+from modules.datasets.source import Clip, Pixels, identity_of, open_clip, sampled
 from modules.datasets.splits import Piece, Place, file_of, places_by_clip, split_by_time
 from modules.datasets.tracks import (
     DETECTIONS,
@@ -61,7 +54,7 @@ PARTIAL = "partial"  # the splits while they are written
 SPLITS = ("train", "val", "test")
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 RCNN_SIDE, RCNN_BATCH = 800, 4  # pixels of the frame's shorter side, frames
-LARGEST, SMALLEST = (256, 128), (64, 32)  # frames where --size is not given: width, height
+SIZES = ((256, 128), (128, 64), (64, 32))  # width, height where --size is not given
 FEW = 300  # training frames; fewer show too few poses
 MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet are beyond them
 
@@ -76,13 +69,11 @@ def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) 
     """The part of a clip's picture that becomes the frame, the same for all of its frames.
 
     It covers every place of the person with a margin, has the target's aspect ratio and at least
-    its size in pixels, since a smaller part would only be enlarged. Where the picture is too narrow
-    or too low for that ratio, the part is as wide or high as the picture and will be stretched.
+    its size in pixels. Where the picture is too narrow or too low for that ratio, the part is as
+    wide or high as the picture and will be stretched.
 
     extents: (T, 4) boxes around the person, parts of the picture's width and height, not NaN
     picture, target: (width, height) in pixels
-
-    Returns (x0, y0, x1, y1) in pixels of the picture.
     """
     (pw, ph), (tw, th) = picture, target
     boxes = extents * np.array([pw, ph, pw, ph])
@@ -110,7 +101,7 @@ def write_clip(
     box: Box = (0.0, 0.0, float(clip.size[0]), float(clip.size[1]))
     if o.fit == "person":
         box = crop_box(track.extents[track.visible], clip.size, size)
-    made = _labels(track, sorted(places), box, size, o)
+    made = _labels(track, sorted(places), box, size)
     with progress_bar(f"{clip.path.name}: writing", len(places)) as bar:
         for t, (_, frame) in enumerate(sampled(clip, o.fps)):
             if t not in places:
@@ -126,7 +117,7 @@ def write_clip(
 
 
 def _labels(
-    track: Track, frames: Sequence[int], box: Box, size: tuple[int, int], o: VideoOptions
+    track: Track, frames: Sequence[int], box: Box, size: tuple[int, int]
 ) -> Iterator[Pixels]:
     """Yield the labels (H, W, 3) of these frames, which show the part `box` of the picture."""
     width, height = size
@@ -135,8 +126,7 @@ def _labels(
         points = (track.points[frames] - np.array(box[:2])) * scale
         yield from draw_labels(points, track.known[frames], height=height, width=width)
     elif labels := track.labels:
-        indices = sampled_indices(track.clip, o.fps)
-        files = [labels.images[indices[t]] for t in frames]
+        files = [labels.images[track.indices[t]] for t in frames]
         part = np.array(box) / np.array([*track.clip.size, *track.clip.size])
         some = [read_image(path, BLACK) for path in files[:: max(1, len(files) // 16)]]
         gain = stroke_gain(some, part, size, labels.ink)
@@ -257,11 +247,9 @@ def _digest(option: str, path: Path) -> str:
 
 def usual_size(clips: Sequence[Clip]) -> tuple[int, int]:
     """(width, height) of the frames where --size is not given: none of the clips is enlarged."""
-    width, height = LARGEST
-    least_width, least_height = (min(clip.size[side] for clip in clips) for side in (0, 1))
-    while width > SMALLEST[0] and (width > least_width or height > least_height):
-        width, height = width // 2, height // 2
-    return width, height
+    least = [min(clip.size[side] for clip in clips) for side in (0, 1)]
+    fitting = [size for size in SIZES if size[0] <= least[0] and size[1] <= least[1]]
+    return (*fitting, SIZES[-1])[0]
 
 
 def import_video(o: VideoOptions) -> bool:
