@@ -324,7 +324,7 @@ def _read_tracks(
     labels: Sequence[Labels | None],
     detector: Detector | None,
 ) -> list[Track]:
-    """Read every clip, say what is in it. Raises UserError: nobody is in any, and nothing stays."""
+    """Read every clip and say what is in it. Raises UserError: nobody is in any of them."""
     tracks = []
     for clip, label in zip(clips, labels, strict=True):
         for note in clip.notes:
