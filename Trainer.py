@@ -25,7 +25,7 @@ from modules.auto_size import auto_sized, own_frame_size
 from modules.checkpoint import Checkpoint, RunState, prepare_save_root, take_from_checkpoint
 from modules.cvae import CVAE, ModelConfig
 from modules.data import VideoData, describe_data, fingerprint, largest_batch
-from modules.datasets.demo import demo_data
+from modules.datasets.synthetic import demo_data
 from modules.diagnosis import BASELINES
 from modules.evaluation import baselines, validate
 from modules.figures.records import Records, metrics_row, validation_files

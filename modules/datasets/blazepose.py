@@ -4,9 +4,8 @@
     (found,) = find_people([frame], near=None)
 
 Bazarevsky et al. 2020, "BlazePose: On-device Real-time Body Pose tracking". Release 0.10.14 of the
-package carries the weights (detector 3 MB, landmarks 6.4 MB); later ones, for Python 3.13 too, take
-them from a file. It takes tens of milliseconds a frame on one core. Every frame is searched by
-itself: the package's own smoothing would lag behind the movement.
+package carries the weights; later ones take them from a file. Every frame is searched by itself:
+the package's own smoothing would lag behind the movement.
 
 The detector sees a picture shrunk to 224 × 224 pixels, in which a small person drowns. So parts of
 the picture are searched too: first around the last place, at the end squares that cover it all.
@@ -25,23 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.datasets.pose import (
-    BLAZEPOSE_JOINTS,
-    COCO_JOINTS,
-    Detections,
-    KeypointModel,
-)
+from modules.datasets.pose import Detections, KeypointModel
 from modules.runtime.errors import UserError
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float64]
 
-INSTALL = "pip install -r requirements-video.txt"
 VISIBLE = 0.3  # visibility from which a joint counts as found
 NEAR_SIDE = 1.8  # side of the square around the last place, in the person's larger side
 NEAR_LEAST = 64  # pixels
-# For each of COCO's 17 joints its landmark.
-LANDMARKS = [BLAZEPOSE_JOINTS.index(place) for place in COCO_JOINTS]
+# Of the 33 landmarks those of COCO's 17 joints: nose, eyes, ears, shoulders, elbows, wrists, hips,
+# knees, ankles; left before right.
+LANDMARKS = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 
 
 def why_missing(pose_model: Path | None = None) -> str | None:
@@ -51,7 +45,7 @@ def why_missing(pose_model: Path | None = None) -> str | None:
     """
     spec = importlib.util.find_spec("mediapipe")
     if spec is None or spec.origin is None:
-        return f"the package mediapipe is missing; run: {INSTALL}"
+        return "the package mediapipe is missing; run: pip install -r requirements-video.txt"
     model = Path(spec.origin).parent / "modules/pose_landmark/pose_landmark_full.tflite"
     if pose_model is None and not model.exists():
         return (
@@ -77,16 +71,22 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
+# Pixels (H, W, 3) → (33, 3) x, y in parts of the picture, visibility; None: nobody.
+Landmarks = Callable[[Pixels], Array | None]
+
+
 def load_blazepose(pose_model: Path | None = None) -> KeypointModel:
     """A function from frames (H, W, 3) uint8 RGB to what is found in each.
 
-    Raises UserError: the package or its model is missing, or the file is none.
+    Raises UserError: the file cannot be read or is no model.
     """
-    if why := why_missing(pose_model):
-        raise UserError(f"--detector blazepose: {why}")
     with _quiet():
-        landmarks = _from_file(pose_model) if pose_model else _from_package()
-        landmarks(np.zeros((64, 64, 3), np.uint8))  # prints its notices
+        look = _from_file(pose_model) if pose_model else _from_package()
+        look(np.zeros((64, 64, 3), np.uint8))  # prints its notices
+
+    def landmarks(part: Pixels) -> Array | None:
+        marks = look(np.ascontiguousarray(part))
+        return np.array([(m.x, m.y, m.visibility) for m in marks]) if marks else None
 
     def find(frames: Sequence[Pixels], near: Array | None = None) -> list[Detections]:
         with _quiet():
@@ -95,23 +95,19 @@ def load_blazepose(pose_model: Path | None = None) -> KeypointModel:
     return find
 
 
-# Pixels (H, W, 3) → (33, 3) x, y in parts of the picture, visibility; None: nobody.
-Landmarks = Callable[[Pixels], Array | None]
-
-
-def _from_package() -> Landmarks:
+def _from_package() -> Callable[[Pixels], Any]:
     from mediapipe.python.solutions.pose import Pose
 
     model = Pose(static_image_mode=True, model_complexity=1)
 
-    def find(part: Pixels) -> Array | None:
-        found = model.process(np.ascontiguousarray(part)).pose_landmarks
-        return _rows(found.landmark) if found else None
+    def look(part: Pixels) -> Any:
+        found = model.process(part).pose_landmarks
+        return found.landmark if found else None
 
-    return find
+    return look
 
 
-def _from_file(path: Path) -> Landmarks:
+def _from_file(path: Path) -> Callable[[Pixels], Any]:
     import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
@@ -127,16 +123,11 @@ def _from_file(path: Path) -> Landmarks:
         ) from error
     atexit.register(model.close)  # it complains of being deleted at the very end
 
-    def find(part: Pixels) -> Array | None:
-        image = mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(part))
-        found = model.detect(image).pose_landmarks
-        return _rows(found[0]) if found else None
+    def look(part: Pixels) -> Any:
+        found = model.detect(mediapipe.Image(mediapipe.ImageFormat.SRGB, part)).pose_landmarks
+        return found[0] if found else None
 
-    return find
-
-
-def _rows(marks: Sequence[Any]) -> Array:
-    return np.array([(mark.x, mark.y, mark.visibility) for mark in marks])
+    return look
 
 
 def parts(width: int, height: int, near: Array | None) -> list[tuple[int, int, int, int]]:
@@ -147,7 +138,7 @@ def parts(width: int, height: int, near: Array | None) -> list[tuple[int, int, i
     found = []
     side = min(width, height)
     if near is not None:
-        larger = max(near[2] - near[0], near[3] - near[1])
+        larger = max(near[2:] - near[:2])
         size = min(max(round(NEAR_SIDE * float(larger)), NEAR_LEAST), side)
         left, top = (round(float(m) - size / 2) for m in (near[:2] + near[2:]) / 2)
         found.append((min(max(left, 0), width - size), min(max(top, 0), height - size), size, size))
@@ -167,17 +158,16 @@ def search(find: Landmarks, frame: Pixels, near: Array | None) -> Detections:
     for index, (left, top, wide, high) in enumerate(parts(width, height, near)):
         found = find(frame[top : top + high, left : left + wide])
         if found is not None:
-            scale = np.array([wide / width, high / height, 1.0])
-            found = found * scale + np.array([left / width, top / height, 0.0])
+            found = found * [wide, high, 1] + [left, top, 0]
             if best is None or found[:, 2].mean() > best[:, 2].mean():
                 best = found
             if index <= (near is not None):  # in the squares the best one counts
                 break
     if best is None:
         return Detections(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 17, 3)))
-    inside = np.logical_and(best[:, :2] >= 0, best[:, :2] <= 1).all(axis=1)
-    joints = best[LANDMARKS] * np.array([width, height, 1.0])
-    joints[:, 2] *= inside.take(LANDMARKS)  # joints beyond the picture's edge are guesses
+    joints = best[LANDMARKS]
+    inside = ((joints[:, :2] >= 0) & (joints[:, :2] <= [width, height])).all(axis=1)
+    joints[:, 2] *= inside  # joints beyond the picture's edge are guesses
     seen = joints[joints[:, 2] > VISIBLE] if (joints[:, 2] > VISIBLE).any() else joints
     box = np.concatenate([seen[:, :2].min(axis=0), seen[:, :2].max(axis=0)])
     return Detections(box[None], np.clip(joints[:, 2].mean(), 0, 1)[None], joints[None])

@@ -7,14 +7,18 @@ Frames are never repeated or dropped to even out the rate. They become upright, 
 in their pixels, and of 8 bits; transparent pixels become white.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from modules.datasets.images import to_rgb
 from modules.datasets.timing import Timing
 from modules.runtime.errors import UserError
 
@@ -96,14 +100,10 @@ def _decoded(container: Any, stream: Any, decoder: str, damaged: list[int]) -> I
 def _matrix(frame: Any) -> Matrix:
     """How a frame says that it is to be turned; the identity where it says nothing."""
     if note := frame.side_data.get("DISPLAYMATRIX"):
-        a, b, _, c, d, *_ = np.frombuffer(bytes(note), np.int32).tolist()
-        turned = abs(b) > abs(a)
-        return (0, _sign(b), _sign(c), 0) if turned else (_sign(a), 0, 0, _sign(d))
+        values = np.frombuffer(bytes(note), np.int32)[[0, 1, 3, 4]]
+        a, b, c, d = np.rint(values / np.abs(values).max()).astype(int).tolist()
+        return a, b, c, d
     return 1, 0, 0, 1
-
-
-def _sign(value: int) -> int:
-    return -1 if value < 0 else 1
 
 
 def probe(path: Path) -> Film:
@@ -112,8 +112,7 @@ def probe(path: Path) -> Film:
 
     try:
         with _open(path) as container:
-            stream, notes = _choose(container, path)
-            return _probe(path, container, stream, notes)
+            return _probe(path, container)
     except av.error.FFmpegError as error:
         raise UserError(
             f"{path}: is not a video that can be read, or is cut off or corrupted"
@@ -121,11 +120,12 @@ def probe(path: Path) -> Film:
         ) from error
 
 
-def _probe(path: Path, container: Any, stream: Any, notes: list[str]) -> Film:
+def _probe(path: Path, container: Any) -> Film:
+    stream, notes = _choose(container, path)
     tags = {name.lower(): text for name, text in stream.metadata.items()}
-    clear = tags.get("alpha_mode") == "1"  # of WebM, which ffmpeg's own decoders ignore
-    decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name, "")
-    decoder = decoder if clear else ""
+    decoder = ""
+    if tags.get("alpha_mode") == "1":  # of WebM, which ffmpeg's own decoders ignore
+        decoder = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name, "")
     damaged: list[int] = []
     stamps: list[int | None] = []
     sizes: dict[tuple[int, int], int] = {}
@@ -237,38 +237,25 @@ def decode(path: Path, film: Film, wanted: Sequence[int]) -> Iterator[Pixels]:
 
 def _filtered(frames: Iterator[Any], film: Film) -> Iterator[Any]:
     """The frames, after ffmpeg's filters that the film needs."""
+    import av
+
     if not film.filters:
         yield from frames
         return
-    import av
-
-    graph: Any = None
-    for frame in frames:
-        if graph is None:
-            graph, kind = av.filter.Graph(), frame.format
-            chain = [graph.add(*step) for step in film.filters]
-            width, height = film.stored
+    graph = av.filter.Graph()
+    kind: Any = None
+    for frame in chain(frames, [None]):  # at the end come those that a filter has kept back
+        if frame and kind is None:
+            kind, (width, height) = frame.format.name, film.stored
             source = graph.add_buffer(
                 width=width, height=height, format=kind, time_base=frame.time_base
             )
-            graph.link_nodes(source, *chain, graph.add("buffersink")).configure()
-        same = (frame.width, frame.height, frame.format.name) == (*film.stored, kind.name)
-        graph.vpush(frame if same else frame.reformat(*film.stored, kind.name))
-        yield from _ready(graph)
-    if graph is not None:
-        graph.vpush(None)
-        yield from _ready(graph)
-
-
-def _ready(graph: Any) -> Iterator[Any]:
-    """What a graph has to give now."""
-    import av
-
-    while True:
-        try:
-            yield graph.vpull()
-        except (av.error.BlockingIOError, av.error.EOFError):
-            return
+            steps = [graph.add(*step) for step in film.filters]
+            graph.link_nodes(source, *steps, graph.add("buffersink")).configure()
+        graph.vpush(frame and frame.reformat(*film.stored, kind))
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                yield graph.vpull()
 
 
 def _rgb(frame: Any, film: Film) -> Pixels:
@@ -291,11 +278,4 @@ def _rgb(frame: Any, film: Film) -> Pixels:
     a, b, c, d = film.matrix
     if not a:
         pixels, a, d = pixels.swapaxes(0, 1), c, b
-    pixels = np.ascontiguousarray(pixels[::d, ::a])
-    return on_white(pixels) if film.alpha else pixels
-
-
-def on_white(frame: Pixels) -> Pixels:
-    """Pixels (H, W, 4) RGBA laid over white, (H, W, 3)."""
-    alpha = frame[..., 3:].astype(np.uint16)
-    return ((frame[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.asarray(to_rgb(Image.fromarray(np.ascontiguousarray(pixels[::d, ::a]))))

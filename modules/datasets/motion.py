@@ -24,7 +24,7 @@ SOLE = 0.045  # height of the ankle above the ground
 
 
 def _skeleton() -> dict[str, tuple[str, Vector]]:
-    """Return joint → (parent, offset in the parent's axes); parents first, the pelvis first."""
+    """Joint → (parent, offset in the parent's axes); parents first, the pelvis first."""
     joints: dict[str, tuple[str, Vector]] = {
         "pelvis": ("", (0, 0, 0)),
         "waist": ("pelvis", (0, 0.03, 0)),
@@ -68,7 +68,7 @@ class Pose(NamedTuple):
 
 
 def _rotation(axis: int, degrees: Array) -> Array:
-    """Return the rotations (T, 3, 3) about axis 0 (x), 1 (y) or 2 (z) by angles (T,)."""
+    """The rotations (T, 3, 3) about axis 0 (x), 1 (y) or 2 (z) by angles (T,)."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     radians = np.deg2rad(degrees)
     matrices = np.zeros((len(radians), 3, 3))
@@ -80,11 +80,7 @@ def _rotation(axis: int, degrees: Array) -> Array:
 
 
 def forward_kinematics(angles: dict[str, Array]) -> Pose:
-    """Place all joints, the pelvis at the origin.
-
-    Args:
-        angles: for each name of ANGLES, an array (T,) in degrees.
-    """
+    """All joints, the pelvis at the origin. angles: for each of ANGLES an array (T,) in degrees"""
     x, y, z = 0, 1, 2
     turn = {"waist": _rotation(y, angles["twist"]) @ _rotation(z, -angles["lean"])}
     turn["waist"] = turn["waist"] @ _rotation(x, angles["bow"])
@@ -110,10 +106,10 @@ def forward_kinematics(angles: dict[str, Array]) -> Pose:
 
 
 def stand_on_floor(pose: Pose) -> Array:
-    """Return where the pelvis is, (T, 3) in statures, so that the feet carry the person.
+    """Where the pelvis is, (T, 3) in statures, so that the feet carry the person.
 
     The lowest heel or toe touches the floor (y = 0), and the foot that carries the weight does not
-    slide: the pelvis moves instead, so that steps travel and legs swing freely.
+    slide: the pelvis moves instead.
     """
     soles = [[JOINTS[f"{side}_heel"], JOINTS[f"{side}_toe"]] for side in SIDES]
     lowest = pose.joints[:, soles, 1].min(axis=2)  # (T, 2 feet)
@@ -185,7 +181,7 @@ Keys = list[tuple[float, float]]
 
 
 def _parse(exercise: str, lead: str) -> dict[str, Keys]:
-    """Return names of ANGLES → keys (phase in ]0, 1[, degrees) of an exercise led by one side."""
+    """Names of ANGLES → keys (phase in ]0, 1[, degrees) of an exercise led by one side."""
     trail = "right" if lead == "left" else "left"
     sides = {"lead": [lead], "trail": [trail], "both": [lead, trail]}
     curves: dict[str, Keys] = {}
@@ -205,11 +201,7 @@ def smooth_curve(times: Array, values: Array, at: Array) -> Array:
     """Interpolate keys by cubic pieces that do not overshoot and are flat where they turn.
 
     Slopes at the keys: harmonic means, Fritsch & Butland 1984, "A method for constructing local
-    monotone piecewise cubic interpolants".
-
-    Args:
-        times, values: (K,), times strictly increasing.
-        at: (T,), within the keys or constant beyond them.
+    monotone piecewise cubic interpolants". times, values: (K,), times strictly increasing; at: (T,)
     """
     span = np.diff(times)
     slope = np.diff(values) / span
@@ -227,15 +219,11 @@ def smooth_curve(times: Array, values: Array, at: Array) -> Array:
 def choreograph(
     rng: np.random.Generator, frames: int, spot: float, reach: float
 ) -> dict[str, Array]:
-    """Draw exercises in random order, speed, width and number until the frames are filled.
+    """Draw exercises in random order, speed, width and number: (T,) degrees for each of ANGLES.
 
-    Args:
-        frames: length T, at about 20 frames/s.
-        spot: x where the person starts, the middle being 0, in statures.
-        reach: how far from the middle side steps lead, in statures.
-
-    Returns:
-        For each name of ANGLES, an array (T,) in degrees.
+    frames: T, at about 20 frames/s
+    spot:   x where the person starts, the middle being 0, in statures
+    reach:  how far from the middle side steps lead, in statures
     """
     keys: dict[str, Keys] = {name: [(-1.0, 0.0)] for name in ANGLES}
     clock, facing = float(rng.uniform(0, 6)), 0.0  # frames, degrees
@@ -294,13 +282,8 @@ def _play(keys: dict[str, Keys], frames: int, rng: np.random.Generator) -> dict[
         unique = dict([*points, (points[-1][0] + 1, points[-1][1])])
         angles[name] = smooth_curve(np.array(list(unique)), np.array(list(unique.values())), at)
         angles[name] += REST.get(name.partition("_")[2], 0.0)
-    sway = {
-        "yaw": 2.5,
-        "bow": 1.2,
-        "lean": 1.2,
-        "look": 5.0,
-        "nod": 3.0,
-    }  # people never stand quite still
+    # People never stand quite still.
+    sway = {"yaw": 2.5, "bow": 1.2, "lean": 1.2, "look": 5.0, "nod": 3.0}
     sway |= {f"{side}_{name}": 2.5 for side in SIDES for name in ("raise", "flex")}
     for name, width in sway.items():
         periods, phases = rng.uniform(30, 120, size=3), rng.uniform(0, 2 * np.pi, size=3)
@@ -314,7 +297,7 @@ def _play(keys: dict[str, Keys], frames: int, rng: np.random.Generator) -> dict[
 
 
 def perform(rng: np.random.Generator, frames: int, camera: Camera) -> Pose:
-    """Return a person who exercises on the floor, in the camera's view, for `frames` frames."""
+    """A person who exercises on the floor, in the camera's view, for `frames` frames."""
     half = camera.width / camera.scale / 2
     reach = max(half - 0.58, 0.02)  # half the span of the arms is 0.5
     start = rng.uniform(-0.9, 0.9) * reach

@@ -1,9 +1,14 @@
 """The person of a data set that `video` made, and other people's motion made by that person.
 
     like = read_like(Path("data/dance"))             # its build, frame size and frames/s
-    write_driven(folder, clips, tracks, like)        # test sequences for Tester.py
+    write_driven(folder, tracks, like)               # test sequences for Tester.py
 
-The import keeps the person's build in ROOT/import.json (`about_the_person`).
+After Chan et al. 2019, "Everybody Dance Now", section 4.4 (global pose normalisation): the line on
+which a person stands, and its size there, are mapped from the source's range between far and near
+to the target's. Limbs then get the target's proportions, one by one from the neck outwards, so that
+the labels show a body that the model has seen.
+
+Legend: T frames, J = 18 joints; points (T, J, 2) in pixels of the clip, y down; known (T, J).
 """
 
 import contextlib
@@ -11,7 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +27,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from modules.datasets.driving import Build, build_from, measure, nearest_label, retarget
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.naming import frames_in
-from modules.datasets.pose import STANDARD, Style, draw_labels
-from modules.datasets.source import Clip, Pixels, data_rate
+from modules.datasets.pose import (
+    JOINTS,
+    LIMBS,
+    STANDARD,
+    Mask,
+    Style,
+    draw_labels,
+    limb_lengths,
+    nothing_known,
+)
+from modules.datasets.source import Pixels
 from modules.datasets.splits import Place, background_of, file_of
 from modules.datasets.tracks import Track
 from modules.ink import Ink, find_ink
@@ -38,57 +51,167 @@ WHOLE = 0.97  # of the contrast: a line covers the pixel whole
 THICKER = 4 / 3  # lines of one thickness in other poses differ by less
 SHOWN = 200  # training frames from which the background is taken
 REACH = 1 / 10  # of the height: a body reaches so far beyond its skeleton
+NECK = JOINTS.index("neck")
+ANKLES = [JOINTS.index("right_ankle"), JOINTS.index("left_ankle")]
+# Limbs of which the sum is the size of a body: neck to hip, thigh, lower leg, of both sides.
+STATURE = [6, 7, 8, 9, 10, 11]
+MIRRORED = [1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14]  # each limb's other side
+LONGEST = 0.9  # quantile over time of a limb's length: limbs look shorter when they point at us
+FAR, NEAR = 0.05, 0.95  # quantiles of the line on which a person stands
+WINDOW = 0.5  # s to either side, within which the lowest foot is on the floor
+LEAST_RANGE = 0.05  # of the body's size: a smaller range of the line is no depth
 
 Array = NDArray[np.float64]
 Box = tuple[float, float, float, float]
+
+
+# ---------------------------------------------------------------- bodies
+
+
+@dataclass(frozen=True)
+class Build:
+    """A person's body and the places where it was seen."""
+
+    limbs: list[float]  # (17,) length of each limb, left and right averaged, pixels
+    stature: float  # sum of STATURE, half of both sides, pixels
+    far: float  # line on which it stands when it is far, y in pixels
+    near: float  # the same when it is near: further down
+    far_stature: float  # stature there
+    near_stature: float
+    left: float  # middle of the body, x in pixels, between which it was seen
+    right: float
+
+
+def _long(lengths: Array) -> Array:
+    """(17,) usual full length of each limb, both sides averaged; NaN where it was never seen."""
+    with nothing_known():
+        one = np.nanquantile(lengths, LONGEST, axis=0)
+        return np.asarray(np.nanmean([one, one[MIRRORED]], axis=0))
+
+
+def _lowest_foot(points: Array, known: Mask) -> Array:
+    """(T,) y of the lower ankle, minus infinity where none is seen."""
+    return np.asarray(np.where(known[:, ANKLES], points[:, ANKLES, 1], -np.inf).max(axis=1))
+
+
+def floor_line(points: Array, known: Mask, fps: float) -> Array:
+    """(T,) y of the line on which the person stands: the lowest foot of the second around."""
+    feet = _lowest_foot(points, known)
+    times = np.flatnonzero(np.isfinite(feet))
+    if len(times) < 2:
+        raise UserError("the ankles are never seen, so there is no floor line")
+    feet = np.interp(np.arange(len(feet)), times, feet[times])
+    reach = max(1, round(WINDOW * fps))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(feet, reach, "edge"), 2 * reach + 1)
+    return np.asarray(np.quantile(windows, 0.9, axis=1))
+
+
+def _middle(points: Array, known: Mask) -> Array:
+    """(T,) x of the neck, NaN where it is unknown."""
+    return np.where(known[:, NECK], points[:, NECK, 0], np.nan)
+
+
+def measure(points: Array, known: Mask, fps: float) -> Build:
+    """The build of a person. Raises UserError: neck, legs or feet were never seen."""
+    lengths = limb_lengths(points, known)
+    limbs = _long(lengths)
+    if not np.isfinite(limbs[STATURE]).all():
+        raise UserError("the legs are never seen, so there is no size to compare")
+    ground = floor_line(points, known, fps)
+    far, near = np.quantile(ground, [FAR, NEAR])
+    stature = float(limbs[STATURE].sum() / 2)
+    sizes = [stature, stature]
+    if near - far > LEAST_RANGE * stature:
+        third = (near - far) / 3
+        for i, at in enumerate((ground <= far + third, ground >= near - third)):
+            part = _long(lengths[at])
+            if np.isfinite(part[STATURE]).all():
+                sizes[i] = float(part[STATURE].sum() / 2)
+    left, right = np.nanquantile(_middle(points, known), [FAR, NEAR])
+    # A limb that was never seen (a covered ear) gets no length; it stays unknown.
+    plain = np.nan_to_num(limbs).tolist()
+    return Build(
+        plain, stature, float(far), float(near), sizes[0], sizes[1], float(left), float(right)
+    )
+
+
+def retarget(
+    points: Array, known: Mask, source: Build, target: Build, fps: float
+) -> tuple[Array, Mask]:
+    """The source's motion made by the target's body, in the target's place.
+
+    Returns points (T, J, 2) in pixels of the target's clip, and which are known. Directions of
+    limbs are the source's; lengths are the target's times how much the source's limb is shortened.
+    """
+    ground = floor_line(points, known, fps)
+    depth = source.near - source.far
+    flat = depth <= LEAST_RANGE * source.stature
+    share = np.full(len(points), 0.5) if flat else ((ground - source.far) / depth).clip(0, 1)
+    size = source.far_stature + share * (source.near_stature - source.far_stature)
+    wanted = target.far_stature + share * (target.near_stature - target.far_stature)
+    scale = wanted / size  # (T,)
+
+    made, have = np.zeros_like(points), np.zeros_like(known)
+    have[:, NECK] = known[:, NECK]
+    for limb, (a, b) in enumerate(LIMBS):
+        own, other = source.limbs[limb] / source.stature, target.limbs[limb] / target.stature
+        ratio = other / own if own > 0 and other > 0 else 1.0
+        both = have[:, a] & known[:, a] & known[:, b]
+        step = (points[:, b] - points[:, a]) * (scale * ratio)[:, None]
+        made[both, b], have[both, b] = made[both, a] + step[both], True
+
+    # The lowest foot stands on the target's line, or is as far above it as it was above its own.
+    feet, own_feet = _lowest_foot(made, have), _lowest_foot(points, known)
+    stands = np.isfinite(feet) & np.isfinite(own_feet) & have[:, NECK]
+    if not stands.any():
+        raise UserError("neck and ankles are never seen together")
+    line = target.far + share * (target.near - target.far)
+    lifted = np.where(stands, (own_feet - ground) * scale, 0)
+    down = np.interp(np.arange(len(points)), np.flatnonzero(stands), (line + lifted - feet)[stands])
+    # Sideways: the same walk around the middle of where the target was seen, and not beyond it.
+    middle = _middle(points, known)
+    centre, own_centre = (target.left + target.right) / 2, (source.left + source.right) / 2
+    across = centre + (np.nan_to_num(middle, nan=own_centre) - own_centre) * scale
+    across = across.clip(target.left, target.right)
+    made += np.stack([across, down], axis=1)[:, None]
+    return np.where(have[..., None], made, 0), have
+
+
+# ---------------------------------------------------------------- the person of a data set
 
 
 @dataclass(frozen=True)
 class Like:
     """What a data set says of its person, for `--labels_only --like`."""
 
-    root: Path
     fps: float  # frames/s
     size: tuple[int, int]  # width, height of its images
     box: Box  # part of its clip that its images show
     build: Build  # in pixels of its clip
+    root: Path
 
     @property
     def identity(self) -> str:
         """SHA-256 of what a driven sequence depends on."""
-        values = [self.fps, self.size, self.box, self.build.as_json()]
+        values = [self.fps, self.size, self.box, asdict(self.build)]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def about_the_person(
-    clips: Sequence[Clip],
-    tracks: Sequence[Track],
-    boxes: dict[int, Box],
-    fps: float,
-    size: tuple[int, int],
-) -> dict[str, Any]:
+def about_the_person(shown: Sequence[tuple[Track, Box]], size: tuple[int, int]) -> dict[str, Any]:
     """What ROOT/import.json keeps: the frames/s, and the person of the longest clip.
 
-    boxes: for each clip that is used the part of its picture that the frames show; fps: of --fps;
+    shown: each clip that is used, and the part of its picture that the frames show
     size: (width, height) of the frames
 
     The person is missing where labels are images, or legs are never seen.
     """
-    longest = max(boxes, key=lambda index: sum(b - a for a, b in tracks[index].spans))
-    rate, track = data_rate(clips[longest], fps), tracks[longest]
-    about: dict[str, Any] = {"frames_per_second": rate, "size": size, "person": None}
+    track, box = max(shown, key=lambda pair: len(pair[0].visible))
+    about: dict[str, Any] = {"frames_per_second": track.fps, "size": size, "person": None}
     if track.points is not None and track.known is not None:
+        seen = track.points[track.visible], track.known[track.visible]
         with contextlib.suppress(UserError):
-            build = measure(*_seen(track), rate)
-            about["person"] = {"box": boxes[longest], "build": build.as_json()}
+            about["person"] = {"box": box, "build": asdict(measure(*seen, track.fps))}
     return about
-
-
-def _seen(track: Track) -> tuple[Array, NDArray[np.bool_]]:
-    """Joints of the frames in which the person is seen, one after another."""
-    assert track.points is not None and track.known is not None
-    times = [t for start, stop in track.spans for t in range(start, stop)]
-    return track.points[times], track.known[times]
 
 
 def frames_per_second(root: Path) -> float | None:
@@ -115,7 +238,7 @@ def read_like(root: Path) -> Like:
                 " labels), so their lengths are unknown"
             )
         left, top, right, bottom = map(float, person["box"])
-        build, fps = build_from(person["build"]), float(state["frames_per_second"])
+        build, fps = Build(**person["build"]), float(state["frames_per_second"])
     except OSError as error:
         raise UserError(
             f"--like {root}: is not a data set that `dataloader.py video` made (no {MARKER})"
@@ -125,7 +248,7 @@ def read_like(root: Path) -> Like:
             f"--like {root}: {MARKER} says nothing of the person (an older version?); import the"
             " video again"
         ) from error
-    return Like(root, fps, (width, height), (left, top, right, bottom), build)
+    return Like(fps, (width, height), (left, top, right, bottom), build, root)
 
 
 def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> Style:
@@ -170,7 +293,7 @@ def without_the_person(
     return empty
 
 
-def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], like: Like) -> None:
+def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     """Write test sequences below `root`: these people's motion, made by the person of `like`.
 
     A sequence starts with the training frame whose pose is nearest to the first one made, and with
@@ -182,46 +305,49 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
     width, height = like.size
     draw = partial(draw_labels, height=height, width=width)
     left, top, right, bottom = like.box
+    scale = np.array([width / (right - left), height / (bottom - top)])
     folder = like.root / "train"
     train = list(frames_in(folder / "train_label").values())
     train = train[:: max(1, len(train) // MOST)]
-    usual = [np.asarray(read_image(path, BLACK)) for path in train]
-    some = slice(None, None, max(1, len(train) // SHOWN))
-    plain, ink = np.stack(usual[some]), find_ink(usual)
+    usual = np.stack([np.asarray(read_image(path, BLACK)) for path in train])
+    some, ink = slice(None, None, max(1, len(train) // SHOWN)), find_ink(usual)
     rooms = np.stack([np.asarray(read_image(folder / "train_img" / p.name)) for p in train[some]])
     number, style, short = 0, None, 0
-    for clip, track in zip(clips, tracks, strict=True):
+    for track in tracks:
+        clip, fps = track.clip, track.fps
         if track.points is None or track.known is None:
             raise UserError(
-                "--labels_only needs joints; skeleton images have none that could be moved"
+                f"{clip.path}: --labels_only needs joints; skeleton images have none that could be"
+                " moved"
             )
-        fps = data_rate(clip, like.fps)
         try:
-            own = measure(*_seen(track), fps)
+            own = measure(track.points[track.visible], track.known[track.visible], fps)
             for start, stop in track.spans:
                 if stop - start < fps:
                     short += 1
                     continue
-                part = slice(start, stop)
-                points, known = retarget(
-                    track.points[part], track.known[part], own, like.build, fps
-                )
-                scale = np.array([width / (right - left), height / (bottom - top)])
+                joints = track.points[start:stop], track.known[start:stop]
+                points, known = retarget(*joints, own, like.build, fps)
                 places = (points - np.array([left, top])) * scale
                 if style is None:
-                    style = style_of(usual, list(draw(places, known)))
+                    style = style_of(list(usual), list(draw(places, known)))
                 made = list(draw(places, known, style=style))
-                best = nearest_label(made[0], usual)
-                nearest, made[0] = train[best], usual[best]
-                first = np.asarray(read_image(folder / "train_img" / nearest.name))
-                _write_sequence(root, number, made, first)
-                empty = background_of(root, str(number))
-                empty.parent.mkdir(parents=True, exist_ok=True)
-                behind = without_the_person(rooms, plain, ink, first, usual[best])
-                Image.fromarray(behind).save(empty)
+                apart = [np.abs(label.astype(np.int16) - made[0]).mean() for label in usual]
+                best = int(np.argmin(apart))  # the nearest pose
+                made[0] = usual[best]
+                first = np.asarray(read_image(folder / "train_img" / train[best].name))
+                behind = without_the_person(rooms, usual[some], ink, first, usual[best])
+                sequence = str(number)
+                pictures = {background_of(root, sequence): behind}
+                pictures[file_of(root, Place("test", sequence, 0), "img")] = first
+                for t, label in enumerate(made):
+                    pictures[file_of(root, Place("test", sequence, t), "label")] = label
+                for path, picture in pictures.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(picture).save(path)
                 print(
                     f"{clip.path}: {stop - start} frames → test sequence {number}; its first frame"
-                    f" is training frame {nearest.stem}, whose pose is nearest"
+                    f" is training frame {train[best].stem}, whose pose is nearest"
                 )
                 number += 1
         except UserError as error:
@@ -229,13 +355,4 @@ def write_driven(root: Path, clips: Sequence[Clip], tracks: Sequence[Track], lik
     if short:
         print(f"left out: {short} piece(s) of motion that last less than a second")
     if not number:
-        raise UserError(f"{clips[0].path}: nobody was found in it for a second, so no motion")
-
-
-def _write_sequence(root: Path, number: int, labels: Sequence[Pixels], first: Pixels) -> None:
-    """Write one test sequence: its first frame and all of its labels."""
-    for kind, pictures in (("label", labels), ("img", [first])):
-        for t, picture in enumerate(pictures):
-            path = file_of(root, Place("test", str(number), t), kind)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
+        raise UserError(f"{tracks[0].clip.path}: nobody was found in it for a second, so no motion")

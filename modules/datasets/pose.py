@@ -12,10 +12,12 @@ upper left corner, so that the first pixel's centre is (0.5, 0.5); boxes are (x0
 """
 
 import colorsys
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +51,6 @@ COCO_JOINTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
 BODY_25_JOINTS = (0, 1, 2, 3, 4, 5, 6, 7, None, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
 # OpenPose's MPI model: the top of the head in place of the nose, and the chest.
 MPI_JOINTS = (None, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, None)
-# MediaPipe's 33 landmarks (Bazarevsky et al. 2020, "BlazePose"): nose, 3 of each eye, ears, mouth,
-# shoulders, elbows, wrists, 3 of each hand, hips, knees, ankles, heels, toes; left before right.
-BLAZEPOSE_JOINTS = (
-    *(0, None, 15, None, None, 14, None, 17, 16, None, None),
-    *(5, 2, 6, 3, 7, 4, None, None, None, None, None, None),
-    *(11, 8, 12, 9, 13, 10, None, None, None, None),
-)
 
 OVERLAP_WEIGHT = 2.0  # of staying with the same person against switching to a larger one
 LOST = 0.05  # intersection over union below which two boxes are not of one person
@@ -80,6 +75,11 @@ class Person(NamedTuple):
     points: Array  # (J, 2) pixels
     known: Mask  # (J,) whether a joint was found
 
+    @property
+    def size(self) -> float:
+        """Side of the square that is as large as the box, pixels."""
+        return math.sqrt(np.maximum(self.box[2:] - self.box[:2], 1).prod())
+
 
 class Detections(NamedTuple):
     """What a detector found in one frame, best first. K people."""
@@ -89,15 +89,9 @@ class Detections(NamedTuple):
     joints: NDArray[np.floating]  # (K, 17, 3) of COCO: x, y in pixels, confidence of its own kind
 
 
-class KeypointModel(Protocol):
-    """A detector: frames (H, W, 3) uint8 RGB → what is found in each.
-
-    near: (4,) box of the person in an earlier frame, where it is worth looking first
-    """
-
-    def __call__(
-        self, frames: Sequence[NDArray[np.uint8]], near: Array | None = None
-    ) -> list[Detections]: ...
+# A detector: frames (H, W, 3) uint8 RGB, and the box (4,) of the person in an earlier frame, where
+# it looks first → what is found in each frame.
+KeypointModel = Callable[[Sequence[NDArray[np.uint8]], Array | None], list[Detections]]
 
 
 # ----------------------------------------------------------------------------------------
@@ -158,26 +152,20 @@ def overlap(a: Array, b: Array) -> float:
 # One person over time
 
 
-def _size(person: Person) -> float:
-    """Side of the square that is as large as the person's box, pixels."""
-    width, height = np.maximum(person.box[2:] - person.box[:2], 1)
-    return math.sqrt(width * height)
-
-
 def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None]:
     """The main person of each of T frames: large, certain, and overlapping from frame to frame.
 
-    Of all ways to choose one person in every frame that has any, the one with the highest sum of
-    size × score (size relative to the largest of all) and overlaps of neighbouring boxes, found by
-    dynamic programming: neither a large passer-by nor a bad first frame decides alone. None where
-    nobody was found, or only people smaller than a third of the main person.
+    Of all ways to choose one person per frame, the one with the highest sum of size × score (size
+    relative to the largest of all) and overlaps of neighbouring boxes, by dynamic programming:
+    neither a large passer-by nor a bad first frame decides alone. None where nobody was found, or
+    only people smaller than a third of the main person.
     """
     frames = [t for t, found in enumerate(people) if found]
     chosen: list[Person | None] = [None] * len(people)
     if not frames:
         return chosen
-    largest = max(_size(person) for t in frames for person in people[t])
-    worth = {t: np.array([_size(p) / largest * p.score for p in people[t]]) for t in frames}
+    largest = max(person.size for t in frames for person in people[t])
+    worth = {t: np.array([p.size / largest * p.score for p in people[t]]) for t in frames}
     total, came_from = worth[frames[0]], {}
     for before, t in pairwise(frames):
         ties = np.array([[overlap(a.box, b.box) for a in people[before]] for b in people[t]])
@@ -189,8 +177,8 @@ def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None
         chosen[t] = people[t][index]
         if t in came_from:
             index = int(came_from[t][index])
-    usual = float(np.median([_size(person) for person in chosen if person]))
-    return [p if p and _size(p) >= SMALLEST * usual else None for p in chosen]
+    usual = float(np.median([person.size for person in chosen if person]))
+    return [p if p and p.size >= SMALLEST * usual else None for p in chosen]
 
 
 def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: int) -> list[Span]:
@@ -200,27 +188,28 @@ def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: 
     span), where the box no longer overlaps the one before or has another size (another person), and
     before each frame of `cuts`.
     """
-    spans: list[Span] = []
-    last: int | None = None  # frame in which the person was last seen
-    start = 0
-    for t, person in enumerate(main):
-        if person is None:
-            continue
-        if last is not None:
-            before = main[last]
-            assert before is not None
-            ratio = _size(before) / _size(person)
-            other = overlap(before.box, person.box) < LOST or max(ratio, 1 / ratio) > GROWN
-            lost = t - last - 1 > max_gap or other
-            if lost or any(last < cut <= t for cut in cuts):
-                spans.append((start, last + 1))
-                start = t
-        else:
-            start = t
-        last = t
-    if last is not None:
-        spans.append((start, last + 1))
-    return spans
+    seen = [(t, person) for t, person in enumerate(main) if person]
+    edges = [0]
+    for i, ((last, a), (t, b)) in enumerate(pairwise(seen), 1):
+        another = overlap(a.box, b.box) < LOST or max(a.size / b.size, b.size / a.size) > GROWN
+        if another or t - last - 1 > max_gap or any(last < cut <= t for cut in cuts):
+            edges.append(i)
+    edges.append(len(seen))
+    return [(seen[i][0], seen[j - 1][0] + 1) for i, j in pairwise(edges) if i < j]
+
+
+def limb_lengths(points: Array, known: Mask) -> Array:
+    """(T, 17) lengths of the limbs in pixels, NaN where an end is unknown."""
+    a, b = np.array(LIMBS).T
+    return np.where(limbs_known(known), np.linalg.norm(points[:, b] - points[:, a], axis=2), np.nan)
+
+
+@contextlib.contextmanager
+def nothing_known() -> Iterator[None]:
+    """Without numpy's warnings that the mean or median of nothing is NaN, as it should be here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
 
 
 def roughness(points: Array, known: Mask, spans: Sequence[Span]) -> Array:
@@ -232,11 +221,12 @@ def roughness(points: Array, known: Mask, spans: Sequence[Span]) -> Array:
     points: (T, J, 2); known: (T, J)
     """
     rough = np.full(known.shape, np.nan)
+    points = np.where(known[..., None], points, np.nan)
     for start, stop in spans:
-        for t in range(start + 2, stop - 2):
-            whole = known[t - 2 : t + 3].all(axis=0)
-            path = np.tensordot(PARABOLA, points[t - 2 : t + 3, whole], axes=1)
-            rough[t, whole] = np.hypot(*(points[t, whole] - path).T)
+        if stop - start >= len(PARABOLA):
+            five = np.lib.stride_tricks.sliding_window_view(points[start:stop], len(PARABOLA), 0)
+            path = five @ PARABOLA  # (stop - start - 4, J, 2)
+            rough[start + 2 : stop - 2] = np.linalg.norm(five[..., 2] - path, axis=2)
     return rough / math.sqrt(1 - PARABOLA[2])
 
 
@@ -247,29 +237,22 @@ def plausible_spans(points: Array, known: Mask, spans: Sequence[Span]) -> list[S
     frame. Less than five frames in a row cannot be judged and are left out; so is everything where
     that is most of it.
     """
-    boxes = [
-        np.ptp(row[seen], axis=0) for row, seen in zip(points, known, strict=True) if seen.any()
-    ]
-    size = float(np.median(np.max(boxes, axis=1))) if boxes else 1.0
-    a, b = np.array(LIMBS).T
-    lengths = np.hypot(*np.moveaxis(points[:, b] - points[:, a], -1, 0))
-    lengths[~limbs_known(known)] = np.nan
-    jumps = np.abs(np.diff(lengths, axis=0, prepend=np.nan)) / size
-    rough = roughness(points, known, spans) / size
     kept = np.zeros(len(points), bool)
-    for start, stop in spans:
-        for t in range(start, stop):
-            around = slice(max(start, t - AROUND), min(stop, t + AROUND + 1))
-            kept[t] = _middle(rough[around]) < ROUGH and _middle(jumps[around]) < JUMPING
+    with nothing_known():
+        places = np.where(known[..., None], points, np.nan)
+        boxes = np.nanmax(places, axis=1) - np.nanmin(places, axis=1)
+        size = np.nanmedian(boxes.max(axis=1))
+        lengths = limb_lengths(points, known)
+        jumps = np.nanmedian(np.abs(np.diff(lengths, axis=0, prepend=np.nan)), axis=1) / size
+        rough = np.nanmedian(roughness(points, known, spans), axis=1) / size
+        for start, stop in spans:
+            for t in range(start, stop):
+                around = slice(max(start, t - AROUND), min(stop, t + AROUND + 1))
+                steady = np.nanmedian(jumps[around]) < JUMPING  # False where it is NaN
+                kept[t] = steady and np.nanmedian(rough[around]) < ROUGH
     good = [run for span in spans for run in runs(kept, *span)]
     total = sum(stop - start for start, stop in spans)
     return good if sum(stop - start for start, stop in good) > total / 2 else []
-
-
-def _middle(values: Array) -> float:
-    """Median over frames of the median of each, without NaN; infinite where there is none."""
-    each = [np.median(row[~np.isnan(row)]) for row in values if not np.isnan(row).all()]
-    return float(np.median(each)) if each else math.inf
 
 
 def runs(flags: Mask, start: int, stop: int) -> list[Span]:
@@ -312,13 +295,13 @@ def switches(
     for (start, stop), (following, end) in pairwise(spans):
         cut = any(stop <= c <= following for c in cuts)
         worn = colours[max(start, stop - WORN) : stop], colours[following:end][:WORN]
-        before, after = (np.ma.median(np.ma.masked_invalid(part), axis=0) for part in worn)
-        # Who turns away from the light wears the same colours, up to twice as dark.
-        light = (before * after).sum(axis=1) / (after**2).sum(axis=1)
-        after = after * np.ma.clip(light, 0.5, 2)[:, None]
-        apart = np.ma.sqrt(((before - after) ** 2).sum(axis=1))  # (2,)
-        dressed = bool(np.ma.filled(apart > CLOTHES, False).any())
-        if dressed or (following in jumps and not cut and following - stop <= max_gap):
+        with nothing_known():
+            before, after = (np.nanmedian(part, axis=0) for part in worn)
+            # Who turns away from the light wears the same colours, up to twice as dark.
+            light = (before * after).sum(axis=1) / (after**2).sum(axis=1)
+            apart = np.linalg.norm(before - after * light.clip(0.5, 2)[:, None], axis=1)  # (2,)
+        moved = following in jumps and not cut and following - stop <= max_gap
+        if moved or (apart > CLOTHES).any():
             found.append(following)
     return found
 
@@ -338,36 +321,31 @@ def fill_and_smooth(
 ) -> tuple[Array, Mask]:
     """Joints without short gaps and jitter: new points (T, J, 2) and known (T, J).
 
-    A joint that is missing for up to `max_gap` frames between two frames that have it moves in a
-    straight line; longer gaps stay. Then each joint is averaged over time with Gaussian weights of
-    `sigma` frames (0: not at all), over known neighbours up to three sigma away. Nothing crosses
-    a span; what is outside of all spans is unknown.
+    A joint that is missing for up to `max_gap` frames moves in a straight line; longer gaps stay.
+    Then each joint is averaged over its known neighbours in time with Gaussian weights of `sigma`
+    frames (0: not at all). Nothing crosses a span; what is outside of all spans is unknown.
     """
-    filled, have = np.zeros_like(points), np.zeros_like(known)
-    for start, stop in spans:
-        for joint in range(known.shape[1]):
-            times = start + np.flatnonzero(known[start:stop, joint])
-            filled[times, joint], have[times, joint] = points[times, joint], True
-            for a, b in pairwise(times.tolist()):
-                if 1 < b - a <= max_gap + 1:
-                    share = (np.arange(a + 1, b) - a)[:, None] / (b - a)
-                    step = points[b, joint] - points[a, joint]
-                    filled[a + 1 : b, joint] = points[a, joint] + share * step
-                    have[a + 1 : b, joint] = True
-    if sigma <= 0:
-        return filled, have
+    made, have = np.zeros_like(points), np.zeros_like(known)
     reach = math.ceil(3 * sigma)
-    total, weights = np.zeros_like(filled), np.zeros(have.shape)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-9)) ** 2)
     for start, stop in spans:
-        for shift in range(-min(reach, stop - start - 1), min(reach, stop - start - 1) + 1):
-            weight = math.exp(-0.5 * (shift / sigma) ** 2)
-            to = slice(max(start, start - shift), min(stop, stop - shift))
-            of = slice(to.start + shift, to.stop + shift)
-            total[to] += weight * have[of][..., None] * filled[of]
-            weights[to] += weight * have[of]
-    # A missing joint stays missing, although its neighbours in time would give a position.
-    smooth = np.where(have[..., None], total / np.maximum(weights, 1e-12)[..., None], 0)
-    return smooth, have
+        every = np.arange(stop - start)
+        for joint in range(known.shape[1]):
+            times = np.flatnonzero(known[start:stop, joint])
+            if not len(times):
+                continue
+            before = times[(np.searchsorted(times, every, "right") - 1).clip(0)]
+            after = times[np.searchsorted(times, every).clip(max=len(times) - 1)]
+            there = (before <= every) & (every <= after) & (after - before <= max_gap + 1)
+            x, y = points[start + times, joint].T
+            rows = np.interp(every, times, x), np.interp(every, times, y), np.ones(len(every))
+            sums = [np.convolve(row * there, kernel)[reach : reach + len(every)] for row in rows]
+            # A missing joint stays missing, although its neighbours in time would give a position.
+            made[start:stop, joint][there] = (
+                np.stack(sums[:2], axis=1)[there] / sums[2][there, None]
+            )
+            have[start:stop, joint] = there
+    return made, have
 
 
 # ----------------------------------------------------------------------------------------
@@ -387,11 +365,7 @@ STANDARD = Style()
 
 
 def line_radius(height: int, width: int) -> float:
-    """Half a limb's thickness in pixels.
-
-    At least 0.9, since a thinner line covers no pixel completely and its colour is blended with the
-    background.
-    """
+    """Half a limb's thickness in pixels; a thinner line would cover no pixel completely."""
     return max(0.9, 0.022 * min(height, width))
 
 
@@ -400,8 +374,7 @@ def draw_labels(
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's own pixels.
 
-    Limbs are painted at their final size with several samples per pixel, on the same canvas as the
-    demo's labels; a limb is left out if one of its ends is unknown.
+    Limbs are painted at their final size; one with an unknown end is left out.
     """
     camera, radius = Camera(height, width), style.thickness * line_radius(height, width)
     colours = style.low / 255 + (style.high - style.low) / 255 * LIMB_COLOURS

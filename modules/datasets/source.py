@@ -37,6 +37,7 @@ from modules.datasets.timing import Timing
 from modules.runtime.errors import UserError, named
 
 Pixels = NDArray[np.uint8]
+NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,13 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
     (identity, head), count = _identify(path), 0
     try:
         with Image.open(path, formats=(*FORMATS, "GIF")) as image:
-            # A photo of a telephone may hold a second, smaller copy of itself (MPO).
-            count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-            count -= _hidden(image)
-            clear, shown = is_clear(image), []
+            count = len(_shown(image))
+            clear, durations = is_clear(image), []
             size = upright(to_rgb(image), _turning(image)).size
-            for index in range(_hidden(image), count + _hidden(image)):
+            for index in _shown(image):
                 image.seek(index)
                 image.load()  # a WebP's durations are not known before
-                shown.append(float(image.info.get("duration") or 0))
+                durations.append(float(image.info.get("duration") or 0))
     except UnidentifiedImageError:
         pass  # not one of Pillow's formats
     except Exception as error:
@@ -99,9 +98,14 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
             )
     if count > 1:
         notes: tuple[str, ...] = (CLEAR,) if clear else ()
-        timing = _timing_of_images(shown, source_fps)
-        fps = timing.rate if timing else None
-        return Clip(path, "images", [], fps, size, count, identity, timing, notes=notes)
+        images = None
+        if source_fps:
+            images = Timing.constant(count, source_fps)
+        elif any(durations):  # ms
+            ends = np.cumsum([duration or NO_DELAY for duration in durations]) / 1000
+            images = Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
+        fps = images.rate if images else None
+        return Clip(path, "images", [], fps, size, count, identity, images, notes=notes)
     if (what := other_kind(head)) and head[4:8] != b"ftyp":
         raise UserError(f"{path}: is not a video; {what}")
     if importlib.util.find_spec("av") is None:
@@ -143,10 +147,14 @@ def _open_folder(path: Path, source_fps: float | None) -> Clip:
             raise
         except Exception:  # a corrupted image is named when it is read
             continue
-    names = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-    identity = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
-    size, count = first.size, len(files)
+    identity, size, count = identity_of(files), first.size, len(files)
     return Clip(path, "folder", files, source_fps, size, count, identity, notes=tuple(notes))
+
+
+def identity_of(files: Sequence[Path]) -> str:
+    """What tells files apart without reading them: SHA-256 of their names and sizes."""
+    lines = [f"{file.name} {file.stat().st_size}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _check_size(file: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
@@ -159,19 +167,6 @@ def _check_size(file: Path, found: tuple[int, int], size: tuple[int, int]) -> No
 def _turning(image: Image.Image) -> Image.Exif:
     """How a file of several images is to be turned; Pillow itself turns those of a TIFF."""
     return Image.Exif() if image.format == "TIFF" else image.getexif()
-
-
-NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0
-
-
-def _timing_of_images(shown: list[float], source_fps: float | None) -> Timing | None:
-    """The time stamps of a file of images whose durations are in ms; None: it has none."""
-    if source_fps:
-        return Timing.constant(len(shown), source_fps)
-    if not any(shown):
-        return None
-    ends = np.cumsum([duration or NO_DELAY for duration in shown]) / 1000
-    return Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
 
 
 def _identify(path: Path) -> tuple[str, bytes]:
@@ -190,9 +185,13 @@ def _identify(path: Path) -> tuple[str, bytes]:
     return hashlib.sha256(b"".join([str(size).encode(), *parts])).hexdigest(), parts[0][:512]
 
 
-def _hidden(image: Image.Image) -> int:
-    """How many pictures at its start no player shows: an animated PNG's, for old programs."""
-    return int(bool(getattr(image, "default_image", False)))
+def _shown(image: Image.Image) -> range:
+    """The pictures of a file that players show: not an animated PNG's for old programs, nor the
+    smaller copy of itself that a telephone's photo may hold (MPO).
+    """
+    if image.format == "MPO":
+        return range(1)
+    return range(getattr(image, "default_image", False), getattr(image, "n_frames", 1))
 
 
 def frames_at(clip: Clip, wanted: Sequence[int]) -> Iterator[Pixels]:
@@ -211,9 +210,9 @@ def frames_at(clip: Clip, wanted: Sequence[int]) -> Iterator[Pixels]:
         return
     try:
         with Image.open(clip.path) as image:
-            exif, hidden = _turning(image), _hidden(image)
+            exif, shown = _turning(image), _shown(image)
             for index in wanted:
-                image.seek(index + hidden)
+                image.seek(shown[index])
                 yield np.asarray(upright(to_rgb(image), exif))
     except Exception as error:  # see open_clip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

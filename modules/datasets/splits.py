@@ -56,18 +56,16 @@ def split_by_time(
 
     def take(frames: int, option: str) -> Piece:
         # Of pieces of the same length the last.
-        best = max(range(len(left)), key=lambda i: (left[i].frames, i), default=None)
-        if best is None or left[best].frames < frames:
-            most = left[best].frames if best is not None else 0
+        best = max(reversed(left), key=lambda piece: piece.frames, default=Piece(0, 0, 0))
+        if best.frames < frames:
             raise UserError(
-                f"{option} {frames}: the longest unbroken piece that is left has {most} frames;"
-                " give fewer frames or a longer video"
+                f"{option} {frames}: the longest unbroken piece that is left has {best.frames}"
+                " frames; give fewer frames or a longer video"
             )
-        piece = left.pop(best)
-        rest = piece._replace(stop=piece.stop - frames)
-        if rest.frames > 1:
-            left.append(rest)
-        return piece._replace(start=piece.stop - frames)
+        left.remove(best)
+        if best.frames - frames > 1:
+            left.append(best._replace(stop=best.stop - frames))
+        return best._replace(start=best.stop - frames)
 
     if val_frames is None:
         val_frames = max(2, min(VAL_FRAMES, total // 5, longest))
@@ -75,17 +73,12 @@ def split_by_time(
     sequences = [take(frames, "--test") for frames in test or () if frames]
     if not left:
         raise UserError("no frames are left to train on; give fewer for --val_frames and --test")
-    return Split(sorted(left), val, sequences if test is not None else film_of(pieces))
-
-
-def film_of(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces in order, up to FILM_FRAMES in all."""
-    film, left = [], FILM_FRAMES
-    for piece in sorted(pieces):
-        if left > 1:
-            film.append(piece._replace(stop=min(piece.stop, piece.start + left)))
-            left -= film[-1].frames
-    return film
+    if test is None:
+        for piece in sorted(pieces):
+            room = FILM_FRAMES - sum(sequence.frames for sequence in sequences)
+            if room > 1:
+                sequences.append(piece._replace(stop=min(piece.stop, piece.start + room)))
+    return Split(sorted(left), val, sequences)
 
 
 class Place(NamedTuple):

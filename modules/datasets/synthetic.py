@@ -4,18 +4,18 @@
 
 Nothing is downloaded: a 3-D skeleton is moved by key-framed exercises (`motion`), dressed in
 capsules and ellipsoids, lit from the side and painted with a depth buffer (`canvas`). Room, clothes
-and light depend on the seed alone, so that they can be learned; each sequence draws its own
-exercises.
+and light depend on the seed alone; each sequence draws its own exercises.
 
 Shapes: T frames, N body parts, H × W pixels. Axes and units are those of `canvas`.
 """
 
 import colorsys
-import inspect
 import json
+import os
 import shutil
-import uuid
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -147,8 +147,7 @@ def make_scene(seed: int, height: int, width: int) -> Scene:
 def _cast_shadow(picture: Array, camera: Camera, feet: Array, pelvis: Array) -> None:
     """Darken the floor in place: narrowly under a foot that is down, widely under the body.
 
-    Args:
-        feet: (2, 3) ankles and pelvis: (3,), in the world.
+    feet: (2, 3) ankles, and pelvis: (3,), in the world
     """
     wall_row = camera.origin[1] + camera.scale * WALL * np.sin(TILT)
     top = max(int(np.ceil(wall_row)), 0)
@@ -242,58 +241,69 @@ def make_demo(
     height: int = 32,
     width: int = 64,
 ) -> None:
-    """Write the data set into a new folder; the same arguments give the same bytes.
+    """Write the data set into a new or empty folder; the same arguments give the same bytes.
 
-    Args:
-        root: the new folder; it may exist if it is empty.
-        train, val: frames of the training and of the validation video, each with its label.
-        test: number of test sequences; 0: no folder `test`.
-        test_length: labels of each test sequence, of which only the first frame is written.
-        seed: draws room, clothes and all motion.
-        height, width: of the images, in pixels.
+    train, val:    frames of the training and of the validation video, each with its label
+    test:          number of test sequences; 0: no folder `test`
+    test_length:   labels of each test sequence, of which only the first frame is written
+    seed:          draws room, clothes and all motion
+    height, width: of the images, pixels
 
-    Raises:
-        UserError: the folder is not empty or cannot be written.
+    Raises UserError: the folder is not empty or cannot be written.
     """
     arguments = {"train": train, "val": val, "test": test, "test_length": test_length}
     arguments |= {"seed": seed, "height": height, "width": width}
     target = root.resolve()  # the target of a link, so that the link stays
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise UserError(f"{root} already exists and is not empty; give another folder")
         partial.mkdir(parents=True)
-        try:
-            scene = make_scene(seed, height, width)
-            _write_video(partial, scene, "train", train, [seed, 1, 0])
-            _write_video(partial, scene, "val", val, [seed, 2, 0])
-            for index in range(test):
-                _write_video(partial, scene, "test", test_length, [seed, 3, index], str(index))
-            text = json.dumps({"format": FORMAT_VERSION, "arguments": arguments}, indent=2)
-            (partial / MARKER).write_text(text + "\n", encoding="utf-8")
-            if target.exists():
-                target.rmdir()
-            partial.rename(target)
-        except BaseException:  # Ctrl-C too: nothing half-written stays
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        scene = make_scene(seed, height, width)
+        _write_video(partial, scene, "train", train, [seed, 1, 0])
+        _write_video(partial, scene, "val", val, [seed, 2, 0])
+        for index in range(test):
+            _write_video(partial, scene, "test", test_length, [seed, 3, index], str(index))
+        text = json.dumps({"format": FORMAT_VERSION, "arguments": arguments}, indent=2)
+        (partial / MARKER).write_text(text + "\n", encoding="utf-8")
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
     except OSError as error:
         raise UserError(f"cannot write {root}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # after Ctrl-C, too, nothing half-written stays
 
 
-def demo_matches(root: Path, **arguments: int) -> bool:
-    """Whether `root` is the finished demo that make_demo(root, **arguments) would write.
+@contextmanager
+def demo_data(root: Path, *, height: int, width: int, keep: bool) -> Iterator[Path]:
+    """A folder with the data set of --preset demo: `root`, where it is made if it is not there yet.
 
-    Arguments that are left out have make_demo's defaults.
+    keep: False makes it for the time of the block alone, elsewhere (for a dry run)
+
+    Raises UserError if another data set is there.
     """
-    call = inspect.signature(make_demo).bind(root, **arguments)
-    call.apply_defaults()
-    wanted = {name: value for name, value in call.arguments.items() if name != "root"}
+    size = {"height": height, "width": width}
+    wanted = {"format": FORMAT_VERSION, "arguments": {**(make_demo.__kwdefaults__ or {}), **size}}
     try:
         found = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(found == {"format": FORMAT_VERSION, "arguments": wanted})
+        found = None
+    if found == wanted:
+        yield root
+    elif root.exists():
+        raise UserError(
+            f"{root} is not the demo's data of {width} x {height} pixels: "
+            "move it away, or name data with --DR"
+        )
+    elif keep:
+        print(f"writing the demo's data set to {root}", flush=True)
+        make_demo(root, **size)
+        yield root
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            make_demo(Path(folder) / "demo_data", **size)
+            yield Path(folder) / "demo_data"
 
 
 def _write_video(

@@ -20,9 +20,7 @@ Array = NDArray[np.float64]
 # A clip is constant if no frame is further from an even grid than this part of an interval: the
 # rounding of time stamps (1/1000 s in Matroska, 1/100 s in GIF) stays below, a dropped frame above.
 EVEN = 0.25
-# A clip up to five per cent faster than the data set is not sampled: one of 15.4 frames/s would
-# lose a frame every other second.
-SLACK = 1.05
+SLACK = 1.05  # a clip of 15.4 frames/s is not sampled: it would lose a frame every other second
 
 
 @dataclass(frozen=True, eq=False)

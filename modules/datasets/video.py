@@ -13,7 +13,6 @@ An interrupted import resumes where it stopped. Nothing is written anywhere but 
 Legend: boxes are (x0, y0, x1, y1) in the clip's pixels.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -32,16 +31,9 @@ from PIL import Image
 from modules.datasets import blazepose
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.label_files import Labels, open_labels, shrink_label, stroke_gain
-from modules.datasets.person import MARKER, Like, about_the_person, read_like, write_driven
+from modules.datasets.person import MARKER, Box, Like, about_the_person, read_like, write_driven
 from modules.datasets.pose import KeypointModel, draw_labels
-from modules.datasets.source import (
-    Clip,
-    Pixels,
-    data_rate,
-    open_clip,
-    sampled,
-    sampled_indices,
-)
+from modules.datasets.source import Clip, Pixels, identity_of, open_clip, sampled
 from modules.datasets.splits import Piece, Place, file_of, places_by_clip, split_by_time
 from modules.datasets.tracks import (
     DETECTIONS,
@@ -61,12 +53,11 @@ PARTIAL = "partial"  # the splits while they are written
 SPLITS = ("train", "val", "test")
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 RCNN_SIDE, RCNN_BATCH = 800, 4  # pixels of the frame's shorter side, frames
-LARGEST, SMALLEST = (256, 128), (64, 32)  # frames where --size is not given: width, height
+SIZES = ((256, 128), (128, 64), (64, 32))  # width, height where --size is not given
 FEW = 300  # training frames; fewer show too few poses
 MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet are beyond them
 
 Array = NDArray[np.float64]
-Box = tuple[float, float, float, float]
 
 
 # ----------------------------------------------------------------------------------------
@@ -77,13 +68,11 @@ def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) 
     """The part of a clip's picture that becomes the frame, the same for all of its frames.
 
     It covers every place of the person with a margin, has the target's aspect ratio and at least
-    its size in pixels, since a smaller part would only be enlarged. Where the picture is too narrow
-    or too low for that ratio, the part is as wide or high as the picture and will be stretched.
+    its size in pixels. Where the picture is too narrow or too low for that ratio, the part is as
+    wide or high as the picture and will be stretched.
 
     extents: (T, 4) boxes around the person, parts of the picture's width and height, not NaN
     picture, target: (width, height) in pixels
-
-    Returns (x0, y0, x1, y1) in pixels of the picture.
     """
     (pw, ph), (tw, th) = picture, target
     boxes = extents * np.array([pw, ph, pw, ph])
@@ -104,44 +93,30 @@ def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) 
 
 
 def write_clip(
-    root: Path,
-    clip: Clip,
-    track: Track,
-    labels: Labels | None,
-    places: dict[int, list[Place]],
-    size: tuple[int, int],
-    o: VideoOptions,
+    root: Path, track: Track, places: dict[int, list[Place]], size: tuple[int, int], o: VideoOptions
 ) -> Box:
     """Write a clip's images and labels; returns the part of the picture that they show."""
+    clip = track.clip
     box: Box = (0.0, 0.0, float(clip.size[0]), float(clip.size[1]))
     if o.fit == "person":
-        visible = [t for start, stop in track.spans for t in range(start, stop)]
-        box = crop_box(track.extents[visible], clip.size, size)
-    made = _labels(clip, track, labels, sorted(places), box, size, o)
-    bar = progress_bar(f"{clip.path.name}: writing", len(places))
-    for t, (_, frame) in enumerate(sampled(clip, o.fps)):
-        if t in places:
+        box = crop_box(track.extents[track.visible], clip.size, size)
+    made = _labels(track, sorted(places), box, size)
+    with progress_bar(f"{clip.path.name}: writing", len(places)) as bar:
+        for t, (_, frame) in enumerate(sampled(clip, o.fps)):
+            if t not in places:
+                continue
             image = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, box)
             for kind, picture in (("img", image), ("label", Image.fromarray(next(made)))):
-                first, *others = (file_of(root, place, kind) for place in places[t])
-                first.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(first)
-                for path in others:  # the film of the whole recording shows it too
+                for place in places[t]:  # the film of the whole recording shows it too
+                    path = file_of(root, place, kind)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(first, path)
+                    picture.save(path)
             bar.update()
-    bar.close()
     return box
 
 
 def _labels(
-    clip: Clip,
-    track: Track,
-    labels: Labels | None,
-    frames: Sequence[int],
-    box: Box,
-    size: tuple[int, int],
-    o: VideoOptions,
+    track: Track, frames: Sequence[int], box: Box, size: tuple[int, int]
 ) -> Iterator[Pixels]:
     """Yield the labels (H, W, 3) of these frames, which show the part `box` of the picture."""
     width, height = size
@@ -149,10 +124,9 @@ def _labels(
         scale = np.array([width / (box[2] - box[0]), height / (box[3] - box[1])])
         points = (track.points[frames] - np.array(box[:2])) * scale
         yield from draw_labels(points, track.known[frames], height=height, width=width)
-    elif labels is not None:
-        indices = sampled_indices(clip, o.fps)
-        files = [labels.images[indices[t]] for t in frames]
-        part = np.array(box) / np.array([*clip.size, *clip.size])
+    elif labels := track.labels:
+        files = [labels.images[track.indices[t]] for t in frames]
+        part = np.array(box) / np.array([*track.clip.size, *track.clip.size])
         some = [read_image(path, BLACK) for path in files[:: max(1, len(files) // 16)]]
         gain = stroke_gain(some, part, size, labels.ink)
         for path in files:
@@ -161,12 +135,6 @@ def _labels(
 
 # ----------------------------------------------------------------------------------------
 # The whole import
-
-
-def _identity_of(paths: Sequence[Path]) -> str:
-    """What tells files apart without reading them: names and sizes."""
-    lines = [f"{path.name} {path.stat().st_size}" for path in paths]
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _command(
@@ -180,7 +148,7 @@ def _command(
     return {
         "version of this program": FORMAT_VERSION,
         "clips": [clip.identity for clip in clips],
-        "labels": [_identity_of(paths) for paths in files],
+        "labels": [identity_of(paths) for paths in files],
         "detector": detector.name if detector else None,
         "weights": detector.identity if detector else "none",
         **{name: getattr(o, name) for name in ("fps", "source_fps", "fit", "val_frames")},
@@ -213,7 +181,6 @@ def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
             return None
         state = json.loads((o.out / MARKER).read_text(encoding="utf-8"))
         finished, before = state["finished"], dict(state["command"])
-        warnings = list(state.get("warnings", [])) if finished else None
     except OSError as error:
         raise UserError(f"--out {o.out}: cannot be used ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -225,7 +192,7 @@ def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
             f"--out {o.out} was made with other {named(other)}; give another folder"
             f"{again if finished and not o.labels else ''}"
         )
-    return warnings
+    return list(state.get("warnings", [])) if finished else None
 
 
 def choose_detector(o: VideoOptions) -> Detector | None:
@@ -233,9 +200,11 @@ def choose_detector(o: VideoOptions) -> Detector | None:
     if o.labels:
         return None
     missing = blazepose.why_missing(o.pose_model)
+    given = {"--weights": o.weights, "--device cuda": o.device == "cuda"}
+    for_rcnn = [option for option, value in given.items() if value]
     name = o.detector
     if name == "auto":
-        name = "rcnn" if missing or o.weights or o.device == "cuda" else "blazepose"
+        name = "rcnn" if missing or for_rcnn else "blazepose"
         if missing:
             print(
                 "joints are found with Keypoint R-CNN: 226 MB of weights, seconds per frame on a"
@@ -244,12 +213,11 @@ def choose_detector(o: VideoOptions) -> Detector | None:
     if name == "blazepose":
         if missing:
             raise UserError(f"--detector blazepose: {missing}")
-        for option, given in (("--weights", o.weights), ("--device cuda", o.device == "cuda")):
-            if given:
-                raise UserError(
-                    f"{option} is for --detector rcnn; BlazePose has its own weights and"
-                    " runs on the CPU"
-                )
+        if for_rcnn:
+            raise UserError(
+                f"{for_rcnn[0]} is for --detector rcnn; BlazePose has its own weights and runs on"
+                " the CPU"
+            )
         identity = _digest("pose_model", o.pose_model) if o.pose_model else "blazepose 0.10.14"
         load = cache(lambda: blazepose.load_blazepose(o.pose_model))
         return Detector(name, identity, blazepose.VISIBLE, load, 1)
@@ -278,11 +246,9 @@ def _digest(option: str, path: Path) -> str:
 
 def usual_size(clips: Sequence[Clip]) -> tuple[int, int]:
     """(width, height) of the frames where --size is not given: none of the clips is enlarged."""
-    width, height = LARGEST
-    least_width, least_height = (min(clip.size[side] for clip in clips) for side in (0, 1))
-    while width > SMALLEST[0] and (width > least_width or height > least_height):
-        width, height = width // 2, height // 2
-    return width, height
+    least = [min(clip.size[side] for clip in clips) for side in (0, 1)]
+    fitting = [size for size in SIZES if size[0] <= least[0] and size[1] <= least[1]]
+    return (*fitting, SIZES[-1])[0]
 
 
 def import_video(o: VideoOptions) -> bool:
@@ -293,7 +259,7 @@ def import_video(o: VideoOptions) -> bool:
     """
     clips = [open_clip(path, o.source_fps) for path in o.clips]
     labels: list[Labels | None] = [None] * len(clips)
-    if o.labels:  # one for each clip; see options_from
+    if o.labels:  # one for each clip
         labels = [open_labels(path, clip) for path, clip in zip(o.labels, clips, strict=True)]
     like = read_like(o.like) if o.like else None
     detector = choose_detector(o)
@@ -301,59 +267,46 @@ def import_video(o: VideoOptions) -> bool:
     if (warnings := _finished(o, command)) is not None:
         print(f"{o.out}: this import is already finished")
         return _tell(warnings)
-    if like:
-        o = dataclasses.replace(o, fps=like.fps)
-    size = like.size if like else o.size or usual_size(clips)
+
+    def mark(finished: bool, **about: Any) -> None:
+        """Write ROOT/import.json: by which command the folder is made, and whether it is whole."""
+        names = [clip.path.name for clip in clips]
+        state = {"finished": finished, "names": names, "command": command, **about}
+        write_atomically(o.out / MARKER, f"{json.dumps(state, indent=2)}\n".encode())
+
+    rate = like.fps if like else o.fps
+    made = dataclasses.replace(o, fps=rate)
     try:
         o.out.mkdir(parents=True, exist_ok=True)
-        _mark(o, clips, command, finished=False)
+        mark(finished=False)
         for name in (PARTIAL, *SPLITS):  # of an import that was interrupted
             shutil.rmtree(o.out / name, ignore_errors=True)
-        tracks: list[Track] = []
-        warnings = []
-        for clip, label in zip(clips, labels, strict=True):
-            for note in clip.notes:
-                print(f"{clip.path}: {note}")
-            if label:
-                print(f"{label.path}: {label.kind}; {label.matched}")
-            finder = None if detector is None else JointFinder(o, clip, detector)
-            tracks.append(read_track(clip, o, label, finder))
-            print(_describe_track(clip, tracks[-1], o))
-            lines = tracks[-1].quality.warnings(data_rate(clip, o.fps))
-            warnings += [f"{clip.path}: {line}" for line in lines]
-        if not any(track.spans for track in tracks):
-            raise _nobody(tracks, clips, detector)
+        tracks = _read_tracks(made, clips, labels, detector)
+        warnings = [f"{t.clip.path}: {line}" for t in tracks for line in t.warnings]
         if like:
-            for clip in clips:
-                if (rate := data_rate(clip, o.fps)) < 0.9 * like.fps:
-                    warnings.append(
-                        f"{clip.path}: {rate:.4g} frames/s, but {o.like} has {like.fps:.4g}: its"
-                        " motion is made faster"
-                    )
-            write_driven(o.out / PARTIAL, clips, tracks, like)
-            (o.out / PARTIAL / "test").rename(o.out / "test")
-            (o.out / PARTIAL).rmdir()
-            about = {"frames_per_second": data_rate(clips[0], o.fps)}
+            warnings += [
+                f"{t.clip.path}: {t.fps:.4g} frames/s, but {o.like} has {rate:.4g}: its motion is"
+                " made faster"
+                for t in tracks
+                if t.fps < 0.9 * rate
+            ]
+            write_driven(o.out / PARTIAL, tracks, like)
+            about = {"frames_per_second": tracks[0].fps}
         else:
-            warnings += _rate_warnings(clips, o)
-            boxes, kept = _write_splits(clips, tracks, labels, size, o)
-            about = about_the_person(clips, tracks, boxes, o.fps, size)
-            if kept < FEW:
-                warnings.append(
-                    f"only {kept} training frames: the film shows the person moving as in the clip,"
-                    " but poses that it has not seen stay blurred, with limbs that fade; a minute"
-                    " of film makes a good model"
-                )
-        _mark(o, clips, command, finished=True, about={**about, "warnings": warnings})
+            about, more = _write_splits(tracks, made)
+            warnings += more
+        for path in (o.out / PARTIAL).iterdir():
+            path.rename(o.out / path.name)
+        (o.out / PARTIAL).rmdir()
+        mark(finished=True, **about, warnings=warnings)
         return _tell(warnings)
     except OSError as error:
         raise UserError(f"cannot write {o.out}: {error.strerror or error}") from error
-    except Nobody:
-        shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
-        _clear(o.out)
-        raise
     except UserError:
-        _clear(o.out)
+        # Joints that were found stay, and the mark with them.
+        shutil.rmtree(o.out / PARTIAL, ignore_errors=True)
+        if {path.name for path in o.out.iterdir()} == {MARKER}:
+            shutil.rmtree(o.out)
         raise
 
 
@@ -364,117 +317,76 @@ def _tell(warnings: Sequence[str]) -> bool:
     return not warnings
 
 
-class Nobody(UserError):
-    """No person in any clip."""
-
-
-def _nobody(tracks: Sequence[Track], clips: Sequence[Clip], detector: Detector | None) -> Nobody:
-    total = sum(track.frames for track in tracks)
-    if jumping := sum(track.quality.implausible for track in tracks):
-        return Nobody(
+def _read_tracks(
+    o: VideoOptions,
+    clips: Sequence[Clip],
+    labels: Sequence[Labels | None],
+    detector: Detector | None,
+) -> list[Track]:
+    """Read every clip and say what is in it. Raises UserError: nobody is in any of them."""
+    tracks = []
+    for clip, label in zip(clips, labels, strict=True):
+        for note in clip.notes:
+            print(f"{clip.path}: {note}")
+        if label:
+            print(f"{label.path}: {label.kind}; {label.matched}")
+        finder = JointFinder(o, clip, detector) if detector else None
+        tracks.append(read_track(clip, o, label, finder))
+        print(tracks[-1].describe())
+    if any(track.spans for track in tracks):
+        return tracks
+    shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
+    total = sum(len(track.extents) for track in tracks)
+    if jumping := sum(track.implausible for track in tracks):
+        raise UserError(
             f"{clips[0].path}: no person: joints were found in {jumping} of {total} frames, but"
             " they jump about as nobody's do; a person must be seen whole, some hundred pixels high"
         )
-    what = f"{clips[0].path}: no person in five frames in a row, of {total}"
-    if detector and detector.name == "blazepose":
-        return Nobody(f"{what}; is somebody there, and large enough? --detector rcnn finds more")
-    return Nobody(f"{what}; is somebody there?")
+    blaze = detector and detector.name == "blazepose"
+    raise UserError(
+        f"{clips[0].path}: no person in five frames in a row, of {total}; is somebody there"
+        f"{', and large enough? --detector rcnn finds more' if blaze else '?'}"
+    )
 
 
-def _clear(root: Path) -> None:
-    """Remove what a refused import began; joints that were found stay, and the mark with them."""
-    shutil.rmtree(root / PARTIAL, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        if {path.name for path in root.iterdir()} == {MARKER}:
-            (root / MARKER).unlink()
-            root.rmdir()
-
-
-def _write_splits(
-    clips: Sequence[Clip],
-    tracks: Sequence[Track],
-    labels: Sequence[Labels | None],
-    size: tuple[int, int],
-    o: VideoOptions,
-) -> tuple[dict[int, Box], int]:
+def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, Any], list[str]]:
     """Split the tracks by time and write all images, labels and train/clips.csv.
 
-    Returns for each clip that is used the part of its picture that the frames show, and the number
-    of training frames.
+    Returns what ROOT/import.json keeps of the data set, and warnings.
     """
+    size = o.size or usual_size([track.clip for track in tracks])
     pieces = [Piece(i, *span) for i, track in enumerate(tracks) for span in track.spans]
     split = split_by_time(pieces, val_frames=o.val_frames, test=o.test)
-    kept, val = sum(piece.frames for piece in split.train), split.val
-    rate = data_rate(clips[val.clip], o.fps)
+    kept, val, held = sum(piece.frames for piece in split.train), split.val, tracks[split.val.clip]
     print(
-        f"{kept} frames to train on; {val.frames} to validate on, from {val.start / rate:.1f} s to"
-        f" {val.stop / rate:.1f} s of {clips[val.clip].path}; test sequences:"
+        f"{kept} frames to train on; {val.frames} to validate on, from {val.start / held.fps:.1f} s"
+        f" to {val.stop / held.fps:.1f} s of {held.clip.path}; test sequences:"
         f" {', '.join(str(piece.frames) for piece in split.test) or 'none'}"
         f"{'' if o.test is not None else ', the recordings whole'}"
     )
-    partial = o.out / PARTIAL
-    every = zip(clips, tracks, labels, places_by_clip(split, len(clips)), strict=True)
-    boxes = {}
-    for index, (clip, track, label, places) in enumerate(every):
+    shown = []
+    for track, places in zip(tracks, places_by_clip(split, len(tracks)), strict=True):
         if places:
-            boxes[index] = write_clip(partial, clip, track, label, places, size, o)
-            print(_describe_box(clip, boxes[index], size))
+            shown.append((track, write_clip(o.out / PARTIAL, track, places, size, o)))
+            print(_describe_box(track.clip, shown[-1][1], size))
     ends = np.cumsum([0, *(piece.frames for piece in split.train)]).tolist()
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))
-    write_atomically(partial / "train/clips.csv", f"start,stop\n{rows}".encode())
-    for name in SPLITS:
-        if (partial / name).exists():
-            (partial / name).rename(o.out / name)
-    partial.rmdir()
-    return boxes, kept
-
-
-def _mark(
-    o: VideoOptions,
-    clips: Sequence[Clip],
-    command: dict[str, Any],
-    finished: bool,
-    about: dict[str, Any] | None = None,
-) -> None:
-    """Write ROOT/import.json: by which command the folder is made, and whether it is finished.
-
-    about: what else to keep of the data set
-    """
-    names = [clip.path.name for clip in clips]
-    state = {"finished": finished, "names": names, "command": command, **(about or {})}
-    write_atomically(o.out / MARKER, f"{json.dumps(state, indent=2)}\n".encode())
-
-
-def _describe_track(clip: Clip, track: Track, o: VideoOptions) -> str:
-    rate = "" if clip.fps is None else f" at {clip.fps:.4g} frames/s"
-    rate += " (variable; taken by time stamps)" if clip.variable else ""
-    kept = sum(stop - start for start, stop in track.spans)
-    fps = data_rate(clip, o.fps)
-    text = f"{clip.path}: {track.source_frames} frames{rate} → {track.frames} at {fps:.4g};"
-    text += f" a person in {kept} ({kept / track.frames:.1%}), {len(track.spans)} recording(s)"
-    text += f", {len(track.cuts)} cut(s)" if track.cuts else ""
-    quality = track.quality
-    if quality.implausible:
-        text += f"\n{clip.path}: left out: {quality.implausible} frames whose joints jump about"
-    text += f"\n{clip.path}: {track.frames / fps:.1f} s; longest time without the person"
-    text += f" {quality.longest_gap / fps:.1f} s"
-    if quality.jitter is not None and quality.height:
-        text += f"; joints jitter by {quality.jitter:.1f} pixels"
-        text += f" ({quality.jitter / quality.height:.1%} of the person's height)"
-    return text
-
-
-def _rate_warnings(clips: Sequence[Clip], o: VideoOptions) -> list[str]:
-    """One data set, one speed: a slower clip keeps its own rate, so it would seem faster."""
-    rates = [data_rate(clip, o.fps) for clip in clips]
-    if max(rates) <= 1.1 * min(rates):
-        return []
-    pairs = zip(clips, rates, strict=True)
-    several = ", ".join(f"{clip.path.name}: {rate:.4g}" for clip, rate in pairs)
-    return [
-        f"the clips have different frames/s ({several}); with --fps {min(rates):.4g}"
-        " all have the same speed"
-    ]
+    write_atomically(o.out / PARTIAL / "train/clips.csv", f"start,stop\n{rows}".encode())
+    warnings = []
+    slowest = min(track.fps for track in tracks)
+    if max(track.fps for track in tracks) > 1.1 * slowest:  # a slower one would seem faster
+        several = ", ".join(f"{track.clip.path.name}: {track.fps:.4g}" for track in tracks)
+        warnings.append(
+            f"the clips have different frames/s ({several}); with --fps {slowest:.4g} all have the"
+            " same speed"
+        )
+    if kept < FEW:
+        warnings.append(
+            f"only {kept} training frames: the film shows the person moving as in the clip, but"
+            " poses that it has not seen stay blurred, with limbs that fade; a minute of film makes"
+            " a good model"
+        )
+    return about_the_person(shown, size), warnings
 
 
 def _describe_box(clip: Clip, box: Box, size: tuple[int, int]) -> str:

@@ -120,10 +120,8 @@ def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
         )
     if o.like and o.out.resolve() == o.like.resolve():
         raise UserError(f"--out {o.out} is the data set of --like; give another folder")
-    if o.labels and o.detector != "auto":
-        raise UserError("--labels and --detector are mutually exclusive: labels need no search")
-    for name in ("weights", "pose_model"):
-        if o.labels and getattr(o, name):
+    for name in ("detector", "weights", "pose_model"):
+        if o.labels and name in typed:
             raise UserError(f"--labels and --{name} are mutually exclusive: labels need no search")
     for source in (*o.clips, *o.labels):
         if source.is_dir() and o.out.resolve().is_relative_to(source.resolve()):

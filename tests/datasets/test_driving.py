@@ -1,7 +1,7 @@
 """Another person's motion: proportions, place and floor line become the trained person's."""
 
-import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,14 @@ import pytest
 from PIL import Image
 
 import dataloader
-from modules.datasets.driving import Build, build_from, floor_line, measure, nearest_label, retarget
-from modules.datasets.person import frames_per_second, style_of, without_the_person
+from modules.datasets.person import (
+    floor_line,
+    frames_per_second,
+    measure,
+    retarget,
+    style_of,
+    without_the_person,
+)
 from modules.datasets.pose import JOINTS, LIMBS, STANDARD, Style, draw_labels
 from modules.ink import find_ink
 from modules.runtime.errors import UserError
@@ -106,20 +112,6 @@ def test_unknown_joints_stay_unknown() -> None:
         measure(own, no_feet, FPS)
 
 
-def test_a_build_survives_its_file() -> None:
-    build = measure(body(2.0, still(300), still(400)), EVERY, FPS)
-    assert build_from(json.loads(json.dumps(build.as_json()))) == build
-    for wrong in ({}, {**build.as_json(), "limbs": [1.0]}, {**build.as_json(), "far": "x"}):
-        with pytest.raises((KeyError, TypeError, ValueError)):
-            build_from(wrong)
-    assert isinstance(build, Build) and dataclasses.is_dataclass(build)
-
-
-def test_nearest_label() -> None:
-    labels = [np.full((4, 4, 3), v, np.uint8) for v in (0, 90, 200)]
-    assert nearest_label(np.full((4, 4, 3), 120, np.uint8), labels) == 1
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -140,16 +132,8 @@ def trained_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other(tmp_path: Path) -> tuple[Path, Path]:
     """A clip of somebody twice as large in a picture twice as large, and its labels."""
 
-    def picture(t: int) -> np.ndarray:
-        return draw(t).repeat(2, axis=0).repeat(2, axis=1)
-
-    clip, labels = make_folder(tmp_path / "other", 30, picture), tmp_path / "labels"
-    labels.mkdir()
-    for t in range(30):
-        rows = np.column_stack([2 * (BODY_POINTS + middle(t)), np.full(18, 0.9)])
-        person = {"pose_keypoints_2d": rows.ravel().tolist()}
-        (labels / f"{t}.json").write_text(json.dumps({"people": [person]}))
-    return clip, labels
+    clip = make_folder(tmp_path / "other", 30, lambda t: draw(t).repeat(2, 0).repeat(2, 1))
+    return clip, write_openpose(tmp_path / "labels", 30, scale=2)
 
 
 def test_another_clip_drives_the_trained_person(
@@ -204,9 +188,9 @@ def test_driven_labels_are_drawn_as_the_training_labels_are(
     clip, labels = other
     made = []
     for like in (trained_on, redraw(trained_on, tmp_path / "white")):
-        out = tmp_path / f"driven_{like.name}"
+        out = like.with_name(f"{like.name}_other")  # where it goes by default
         options = ["--labels_only", "--like", like, "--labels", labels, "--smooth", "0"]
-        result = run_script("dataloader.py", "video", clip, "--out", out, *options)
+        result = run_script("dataloader.py", "video", clip, *options)
         assert result.returncode == 0, result.stderr
         (sequence,) = dataloader.load_test(out, height=32, width=64)
         made.append((out, sequence.labels.numpy()))
@@ -238,14 +222,14 @@ def test_the_room_behind_a_person_comes_from_frames_without_him() -> None:
 def test_motion_under_a_second_is_left_out(
     trained_on: Path, other: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    clip, labels = other
-    for t in (0, 1, 2, 10, *range(11, 20)):  # seven frames are left before the second half
-        (labels / f"{t}.json").write_text(json.dumps({"people": []}))
-    options = ["--labels_only", "--like", trained_on, "--labels", labels, "--max_gap", "0"]
-    result = run_script("dataloader.py", "video", clip, "--out", tmp_path / "a", *options)
-    assert_refused(result, "nobody was found in it for a second")
-    (labels / "19.json").write_text((labels / "25.json").read_text())
-    result = run_script("dataloader.py", "video", clip, "--out", tmp_path / "a", *options, "--source_fps", "10")  # fmt: skip # noqa: E501
+    clip, _ = other
+    command = ["dataloader.py", "video", clip, "--out", tmp_path / "a", "--labels_only"]
+    command += ["--like", trained_on, "--max_gap", "0", "--labels"]
+    missing = [0, 1, 2, *range(10, 20)]  # seven frames are left before the second half
+    few = write_openpose(tmp_path / "few", 30, missing, scale=2)
+    assert_refused(run_script(*command, few), "nobody was found in it for a second")
+    more = write_openpose(tmp_path / "more", 30, missing[:-1], scale=2)
+    result = run_script(*command, more, "--source_fps", "10")
     assert result.returncode == 0, result.stderr
     assert "left out: 1 piece(s) of motion" in result.stdout
     assert len(list((tmp_path / "a/test/test_label/0").iterdir())) == 11
@@ -267,13 +251,6 @@ def test_the_style_of_labels(thickness: float) -> None:
     blank = np.full((8, 8, 3), 200, np.uint8)
     assert style_of(drawn(style), [blank]) == style._replace(thickness=1)  # nothing to compare
     assert style_of([blank], standard) == STANDARD._replace(background=(200, 200, 200))
-
-
-def test_where_it_goes_by_default(trained_on: Path, other: tuple[Path, Path]) -> None:
-    clip, labels = other
-    command = ["dataloader.py", "video", clip, "--labels_only", "--like", trained_on]
-    assert run_script(*command, "--labels", labels).returncode == 0
-    assert (trained_on.parent / "data_other/test/test_label/0/29.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -301,8 +278,7 @@ def test_mistakes(
 
 def test_without_joints_there_is_no_build(other: tuple[Path, Path], tmp_path: Path) -> None:
     clip, joints = other
-    labels = make_folder(tmp_path / "skeletons", 30, lambda t: draw(t).repeat(2, 0).repeat(2, 1))
-    data = tmp_path / "data"
+    labels, data = shutil.copytree(clip, tmp_path / "skeletons"), tmp_path / "data"
     options = ["--out", data]
     assert run_script("dataloader.py", "video", clip, "--labels", labels, *options).returncode == 0
     command = ["dataloader.py", "video", clip, "--labels_only", "--like", data]

@@ -5,35 +5,21 @@ import pytest
 
 from modules.datasets import motion
 from modules.datasets.canvas import Camera
-from modules.datasets.motion import (
-    ANGLES,
-    EXERCISES,
-    JOINTS,
-    SIDE_STEP,
-    SIDES,
-    SKELETON,
-    TURN,
-    perform,
-    smooth_curve,
-)
+from modules.datasets.motion import ANGLES, EXERCISES, JOINTS, SIDE_STEP, SIDES, SKELETON, TURN
 
 
 def pose_of(seed: int, frames: int, camera: Camera) -> motion.Pose:
-    return perform(np.random.default_rng([seed, 1, 0]), frames, camera)
+    return motion.perform(np.random.default_rng([seed, 1, 0]), frames, camera)
 
 
-def test_limbs_keep_their_lengths() -> None:
-    pose = pose_of(0, 400, Camera(32, 64))
+def test_limbs_keep_their_lengths_and_feet_stand_on_the_floor() -> None:
+    pose = pose_of(1, 600, Camera(32, 64))
     for name, (parent, offset) in list(SKELETON.items())[1:]:
         bones = pose.joints[:, JOINTS[name]] - pose.joints[:, JOINTS[parent]]
         lengths = np.linalg.norm(bones, axis=1)
         np.testing.assert_allclose(lengths, np.linalg.norm(offset), atol=1e-12)
     hands = pose.joints[:, [JOINTS[f"{side}_fingers"] for side in SIDES]]
     assert np.ptp(hands[..., 1], axis=0).min() > 0.5  # but they do move, by half a stature
-
-
-def test_motion_is_smooth_and_feet_stand_on_the_floor() -> None:
-    pose = pose_of(1, 600, Camera(32, 64))
     speed = np.linalg.norm(np.diff(pose.joints, axis=0), axis=2)  # statures per frame
     assert speed.max() < 0.25
     feet = [JOINTS[f"{side}_{part}"] for side in SIDES for part in ("heel", "toe")]
@@ -67,11 +53,10 @@ def test_exercises_name_angles_that_exist() -> None:
 
 def test_smooth_curve_meets_its_keys_and_does_not_overshoot() -> None:
     times, values = np.array([0.0, 4, 5, 9]), np.array([0.0, 10, 12, 3])
-    np.testing.assert_allclose(smooth_curve(times, values, times), values)
-    between = smooth_curve(times, values, np.linspace(-2, 12, 500))
-    assert between.min() == 0
-    assert between.max() <= 12
+    np.testing.assert_allclose(motion.smooth_curve(times, values, times), values)
+    between = motion.smooth_curve(times, values, np.linspace(-2, 12, 500))
+    assert between.min() == 0 and between.max() <= 12
     # By hand: slopes 2.5 and 2 give 2·2.5·2/4.5 at t = 4; Hermite's cubic over [0, 4] at its half.
     tangent = 2 * 2.5 * 2 / 4.5
     expected = 0.5 * 10 - 4 * tangent / 8
-    np.testing.assert_allclose(smooth_curve(times, values, np.array([2.0])), expected)
+    np.testing.assert_allclose(motion.smooth_curve(times, values, np.array([2.0])), expected)

@@ -57,6 +57,9 @@ def test_a_dropped_frame_makes_a_clip_variable() -> None:
     taken = starts[timing.indices(15)]
     assert len(taken) == 30  # two seconds are two seconds
     assert np.abs(taken - np.arange(30) / 15).max() <= 1 / 30 + 1e-9
+    slow = variable(0.2, 0.2, 0.2, 0.4, 0.2, 0.2)  # 5 frames/s, one dropped: its usual rate stays
+    assert slow.data_rate(15) == pytest.approx(5)
+    assert slow.indices(15) == [0, 1, 2, 3, 3, 4, 5]
 
 
 def test_a_held_frame_is_taken_for_as_long_as_it_is_shown() -> None:
@@ -67,19 +70,9 @@ def test_a_held_frame_is_taken_for_as_long_as_it_is_shown() -> None:
     assert indices.count(10) == 10
     assert indices[:6] == [0, 2, 4, 6, 8, 10]
     assert indices[-4:] == [13, 15, 17, 19]  # its movement goes on at the same pace after it
+    assert variable(*[0.1] * 5, 2.0).indices(10).count(5) == 20  # of the last one, too
     # The control: by the mean rate the second half would come too early.
     assert Timing.constant(21, 21 / 2).indices(10) != indices
-
-
-def test_a_held_last_frame_counts() -> None:
-    assert variable(*[0.1] * 5, 2.0).indices(10).count(5) == 20
-    assert variable(*[0.1] * 6).indices(10).count(5) == 1
-
-
-def test_a_slow_variable_clip_keeps_its_usual_rate() -> None:
-    timing = variable(0.2, 0.2, 0.2, 0.4, 0.2, 0.2)  # 5 frames/s, one dropped
-    assert timing.data_rate(15) == pytest.approx(5)
-    assert timing.indices(15) == [0, 1, 2, 3, 3, 4, 5]
 
 
 def test_the_frame_nearest_in_time_of_a_jittering_clip() -> None:
