@@ -30,6 +30,9 @@ class ArgumentParser(argparse.ArgumentParser):
             message += f"; one that starts with a dash is given as {found[1]}=-value"
         if re.search("--local[-_]rank", message):
             message += "; torch.distributed.launch passes it: start with torchrun, which does not"
+        if found := re.search(r"--(?:device|gpu): invalid .*?'(?:cuda:?)?([\d,]+)'", message):
+            count = len(found[1].split(","))
+            message += f"; CUDA_VISIBLE_DEVICES={found[1]} chooses which, with --gpu {count}"
         raise UserError(f"{message} (--help lists what there is)")
 
 
