@@ -246,9 +246,12 @@ OUT_OF_MEMORY = (
 ADVICE = {
     NO_KERNELS: "install a PyTorch that is built for the card",
     "driver on your system is too old": "update the NVIDIA driver",
+    "driver version is insufficient": "update the NVIDIA driver",
     "busy or unavailable": "another process has it for itself: wait, or choose another GPU with "
     "CUDA_VISIBLE_DEVICES",
     "unable to find an engine": "try --precision float32 or another version of PyTorch",
+    "uncorrectable ECC error": "its memory is faulty: restart the machine; --resume continues",
+    "GPU is lost": "restart the machine; --resume continues the run",
     "NCCL error": "the GPUs cannot reach each other: NCCL_DEBUG=INFO shows why; --gpu 1 works",
     "not currently implemented for the MPS device": "put PYTORCH_ENABLE_MPS_FALLBACK=1 into the "
     "environment",
