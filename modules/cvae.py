@@ -31,6 +31,7 @@ from modules.networks import (
     Label_Encoder,
     Reference_Fusion,
     RGB_Encoder,
+    bounded,
     copy_colours,
     fold_pixels,
     unfold_pixels,
@@ -205,7 +206,8 @@ class CVAE(nn.Module):
         behind = Reference(*reference)
         fused = self.Decoder_Fusion(frame_feature + behind.added, label_feature, z)
         last = self.Generator.last_features(fused)  # (B, D/8, H, W)
-        raw = self._activated(self.Generator[-1](last))  # (B, 3, H, W)
+        # No further, so that one clip cannot be all of an epoch's loss.
+        raw = bounded(self._activated(self.Generator[-1](last)), -1.0, 2.0)  # (B, 3, H, W)
         made = raw.clamp(0.0, 1.0)
         share = self.Background_Mask(
             last, made, behind.frame, label_feature, behind.label_feature

@@ -23,13 +23,13 @@ MEASURED = 512  # labels that a folded model measures at least, where there are 
 # ---------------------------------------------------------------- blocks
 
 
-def bounded(x: Tensor) -> Tensor:
-    """x clamped to [0, 1], yet with the gradient of x everywhere, of any shape.
+def bounded(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """x clamped to [low, high], yet with the gradient of x everywhere, of any shape.
 
     A straight-through estimator (Bengio et al. 2013, "Estimating or Propagating Gradients Through
     Stochastic Neurons"): what went out of bounds can come back.
     """
-    return x.clamp(0.0, 1.0).detach() + (x - x.detach())  # in this order exact for huge x too
+    return x.clamp(low, high).detach() + (x - x.detach())  # in this order exact for huge x too
 
 
 def fold_pixels(x: Tensor, fold: int) -> Tensor:

@@ -49,11 +49,11 @@ def read_table(path: Path) -> list[tuple[int, list[str]]]:
     return [(number, cells) for number, cells in rows if any(cells)]
 
 
-def as_csv(rows: Iterable[Iterable[object]]) -> bytes:
+def as_csv(rows: Iterable[Iterable[object]]) -> str:
     """Rows as CSV; floats read back to the same numbers."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(rows)
-    return file.getvalue().encode()
+    return file.getvalue()
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
@@ -101,8 +101,9 @@ class MetricsTable:
         Raises OSError or UserError; what is missing is kept then.
         """
         first = self.unwritten[0]["epoch"] if self.unwritten else self.last_epoch + 1
-        before = as_csv([METRIC_COLUMNS, *self._rows_before(first)])
-        new = as_csv([row.get(name, "") for name in METRIC_COLUMNS] for row in self.unwritten)
+        before = as_csv([METRIC_COLUMNS, *self._rows_before(first)]).encode()
+        rows = ([row.get(name, "") for name in METRIC_COLUMNS] for row in self.unwritten)
+        new = as_csv(rows).encode()
         found = self.path.read_bytes() if self.path.exists() else b""
         if found == before:
             with self.path.open("ab") as file:
@@ -166,7 +167,8 @@ def write_psnr_per_frame(
     """psnr_per_frame.csv: `frame,psnr,inside,outside`, frames 1 … T-1, dB."""
     frames = range(1, len(psnr) + 1)
     columns = (values.tolist() for values in (psnr, inside, outside))
-    write_atomically(path, as_csv([FrameTable._fields, *zip(frames, *columns, strict=True)]))
+    rows = [FrameTable._fields, *zip(frames, *columns, strict=True)]
+    write_atomically(path, as_csv(rows).encode())
 
 
 def read_psnr_per_frame(path: Path) -> FrameTable:

@@ -12,7 +12,7 @@ from modules import cvae
 from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.data import Previous, to_unit
 from modules.losses import psnr
-from modules.networks import fold_pixels, unfold_pixels
+from modules.networks import bounded, fold_pixels, unfold_pixels
 from modules.runtime.errors import UserError
 from tests.support.small_run import starts_of
 
@@ -81,6 +81,7 @@ def decoded(model: CVAE, start: Tensor, label: Tensor, z: Tensor, reference: Any
     raw = raw.sigmoid() if output == "sigmoid" else raw
     if model.Reference_Fusion is None:
         return unfold_pixels(raw, fold)
+    raw = bounded(raw, -1, 2)
     made = raw.clamp(0, 1)
     share = model.Background_Mask(hidden, made, behind, label_feature, behind_label)
     share = unfold_pixels(share, fold)  # (B, 1, H, W): one share for a pixel's three colours

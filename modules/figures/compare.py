@@ -317,7 +317,7 @@ def compare(folders: Sequence[Path], out: Path) -> list[str]:
         if name != "psnr_per_frame" or len(without) < len(named)
     ]
     lines = [[f"{v:.4f}" if isinstance(v, float) else v for v in row.values()] for row in rows]
-    table = as_csv([rows[0], *lines]).decode()
+    table = as_csv([rows[0], *lines])
     texts = {"md": summary_markdown(rows, notes), "csv": table, "tex": summary_latex(rows)}
     for ending, text in texts.items():
         write_atomically(out / f"summary.{ending}", shown(text).encode())

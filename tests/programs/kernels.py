@@ -165,7 +165,7 @@ class Size(NamedTuple):
 
 
 def empty_video(size: Size, frames: int) -> VideoData:
-    device = torch.device("cuda", distributed.local_rank())
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     shape = (2, frames, size.height, size.width, 3)
     stacks = torch.zeros(shape, dtype=torch.uint8, device=device)
     return VideoData(*stacks, (Recording(0, frames),))
