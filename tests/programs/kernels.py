@@ -62,7 +62,7 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], bool, int]] = {
     "--optim Muon": ({"optim": "Muon"}, True, 1770),
     "--optim AdamW --grad_clip 0": ({"optim": "AdamW", "grad_clip": 0.0}, True, 1410),
     "--prior learned": ({"prior": "learned"}, False, 3070),
-    "--reference": ({"reference": "first"}, True, 1750),
+    "--reference": ({"reference": "first"}, True, 1770),
     "--reference --fold 2, free running": (
         {"reference": "first", "fold": 2, "output": "sigmoid"},
         False,
