@@ -279,7 +279,7 @@ def main() -> None:
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--save_root {root}: cannot be made ({error.strerror})") from error
+            raise UserError(f"--save_root {root}: cannot be created ({error.strerror})") from error
         size = checkpoint.config.frame_H, checkpoint.config.frame_W
         perceptual = load_st_lpips(*size) if o.st_lpips else None
         print("\n".join(as_lines(o)), flush=True)
@@ -290,7 +290,7 @@ def main() -> None:
 
     # ------------------------------------------------------------ model
     model = place(checkpoint.build_model(), device)
-    print(f"{len(sequences)} sequences, {total} frames to make on {describe(device, precision)}")
+    print(f"{len(sequences)} sequences, {total} frames to render on {describe(device, precision)}")
 
     # ------------------------------------------------------------ run
     result = None

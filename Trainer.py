@@ -155,7 +155,7 @@ def start_run(
                 records.resume_table()
                 records.pending |= records.curves()  # it may have been stopped just before
                 records.finish()
-            print(f"nothing to do: all {o.num_epoch} epochs are done; --num_epoch adds more")
+            print(f"nothing to do: all {o.num_epoch} epochs are done; raise --num_epoch for more")
             return False
         print(f"resuming in epoch {epoch}" + f" after {steps} steps" * (steps > 0), flush=True)
         earlier = runlog.read_config(root)

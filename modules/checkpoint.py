@@ -112,7 +112,7 @@ class Checkpoint:
         """
         if fault := self.other_background(ink, where):
             raise UserError(
-                f"{fault}; draw them as those, or train on these first (Trainer.py --ckpt_path)",
+                f"{fault}; draw them to match, or train on these first (Trainer.py --ckpt_path)",
                 about="DR",
             )
         return self.ink or ink
@@ -265,7 +265,7 @@ def export(checkpoint: Checkpoint, path: Path) -> list[str]:
     notes = [f"wrote {path}: the five networks, in the older form"]
     notes += [
         f"note: the model has {name} {value}, which that format cannot store: without it the "
-        "five networks give other frames"
+        "five networks produce different frames"
         for name in ("prior", "reference", "output", "fold")
         if (value := getattr(config, name)) != getattr(usual, name)
     ]
@@ -347,7 +347,7 @@ def prepare_save_root(o: TrainerOptions) -> Path:
         lock_folder(root)
         for name, what in (
             (LAST, "already holds a run: continue it with --resume"),
-            ("metrics.csv", "metrics.csv is of a run without a checkpoint; move it away"),
+            ("metrics.csv", "metrics.csv belongs to a run without a checkpoint; move it"),
         ):
             if not o.resume and (root / name).exists():
                 raise UserError(f"--save_root {root}: {what}, or give another --save_root")
@@ -435,7 +435,7 @@ class RunState:
             if epoch % self.o.per_save == 0:
                 names.append(f"epoch={epoch}.ckpt")
         if self.detector.update(epoch, loss, psnr) and distributed.is_main():
-            print("validation has plateaued: teacher forcing returns to 1", flush=True)
+            print("validation has plateaued: teacher-forcing ratio reset to 1", flush=True)
         self.last_epoch, self.position = epoch, Position(epoch + 1)
         self.sums.start_epoch()
         return names
@@ -502,7 +502,7 @@ class RunState:
         if saved["data_fingerprint"] != self.data_fingerprint:
             raise UserError(
                 f"--resume: the data in {self.o.DR} is not what this run was trained on "
-                f"({checkpoint.data_root}, says {checkpoint.path}); --DR names another place"
+                f"({checkpoint.data_root}, says {checkpoint.path}); give its new path with --DR"
             )
         if distributed.is_main() and checkpoint.path.name == PREVIOUS:
             # Or the corrupted last.ckpt would become last.prev.ckpt when the next one is written.

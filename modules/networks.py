@@ -38,7 +38,7 @@ def fold_pixels(x: Tensor, fold: int) -> Tensor:
 
 
 def unfold_pixels(x: Tensor, fold: int) -> Tensor:
-    """The way back."""
+    """Inverse of fold_pixels."""
     return x if fold == 1 else F.pixel_shuffle(x, fold)
 
 

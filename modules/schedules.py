@@ -53,7 +53,7 @@ def teacher_forcing_ratio(
     tfr_d_step: float = 0.1,
     raised_at: int | None = None,
 ) -> float:
-    """Probability of teacher forcing in epoch e: step decay, or counted from a raise.
+    """Probability of teacher forcing in epoch e: linear decay, restarted by a raise.
 
     `tfr` before epoch tfr_sde, then one tfr_d_step less for every epoch from tfr_sde on, never
     below 0. After a raise by the detector: 1 in epoch `raised_at`, one step less per epoch after.
@@ -171,7 +171,7 @@ def epoch_plan(o: TrainerOptions, epoch: int, raised_at: int | None = None) -> P
 def step_lr(o: TrainerOptions, epoch: int, number: int, steps: int, before: int) -> float:
     """The learning rate of step `number` of the `steps` of an epoch, all counted from 0.
 
-    cosine falls from step to step; with Muon the rate rises in a line over the first steps of the
+    cosine falls from step to step; with Muon the rate rises linearly over the first steps of the
     run, which rest on few gradients (Goyal et al. 2017, section 2.2).
     before: steps of all earlier epochs
     """

@@ -59,26 +59,26 @@ class RenumberOptions:
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """make a data set of your own video: finds the person's joints and draws the labels"""
+    """make a data set from your own video: finds the person's joints and draws the labels"""
 
     # fmt: off
     clips: tuple[Path, ...] = option(REQUIRED, DATA_SET, "video, GIF, or folder of images", positional=True, metavar="CLIP")
     out: Path = option(None, DATA_SET, "folder of the new data set; it must be given", metavar="ROOT", shown="with --labels_only, ROOT_CLIP beside --like")
     labels_only: bool = option(False, DATA_SET, "make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
-    like: Path | None = option(None, DATA_SET, "with --labels_only: data set made by this command, of the person who is to make the motion; brings --size, --fps, limb lengths and floor line", metavar="ROOT", shown="none")
+    like: Path | None = option(None, DATA_SET, "with --labels_only: data set made by this command, of the person who is to perform the motion; sets --size, --fps, limb lengths and floor line", metavar="ROOT", shown="none")
     fps: float = option(15.0, DATA_SET, "frames/s of the data set; a slower clip keeps its own rate", metavar="N", above=0)
-    source_fps: float | None = option(None, DATA_SET, "frames/s of a folder of images or of a clip with unknown rate; of another clip, frames/s that replace its time stamps", metavar="N", above=0, shown="that of --fps, so every frame is used")
+    source_fps: float | None = option(None, DATA_SET, "frames/s of a folder of images or of a clip with unknown rate; for any other clip, frames/s that override its timestamps", metavar="N", above=0, shown="that of --fps, so every frame is used")
     size: tuple[int, int] | None = option(None, DATA_SET, "width x height of the images, pixels; Trainer.py can make them smaller", metavar="WxH", shown="256x128; a half or a quarter of it where the clip is smaller", convert=parse_size)
-    fit: str = option("person", DATA_SET, "person: crop the same part of every frame, large enough for all places of the person, with the aspect ratio of --size; stretch: resize the whole frame", choices=("person", "stretch"))
+    fit: str = option("person", DATA_SET, "person: crop the same part of every frame, large enough for every position of the person, with the aspect ratio of --size; stretch: resize the whole frame", choices=("person", "stretch"))
     val_frames: int | None = option(None, DATA_SET, "frames of the validation video", metavar="N", at_least=2, shown="630, but at most a fifth of all")
-    test: tuple[int, ...] | None = option(None, DATA_SET, "length of each test sequence held out from training, frames; 0: none", metavar="N", at_least=0, shown="none is held out: the sequences are the whole recordings, up to a minute, to make a film of")
+    test: tuple[int, ...] | None = option(None, DATA_SET, "length of each test sequence held out from training, frames; 0: none", metavar="N", at_least=0, shown="none is held out: the sequences are the whole recordings, up to a minute, to be rendered")
     labels: tuple[Path, ...] = option((), LABELS, "labels from another tool, one for each CLIP in the same order: a folder of skeleton images or of JSON files (one per frame of the clip), or a JSON file of all frames (OpenPose, COCO, AlphaPose)", metavar="DIR", shown="none")
     max_gap: float = option(0.5, LABELS, "longest gap in seconds over which a missing person or joint is interpolated; a longer one ends the recording", metavar="S", at_least=0)
     smooth: float = option(0.7, LABELS, "standard deviation of the Gaussian that smooths joints over time, frames; 0: no smoothing", metavar="N", at_least=0)
-    detector: str = option("auto", JOINTS, "what finds joints: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU)", choices=("auto", "blazepose", "rcnn"), shown="auto: blazepose if it is installed")
+    detector: str = option("auto", JOINTS, "joint detector: blazepose (package mediapipe, one person, tens of milliseconds per frame on a CPU) or rcnn (Keypoint R-CNN of torchvision: several people, GPUs; slow on a CPU)", choices=("auto", "blazepose", "rcnn"), shown="auto: blazepose if it is installed")
     pose_model: Path | None = option(None, JOINTS, "blazepose: model file (pose_landmarker_full.task) for mediapipe after 0.10.14", metavar="FILE.task", shown="the one inside mediapipe 0.10.14")
     weights: Path | None = option(None, JOINTS, "rcnn: weights of torchvision's keypointrcnn_resnet50_fpn", metavar="FILE", shown="downloaded by torchvision, 226 MB, once")
-    device: str = option("auto", JOINTS, "rcnn: where joints are searched", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
+    device: str = option("auto", JOINTS, "rcnn: where the detector runs", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
     # fmt: on
 
     def gap_frames(self) -> int:
@@ -122,7 +122,7 @@ def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
         raise UserError(f"--out {o.out} is the data set of --like; give another folder")
     for name in ("detector", "weights", "pose_model"):
         if o.labels and name in typed:
-            raise UserError(f"--labels and --{name} are mutually exclusive: labels need no search")
+            raise UserError(f"--labels and --{name} are mutually exclusive: labels skip detection")
     for source in (*o.clips, *o.labels):
         if source.is_dir() and o.out.resolve().is_relative_to(source.resolve()):
             raise UserError(

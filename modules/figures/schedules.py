@@ -15,7 +15,7 @@ from modules.schedules import epoch_plan, idle_annealing
 
 @dataclass
 class ScheduleOptions(TrainerOptions):
-    """draw β, teacher forcing and learning rate that Trainer.py's options will give"""
+    """plot the β, teacher-forcing and learning-rate schedules of Trainer.py's options"""
 
     out: str = option("schedules.png", "figure", "PNG file to write")
 

@@ -51,7 +51,7 @@ def test_what_a_run_without_a_checkpoint_left_is_not_written_over(
     before = (run / "metrics.csv").read_bytes()
     for name in ("last.ckpt", "last.prev.ckpt"):
         (run / name).unlink()
-    assert_refused(job(dataset, run), "metrics.csv is of a run without a checkpoint")
+    assert_refused(job(dataset, run), "metrics.csv belongs to a run without a checkpoint")
     assert (run / "metrics.csv").read_bytes() == before
 
 
