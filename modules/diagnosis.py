@@ -81,7 +81,7 @@ def falls_while_training_rises(val_psnr: np.ndarray, train_psnr: np.ndarray) -> 
         return ""
     if last.max() >= val_psnr[best] - FALLEN or not train_psnr[-1] > train_psnr[best]:
         return ""
-    return f"validation falls while training rises: {_from_best(val_psnr, best)}"
+    return f"validation PSNR falls while training PSNR rises: {_from_best(val_psnr, best)}"
 
 
 def below_baselines(val_psnr: np.ndarray, baselines: Any) -> dict[str, str]:
@@ -141,11 +141,11 @@ def _likeliest(metrics: Metrics, baselines: Any, options: Options) -> tuple[str,
     more = f"`--num_epoch {2 * count}`"
     if best is None or not np.isfinite(train[-1]):
         rate = options.get("lr", 0.001)
-        return "training diverged, its loss or gradients are not finite", f"`--lr {rate / 3:.1g}`"
+        return "training diverged (non-finite loss or gradients)", f"`--lr {rate / 3:.1g}`"
     earlier = val[: count - max(1, count // 4)]
     rising = best == count - 1 and not np.nanmax(earlier, initial=-math.inf) > val[-1] - FALLEN
     if rising:
-        return "the run was too short, validation was still rising", more
+        return "the run was too short (validation was still rising)", more
     if train[-1] < min(known_baselines(baselines).values(), default=-math.inf):
         return "the run was too short, even training is below the baselines", more
     if options.get("kl_beta") == 0 and train[-1] - val[-1] > GAP:
@@ -159,9 +159,9 @@ def _likeliest(metrics: Metrics, baselines: Any, options: Options) -> tuple[str,
         return "training rarely starts from the model's own predictions", f"`{unused[0]}`"
     first = known_baselines(baselines).get("first_frame", -math.inf)
     if val[best] < first and options.get("reference", "none") == "none":
-        return "the background is not carried along", "`--reference first`"
+        return "the background is lost over time", "`--reference first`"
     if val[best] < first or not train[-1] > val[-1]:
-        return "labels and frames may not fit each other", "`python dataloader.py check`"
+        return "labels and frames may not match", "`python dataloader.py check`"
     if options.get("preset") or best == 0:
         return "overfitting: too few or too similar training frames", "more data or `--augment`"
     return "overfitting: the later epochs only fit the training frames", f"`--num_epoch {best + 1}`"

@@ -106,7 +106,7 @@ def test_the_likeliest_cause_comes_first() -> None:
         ([24.0, *COLLAPSE], [*RISING, 31], 0, remedied, "overfitting", "--num_epoch 2"),
         ([24.0, *COLLAPSE], [*RISING, 31], 0, {**remedied, "preset": "best"}, "over", "more data"),
         ([19.0, 18.5, 18.0], RISING[:3], 0, remedied, "background", "--reference first"),
-        (last_low, last_low, 0, remedied, "may not fit", "dataloader.py check"),
+        (last_low, last_low, 0, remedied, "may not match", "dataloader.py check"),
     ):
         columns = metrics(val, train)
         columns["tf_active"] = np.broadcast_to(forced, len(val)).astype(float)

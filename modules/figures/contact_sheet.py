@@ -122,7 +122,7 @@ def write_contact_sheet(
     panels = figure.subplots(2)
     for axes, split in zip(panels, (train, val), strict=True):
         _plot_steps(axes, split)
-    panels[0].set_title("Difference to the frame before (mean over pixels, 0-255)")
+    panels[0].set_title("Difference from the previous frame (mean over pixels, 0-255)")
     panels[1].set_xlabel("frame, in order")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=style.DPI)

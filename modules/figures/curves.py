@@ -48,7 +48,7 @@ def curves_figure(run: Run) -> Figure:
     for part in segments:
         # With rollouts teacher forcing is drawn for each step, else once for an epoch.
         by_step = part.run.options.get("rollout_every")
-        name, label = ("tfr", "TF, part of steps") if by_step else ("tf_active", "TF on")
+        name, label = ("tfr", "TF, fraction of steps") if by_step else ("tf_active", "TF on")
         x, forced = (part.run.metrics[column][: part.rows] for column in ("epoch", name))
         own = label if part.run is run else None
         style.add_teacher_forcing(forcing, x + part.shift, forced, own)
@@ -111,7 +111,7 @@ def epoch_axis(panels: Sequence[Axes], segments: Sequence[Segment]) -> None:
     text = "epoch"
     if parents:
         names = " → ".join(style.shorten(part.run.name, 30 // len(parents)) for part in parents)
-        text = f"epoch, counted on from the parent run\n(lighter, to {shift - 1}: {names})"
+        text = f"epoch, continued from the parent run\n(lighter, to {shift - 1}: {names})"
     for axes in panels:
         style.whole_number_axis(axes, 0 if parents else run.epochs[0], run.epochs[-1] + shift)
         axes.set_xlabel(style.drawable(text))

@@ -93,7 +93,9 @@ def test_warnings_come_from_the_run_s_files(tmp_path: Path) -> None:
     falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
     run = load_run(make_run(tmp_path / "a", rows=falling))
     fall, below, cause = run.warnings()
-    assert fall.startswith("warning: validation falls while training rises: 26.00 dB in epoch 0")
+    assert fall.startswith(
+        "warning: validation PSNR falls while training PSNR rises: 26.00 dB in epoch 0"
+    )
     assert below.startswith("warning: epoch 9, 17.00 dB, is below the baselines copy-first-frame")
     assert cause.startswith("likeliest cause: ") and "docs/theory.md" in cause
     assert run.warnings(latest=True) == []  # neither is news of the last epoch

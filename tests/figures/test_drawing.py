@@ -150,7 +150,7 @@ def test_teacher_forced_epochs_are_bands(tmp_path: Path) -> None:
     ratio = {e: {"tfr": value, "tf_active": 1} for e, value in enumerate((0.5, 0.5, 0.25))}
     figure = figure_of(make_run(tmp_path / "b", 3, rows=ratio, options={"rollout_every": 1}))
     assert bands(figure) == [(-0.5, 1.5, 0.5), (1.5, 2.5, 0.25)]
-    assert "TF, part of steps" in texts(figure)
+    assert "TF, fraction of steps" in texts(figure)
 
 
 @pytest.mark.parametrize("epochs", [1, 500])
