@@ -233,6 +233,18 @@ def test_drift_is_the_slope_over_the_frames() -> None:
     assert "drift -100.0" in result.details()
 
 
+def test_what_moves_near_the_skeleton_is_no_flicker() -> None:
+    """The skeleton of the same frame, not of the one before."""
+    prediction, truth, labels = scene()
+    truth[:], prediction[:] = truth[:1], prediction[:1]
+    labels[3] = 0
+    labels[3, 11, 15] = 255  # it jumps to the other corner
+    prediction[3, :, 9:, 13:] += 0.1
+    assert score(prediction, truth, labels, ON_BLACK).flicker[-1] == pytest.approx(0, abs=1e-6)
+    labels[3] = labels[2]  # the control
+    assert score(prediction, truth, labels, ON_BLACK).flicker[-1] > 0.1
+
+
 def test_scores_that_do_not_fit_are_made_on_the_cpu() -> None:
     tried: list[Tensor] = []
 
