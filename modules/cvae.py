@@ -206,7 +206,7 @@ class CVAE(nn.Module):
         behind = Reference(*reference)
         fused = self.Decoder_Fusion(frame_feature + behind.added, label_feature, z)
         last = self.Generator.last_features(fused)  # (B, D/8, H, W)
-        # No further, so that one clip cannot be all of an epoch's loss.
+        # Bounded, so that one clip cannot be all of an epoch's loss.
         raw = bounded(self._activated(self.Generator[-1](last)), -1.0, 2.0)  # (B, 3, H, W)
         made = raw.clamp(0.0, 1.0)
         share = self.Background_Mask(
@@ -253,9 +253,9 @@ class CVAE(nn.Module):
 
         frames, labels: (T, B, 3, H, W) in [0, 1]; epsilon: ε, (T-1, B, N, H, W) from N(0, I).
         Frame t is made from what `previous` says (a given frame, or the model's own frame t-1,
-        clamped to [0, 1] as at validation), label t and z_t from the posterior, which sees the true
-        frame t and label t. Frame 0 is given and never a target. The target is always the true
-        frame t.
+        clamped to [0, 1] as at validation; with a reference it still has what decode() adds in
+        training), label t and z_t from the posterior, which sees the true frame t and label t.
+        Frame 0 is given and never a target. The target is always the true frame t.
         sequential: some steps start from the model's own frames, so they are made one by one; else
         all are one batch, and previous.given is ignored.
         recompute: the same values with less memory: the backward pass computes the activations of
