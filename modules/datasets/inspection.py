@@ -139,8 +139,7 @@ def _flat(frames: Pixels) -> Floats:
     return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
 
 
-# ----------------------------------------------------------------------------------------
-# Do labels and frames agree in time, and does the camera stand still?
+# ---------------------------------------------------------------- timing and camera
 
 
 class Offset(NamedTuple):
@@ -308,8 +307,7 @@ def _register(grey: Floats, reference: Floats, mask: NDArray[np.bool_]) -> Array
     return shift
 
 
-# ----------------------------------------------------------------------------------------
-# A whole data set
+# ---------------------------------------------------------------- a whole data set
 
 
 @dataclass(eq=False)

@@ -127,8 +127,7 @@ def _check_shape(where: str, size: Size, picture: tuple[int, int]) -> None:
         )
 
 
-# ----------------------------------------------------------------------------------------
-# Joints
+# ---------------------------------------------------------------- joints
 
 
 def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | int, list[Person]]:
@@ -181,8 +180,7 @@ def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | in
     return chosen
 
 
-# ----------------------------------------------------------------------------------------
-# Matching to frames
+# ---------------------------------------------------------------- matching to frames
 
 
 def bare(name: str) -> str:
@@ -277,8 +275,7 @@ def match(
     return places, f"matched to the frames {how}"
 
 
-# ----------------------------------------------------------------------------------------
-# Skeleton images
+# ---------------------------------------------------------------- skeleton images
 
 
 def _shrink_strokes(

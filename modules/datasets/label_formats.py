@@ -203,8 +203,7 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
     return list(frames.values())
 
 
-# ----------------------------------------------------------------------------------------
-# What a file states
+# ---------------------------------------------------------------- what a file states
 
 
 def _stated_size(about: Any) -> Size | None:

@@ -19,8 +19,7 @@ SIDES = {"left": 1.0, "right": -1.0}  # sign of x on that side of a person who f
 SOLE = 0.045  # height of the ankle above the ground
 
 
-# ----------------------------------------------------------------------------------------
-# Skeleton and forward kinematics
+# ---------------------------------------------------------------- skeleton and forward kinematics
 
 
 def _skeleton() -> dict[str, tuple[str, Vector]]:
@@ -124,8 +123,7 @@ def stand_on_floor(pose: Pose) -> Array:
     return path
 
 
-# ----------------------------------------------------------------------------------------
-# Exercises
+# ---------------------------------------------------------------- exercises
 
 # One repetition each: for every angle that moves, keys phase:value, the phase in per cent of the
 # repetition and the value in degrees from rest, where it starts and ends. "lead" and "trail" become
@@ -292,8 +290,7 @@ def _play(keys: dict[str, Keys], frames: int, rng: np.random.Generator) -> dict[
     return angles
 
 
-# ----------------------------------------------------------------------------------------
-# Performance
+# ---------------------------------------------------------------- performance
 
 
 def perform(rng: np.random.Generator, frames: int, camera: Camera) -> Pose:

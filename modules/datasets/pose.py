@@ -94,8 +94,7 @@ class Detections(NamedTuple):
 KeypointModel = Callable[[Sequence[NDArray[np.uint8]], Array | None], list[Detections]]
 
 
-# ----------------------------------------------------------------------------------------
-# One frame
+# ---------------------------------------------------------------- one frame
 
 
 def person_from(
@@ -148,8 +147,7 @@ def overlap(a: Array, b: Array) -> float:
     return common / float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - common)
 
 
-# ----------------------------------------------------------------------------------------
-# One person over time
+# ---------------------------------------------------------------- one person over time
 
 
 def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None]:
@@ -348,8 +346,7 @@ def fill_and_smooth(
     return made, have
 
 
-# ----------------------------------------------------------------------------------------
-# Labels
+# ---------------------------------------------------------------- labels
 
 
 class Style(NamedTuple):

@@ -34,8 +34,7 @@ MARKER = "demo.json"  # tells which arguments made the folder
 Array = NDArray[np.float64]
 
 
-# ----------------------------------------------------------------------------------------
-# Person and room
+# ---------------------------------------------------------------- person and room
 
 
 class Rod(NamedTuple):
@@ -192,8 +191,7 @@ def render_frames(pose: Pose, scene: Scene) -> Iterator[NDArray[np.uint8]]:
         yield to_bytes(picture)
 
 
-# ----------------------------------------------------------------------------------------
-# Labels
+# ---------------------------------------------------------------- labels
 
 
 # The 17 limbs of the 18 joints of OpenPose: 8 right, 8 left, then neck to nose.
@@ -226,8 +224,7 @@ def render_labels(pose: Pose, camera: Camera) -> Iterator[NDArray[np.uint8]]:
         yield to_bytes(picture)
 
 
-# ----------------------------------------------------------------------------------------
-# Data set
+# ---------------------------------------------------------------- data set
 
 
 def make_demo(

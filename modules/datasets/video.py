@@ -60,8 +60,7 @@ MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet
 Array = NDArray[np.float64]
 
 
-# ----------------------------------------------------------------------------------------
-# Second reading: crop, images and labels
+# ---------------------------------------------------------------- second reading
 
 
 def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) -> Box:
@@ -133,8 +132,7 @@ def _labels(
             yield shrink_label(read_image(path, BLACK), part, size, gain, labels.ink)
 
 
-# ----------------------------------------------------------------------------------------
-# The whole import
+# ---------------------------------------------------------------- the whole import
 
 
 def _command(

@@ -107,8 +107,7 @@ def test_copies_exact_and_near_but_not_neighbours() -> None:
     assert find_copies(frames[8:], frames[:8]) == ([], [])
 
 
-# ----------------------------------------------------------------------------------------
-# Do labels and frames agree in time, and does the camera stand still?
+# ---------------------------------------------------------------- timing and camera
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +190,7 @@ def test_brighter_and_darker_frames_are_no_movement(train: tuple[np.ndarray, np.
     assert offset.frames == 0 and offset.at_zero > 0.5
 
 
-# ----------------------------------------------------------------------------------------
-# The command
+# ---------------------------------------------------------------- the command
 
 
 def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:

@@ -45,8 +45,7 @@ ON_ITS_SIDE = {  # what turns a picture upright, and how it has to be stored
     "mirrored-and-turned": ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
 }
 
-# ----------------------------------------------------------------------------------------
-# Each makes a file in a folder
+# ---------------------------------------------------------------- each makes a file in a folder
 
 
 def video(folder: Path, name: str, times: Sequence[float], *codec: str, **more: Any) -> Path:
@@ -335,8 +334,7 @@ def test_source_fps_replaces_a_clip_s_own_rate(tmp_path: Path) -> None:
     assert "--source_fps 30 replaces its own" in said(clip)
 
 
-# ----------------------------------------------------------------------------------------
-# What is refused leaves nothing behind
+# ---------------------------------------------------------------- what is refused leaves nothing behind
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -385,8 +383,7 @@ def test_nobody_found_leaves_nothing_behind(
     assert not out.exists()
 
 
-# ----------------------------------------------------------------------------------------
-# Images
+# ---------------------------------------------------------------- images
 
 
 UNDO = {  # what a camera's sensor sees of an upright scene, for each value of the tag
@@ -443,8 +440,7 @@ def test_frames_go_onto_white_and_labels_onto_black(tmp_path: Path) -> None:
     assert said(clip) == "transparent pixels were made white"
 
 
-# ----------------------------------------------------------------------------------------
-# Labels and the page
+# ---------------------------------------------------------------- labels and the page
 
 
 def test_labels_may_count_shown_frames(tmp_path: Path) -> None:

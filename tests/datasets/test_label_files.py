@@ -61,8 +61,7 @@ def off(labels: Labels, frame: int, other: int | None = None) -> float:
     return float(np.abs(person.points[list(COCO_JOINTS)] - there)[found].max())
 
 
-# ----------------------------------------------------------------------------------------
-# Kinds
+# ---------------------------------------------------------------- kinds
 
 
 def openpose(t: int, count: int = 18, key: str = "pose_keypoints_2d") -> dict[str, Any]:
@@ -152,8 +151,7 @@ def test_labels_are_refused_with_the_next_step(kind: str, tmp_path: Path) -> Non
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
-# ----------------------------------------------------------------------------------------
-# What a file states
+# ---------------------------------------------------------------- what a file states
 
 
 @pytest.mark.parametrize(
@@ -247,8 +245,7 @@ def test_the_file_says_who_is_who(tmp_path: Path) -> None:
     assert len(read(tmp_path, rows).people[0]) == 2  # the control
 
 
-# ----------------------------------------------------------------------------------------
-# Which frame
+# ---------------------------------------------------------------- which frame
 
 
 def test_rows_that_are_missing_are_frames_without_a_person(tmp_path: Path) -> None:
@@ -365,8 +362,7 @@ def test_thin_strokes_keep_their_colour(ground: int, averaged: list[int]) -> Non
     assert shrink_label(image, whole, (16, 8), 1.0, ink)[3, 5].tolist() == averaged
 
 
-# ----------------------------------------------------------------------------------------
-# Faults
+# ---------------------------------------------------------------- faults
 
 
 @pytest.mark.parametrize(
@@ -427,8 +423,7 @@ def test_folders_that_hold_no_labels(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-# ----------------------------------------------------------------------------------------
-# Labels that do not move with the frames
+# ---------------------------------------------------------------- labels that do not move with the frames
 
 
 def bar(t: int) -> np.ndarray:

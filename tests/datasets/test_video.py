@@ -52,8 +52,7 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-# ----------------------------------------------------------------------------------------
-# Cropping
+# ---------------------------------------------------------------- cropping
 
 
 def test_crop_by_hand() -> None:
@@ -81,8 +80,7 @@ def test_crop_by_hand() -> None:
     assert crop_box(extents, (1000, 500), (64, 32))[2] < 800
 
 
-# ----------------------------------------------------------------------------------------
-# Importing with labels
+# ---------------------------------------------------------------- importing with labels
 
 
 def test_openpose_joints_to_labels(clip: Path, openpose: Path, tmp_path: Path) -> None:
@@ -173,8 +171,7 @@ def test_skeleton_images_keep_their_colours(clip: Path, tmp_path: Path, ground: 
     assert kept < 40 and sunk > 60, (kept, sunk)  # the control: plain resizing
 
 
-# ----------------------------------------------------------------------------------------
-# Importing with known joints in place of Keypoint R-CNN
+# ---------------------------------------------------------------- known joints
 
 
 class KnownJoints:
@@ -325,8 +322,7 @@ def test_another_command_into_the_same_folder_is_refused(
     assert read(tmp_path / "other/val/val_img/0.png").shape == (32, 32, 3)
 
 
-# ----------------------------------------------------------------------------------------
-# Mistakes
+# ---------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -365,8 +361,7 @@ def test_nothing_is_written_where_something_is(clip: Path, openpose: Path, tmp_p
     assert_refused(import_(clip, "--out", tmp_path / "file", *labels), "--out")
 
 
-# ----------------------------------------------------------------------------------------
-# What it says of a clip
+# ---------------------------------------------------------------- what it says of a clip
 
 
 @pytest.fixture

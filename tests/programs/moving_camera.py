@@ -95,8 +95,7 @@ def drift(rng: np.random.Generator, frames: int, period: float, curves: int = 1)
     return convolve(noise.T, kernel / np.sqrt((kernel**2).sum()))
 
 
-# ----------------------------------------------------------------------------------------
-# Place
+# ---------------------------------------------------------------- place
 
 
 def speckle(rng: np.random.Generator, u: Array, v: Array) -> Array:
@@ -166,8 +165,7 @@ def paint_place(rng: np.random.Generator) -> Array:
     return np.asarray(np.clip(haze + 0.52 * (0.85 * picture - haze), 0, 1))
 
 
-# ----------------------------------------------------------------------------------------
-# Person
+# ---------------------------------------------------------------- person
 
 
 def dance(rng: np.random.Generator, frames: int) -> Pose:
@@ -314,8 +312,7 @@ def dress(rng: np.random.Generator, pose: Pose) -> tuple[list[Rod], list[Ball]]:
     return rods, balls
 
 
-# ----------------------------------------------------------------------------------------
-# Camera
+# ---------------------------------------------------------------- camera
 
 
 def film(rng: np.random.Generator, points: Array) -> tuple[Array, Array]:
@@ -352,8 +349,7 @@ def light(rng: np.random.Generator, frames: int) -> Array:
     return np.asarray(np.exp(exposure + balance))
 
 
-# ----------------------------------------------------------------------------------------
-# Take
+# ---------------------------------------------------------------- take
 
 
 class Take(NamedTuple):
@@ -452,8 +448,7 @@ def labels(take: Take) -> Iterator[Pixels]:
     return openpose.draw_labels(points, near > limits, height=HEIGHT, width=WIDTH)
 
 
-# ----------------------------------------------------------------------------------------
-# Data set
+# ---------------------------------------------------------------- data set
 
 
 def save(folder: Path, pictures: Iterable[Pixels]) -> None:
