@@ -31,29 +31,12 @@ from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
 from modules.data import TestSequence, VideoData
-from modules.datasets import inspection
+from modules.datasets import layout, video_options
 from modules.datasets.images import BLACK, WHITE, decode_image, is_clear, read_image, to_rgb
-from modules.datasets.layout import (
-    SPLITS,
-    Faults,
-    ImageFolder,
-    SplitFiles,
-    check_tests,
-    check_video,
-    open_root,
-)
+from modules.datasets.inspection import Inspected, drawn_part, find_copies, label_warnings
 from modules.datasets.naming import frames_in, renumber
-from modules.datasets.splits import background_of
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
-from modules.datasets.video_options import (
-    COMMANDS,
-    CheckOptions,
-    DemoOptions,
-    RenumberOptions,
-    VideoOptions,
-    checked,
-)
 from modules.ink import Ink, find_ink
 from modules.options import parse_command
 from modules.runtime.errors import UserError, named
@@ -66,10 +49,10 @@ CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cu
 
 
 def _read_images(
-    splits: Sequence[SplitFiles],
+    splits: Sequence[layout.SplitFiles],
     size: tuple[int, int],
     workers: int,
-    faults: Faults,
+    faults: layout.Faults,
     progress: bool = False,
 ) -> Ink:
     """Read the pixels of all splits; what the first one's labels are drawn on.
@@ -80,7 +63,7 @@ def _read_images(
     not all drawn on the same background.
     """
 
-    def read(job: tuple[ImageFolder, int]) -> tuple[int, int] | str:
+    def read(job: tuple[layout.ImageFolder, int]) -> tuple[int, int] | str:
         folder, index = job
         image = decode_image(folder.files[index])
         if isinstance(image, str):
@@ -148,15 +131,15 @@ def load_train_val(
 
     Raises UserError with all faults of the two splits together.
     """
-    faults = open_root(root)
-    train = check_video(faults, "train", partial=partial) if need_train else None
+    faults = layout.open_root(root)
+    train = layout.check_video(faults, "train", partial=partial) if need_train else None
     if train is not None and not faults.found:
         longest = max((rec.stop - rec.start for rec in train.recordings), default=0)
         if longest < train_vi_len:
             cut = f" with --partial {partial}" if partial < 1 else ""
             what = f"is longer than every recording (longest: {longest} frames{cut})"
             faults.add("train", f"--train_vi_len {train_vi_len} {what}")
-    val = check_video(faults, "val", limit=val_vi_len)
+    val = layout.check_video(faults, "val", limit=val_vi_len)
     splits = [split for split in (train, val) if split is not None]
     ink = _read_images(splits, (width, height), workers, faults, progress)
     return (train.video(ink) if train is not None else None), val.video(ink)
@@ -169,14 +152,14 @@ def load_val(root: Path, **options: Any) -> VideoData:
 
 def load_test(root: Path, *, height: int, width: int, workers: int = 2) -> list[TestSequence]:
     """Read the test sequences in numeric order. Raises UserError with all faults together."""
-    faults = open_root(root)
-    sequences = check_tests(faults)
+    faults = layout.open_root(root)
+    sequences = layout.check_tests(faults)
     ink = _read_images(sequences, (width, height), workers, faults)
     made = []
     for s in sequences:
         frames, labels = s.video(ink).frames, s.video(ink).labels
         truth, reference = frames if len(frames) == len(labels) else None, None
-        if (path := background_of(root, s.name)).exists():  # of a driven sequence
+        if (path := layout.background_of(root, s.name)).exists():  # of a driven sequence
             behind = torch.from_numpy(np.array(read_image(path).resize((width, height))))
             reference = behind, behind.new_tensor(ink.background).expand_as(behind)
         made.append(TestSequence(s.name, frames[0], labels, truth, reference))
@@ -196,7 +179,7 @@ def refuse_inside(root: Path, results: Path) -> None:
     """Raise UserError if a folder for results is inside a split; next to them, in ROOT, is fine."""
     above = [results.resolve(), *results.resolve().parents]
     there = [folder for folder in above if os.path.exists(folder)]  # noqa: PTH110
-    for split in SPLITS:
+    for split in layout.SPLITS:
         part = (root / split).resolve()
         # The same folder by another name: a mount, or another case on macOS and Windows.
         same = os.path.exists(part) and any(map(part.samefile, there))  # noqa: PTH110
@@ -207,26 +190,6 @@ def refuse_inside(root: Path, results: Path) -> None:
 
 
 # ---------------------------------------------------------------- command line
-
-
-def _draw(path: Path, title: str, findings: inspection.Findings) -> None:
-    """Draw the contact sheet of a data set."""
-    # Importing matplotlib takes nearly half a second, and only drawing needs it.
-    from modules.figures.contact_sheet import SheetSequence, SheetSplit, write_contact_sheet
-
-    names = [name for name in SheetSplit._fields if name != "copies"]
-    train, val = (
-        SheetSplit(**{name: getattr(split, name) for name in names})
-        for split in (findings.train, findings.val)
-    )
-    copies = [index for index, _ in (*findings.copies.identical, *findings.copies.near)]
-    tests = [
-        SheetSequence(test.name, test.first_frame, test.labels[0], len(test.labels))
-        for test in findings.tests
-    ]
-    ink = findings.train.ink
-    made = write_contact_sheet(path, title, train, val._replace(copies=copies), tests, ink)
-    print(f"wrote {made}")
 
 
 def check(root: Path, workers: int, picture: Path | None = None, well: bool = True) -> None:
@@ -240,9 +203,9 @@ def check(root: Path, workers: int, picture: Path | None = None, well: bool = Tr
         raise UserError(f"--picture {picture}: must end in .png")
     if picture is not None and not picture.parent.is_dir():
         raise UserError(f"--picture {picture}: there is no folder {picture.parent}")
-    faults = open_root(root)
-    train, val = (check_video(faults, split) for split in ("train", "val"))
-    tests = check_tests(faults) if os.path.lexists(root / "test") else []
+    faults = layout.open_root(root)
+    train, val = (layout.check_video(faults, split) for split in ("train", "val"))
+    tests = layout.check_tests(faults) if os.path.lexists(root / "test") else []
     splits = [train, val, *tests]
     ink = _read_images(splits, CHECKED_SIZE, workers, faults, progress=True)
     print(f"{root}: sizes are width x height in pixels (number of files)")
@@ -267,41 +230,51 @@ def check(root: Path, workers: int, picture: Path | None = None, well: bool = Tr
     folders = [folder for split in splits for folder in (split.images, split.labels)]
     if clear := [folder.where for folder in folders if folder.clear]:
         print(f"transparent pixels are taken as white in frames, black in labels: {named(clear)}")
-    pixels = [
-        inspection.SplitPixels(
-            name,
-            split.images.pixels,
-            split.labels.pixels,
-            names=[path.stem for path in split.images.files],
-            starts=[recording.start for recording in split.recordings],
-            ink=ink,
+    ours, theirs = Inspected(val, ink), Inspected(train, ink)
+    found = [*theirs.warnings(), *ours.warnings()]
+    print(f"train  {theirs.summary()}\nval    {ours.summary()}")
+    for test in tests:
+        drawn = drawn_part(test.labels.pixels, ink)
+        found += label_warnings(f"test {test.name}", range(len(drawn)), drawn)
+    if copies := find_copies(ours.frames, theirs.frames):
+        where = named(f"{ours.names[a]} = train {theirs.names[b]}" for a, b in copies)
+        share = f"{len(copies)} of {len(ours.frames)} frames"
+        found.append(
+            f"val: {share} are identical to training frames (the splits share frames): {where}"
         )
-        for name, split in (("train", train), ("val", val))
-    ]
-    sequences = [
-        inspection.TestPixels(t.name, t.images.pixels[0], t.labels.pixels, len(t.images.files))
-        for t in tests
-    ]
-    findings = inspection.inspect(pixels[0], pixels[1], sequences)
-    print("\n".join(f"{split.name:<6} {split.summary()}" for split in pixels))
-    for line in (found := findings.warnings()):
+    for line in found:
         print(f"warning: {line}")
     if picture is not None:
-        _draw(picture, root.resolve().name, findings)
+        # Importing matplotlib takes nearly half a second, and only drawing needs it.
+        from modules.figures.contact_sheet import SheetSequence, SheetSplit, write_contact_sheet
+
+        ours.copies = [index for index, _ in copies]
+        first, second = (
+            SheetSplit(**{name: getattr(part, name) for name in SheetSplit._fields})
+            for part in (theirs, ours)
+        )
+        sequences = [
+            SheetSequence(t.name, t.images.pixels[0], t.labels.pixels[0], len(t.labels.files))
+            for t in tests
+        ]
+        write_contact_sheet(picture, root.resolve().name, first, second, sequences, ink)
+        print(f"wrote {picture}")
     print("no faults" if well and not found else "complete and readable; see the warnings above")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands. Raises UserError."""
-    o, typed = parse_command(COMMANDS, "Make or check a data set in the folder layout.", argv)
+    o, typed = parse_command(
+        video_options.COMMANDS, "Make or check a data set in the folder layout.", argv
+    )
     workers = min(8, os.cpu_count() or 1)
-    if isinstance(o, DemoOptions):
+    if isinstance(o, video_options.DemoOptions):
         sizes = {"train": o.train, "val": o.val, "test": o.test, "test_length": o.test_length}
         make_demo(o.root, **sizes, seed=o.seed, height=o.frame_H, width=o.frame_W)
         print(f"{o.root}: {o.train} training, {o.val} validation frames, {o.test} test sequences")
-    elif isinstance(o, CheckOptions):
+    elif isinstance(o, video_options.CheckOptions):
         check(o.root, workers, o.picture)
-    elif isinstance(o, RenumberOptions):
+    elif isinstance(o, video_options.RenumberOptions):
         try:
             gaps = renumber(o.folders)
         except OSError as error:
@@ -309,8 +282,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"renumbered from 0: {named(o.folders)}")
         if gaps:
             print(f"there were gaps before: {named(gaps)}; rows of clips.csv should start there")
-    elif isinstance(o, VideoOptions):
-        o = checked(o, typed)
+    elif isinstance(o, video_options.VideoOptions):
+        o = video_options.checked(o, typed)
         well = import_video(o)
         out, run = shlex.quote(str(o.out)), f"runs/{(o.like or o.out).resolve().name}"
         if o.like:

@@ -1,14 +1,9 @@
 """BlazePose of the package mediapipe: finds one person and its joints, fast.
 
-    find_people = load_blazepose()
-    (found,) = find_people([frame], near=None)
-
 Bazarevsky et al. 2020, "BlazePose: On-device Real-time Body Pose tracking". Release 0.10.14 of the
 package carries the weights; later ones take them from a file. Every frame is searched by itself:
-the package's own smoothing would lag behind the movement.
-
-The detector sees a picture shrunk to 224 × 224 pixels, in which a small person drowns. So parts of
-the picture are searched too: first around the last place, at the end squares that cover it all.
+the package's own smoothing would lag behind the movement. The detector sees a picture shrunk to
+224 × 224 pixels, in which a small person drowns, so parts of the picture are searched too.
 """
 
 import atexit
@@ -22,13 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modules.datasets.canvas import Array, Pixels
 from modules.datasets.pose import Detections, KeypointModel
 from modules.runtime.errors import UserError
-
-Pixels = NDArray[np.uint8]
-Array = NDArray[np.float64]
 
 VISIBLE = 0.3  # visibility from which a joint counts as found
 NEAR_SIDE = 1.8  # side of the square around the last place, in the person's larger side

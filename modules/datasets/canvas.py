@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
 TILT = np.deg2rad(7)  # of the camera, downwards
 LIGHT = (-0.62, -0.5, 0.604)  # camera axes, length 1: from the upper left and the front
 SHADE, KEY = np.array([0.44, 0.46, 0.52]), np.array([0.7, 0.67, 0.6])  # cool shade, warm light
@@ -152,6 +153,6 @@ def shrink(samples: Array, factor: int) -> Array:
     return np.asarray(blocks.mean(axis=(1, 3)))
 
 
-def to_bytes(picture: Array) -> NDArray[np.uint8]:
+def to_bytes(picture: Array) -> Pixels:
     """Values in [0, 1], of any shape, as pixels 0-255."""
     return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)

@@ -1,30 +1,31 @@
 """Films through PyAV: what a file holds, and its stored frames with their time stamps.
 
-    film = probe(Path("dance.mp4"))                      # decodes it once without keeping a pixel
-    for frame in decode(Path("dance.mp4"), film, [0, 2, 4]): …
-
 Frames are never repeated or dropped to even out the rate. They become upright, progressive, square
 in their pixels, and of 8 bits; transparent pixels become white.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import to_rgb
-from modules.datasets.timing import Timing
 from modules.runtime.errors import UserError
 
-Pixels = NDArray[np.uint8]
 Matrix = tuple[int, int, int, int]
 
+# A clip is constant if no frame is further from an even grid than this part of an interval: the
+# rounding of time stamps (1/1000 s in Matroska, 1/100 s in GIF) stays below, a dropped frame above.
+EVEN = 0.25
+SLACK = 1.05  # a clip of 15.4 frames/s is not sampled: it would lose a frame every other second
 USUAL_RATE = 25.0  # frames/s of streams that give none; ffmpeg assumes the same
 HD = (1280, 720)  # columns or rows from which untagged colours are BT.709's, as players take them
 BT601, BT709, UNTAGGED, UNTAGGED_BY_MATRIX = 5, 1, 2, 0  # of ISO/IEC 23091-2
@@ -33,6 +34,64 @@ FULL_RANGE = 2
 LOST = 0.5  # seconds that a file may end before what it promises
 SHAPES = 0.02  # by which the aspect of a film's pictures may change
 CLEAR = "transparent pixels were made white"
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """The time stamps of a clip's stored frames, in seconds; N frames.
+
+    Frames are taken by their time stamps, so that a variable clip (phones in low light, screen
+    recorders, GIFs with a long-held frame) keeps its true speed.
+    """
+
+    starts: Array  # (N,), from 0, increasing
+    end: float  # when the last frame ends
+
+    @staticmethod
+    def constant(frames: int, fps: float) -> "Timing":
+        """Evenly spaced frames."""
+        return Timing(np.arange(frames) / fps, frames / fps)
+
+    @cached_property
+    def interval(self) -> float:
+        """Usual time between two frames (median)."""
+        if len(self.starts) < 2:
+            return max(self.end, 1e-3)
+        return max(float(np.median(np.diff(self.starts))), 1e-4)
+
+    @cached_property
+    def is_constant(self) -> bool:
+        """Whether frames are evenly spaced, apart from the rounding of time stamps."""
+        if len(self.starts) < 3:
+            return True
+        even = np.linspace(self.starts[0], self.starts[-1], len(self.starts))
+        step = (self.starts[-1] - self.starts[0]) / (len(self.starts) - 1)
+        held = self.end - self.starts[-1] > 2 * step
+        return bool(np.abs(self.starts - even).max() <= EVEN * step) and not held
+
+    @cached_property
+    def rate(self) -> float:
+        """Frames/s: of a constant clip its rate, of a variable one the usual rate."""
+        if self.is_constant and len(self.starts) > 1:
+            return float((len(self.starts) - 1) / (self.starts[-1] - self.starts[0]))
+        return 1 / self.interval
+
+    def data_rate(self, fps: float) -> float:
+        """Frames/s of what `indices` takes."""
+        return self.rate if self.rate <= SLACK * fps else fps
+
+    def indices(self, fps: float) -> list[int]:
+        """Source index of each frame at `fps`; a slower clip keeps its own rate.
+
+        Of each instant k/fps the frame that is nearest in time; of a frame that is held longer than
+        usual, the time for which it is shown counts.
+        """
+        # Of a constant clip the rounding of its time stamps is left out.
+        even = Timing.constant(len(self.starts), self.rate) if self.is_constant else self
+        half, rate = even.interval / 2, self.data_rate(fps)
+        count = max(1, math.ceil((even.end - half) * rate - 1e-9))
+        instants = np.arange(count) / rate + half + 1e-9
+        return (np.searchsorted(even.starts, instants, side="right") - 1).clip(0).tolist()
 
 
 @dataclass(frozen=True)

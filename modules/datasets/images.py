@@ -25,30 +25,19 @@ IMAGE_SUFFIXES = (
 # Only these decoders: a file's name need not match its content.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
 READ = "PNG, JPEG, BMP, WebP, AVIF, TIFF and PPM"
-# What else cameras and programs write for pictures …
+# What else cameras and programs write for pictures.
 PICTURE_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".jp2", ".tga", ".exr", ".hdr", ".psd", ".svg"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
 )
-# … and in place of them: what to do.
-OTHER_SUFFIXES = {
-    ".gif .npy .npz .mat .pt .pkl": "convert them to PNG",
-    ".zip .tar .gz .7z .rar": "unpack them",
-    ".mp4 .avi .mov .mkv .webm": "the command video takes a film by its own name",
-}
 # What a file is that no decoder here knows, by its first bytes, and what to do.
 OTHER_KINDS = {
     rb"version https://git-lfs": "a pointer of Git LFS; fetch the file with: git lfs pull",
     rb"GIF8": "a GIF; convert it to PNG",
-    rb"8BPS": "a Photoshop file; convert it to PNG",
-    rb"v/1\x01": "an OpenEXR file; convert it to PNG",
-    rb"%PDF": "a PDF document; save its pictures as 0.png, 1.png, …",
     rb"\x93NUMPY|PK\x03\x04.{,200}\.npy": "an array of numpy; save it as 0.png, 1.png, …",
-    rb"\x89HDF": "an HDF5 file; save its pictures as 0.png, 1.png, …",
     rb"\x80": "a pickle; save its pictures as 0.png, 1.png, …",
     rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ": "an archive; unpack it",
     rb".{4}ftyp": "HEIC or a video; convert it to PNG",
-    rb"II\*\x00|MM\x00\*": "a TIFF of a kind that is not read; save it with 8 bits per colour",
     rb"(?i:\s*<!doctype html|\s*<html)": "a web page; download the file itself",
     # Only where there is something, of no video format in plain text, without control characters.
     rb"(?!YUV4MPEG)[^\x00-\x08\x0e-\x1f]+\Z": "a text file; give the pictures themselves",
@@ -64,7 +53,6 @@ TURNS = {  # value of the tag → what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = (5, 6, 7, 8)  # values with which width and height are exchanged
 MAX_BYTES = 2**30  # of a file: more than MAX_PIXELS take in any kind
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
 # Pillow refuses a PNG over long texts and colour profiles, on which no pixel depends.

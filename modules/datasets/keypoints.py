@@ -1,8 +1,5 @@
 """Keypoint R-CNN of torchvision: finds people and their 17 COCO joints in frames.
 
-    find_people = load_keypoint_model(None, torch.device("cpu"), short_side=800)
-    found = find_people([frame, …])
-
 He et al. 2017, "Mask R-CNN", section 5; ResNet-50 with a feature pyramid, trained on COCO.
 """
 
@@ -12,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from modules.datasets.pose import Array, Detections, KeypointModel
+from modules.datasets.canvas import Array, Pixels
+from modules.datasets.pose import Detections, KeypointModel
 from modules.runtime.errors import UserError
 from modules.weights import read_weight_file
 
@@ -80,7 +77,7 @@ def load_keypoint_model(
     network.to(device)
 
     @torch.inference_mode()
-    def find(frames: Sequence[NDArray[np.uint8]], near: Array | None = None) -> list[Detections]:
+    def find(frames: Sequence[Pixels], near: Array | None = None) -> list[Detections]:
         del near  # it finds small people without help
         images = [
             torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1).float() / 255

@@ -1,18 +1,11 @@
 """Labels of a clip from another tool: skeleton images, or joints.
 
-    labels = open_labels(Path("openpose_output"), clip)
-    labels.kind                    # "skeleton images", "OpenPose JSON", …
-    labels.matched                 # how labels and frames were matched, in words
-    gain = stroke_gain(some_images, part, size, labels.ink)       # one for all images of a clip
-    label = shrink_label(image, part, size, gain, labels.ink)
-
     a folder of images             one skeleton image for each frame, of the frame's view
     a folder of JSON files         a file for each frame
     a JSON file                    all frames in one; the formats: label_formats.py
 
-Joints of every kind become one table, and what is checked is checked there. Frames are matched by
-file name first, by number second. Of a clip whose frames are not evenly spaced, labels may also
-count frames as a player shows them.
+Frames are matched by file name first, by number second. Of a clip whose frames are not evenly
+spaced, labels may also count frames as a player shows them.
 """
 
 import math
@@ -25,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, read_image
 from modules.datasets.label_formats import KNOWN, Size, Table, read_table, refuse_other_kind
 from modules.datasets.naming import frame_numbers, frames_in, listed
@@ -52,10 +45,10 @@ class Labels:
     """The content of one --labels argument: images, or people, of a clip's stored frames."""
 
     path: Path
-    kind: str
+    kind: str  # "skeleton images", "OpenPose JSON" or "COCO JSON"
+    matched: str  # by what they were matched to the frames, in words
     images: list[Path] = field(default_factory=list)  # one per stored frame
     people: dict[int, list[Person]] = field(default_factory=dict)  # by stored frame
-    matched: str = ""  # by what they were matched to the frames
 
     @cached_property
     def ink(self) -> Ink:
@@ -93,23 +86,18 @@ def open_labels(path: Path, clip: Clip) -> Labels:
             ordered = [by_frame[frame] for frame in sorted(by_frame)]
             for image in _some(ordered):
                 _check_shape(where, read_image(image, BLACK).size, clip.size)
-            return Labels(path, "skeleton images", images=ordered, matched=matched)
+            return Labels(path, "skeleton images", matched, ordered)
         if not files:
             for entry in inside:
                 refuse_other_kind(f"{where}: {entry.name}", [entry.suffix.lower()])
-            folders = [entry.name for entry in inside if entry.is_dir()]
-            deeper = f"; give one of the folders in it: {named(folders)}" if folders else ""
-            raise UserError(
-                f"{where}: the folder has neither images nor .json files{deeper} ({KNOWN})"
-            )
+            there = named(entry.name for entry in inside) or "nothing"
+            raise UserError(f"{where}: holds {there}, neither images nor .json files ({KNOWN})")
     table = read_table(files)
     people = _people(where, table, clip.size)
     keys, what = list(table.frames), f"{where}: {table.kind}"
     places, matched = match(keys, clip, what, rows_missing=table.numbered)
     placed = {frame: people[key] for key, at in zip(keys, places, strict=True) for frame in at}
-    if table.named:
-        matched += "; joints by their names"
-    return Labels(path, table.kind, people=placed, matched=matched)
+    return Labels(path, table.kind, matched, people=placed)
 
 
 def _some(paths: list[Path]) -> list[Path]:
@@ -241,18 +229,13 @@ def match(
     if len(numbers) == clip.frames and len(set(np.diff(sorted(numbers)))) == 1:
         return [[rank] for rank in ranks], "matched to the frames by order"
     timing = clip.film.timing if clip.film else clip.timing
-    if timing and not timing.is_constant:
-        for rate in (timing.rate, *([clip.film.base_rate] if clip.film else ())):
-            shown, starts = round(timing.end * rate), np.rint(timing.starts * rate)
-            which, fits = ranks, abs(len(numbers) - timing.end * rate) <= SHOWN_SLACK
-            if rows_missing:
-                base = min(low, int(high >= shown), 1)
-                which, fits = [n - base for n in numbers], high < shown + SHOWN_SLACK
-            if fits and max(len(numbers), rows_missing * high) > clip.frames:
-                starts = starts if rows_missing else starts.clip(0, len(numbers) - 1)
-                how = f"as shown at {rate:.4g}/s, of which the clip stores {clip.frames}"
-                places = [np.flatnonzero(starts == number).tolist() for number in which]
-                return places, f"matched to the frames {how}"
+    if timing and not timing.is_constant and len(numbers) > clip.frames:
+        rate = clip.film.base_rate if clip.film else timing.rate
+        if abs(len(numbers) - timing.end * rate) <= SHOWN_SLACK:
+            starts = np.rint(timing.starts * rate).clip(0, len(numbers) - 1)
+            how = f"as shown at {rate:.4g}/s, of which the clip stores {clip.frames}"
+            places = [np.flatnonzero(starts == rank).tolist() for rank in ranks]
+            return places, f"matched to the frames {how}"
     ways = {}  # that are left, in words
     # Where none is missing, and yet there are more frames or fewer, there is none.
     if rows_missing or high - low >= len(numbers):
@@ -279,8 +262,8 @@ def match(
 
 
 def _shrink_strokes(
-    image: Image.Image, part: NDArray[np.float64], size: tuple[int, int], ink: Ink
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    image: Image.Image, part: Array, size: tuple[int, int], ink: Ink
+) -> tuple[Array, Array]:
     """Colour of the strokes, (H, W, 3), and the part of each pixel that they cover, (H, W), 0-1."""
     pixels = np.asarray(image)
     drawn = ink.drawn(pixels)[..., None]
@@ -295,7 +278,7 @@ def _shrink_strokes(
 
 
 def stroke_gain(
-    images: Sequence[Image.Image], part: NDArray[np.float64], size: tuple[int, int], ink: Ink
+    images: Sequence[Image.Image], part: Array, size: tuple[int, int], ink: Ink
 ) -> float:
     """Factor on the strokes' coverage so that most of their pixels are covered whole, 1-6.
 
@@ -309,8 +292,8 @@ def stroke_gain(
 
 
 def shrink_label(
-    image: Image.Image, part: NDArray[np.float64], size: tuple[int, int], gain: float, ink: Ink
-) -> NDArray[np.uint8]:
+    image: Image.Image, part: Array, size: tuple[int, int], gain: float, ink: Ink
+) -> Pixels:
     """A skeleton image cropped and resized so that its limbs keep their colours, (H, W, 3) uint8.
 
     part: box (4,) as parts of the image's width and height; size: (width, height)

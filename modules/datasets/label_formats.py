@@ -1,8 +1,5 @@
 """Joints as other tools write them → one table of people with the frames that they are in.
 
-    table = read_table([Path("dance_0_keypoints.json"), …])    # OpenPose: a file for each frame
-    table = read_table([Path("results.json")])                 # COCO, AlphaPose: all frames in one
-
 What a file states is taken as stated: the names of its joints (`categories`), the size of the
 picture that they were found in (`width` and `height`, `canvas_width`, …), the number or name of
 each frame, who is who (`track_id`). J joints of a skeleton.
@@ -17,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from modules.datasets.canvas import Array
 from modules.datasets.pose import BODY_25_JOINTS, COCO_JOINTS, JOINTS, LEAST_JOINTS, MPI_JOINTS
 from modules.runtime.errors import UserError, named
 
@@ -68,7 +65,6 @@ JOINT_NAME = re.compile(
     rf"(?:.*_)?(?:(left|right|l|r)_?({PARTS})|({PARTS})_?(left|right|l|r)|(nose|neck))"
 )
 
-Array = NDArray[np.float64]
 Size = tuple[float, float]  # width, height
 # A frame's name or number if it has one, its people, and what states a size.
 Frame = tuple[str | int | None, list[Any], Any]
@@ -93,7 +89,6 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     frames: dict[str | int, None] = field(default_factory=dict)  # those without people, too
     numbered: bool = False  # whether frames have numbers or names of their own, so some may lack
-    named: bool = False  # whether joints are told apart by names
 
 
 def refuse_other_kind(where: str, marks: Iterable[str]) -> None:
@@ -113,26 +108,37 @@ def read_table(files: Sequence[Path]) -> Table:
             content = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{where}: cannot be read as JSON ({error}); {KNOWN}") from error
-        frames = _openpose_frames(where, content)
-        table.kind = "COCO JSON" if frames is None else "OpenPose JSON"
-        of_one_frame = frames is not None and isinstance(content, dict)
-        frames = _coco_frames(where, content) if frames is None else frames
-        if len(files) > 1 and not of_one_frame:
-            raise UserError(f"{where}: holds all frames, as others beside it may; give one of them")
-        if len(files) == 1 and of_one_frame:
-            raise UserError(f"{where}: is of one frame; give the folder with a file for each frame")
-        table.numbered = not of_one_frame and all(key is not None for key, *_ in frames)
-        layouts, stated = _layouts(where, content), _stated_size(content)
-        table.named |= bool(layouts)
-        for place, (name, people, about) in enumerate(frames):
-            key = file.name if of_one_frame else place if name is None else name
-            table.frames[key] = None
-            size = _stated_size(about) or stated
-            for index, person in enumerate(people):
-                at = f"{where}: person {index} of frame {key}"
-                row = _row(at, key, person, size, layouts)
-                table.rows += [row] if row else []
+        try:
+            _add(table, file, content, alone=len(files) == 1)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            kind = type(error).__name__
+            raise UserError(f"{where}: is malformed ({kind}: {error}); {KNOWN}") from error
     return table
+
+
+def _add(table: Table, file: Path, content: Any, alone: bool) -> None:
+    """Add the people of a file's JSON. alone: whether the file is the only one"""
+    where = f"--labels {file}"
+    entries = content if isinstance(content, list) else [content]
+    openpose = any(isinstance(entry, dict) and "people" in entry for entry in entries[:1])
+    table.kind = "OpenPose JSON" if openpose else "COCO JSON"
+    of_one_frame = openpose and isinstance(content, dict)
+    frames: list[Frame] = [(_key(entry), entry["people"], entry) for entry in entries if openpose]
+    frames = frames or _coco_frames(where, content)
+    if not alone and not of_one_frame:
+        raise UserError(f"{where}: holds all frames, as others beside it may; give one of them")
+    if alone and of_one_frame:
+        raise UserError(f"{where}: is of one frame; give the folder with a file for each frame")
+    table.numbered = not of_one_frame and all(key is not None for key, *_ in frames)
+    layouts, stated = _layouts(where, content), _stated_size(content)
+    for place, (name, people, about) in enumerate(frames):
+        key = file.name if of_one_frame else place if name is None else name
+        table.frames[key] = None
+        size = _stated_size(about) or stated
+        for index, person in enumerate(people):
+            at = f"{where}: person {index} of frame {key}"
+            row = _row(at, key, person, size, layouts)
+            table.rows += [row] if row else []
 
 
 def _first(about: Any, keys: Iterable[str]) -> Any:
@@ -155,16 +161,6 @@ def _keys(content: Any) -> list[str]:
     return [*(content if inside else ()), *(key for value in inside for key in _keys(value))]
 
 
-def _openpose_frames(where: str, content: Any) -> list[Frame] | None:
-    """The frames of OpenPose's JSON, one or a list of them; None: it is of another kind."""
-    entries = content if isinstance(content, list) else [content]
-    if not any(isinstance(entry, dict) and "people" in entry for entry in entries[:1]):
-        return None
-    if not all(isinstance(e, dict) and isinstance(e.get("people"), list) for e in entries):
-        raise UserError(f"{where}: its people are not a list")
-    return [(_key(entry), entry["people"], entry) for entry in entries]
-
-
 def _coco_frames(where: str, content: Any) -> list[Frame]:
     """COCO's annotations or results, and AlphaPose's list, by frame.
 
@@ -179,9 +175,6 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
         what = f"a dictionary of {named(marks)}" if marks else type(content).__name__
         raise UserError(f"{where}: is of an unknown kind ({what}); {KNOWN}; {CONVERT}")
     images, annotations = content.get("images") or [], content["annotations"]
-    for name, entries in (("images", images), ("annotations", annotations)):
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise UserError(f'{where}: "{name}" is not a list of dictionaries')
     unique = len({str(image.get("file_name")) for image in images}) == len(images)
     keys = ("file_name", *NUMBER, "id") if unique else (*NUMBER, "id")
     frames: dict[str | int | None, Frame] = {
@@ -193,11 +186,7 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
         if (key := _key(entry)) is None:
             refuse_other_kind(where, entry)
             raise UserError(f"{where}: annotation {index} has no image_id")
-        if images and key not in frames:
-            raise UserError(
-                f"{where}: annotation {index}: image_id {key!r:.40} is not among the images"
-            )
-        _, people, _ = frames.setdefault(key, (key, [], {}))
+        _, people, _ = frames[key] if images else frames.setdefault(key, (key, [], {}))
         if "keypoints" in entry or not content.get("categories"):
             people.append(entry)
     return list(frames.values())
@@ -209,20 +198,15 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
 def _stated_size(about: Any) -> Size | None:
     """Width and height that a dictionary states, itself or in one inside it; None: neither.
 
-    width, canvas_width, imageWidth, …; image_size, resolution; shape is height first, as in numpy.
+    width and height, canvas_width and canvas_height, imageWidth and imageHeight, …
     """
     for level in (about, *about.values()) if isinstance(about, dict) else ():
         stated = {str(k).lower(): v for k, v in level.items()} if isinstance(level, dict) else {}
-        for name, value in stated.items():
-            pair: list[Any] = []
-            if name.endswith("width"):
-                pair = [value, stated.get(f"{name.removesuffix('width')}height")]
-            elif isinstance(value, list) and name.endswith(("size", "shape", "resolution")):
-                pair = value[1::-1] if name.endswith("shape") else value[:2]
-            with contextlib.suppress(TypeError, ValueError):
-                width, height = map(float, pair)
-                if min(width, height) > 0:
-                    return width, height
+        for name in stated:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                size = float(stated[name]), float(stated[name.replace("width", "height")])
+                if name.endswith("width") and min(size) > 0:
+                    return size
     return None
 
 

@@ -1,9 +1,5 @@
 """Which files a data set in the folder layout has, and every fault that shows before they are read.
 
-    faults = open_root(Path("data/demo"))
-    val = check_video(faults, "val")        # the files to read
-    faults.raise_if_any()
-
 The layout: dataloader.py.
 """
 
@@ -105,25 +101,19 @@ def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
     except (OSError, ValueError, csv.Error) as error:
         faults.add(where, f"cannot be read as a CSV file ({reason_of(error)})")
         return []
-    if not rows or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
-        found = f"starts with {','.join(rows[0][1])!r:.60}" if rows else "is empty"
-        faults.add(where, f"{found}; its first line must be the header start,stop")
+    if len(rows) < 2 or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
+        faults.add(where, "must be the header start,stop and rows of two numbers")
         return []
-    if len(rows) == 1:
-        faults.add(where, "has no rows; without the file the folder is one recording")
     clips: list[tuple[range, int]] = []  # with its line
     for line, cells in rows[1:]:
         text, clip = f"{','.join(cells):.60}", range(0)
         if len(cells) == 2 and all(re.fullmatch(r"-?[0-9]{1,18}", cell) for cell in cells):
             clip = range(*map(int, cells))
-        if not clip:
-            what = f"{text!r} is not start,stop: two integers, the first below the second"
-            faults.add(where, what, f" line {line}")
-        elif numbers and (clip[0] not in frames or clip[-1] not in frames):
-            what = f"{text} is out of range; all frames together are {frames.start},{frames.stop}"
-            faults.add(where, what, f" line {line}")
-        else:
+        if clip and (not numbers or (clip[0] in frames and clip[-1] in frames)):
             clips.append((clip, line))
+            continue
+        what = f"{text!r} is not start,stop: two integers, the first below the second, within"
+        faults.add(where, f"{what} {frames.start},{frames.stop}", f" line {line}")
     clips.sort(key=lambda clip: clip[0].start)
     for (before, above), (after, line) in pairwise(clips):
         if after.start < before.stop:
@@ -148,16 +138,21 @@ class ImageFolder:
 
 @dataclass
 class SplitFiles:
-    """The files of a split, or of the test sequence `name`, that are to be read."""
+    """The files of train or val, or of the test sequence `name`, that are to be read."""
 
     images: ImageFolder
     labels: ImageFolder
     recordings: tuple[Recording, ...]  # as indices into the labels
-    name: str = ""
+    name: str
 
     def video(self, ink: Ink) -> VideoData:
         frames, labels = map(torch.from_numpy, (self.images.pixels, self.labels.pixels))
         return VideoData(frames, labels, self.recordings, ink)
+
+
+def background_of(root: Path, sequence: str) -> Path:
+    """The frame without anybody in it that a test sequence's background comes from, if any."""
+    return root / "test/test_background" / f"{sequence}.png"
 
 
 def open_root(root: Path) -> Faults:
@@ -205,6 +200,7 @@ def check_video(
         ImageFolder(image_folder, [images[number] for number in used if number in images]),
         ImageFolder(label_folder, [labels[number] for number in used if number in labels]),
         recordings,
+        split,
     )
 
 

@@ -1,7 +1,5 @@
 """How the demo's person moves: a 3-D skeleton, key-framed exercises, feet that stand on the floor.
 
-    pose = perform(np.random.default_rng(0), frames=120, camera=Camera(height=32, width=64))
-
 Shapes: T frames, J joints. World axes: x to the right of the picture, y up, z towards the camera;
 lengths in statures (a standing person is 1 high), angles in degrees.
 """
@@ -9,11 +7,9 @@ lengths in statures (a standing person is 1 high), angles in degrees.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from modules.datasets.canvas import Camera
+from modules.datasets.canvas import Array, Camera
 
-Array = NDArray[np.float64]
 Vector = tuple[float, float, float]
 SIDES = {"left": 1.0, "right": -1.0}  # sign of x on that side of a person who faces the camera
 SOLE = 0.045  # height of the ankle above the ground
@@ -22,33 +18,28 @@ SOLE = 0.045  # height of the ankle above the ground
 # ---------------------------------------------------------------- skeleton and forward kinematics
 
 
-def _skeleton() -> dict[str, tuple[str, Vector]]:
-    """Joint → (parent, offset in the parent's axes); parents first, the pelvis first."""
-    joints: dict[str, tuple[str, Vector]] = {
-        "pelvis": ("", (0, 0, 0)),
-        "waist": ("pelvis", (0, 0.03, 0)),
-        "neck": ("waist", (0, 0.275, 0)),
-        "nose": ("neck", (0, 0.085, 0.07)),
-        "crown": ("neck", (0, 0.165, 0)),
+# Joint → (parent, offset in the parent's axes); parents first, the pelvis first.
+SKELETON: dict[str, tuple[str, Vector]] = {
+    "pelvis": ("", (0, 0, 0)),
+    "waist": ("pelvis", (0, 0.03, 0)),
+    "neck": ("waist", (0, 0.275, 0)),
+    "nose": ("neck", (0, 0.085, 0.07)),
+    "crown": ("neck", (0, 0.165, 0)),
+}
+for side, sign in SIDES.items():
+    SKELETON |= {
+        f"{side}_eye": ("neck", (0.022 * sign, 0.105, 0.055)),
+        f"{side}_ear": ("neck", (0.052 * sign, 0.095, 0)),
+        f"{side}_shoulder": ("waist", (0.108 * sign, 0.25, 0)),
+        f"{side}_elbow": (f"{side}_shoulder", (0, -0.17, 0)),
+        f"{side}_wrist": (f"{side}_elbow", (0, -0.145, 0)),
+        f"{side}_fingers": (f"{side}_wrist", (0, -0.075, 0)),
+        f"{side}_hip": ("pelvis", (0.055 * sign, 0, 0)),
+        f"{side}_knee": (f"{side}_hip", (0, -0.245, 0)),
+        f"{side}_ankle": (f"{side}_knee", (0, -0.24, 0)),
+        f"{side}_heel": (f"{side}_ankle", (0, -SOLE, -0.05)),
+        f"{side}_toe": (f"{side}_ankle", (0.025 * sign, -SOLE, 0.1)),
     }
-    for side, sign in SIDES.items():
-        joints |= {
-            f"{side}_eye": ("neck", (0.022 * sign, 0.105, 0.055)),
-            f"{side}_ear": ("neck", (0.052 * sign, 0.095, 0)),
-            f"{side}_shoulder": ("waist", (0.108 * sign, 0.25, 0)),
-            f"{side}_elbow": (f"{side}_shoulder", (0, -0.17, 0)),
-            f"{side}_wrist": (f"{side}_elbow", (0, -0.145, 0)),
-            f"{side}_fingers": (f"{side}_wrist", (0, -0.075, 0)),
-            f"{side}_hip": ("pelvis", (0.055 * sign, 0, 0)),
-            f"{side}_knee": (f"{side}_hip", (0, -0.245, 0)),
-            f"{side}_ankle": (f"{side}_knee", (0, -0.24, 0)),
-            f"{side}_heel": (f"{side}_ankle", (0, -SOLE, -0.05)),
-            f"{side}_toe": (f"{side}_ankle", (0.025 * sign, -SOLE, 0.1)),
-        }
-    return joints
-
-
-SKELETON = _skeleton()
 JOINTS = {name: index for index, name in enumerate(SKELETON)}
 
 # What moves. flex, raise, roll: upper arm forward, outward, about its own axis (90 turns a bent
@@ -268,11 +259,7 @@ def choreograph(
                 clock = repeat(curves, duration)
             spot += steps * STEP_LENGTH * across
 
-    return _play(keys, frames, rng)
-
-
-def _play(keys: dict[str, Keys], frames: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Turn keys (frame, degrees from rest) into angles (T,), with some sway added."""
+    # Turned into angles, with some sway added.
     at = np.arange(frames, dtype=np.float64)
     angles = {}
     for name, points in keys.items():

@@ -1,8 +1,5 @@
 """Which frame a file belongs to: frame numbers in names, and the files of a folder.
 
-    frame_numbers(["img-1", "img-2"])                → [1, 2]
-    sort_frames(folder.iterdir())                    → images by frame number, and faults
-
 A number counts only where it is the one part of the names that changes from file to file:
 `dance2_0001` and `1_of_100` are clear, `take1_4` beside `take2_4` is not.
 """
@@ -15,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from modules.datasets.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, PICTURE_SUFFIXES
+from modules.datasets.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from modules.runtime.errors import UserError, named, why
 
 PREFIX = re.compile("frame(?=-?[0-9])", re.IGNORECASE)  # the layout's own, which may be left out
@@ -105,15 +102,8 @@ def sort_frames(paths: Sequence[Path]) -> Frames:
         return Frames({}, [f"{named(unread)} files are not read: convert them to PNG"])
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        fault = "the folder has no images (0.png, 1.png, …)"
-        for kind, count in kinds.items():
-            for suffixes, what in OTHER_SUFFIXES.items():
-                if kind in suffixes.split():
-                    fault += f"; it has {count} {kind} file(s): {what}"
-        if folders := [path.name for path in paths if os.path.isdir(path)]:  # noqa: PTH112
-            where = named(folders)
-            fault += f"; do they lie deeper, in {where}? Give that folder, or move them up"
-        return Frames({}, [fault])
+        there = f"; it has {named(path.name for path in paths)}" if paths else ""
+        return Frames({}, [f"the folder has no images (0.png, 1.png, …){there}"])
     forms = [_split(path.stem)[0] for path in images]
     counts = Counter(form for form in forms if len(form) > 1)
     best = max(counts, key=lambda form: (counts[form], form == ("", "")), default=None)

@@ -1,8 +1,5 @@
 """The person of a data set that `video` made, and other people's motion made by that person.
 
-    like = read_like(Path("data/dance"))             # its build, frame size and frames/s
-    write_driven(folder, tracks, like)               # test sequences for Tester.py
-
 After Chan et al. 2019, "Everybody Dance Now", section 4.4 (global pose normalisation): the line on
 which a person stands, and its size there, are mapped from the source's range between far and near
 to the target's. Limbs then get the target's proportions, one by one from the neck outwards, so that
@@ -24,23 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from PIL import Image
 
+from modules.datasets import pose
+from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, read_image
+from modules.datasets.layout import background_of
 from modules.datasets.naming import frames_in
-from modules.datasets.pose import (
-    JOINTS,
-    LIMBS,
-    STANDARD,
-    Mask,
-    Style,
-    draw_labels,
-    limb_lengths,
-    nothing_known,
-)
-from modules.datasets.source import Pixels
-from modules.datasets.splits import Place, background_of, file_of
 from modules.datasets.tracks import Track
 from modules.ink import Ink, find_ink
 from modules.runtime.errors import UserError
@@ -51,8 +38,8 @@ WHOLE = 0.97  # of the contrast: a line covers the pixel whole
 THICKER = 4 / 3  # lines of one thickness in other poses differ by less
 SHOWN = 200  # training frames from which the background is taken
 REACH = 1 / 10  # of the height: a body reaches so far beyond its skeleton
-NECK = JOINTS.index("neck")
-ANKLES = [JOINTS.index("right_ankle"), JOINTS.index("left_ankle")]
+NECK = pose.JOINTS.index("neck")
+ANKLES = [pose.JOINTS.index("right_ankle"), pose.JOINTS.index("left_ankle")]
 # Limbs of which the sum is the size of a body: neck to hip, thigh, lower leg, of both sides.
 STATURE = [6, 7, 8, 9, 10, 11]
 MIRRORED = [1, 0, 4, 5, 2, 3, 9, 10, 11, 6, 7, 8, 12, 15, 16, 13, 14]  # each limb's other side
@@ -61,7 +48,6 @@ FAR, NEAR = 0.05, 0.95  # quantiles of the line on which a person stands
 WINDOW = 0.5  # s to either side, within which the lowest foot is on the floor
 LEAST_RANGE = 0.05  # of the body's size: a smaller range of the line is no depth
 
-Array = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
 
@@ -84,17 +70,17 @@ class Build:
 
 def _long(lengths: Array) -> Array:
     """(17,) usual full length of each limb, both sides averaged; NaN where it was never seen."""
-    with nothing_known():
+    with pose.nothing_known():
         one = np.nanquantile(lengths, LONGEST, axis=0)
         return np.asarray(np.nanmean([one, one[MIRRORED]], axis=0))
 
 
-def _lowest_foot(points: Array, known: Mask) -> Array:
+def _lowest_foot(points: Array, known: pose.Mask) -> Array:
     """(T,) y of the lower ankle, minus infinity where none is seen."""
     return np.asarray(np.where(known[:, ANKLES], points[:, ANKLES, 1], -np.inf).max(axis=1))
 
 
-def floor_line(points: Array, known: Mask, fps: float) -> Array:
+def floor_line(points: Array, known: pose.Mask, fps: float) -> Array:
     """(T,) y of the line on which the person stands: the lowest foot of the second around."""
     feet = _lowest_foot(points, known)
     times = np.flatnonzero(np.isfinite(feet))
@@ -106,14 +92,14 @@ def floor_line(points: Array, known: Mask, fps: float) -> Array:
     return np.asarray(np.quantile(windows, 0.9, axis=1))
 
 
-def _middle(points: Array, known: Mask) -> Array:
+def _middle(points: Array, known: pose.Mask) -> Array:
     """(T,) x of the neck, NaN where it is unknown."""
     return np.where(known[:, NECK], points[:, NECK, 0], np.nan)
 
 
-def measure(points: Array, known: Mask, fps: float) -> Build:
+def measure(points: Array, known: pose.Mask, fps: float) -> Build:
     """The build of a person. Raises UserError: neck, legs or feet were never seen."""
-    lengths = limb_lengths(points, known)
+    lengths = pose.limb_lengths(points, known)
     limbs = _long(lengths)
     if not np.isfinite(limbs[STATURE]).all():
         raise UserError("the legs are never seen, so there is no size to compare")
@@ -136,8 +122,8 @@ def measure(points: Array, known: Mask, fps: float) -> Build:
 
 
 def retarget(
-    points: Array, known: Mask, source: Build, target: Build, fps: float
-) -> tuple[Array, Mask]:
+    points: Array, known: pose.Mask, source: Build, target: Build, fps: float
+) -> tuple[Array, pose.Mask]:
     """The source's motion made by the target's body, in the target's place.
 
     Returns points (T, J, 2) in pixels of the target's clip, and which are known. Directions of
@@ -153,7 +139,7 @@ def retarget(
 
     made, have = np.zeros_like(points), np.zeros_like(known)
     have[:, NECK] = known[:, NECK]
-    for limb, (a, b) in enumerate(LIMBS):
+    for limb, (a, b) in enumerate(pose.LIMBS):
         own, other = source.limbs[limb] / source.stature, target.limbs[limb] / target.stature
         ratio = other / own if own > 0 and other > 0 else 1.0
         both = have[:, a] & known[:, a] & known[:, b]
@@ -207,10 +193,10 @@ def about_the_person(shown: Sequence[tuple[Track, Box]], size: tuple[int, int]) 
     """
     track, box = max(shown, key=lambda pair: len(pair[0].visible))
     about: dict[str, Any] = {"frames_per_second": track.fps, "size": size, "person": None}
-    if track.points is not None and track.known is not None:
-        seen = track.points[track.visible], track.known[track.visible]
+    if track.joints:
         with contextlib.suppress(UserError):
-            about["person"] = {"box": box, "build": asdict(measure(*seen, track.fps))}
+            build = measure(*track.joints.at(track.visible), track.fps)
+            about["person"] = {"box": box, "build": asdict(build)}
     return about
 
 
@@ -228,37 +214,25 @@ def read_like(root: Path) -> Like:
     """The person of a data set. Raises UserError: it says nothing of one."""
     try:
         state = json.loads((root / MARKER).read_text(encoding="utf-8"))
-        if not state["finished"]:
-            raise UserError(f"--like {root}: its import is not finished; run it again first")
-        person = state["person"]
-        width, height = map(int, state["size"])
-        if person is None:
-            raise UserError(
-                f"--like {root}: its import saw no joints of legs and feet (or had images as"
-                " labels), so their lengths are unknown"
-            )
-        left, top, right, bottom = map(float, person["box"])
-        build, fps = Build(**person["build"]), float(state["frames_per_second"])
-    except OSError as error:
+        fps, (width, height) = float(state["frames_per_second"]), state["size"]
+        left, top, right, bottom = state["person"]["box"]
+        build = Build(**state["person"]["build"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--like {root}: is not a data set that `dataloader.py video` made (no {MARKER})"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--like {root}: {MARKER} says nothing of the person (an older version?); import the"
-            " video again"
+            f"--like {root}: must be a data set that `dataloader.py video` has finished, with"
+            f" joints of legs and feet (not in its {MARKER})"
         ) from error
     return Like(fps, (width, height), (left, top, right, bottom), build, root)
 
 
-def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> Style:
+def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> pose.Style:
     """How labels (H, W, 3) are drawn, seen beside others of such a body in the standard style."""
     ink = find_ink(labels)
     lines = np.concatenate([label[ink.cover(label) > WHOLE] for label in labels])
     if not len(lines):
-        return STANDARD._replace(background=ink.background)  # nothing is drawn
+        return pose.STANDARD._replace(background=ink.background)  # nothing is drawn
     ratio = _thickness(labels, ink) / _thickness(standard, find_ink(standard))
-    return Style(
+    return pose.Style(
         ink.background,
         low=float(np.median(lines.min(axis=1))),
         high=float(np.median(lines.max(axis=1))),
@@ -303,7 +277,7 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     seen, skeleton images as labels.
     """
     width, height = like.size
-    draw = partial(draw_labels, height=height, width=width)
+    draw = partial(pose.draw_labels, height=height, width=width)
     left, top, right, bottom = like.box
     scale = np.array([width / (right - left), height / (bottom - top)])
     folder = like.root / "train"
@@ -315,18 +289,18 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     number, style, short = 0, None, 0
     for track in tracks:
         clip, fps = track.clip, track.fps
-        if track.points is None or track.known is None:
+        if not track.joints:
             raise UserError(
                 f"{clip.path}: --labels_only needs joints; skeleton images have none that could be"
                 " moved"
             )
         try:
-            own = measure(track.points[track.visible], track.known[track.visible], fps)
+            own = measure(*track.joints.at(track.visible), fps)
             for start, stop in track.spans:
                 if stop - start < fps:
                     short += 1
                     continue
-                joints = track.points[start:stop], track.known[start:stop]
+                joints = track.joints.at(slice(start, stop))
                 points, known = retarget(*joints, own, like.build, fps)
                 places = (points - np.array([left, top])) * scale
                 if style is None:
@@ -339,9 +313,9 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
                 behind = without_the_person(rooms, usual[some], ink, first, usual[best])
                 sequence = str(number)
                 pictures = {background_of(root, sequence): behind}
-                pictures[file_of(root, Place("test", sequence, 0), "img")] = first
+                pictures[root / f"test/test_img/{sequence}/0.png"] = first
                 for t, label in enumerate(made):
-                    pictures[file_of(root, Place("test", sequence, t), "label")] = label
+                    pictures[root / f"test/test_label/{sequence}/{t}.png"] = label
                 for path, picture in pictures.items():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(picture).save(path)

@@ -1,9 +1,5 @@
 """Joints of the people in a video → one person over time → skeleton labels.
 
-    main = follow_main_person(people)
-    points, known = fill_and_smooth(points, known, spans, max_gap=7, sigma=0.7)
-    for label in draw_labels(points, known, height=32, width=64): …
-
 The skeleton is OpenPose's with 18 joints and 17 limbs, in its colours, so that labels of one's own
 video, of OpenPose and of data sets made with it look the same to a network.
 
@@ -22,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.datasets.canvas import Camera, Canvas, to_bytes
+from modules.datasets.canvas import Array, Camera, Canvas, Pixels, to_bytes
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Span = tuple[int, int]  # frames start … stop - 1
 
@@ -81,17 +76,28 @@ class Person(NamedTuple):
         return math.sqrt(np.maximum(self.box[2:] - self.box[:2], 1).prod())
 
 
+class Joints(NamedTuple):
+    """One person over T frames."""
+
+    points: Array  # (T, J, 2) pixels
+    known: Mask  # (T, J) whether a joint is known
+
+    def at(self, frames: Sequence[int] | slice) -> "Joints":
+        """The same in some of the frames."""
+        return Joints(self.points[frames], self.known[frames])
+
+
 class Detections(NamedTuple):
     """What a detector found in one frame, best first. K people."""
 
-    boxes: NDArray[np.floating]  # (K, 4) x0, y0, x1, y1, pixels
+    boxes: NDArray[np.floating]  # (K, 4) pixels
     scores: NDArray[np.floating]  # (K,) 0-1
     joints: NDArray[np.floating]  # (K, 17, 3) of COCO: x, y in pixels, confidence of its own kind
 
 
 # A detector: frames (H, W, 3) uint8 RGB, and the box (4,) of the person in an earlier frame, where
 # it looks first → what is found in each frame.
-KeypointModel = Callable[[Sequence[NDArray[np.uint8]], Array | None], list[Detections]]
+KeypointModel = Callable[[Sequence[Pixels], Array | None], list[Detections]]
 
 
 # ---------------------------------------------------------------- one frame
@@ -256,11 +262,10 @@ def plausible_spans(points: Array, known: Mask, spans: Sequence[Span]) -> list[S
 def runs(flags: Mask, start: int, stop: int) -> list[Span]:
     """The runs of at least two true flags within start … stop - 1."""
     edges = np.flatnonzero(np.diff(np.pad(flags[start:stop], 1).astype(np.int8)))
-    pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    return [(start + a, start + b) for a, b in pairs if b - a > 1]
+    return [(start + a, start + b) for a, b in edges.reshape(-1, 2).tolist() if b - a > 1]
 
 
-def colours_of_clothes(frames: NDArray[np.uint8], points: Array, known: Mask) -> Array:
+def colours_of_clothes(frames: Pixels, points: Array, known: Mask) -> Array:
     """(T, 2, 3) mean colour along the spine and along the thighs, NaN where they are unknown.
 
     frames: (T, H, W, 3), of any size; points: (T, J, 2), parts of the picture's width and height
@@ -304,20 +309,20 @@ def switches(
     return found
 
 
-def joints_over_time(main: Sequence[Person | None]) -> tuple[Array, Mask]:
-    """Points (T, J, 2) and which of them are known, (T, J)."""
+def joints_over_time(main: Sequence[Person | None]) -> Joints:
+    """The joints of the person of each frame; None: nobody."""
     points = np.zeros((len(main), len(JOINTS), 2))
     known = np.zeros((len(main), len(JOINTS)), bool)
     for t, person in enumerate(main):
         if person is not None:
             points[t], known[t] = person.points, person.known
-    return points, known
+    return Joints(points, known)
 
 
 def fill_and_smooth(
     points: Array, known: Mask, spans: Sequence[Span], *, max_gap: int, sigma: float
-) -> tuple[Array, Mask]:
-    """Joints without short gaps and jitter: new points (T, J, 2) and known (T, J).
+) -> Joints:
+    """Joints without short gaps and jitter.
 
     A joint that is missing for up to `max_gap` frames moves in a straight line; longer gaps stay.
     Then each joint is averaged over its known neighbours in time with Gaussian weights of `sigma`
@@ -343,7 +348,7 @@ def fill_and_smooth(
                 np.stack(sums[:2], axis=1)[there] / sums[2][there, None]
             )
             have[start:stop, joint] = there
-    return made, have
+    return Joints(made, have)
 
 
 # ---------------------------------------------------------------- labels
@@ -368,7 +373,7 @@ def line_radius(height: int, width: int) -> float:
 
 def draw_labels(
     points: Array, known: Mask, *, height: int, width: int, style: Style = STANDARD
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[Pixels]:
     """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's own pixels.
 
     Limbs are painted at their final size; one with an unknown end is left out.

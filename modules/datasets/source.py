@@ -1,8 +1,5 @@
 """Source videos: their properties, and their frames at a given rate.
 
-    clip = open_clip(Path("dance.mp4"), source_fps=None)
-    for index, frame in sampled(clip, fps=15): …
-
 Pillow reads GIFs and other files of several images, PyAV every other video; a folder of images is a
 video too. Frames are (H, W, 3) uint8 RGB, upright, and taken by their time stamps.
 """
@@ -15,49 +12,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from modules.datasets import films
-from modules.datasets.films import CLEAR
-from modules.datasets.images import (
-    FORMATS,
-    IMAGE_SUFFIXES,
-    ORIENTATION,
-    SIDEWAYS,
-    decode_image,
-    is_clear,
-    other_kind,
-    read_image,
-    to_rgb,
-    upright,
-)
+from modules.datasets import films, images
+from modules.datasets.canvas import Pixels
+from modules.datasets.films import CLEAR, Timing
 from modules.datasets.naming import frames_in, gaps
-from modules.datasets.timing import Timing
 from modules.runtime.errors import UserError, named
 
-Pixels = NDArray[np.uint8]
 NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One source video."""
+    """One source video: a folder of images, a file of several images, or a film."""
 
     path: Path
-    kind: str  # "folder", "images" (one file of several images) or "video"
-    files: list[Path]  # of a folder
-    fps: float | None  # usual rate; None: unknown, every frame is taken
     size: tuple[int, int]  # width, height
     frames: int  # that it stores
-    identity: str  # SHA-256 that identifies its content
-    timing: Timing | None = None  # None: frames are evenly spaced, at `fps`
-    film: films.Film | None = None  # of a "video"
+    identity: str = ""  # SHA-256 that identifies its content
+    timing: Timing | None = None  # None: unknown, every frame is taken
+    files: Sequence[Path] = ()  # of a folder
+    film: films.Film | None = None
     notes: tuple[str, ...] = ()  # what a user should know of it, in words
 
     def timing_for(self, fps: float) -> Timing:
         """When its frames are shown; of a clip of unknown rate: as if that were `fps`."""
-        return self.timing or Timing.constant(self.frames, self.fps or fps)
+        return self.timing or Timing.constant(self.frames, fps)
 
     @property
     def variable(self) -> bool:
@@ -78,10 +59,10 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         return _open_folder(path, source_fps)
     (identity, head), count = _identify(path), 0
     try:
-        with Image.open(path, formats=(*FORMATS, "GIF")) as image:
+        with Image.open(path, formats=(*images.FORMATS, "GIF")) as image:
             count = len(_shown(image))
-            clear, durations = is_clear(image), []
-            size = upright(to_rgb(image), _turning(image)).size
+            clear, durations = images.is_clear(image), []
+            size = images.upright(images.to_rgb(image), _turning(image)).size
             for index in _shown(image):
                 image.seek(index)
                 image.load()  # a WebP's durations are not known before
@@ -92,21 +73,17 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         # Not narrower: for a corrupted file Pillow raises IndexError and struct.error as well.
         raise UserError(f"{path}: cannot be read ({error or type(error).__name__})") from error
     else:
-        if count < 2 and path.suffix.lower() in IMAGE_SUFFIXES:
+        if count < 2 and path.suffix.lower() in images.IMAGE_SUFFIXES:
             raise UserError(
                 f"{path}: is a single image, not a video; give the folder that holds them all"
             )
     if count > 1:
-        notes: tuple[str, ...] = (CLEAR,) if clear else ()
-        images = None
-        if source_fps:
-            images = Timing.constant(count, source_fps)
-        elif any(durations):  # ms
+        shown = Timing.constant(count, source_fps) if source_fps else None
+        if any(durations) and not shown:  # ms
             ends = np.cumsum([duration or NO_DELAY for duration in durations]) / 1000
-            images = Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
-        fps = images.rate if images else None
-        return Clip(path, "images", [], fps, size, count, identity, images, notes=notes)
-    if (what := other_kind(head)) and head[4:8] != b"ftyp":
+            shown = Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
+        return Clip(path, size, count, identity, shown, notes=(CLEAR,) if clear else ())
+    if (what := images.other_kind(head)) and head[4:8] != b"ftyp":
         raise UserError(f"{path}: is not a video; {what}")
     if importlib.util.find_spec("av") is None:
         raise UserError(
@@ -120,7 +97,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
     frames = len(timing.starts)
     if frames < 2:
         raise UserError(f"{path}: has 1 frame; a video needs at least 2")
-    return Clip(path, "video", [], timing.rate, film.size, frames, identity, timing, film, notes)
+    return Clip(path, film.size, frames, identity, timing, film=film, notes=notes)
 
 
 def _open_folder(path: Path, source_fps: float | None) -> Clip:
@@ -133,22 +110,21 @@ def _open_folder(path: Path, source_fps: float | None) -> Clip:
     if missing := gaps(numbered):
         where = named(numbered[number].name for number in missing)
         notes.append(f"numbers are missing before {where}; its frames are taken without a pause")
-    first = decode_image(files[0])
+    first = images.decode_image(files[0])
     if isinstance(first, str):
         raise UserError(f"{files[0]}: {first}")
-    notes += [CLEAR] if is_clear(first) else []
+    notes += [CLEAR] if images.is_clear(first) else []
     for file in files:  # their headers, before a search for joints is begun
         try:
-            with Image.open(file, formats=FORMATS) as image:
-                # Pillow itself turns a TIFF.
-                turned = _turning(image).get(ORIENTATION, 1) in SIDEWAYS
-                _check_size(file, image.size[::-1] if turned else image.size, first.size)
-        except UserError:
-            raise
+            with Image.open(file, formats=images.FORMATS) as image:
+                found = image.size
         except Exception:  # a corrupted image is named when it is read
             continue
-    identity, size, count = identity_of(files), first.size, len(files)
-    return Clip(path, "folder", files, source_fps, size, count, identity, notes=tuple(notes))
+        if sorted(found) != sorted(first.size):  # some may be turned
+            _check_size(file, found, first.size)
+    timing = Timing.constant(len(files), source_fps) if source_fps else None
+    identity = identity_of(files)
+    return Clip(path, first.size, len(files), identity, timing, files, notes=tuple(notes))
 
 
 def identity_of(files: Sequence[Path]) -> str:
@@ -202,18 +178,18 @@ def frames_at(clip: Clip, wanted: Sequence[int]) -> Iterator[Pixels]:
     if clip.film is not None:
         yield from films.decode(clip.path, clip.film, wanted)
         return
-    if clip.kind == "folder":
-        for index in wanted:
-            image = read_image(clip.files[index])
-            _check_size(clip.files[index], image.size, clip.size)
-            yield np.asarray(image)
+    for index in wanted if clip.files else ():
+        image = images.read_image(clip.files[index])
+        _check_size(clip.files[index], image.size, clip.size)
+        yield np.asarray(image)
+    if clip.files:
         return
     try:
         with Image.open(clip.path) as image:
             exif, shown = _turning(image), _shown(image)
             for index in wanted:
                 image.seek(shown[index])
-                yield np.asarray(upright(to_rgb(image), exif))
+                yield np.asarray(images.upright(images.to_rgb(image), exif))
     except Exception as error:  # see open_clip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{clip.path}: cannot be read to its end ({reason})") from error
@@ -222,11 +198,6 @@ def frames_at(clip: Clip, wanted: Sequence[int]) -> Iterator[Pixels]:
 def sampled_indices(clip: Clip, fps: float) -> list[int]:
     """The source frame of each frame of a data set at `fps`; see `Timing.indices`."""
     return clip.timing_for(fps).indices(fps)
-
-
-def data_rate(clip: Clip, fps: float) -> float:
-    """Frames/s of what is taken: `fps`, or the clip's own rate where that is lower."""
-    return clip.timing_for(fps).data_rate(fps)
 
 
 def sampled(clip: Clip, fps: float) -> Iterator[tuple[int, Pixels]]:

@@ -1,7 +1,5 @@
 """A procedural data set: a small figure that exercises in a room, and its skeleton labels.
 
-    make_demo(Path("data/demo"))    # 1,200 + 300 frames, 3 test sequences; about ten seconds
-
 Nothing is downloaded: a 3-D skeleton is moved by key-framed exercises (`motion`), dressed in
 capsules and ellipsoids, lit from the side and painted with a depth buffer (`canvas`). Room, clothes
 and light depend on the seed alone; each sequence draws its own exercises.
@@ -21,17 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from modules.datasets.canvas import TILT, Camera, Canvas, shrink, to_bytes
+from modules.datasets.canvas import TILT, Array, Camera, Canvas, Pixels, shrink, to_bytes
 from modules.datasets.motion import JOINTS, SIDES, SOLE, Pose, Vector, perform
 from modules.runtime.errors import UserError
 
 FORMAT_VERSION = 1  # raise it when the same arguments give other images
 MARKER = "demo.json"  # tells which arguments made the folder
-
-Array = NDArray[np.float64]
 
 
 # ---------------------------------------------------------------- person and room
@@ -57,36 +52,31 @@ class Ball(NamedTuple):
     paint: str
 
 
-def _body() -> tuple[list[Rod], list[Ball]]:
-    rods = [
-        Rod("waist", (-0.085, 0.245, 0), (0.085, 0.245, 0), 0.043, 0.043, "shirt"),
-        Rod("waist", (0, 0.25, 0), (0, 0.32, 0.005), 0.033, 0.03, "skin"),
+RODS = [
+    Rod("waist", (-0.085, 0.245, 0), (0.085, 0.245, 0), 0.043, 0.043, "shirt"),
+    Rod("waist", (0, 0.25, 0), (0, 0.32, 0.005), 0.033, 0.03, "skin"),
+]
+BALLS = [
+    Ball("waist", (0, 0.165, 0), (0.112, 0.135, 0.07), "shirt"),
+    Ball("waist", (0, 0.04, 0), (0.1, 0.11, 0.066), "shirt"),
+    Ball("waist", (0, 0.17, 0.045), (0.055, 0.04, 0.032), "print"),  # tells front from back
+    Ball("pelvis", (0, 0, 0), (0.1, 0.075, 0.06), "trousers"),
+    Ball("neck", (0, 0.09, 0.01), (0.05, 0.075, 0.06), "skin"),
+    Ball("neck", (0, 0.116, -0.008), (0.055, 0.06, 0.06), "hair"),
+    Ball("neck", (0, 0.082, 0.068), (0.008, 0.014, 0.013), "skin"),
+]
+for side, sign in SIDES.items():
+    toe = (0.02 * sign, -0.025, 0.08)
+    RODS += [
+        Rod(f"{side}_shoulder", (0, 0, 0), (0, -0.1, 0), 0.044, 0.042, "shirt"),
+        Rod(f"{side}_shoulder", (0, -0.02, 0), (0, -0.17, 0), 0.036, 0.03, "skin"),
+        Rod(f"{side}_elbow", (0, 0, 0), (0, -0.145, 0), 0.03, 0.021, "skin"),
+        Rod(f"{side}_wrist", (0, -0.01, 0), (0, -0.055, 0), 0.024, 0.02, "skin"),
+        Rod(f"{side}_hip", (0, -0.015, 0), (0, -0.245, 0), 0.059, 0.045, "trousers"),
+        Rod(f"{side}_knee", (0, 0, 0), (0, -0.225, 0), 0.045, 0.033, "trousers"),
+        Rod(f"{side}_ankle", (0, -0.02, -0.028), toe, 0.028, 0.023, "shoe"),
     ]
-    balls = [
-        Ball("waist", (0, 0.165, 0), (0.112, 0.135, 0.07), "shirt"),
-        Ball("waist", (0, 0.04, 0), (0.1, 0.11, 0.066), "shirt"),
-        Ball("waist", (0, 0.17, 0.045), (0.055, 0.04, 0.032), "print"),  # tells front from back
-        Ball("pelvis", (0, 0, 0), (0.1, 0.075, 0.06), "trousers"),
-        Ball("neck", (0, 0.09, 0.01), (0.05, 0.075, 0.06), "skin"),
-        Ball("neck", (0, 0.116, -0.008), (0.055, 0.06, 0.06), "hair"),
-        Ball("neck", (0, 0.082, 0.068), (0.008, 0.014, 0.013), "skin"),
-    ]
-    for side, sign in SIDES.items():
-        toe = (0.02 * sign, -0.025, 0.08)
-        rods += [
-            Rod(f"{side}_shoulder", (0, 0, 0), (0, -0.1, 0), 0.044, 0.042, "shirt"),
-            Rod(f"{side}_shoulder", (0, -0.02, 0), (0, -0.17, 0), 0.036, 0.03, "skin"),
-            Rod(f"{side}_elbow", (0, 0, 0), (0, -0.145, 0), 0.03, 0.021, "skin"),
-            Rod(f"{side}_wrist", (0, -0.01, 0), (0, -0.055, 0), 0.024, 0.02, "skin"),
-            Rod(f"{side}_hip", (0, -0.015, 0), (0, -0.245, 0), 0.059, 0.045, "trousers"),
-            Rod(f"{side}_knee", (0, 0, 0), (0, -0.225, 0), 0.045, 0.033, "trousers"),
-            Rod(f"{side}_ankle", (0, -0.02, -0.028), toe, 0.028, 0.023, "shoe"),
-        ]
-        balls.append(Ball("neck", (0.02 * sign, 0.1, 0.063), (0.008, 0.007, 0.008), "hair"))
-    return rods, balls
-
-
-RODS, BALLS = _body()
+    BALLS.append(Ball("neck", (0.02 * sign, 0.1, 0.063), (0.008, 0.007, 0.008), "hair"))
 PAINTS = {  # colours to draw from, 0 … 255
     "shirt": [(205, 52, 46), (226, 108, 30), (24, 132, 138), (168, 44, 112)],
     "print": [(244, 236, 214), (250, 214, 90)],
@@ -162,7 +152,7 @@ def _cast_shadow(picture: Array, camera: Camera, feet: Array, pelvis: Array) -> 
     picture[top:] *= light[..., None]
 
 
-def render_frames(pose: Pose, scene: Scene) -> Iterator[NDArray[np.uint8]]:
+def render_frames(pose: Pose, scene: Scene) -> Iterator[Pixels]:
     """Yield the frames (H, W, 3): the person in the room."""
     camera = scene.camera
 
@@ -206,7 +196,7 @@ LIMBS = [
 LIMB_COLOURS = np.array([colorsys.hsv_to_rgb(i / len(LIMBS), 1, 1) for i in range(len(LIMBS))])
 
 
-def render_labels(pose: Pose, camera: Camera) -> Iterator[NDArray[np.uint8]]:
+def render_labels(pose: Pose, camera: Camera) -> Iterator[Pixels]:
     """Yield the skeleton images (H, W, 3): coloured limbs on black, nearer ones in front."""
     points = camera.project(pose.joints)
     radius = max(0.7, 0.018 * camera.scale)  # pixels; thinner lines lose their colour
@@ -257,10 +247,18 @@ def make_demo(
             raise UserError(f"{root} already exists and is not empty; give another folder")
         partial.mkdir(parents=True)
         scene = make_scene(seed, height, width)
-        _write_video(partial, scene, "train", train, [seed, 1, 0])
-        _write_video(partial, scene, "val", val, [seed, 2, 0])
-        for index in range(test):
-            _write_video(partial, scene, "test", test_length, [seed, 3, index], str(index))
+        videos = [("train/train_{}", train, [seed, 1, 0]), ("val/val_{}", val, [seed, 2, 0])]
+        videos += [(f"test/test_{{}}/{i}", test_length, [seed, 3, i]) for i in range(test)]
+        for name, frames, seeds in videos:
+            pose = perform(np.random.default_rng(seeds), frames, scene.camera)
+            # Of a test sequence only the first frame is given.
+            shown = Pose(pose.joints[:1], pose.axes[:1]) if "test" in name else pose
+            kinds = {"img": render_frames(shown, scene), "label": render_labels(pose, scene.camera)}
+            for kind, pictures in kinds.items():
+                folder = partial / name.format(kind)
+                folder.mkdir(parents=True)
+                for index, picture in enumerate(pictures):
+                    Image.fromarray(picture).save(folder / f"{index}.png")
         text = json.dumps({"format": FORMAT_VERSION, "arguments": arguments}, indent=2)
         (partial / MARKER).write_text(text + "\n", encoding="utf-8")
         if target.exists():
@@ -301,17 +299,3 @@ def demo_data(root: Path, *, height: int, width: int, keep: bool) -> Iterator[Pa
         with tempfile.TemporaryDirectory() as folder:
             make_demo(Path(folder) / "demo_data", **size)
             yield Path(folder) / "demo_data"
-
-
-def _write_video(
-    root: Path, scene: Scene, split: str, frames: int, seeds: list[int], sequence: str = ""
-) -> None:
-    pose = perform(np.random.default_rng(seeds), frames, scene.camera)
-    # Of a test sequence only the first frame is given.
-    shown = Pose(pose.joints[:1], pose.axes[:1]) if sequence else pose
-    kinds = {"img": render_frames(shown, scene), "label": render_labels(pose, scene.camera)}
-    for kind, pictures in kinds.items():
-        folder = root / split / f"{split}_{kind}" / sequence
-        folder.mkdir(parents=True)
-        for index, picture in enumerate(pictures):
-            Image.fromarray(picture).save(folder / f"{index}.png")

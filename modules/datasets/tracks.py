@@ -1,34 +1,28 @@
 """First reading of a clip: the main person in every frame.
 
-    finder = JointFinder(options, clip, detector)
-    track = read_track(clip, options, labels=None, finder=finder)
-
-What was found is kept in ROOT/detections, a line per frame, so that an interrupted import resumes
-where it stopped.
-
+Joints that were found are kept in ROOT/detections, so that an interrupted import resumes.
 Legend: T frames of a clip at the data set's rate, J joints; boxes are (x0, y0, x1, y1).
 """
 
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from modules.datasets import pose
+from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, read_image
-from modules.datasets.inspection import differences, find_cuts, label_offset, overlays
+from modules.datasets.inspection import differences, find_cuts, label_offset
 from modules.datasets.label_files import Labels
-from modules.datasets.pose import KeypointModel, Person, Span
-from modules.datasets.source import Clip, Pixels, data_rate, frames_at, sampled, sampled_indices
+from modules.datasets.pose import Joints, KeypointModel, Mask, Person, Span
+from modules.datasets.source import Clip, sampled, sampled_indices
 from modules.datasets.video_options import VideoOptions
 from modules.ink import Ink
 from modules.runtime.errors import UserError, named
@@ -40,8 +34,6 @@ LOOKED_AT = 1500  # frames that tell whether labels move with them: the first on
 ON_BLACK = Ink((0, 0, 0), 255)  # what joints are drawn on
 SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
-
-Array = NDArray[np.float64]
 
 
 @dataclass
@@ -55,8 +47,7 @@ class Track:
     cuts: list[int]  # frames before which the picture jumps
     extents: Array  # (T, 4) boxes around the person, parts of the clip's width and height; NaN
     spans: list[Span] = field(default_factory=list)  # frames without a break with the person
-    points: Array | None = None  # (T, J, 2) pixels of the clip; None with skeleton images
-    known: NDArray[np.bool_] | None = None  # (T, J)
+    joints: Joints | None = None  # in the clip's pixels; None with skeleton images
     gap: int = 0  # frames: the longest time without the person
     jitter: str = ""  # of the joints, in words
     implausible: int = 0  # frames whose joints move as those of no body do
@@ -68,23 +59,23 @@ class Track:
         return [t for start, stop in self.spans for t in range(start, stop)]
 
     def describe(self) -> str:
-        """What was found, in a line or several."""
+        """What was found, in lines."""
         clip, frames, kept = self.clip, len(self.extents), len(self.visible)
-        rate = "" if clip.fps is None else f" at {clip.fps:.4g} frames/s"
+        rate = f" at {clip.timing.rate:.4g} frames/s" if clip.timing else ""
         rate += " (variable; taken by time stamps)" if clip.variable else ""
-        text = f"{clip.path}: {clip.frames} frames{rate} → {frames} at {self.fps:.4g};"
-        text += f" a person in {kept} ({kept / frames:.1%}), {len(self.spans)} recording(s)"
-        text += f", {len(self.cuts)} cut(s)" if self.cuts else ""
+        lines = [f"{clip.frames} frames{rate} → {frames} at {self.fps:.4g};"]
+        lines[0] += f" a person in {kept} ({kept / frames:.1%}), {len(self.spans)} recording(s)"
+        lines[0] += f", {len(self.cuts)} cut(s)" if self.cuts else ""
         if self.implausible:
-            text += f"\n{clip.path}: left out: {self.implausible} frames whose joints jump about"
-        text += f"\n{clip.path}: {frames / self.fps:.1f} s; longest time without the person"
-        return f"{text} {self.gap / self.fps:.1f} s{self.jitter}"
+            lines.append(f"left out: {self.implausible} frames whose joints jump about")
+        gap = f"longest time without the person {self.gap / self.fps:.1f} s"
+        lines.append(f"{frames / self.fps:.1f} s; {gap}{self.jitter}")
+        return "\n".join(f"{clip.path}: {line}" for line in lines)
 
 
 def progress_bar(what: str, total: int) -> Any:
     """A progress bar on stderr if that is a terminal, else none."""
-    hidden = not sys.stderr.isatty()
-    return tqdm(total=total, desc=what, unit=" frames", disable=hidden, leave=False)
+    return tqdm(total=total, desc=what, unit=" frames", disable=None, leave=False)
 
 
 @dataclass(frozen=True)
@@ -130,11 +121,6 @@ class JointFinder:
             if len(self.queue) >= self.detector.batch_size:
                 self.flush()
 
-    def _near(self) -> Array | None:
-        """The box of the largest person in the last frame that has one; None: it is long ago."""
-        last = next((people for people in reversed(self.people[-NEAR_FRAMES:]) if people), None)
-        return max(last, key=lambda person: person.size).box if last else None
-
     def _people(self, line: str | bytes) -> list[Person]:
         people = [
             pose.person_from(
@@ -152,13 +138,15 @@ class JointFinder:
         """Find the people in all queued frames and append them to the file."""
         if not self.queue:
             return
-        found = self.detector.load()(self.queue, self._near())
+        # Where the largest person of the last frame with one was; of long ago it says nothing.
+        last = next((people for people in reversed(self.people[-NEAR_FRAMES:]) if people), [])
+        near = max(last, key=lambda person: person.size).box if last else None
+        found = self.detector.load()(self.queue, near)
         self.queue = []
-        lines = []
-        for boxes, scores, joints in found:
-            values = zip((boxes, scores, joints), (2, 4, 2), strict=True)
+        names, digits, lines = ("box", "score", "joints"), (2, 4, 2), []
+        for each in found:
+            values = zip(each, digits, strict=True)
             rounded = [np.round(value.astype(np.float64), n).tolist() for value, n in values]
-            names = ("box", "score", "joints")
             rows = [dict(zip(names, row, strict=True)) for row in zip(*rounded, strict=True)]
             lines.append(json.dumps(rows))
             # Through the text, so that a resumed import has the digits of an uninterrupted one.
@@ -199,7 +187,7 @@ def read_track(
             finder.flush()
     cuts = find_cuts(differences(np.stack(small)))
     nowhere = np.full((len(indices), 4), np.nan)
-    track = Track(clip, labels, data_rate(clip, o.fps), indices, cuts, nowhere)
+    track = Track(clip, labels, clip.timing_for(o.fps).data_rate(o.fps), indices, cuts, nowhere)
     if labels and labels.images:
         _follow_images(track, labels)
     elif labels:
@@ -216,37 +204,29 @@ def _check_movement(track: Track, labels: Labels, o: VideoOptions, frames: Pixel
 
     frames: (N, H, W, 3), the clip's first ones at the data set's rate
     """
-    clip, indices = track.clip, track.indices
-
-    def drawn(times: Sequence[int], height: int, width: int) -> list[Pixels]:
-        if track.points is not None and track.known is not None:
-            points = track.points[times] * (np.array([width, height]) / clip.size)
-            return list(pose.draw_labels(points, track.known[times], height=height, width=width))
-        images = [read_image(labels.images[indices[t]], BLACK) for t in times]
-        return [np.asarray(image.resize((width, height))) for image in images]
-
-    ink = labels.ink if labels.images else ON_BLACK
-    small = np.stack(drawn(range(len(frames)), *frames.shape[1:3]))
-    offset = label_offset(frames, small, [0, *track.cuts], ink)
-    if offset is None or not offset.fault or not track.spans:
+    count, height, width = frames.shape[:3]
+    if track.joints:
+        points, known = track.joints.at(slice(count))
+        points = points * (np.array([width, height]) / track.clip.size)
+        ink, drawn = ON_BLACK, list(pose.draw_labels(points, known, height=height, width=width))
+    else:
+        images = (read_image(labels.images[index], BLACK) for index in track.indices[:count])
+        ink, drawn = labels.ink, [np.asarray(image.resize((width, height))) for image in images]
+    offset = label_offset(frames, np.stack(drawn), [0, *track.cuts], ink)
+    seen = np.flatnonzero(np.isfinite(track.extents[:count, 0]))
+    if offset is None or not offset.fault or not track.spans or not len(seen):
         return
-    seen = track.visible
-    some = sorted({seen[i] for i in np.linspace(0, len(seen) - 1, 8).astype(int)})
-    width = min(480, clip.size[0])
-    size = (width, round(width * clip.size[1] / clip.size[0]))
-    pictures = [
-        Image.fromarray(f).resize(size) for f in frames_at(clip, [indices[t] for t in some])
-    ]
-    shown = overlays([np.asarray(picture) for picture in pictures], drawn(some, *size[::-1]), ink)
+    some = seen[np.linspace(0, len(seen) - 1, 8).astype(int)]
+    cells = [np.where(ink.drawn(drawn[t])[..., None], drawn[t], frames[t] // 2) for t in some]
     path = o.out.with_name(f"{o.out.name}_labels.png")
-    Image.fromarray(shown).save(path)
+    Image.fromarray(np.vstack([np.hstack(cells[:4]), np.hstack(cells[4:])])).save(path)
     raise UserError(
         f"{labels.path}: {offset.fault}; {path} shows some of them on their frames, nothing else"
         " was written"
     )
 
 
-def _longest_gap(seen: NDArray[np.bool_]) -> int:
+def _longest_gap(seen: Mask) -> int:
     """The longest run of frames without the person."""
     return int(np.diff(np.flatnonzero(np.pad(seen, 1, constant_values=True))).max()) - 1
 
@@ -258,7 +238,7 @@ def _follow_joints(
 
     small: (T, H, W, 3) the frames, of any size
     """
-    longest, size = o.gap_frames(), np.array(track.clip.size)
+    longest, size = round(o.max_gap * o.fps), np.array(track.clip.size)
     main = pose.follow_main_person(people)
     points, known = pose.joints_over_time(main)
     seen = pose.unbroken_spans(main, track.cuts, longest)
@@ -276,13 +256,10 @@ def _follow_joints(
             " recording of its own; a model learns one person: cut the clip to one"
         )
     pairs = [(person, found) for person, found in zip(main, people, strict=True) if person]
-    beside = [[p for p in found if p is not a and p.size > a.size / 2] for a, found in pairs]
-    if count := sum(map(bool, beside)):
-        boxes = [(a.box, rest) for (a, _), rest in zip(pairs, beside, strict=True)]
-        crossing = sum(any(pose.overlap(p.box, box) > 0 for p in rest) for box, rest in boxes)
+    if beside := sum(any(p is not a and p.size > a.size / 2 for p in all_) for a, all_ in pairs):
         track.warnings.append(
-            f"another person of similar size is in {count} frames and overlaps the followed one in"
-            f" {crossing}; look whether it is always the same person"
+            f"another person of similar size is in {beside} frames; look whether it is always the"
+            " same person"
         )
     most = known.shape[1]
     if pairs and (usual := int(np.median([a.known.sum() for a, _ in pairs]))) < FEW_JOINTS * most:
@@ -298,10 +275,11 @@ def _follow_joints(
         track.jitter = f"; joints jitter by {jitter:.1f} pixels ({part})"
         if share > JITTER:
             track.warnings.append(f"joints jitter by {part}; a larger --smooth may help")
-    points, known = pose.fill_and_smooth(points, known, spans, max_gap=longest, sigma=o.smooth)
+    track.joints = points, known = pose.fill_and_smooth(
+        points, known, spans, max_gap=longest, sigma=o.smooth
+    )
     visible = np.asarray(pose.limbs_known(known).any(axis=1))
     track.spans = [run for span in spans for run in pose.runs(visible, *span)]
-    track.points, track.known = points, known
     for t in np.flatnonzero(visible).tolist():
         places = points[t][known[t]] / size
         track.extents[t] = [*places.min(axis=0), *places.max(axis=0)]
@@ -311,11 +289,9 @@ def _follow_images(track: Track, labels: Labels) -> None:
     """Fill in a track of skeleton images."""
     with progress_bar(f"{track.clip.path.name}: labels", len(track.indices)) as bar:
         for t, index in enumerate(track.indices):
-            drawn = labels.ink.drawn(np.asarray(read_image(labels.images[index], BLACK)))
-            rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
-            if len(rows):
-                box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-                track.extents[t] = box / np.array([*drawn.shape[::-1], *drawn.shape[::-1]])
+            image = read_image(labels.images[index], BLACK)
+            if box := Image.fromarray(labels.ink.drawn(np.asarray(image))).getbbox():
+                track.extents[t] = np.array(box) / [*image.size, *image.size]
             bar.update()
     seen = np.isfinite(track.extents[:, 0])
     edges = pairwise([0, *track.cuts, len(seen)])

@@ -1,14 +1,9 @@
 """A person's own video → a data set in the folder layout.
 
-    python dataloader.py video dance.mp4 --out data/dance
-    python dataloader.py video dance.mp4 --out data/dance --labels openpose_output
-
 In four steps: every clip is read once at the data set's frame rate and people's joints are found in
 it, or read from another tool's files (`tracks`); one person is followed (`pose`); the frames in
-which this person is seen are split by time (`splits`); the clips are read again, cropped, resized
-and written together with their labels.
-
-An interrupted import resumes where it stopped. Nothing is written anywhere but below ROOT.
+which this person is seen are split by time; the clips are read again, cropped, resized
+and written together with their labels. An interrupted import resumes where it stopped.
 
 Legend: boxes are (x0, y0, x1, y1) in the clip's pixels.
 """
@@ -22,19 +17,18 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from modules.datasets import blazepose
+from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.label_files import Labels, open_labels, shrink_label, stroke_gain
 from modules.datasets.person import MARKER, Box, Like, about_the_person, read_like, write_driven
 from modules.datasets.pose import KeypointModel, draw_labels
-from modules.datasets.source import Clip, Pixels, identity_of, open_clip, sampled
-from modules.datasets.splits import Piece, Place, file_of, places_by_clip, split_by_time
+from modules.datasets.source import Clip, identity_of, open_clip, sampled
 from modules.datasets.tracks import (
     DETECTIONS,
     Detector,
@@ -54,10 +48,95 @@ SPLITS = ("train", "val", "test")
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 RCNN_SIDE, RCNN_BATCH = 800, 4  # pixels of the frame's shorter side, frames
 SIZES = ((256, 128), (128, 64), (64, 32))  # width, height where --size is not given
+VAL_FRAMES = 630  # of the validation video, where the clip is long enough
+FILM_FRAMES = 900  # of the test sequences by default: a minute
 FEW = 300  # training frames; fewer show too few poses
 MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet are beyond them
 
-Array = NDArray[np.float64]
+
+# ---------------------------------------------------------------- a split by time
+
+
+class Piece(NamedTuple):
+    """Consecutive frames of one clip."""
+
+    clip: int
+    start: int
+    stop: int  # exclusive
+
+    @property
+    def frames(self) -> int:
+        return self.stop - self.start
+
+
+class Split(NamedTuple):
+    """The pieces of each split; those of train are its recordings."""
+
+    train: list[Piece]
+    val: Piece
+    test: list[Piece]
+
+
+def split_by_time(
+    pieces: Sequence[Piece], *, val_frames: int | None, test: Sequence[int] | None
+) -> Split:
+    """Cut the validation video, then held-out test sequences, off the ends of the longest pieces.
+
+    pieces:     at least 2 frames each
+    val_frames: of the validation video; None: 630, but at most a fifth of all frames
+    test:       frames of each held-out sequence; None: none is held out, and the sequences are all
+                pieces whole, up to a minute, to make a film of
+
+    Raises UserError: too few frames.
+    """
+    left = list(pieces)
+    total = sum(piece.frames for piece in left)
+    if total < 6:
+        raise UserError(f"{total} frames with a person are too few to split; at least 6 are needed")
+    longest = max(piece.frames for piece in left)
+
+    def take(frames: int, option: str) -> Piece:
+        # Of pieces of the same length the last.
+        best = max(reversed(left), key=lambda piece: piece.frames, default=Piece(0, 0, 0))
+        if best.frames < frames:
+            raise UserError(
+                f"{option} {frames}: the longest unbroken piece that is left has {best.frames}"
+                " frames; give fewer frames or a longer video"
+            )
+        left.remove(best)
+        if best.frames - frames > 1:
+            left.append(best._replace(stop=best.stop - frames))
+        return best._replace(start=best.stop - frames)
+
+    if val_frames is None:
+        val_frames = max(2, min(VAL_FRAMES, total // 5, longest))
+    val = take(val_frames, "--val_frames")
+    sequences = [take(frames, "--test") for frames in test or () if frames]
+    if not left:
+        raise UserError("no frames are left to train on; give fewer for --val_frames and --test")
+    if test is None:
+        for piece in sorted(pieces):
+            room = FILM_FRAMES - sum(sequence.frames for sequence in sequences)
+            if room > 1:
+                sequences.append(piece._replace(stop=min(piece.stop, piece.start + room)))
+    return Split(sorted(left), val, sequences)
+
+
+def files_by_clip(split: Split, clips: int) -> list[dict[int, list[str]]]:
+    """For each clip, the files of each of its frames below ROOT, such as train/train_{}/0.png.
+
+    In place of {} stands img or label. Frames that are left out have none.
+    """
+    files: list[dict[int, list[str]]] = [{} for _ in range(clips)]
+    folders = [("train/train_{}", split.train), ("val/val_{}", [split.val])]
+    folders += [(f"test/test_{{}}/{i}", [piece]) for i, piece in enumerate(split.test)]
+    for folder, pieces in folders:
+        number = 0
+        for piece in pieces:
+            for t in range(piece.start, piece.stop):
+                files[piece.clip].setdefault(t, []).append(f"{folder}/{number}.png")
+                number += 1
+    return files
 
 
 # ---------------------------------------------------------------- second reading
@@ -92,22 +171,22 @@ def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) 
 
 
 def write_clip(
-    root: Path, track: Track, places: dict[int, list[Place]], size: tuple[int, int], o: VideoOptions
+    root: Path, track: Track, files: dict[int, list[str]], size: tuple[int, int], o: VideoOptions
 ) -> Box:
     """Write a clip's images and labels; returns the part of the picture that they show."""
     clip = track.clip
     box: Box = (0.0, 0.0, float(clip.size[0]), float(clip.size[1]))
     if o.fit == "person":
         box = crop_box(track.extents[track.visible], clip.size, size)
-    made = _labels(track, sorted(places), box, size)
-    with progress_bar(f"{clip.path.name}: writing", len(places)) as bar:
+    made = _labels(track, sorted(files), box, size)
+    with progress_bar(f"{clip.path.name}: writing", len(files)) as bar:
         for t, (_, frame) in enumerate(sampled(clip, o.fps)):
-            if t not in places:
+            if t not in files:
                 continue
             image = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, box)
             for kind, picture in (("img", image), ("label", Image.fromarray(next(made)))):
-                for place in places[t]:  # the film of the whole recording shows it too
-                    path = file_of(root, place, kind)
+                for file in files[t]:  # the film of the whole recording shows it too
+                    path = root / file.format(kind)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     picture.save(path)
             bar.update()
@@ -119,10 +198,11 @@ def _labels(
 ) -> Iterator[Pixels]:
     """Yield the labels (H, W, 3) of these frames, which show the part `box` of the picture."""
     width, height = size
-    if track.points is not None and track.known is not None:
+    if track.joints:
         scale = np.array([width / (box[2] - box[0]), height / (box[3] - box[1])])
-        points = (track.points[frames] - np.array(box[:2])) * scale
-        yield from draw_labels(points, track.known[frames], height=height, width=width)
+        points, known = track.joints.at(frames)
+        points = (points - np.array(box[:2])) * scale
+        yield from draw_labels(points, known, height=height, width=width)
     elif labels := track.labels:
         files = [labels.images[track.indices[t]] for t in frames]
         part = np.array(box) / np.array([*track.clip.size, *track.clip.size])
@@ -157,13 +237,6 @@ def _command(
     }
 
 
-# What an unfinished import must keep. Size and split may still change, since nothing was written
-# with them; with labels from another tool everything may, since no search would be lost.
-SOURCE_OPTIONS = (
-    *("version of this program", "clips", "labels", "detector", "weights", "fps", "source_fps"),
-)
-
-
 def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
     """The warnings of this very import if ROOT holds it finished; None: it can be made there.
 
@@ -178,19 +251,21 @@ def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
                 )
             return None
         state = json.loads((o.out / MARKER).read_text(encoding="utf-8"))
-        finished, before = state["finished"], dict(state["command"])
+        if not state["finished"]:
+            return None
+        other = [name for name in command if state["command"].get(name) != command[name]]
+        warnings = list(state.get("warnings", []))
     except OSError as error:
         raise UserError(f"--out {o.out}: cannot be used ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{o.out / MARKER}: is corrupted; give another --out") from error
-    compared = tuple(command) if finished else () if before.get("labels") else SOURCE_OPTIONS
-    if other := [name for name in compared if before.get(name) != command[name]]:
+    if other:
         again = f" (copy {o.out / DETECTIONS} into it to keep the joints that were found)"
         raise UserError(
             f"--out {o.out} was made with other {named(other)}; give another folder"
-            f"{again if finished and not o.labels else ''}"
+            f"{'' if o.labels else again}"
         )
-    return list(state.get("warnings", [])) if finished else None
+    return warnings
 
 
 def choose_detector(o: VideoOptions) -> Detector | None:
@@ -208,20 +283,22 @@ def choose_detector(o: VideoOptions) -> Detector | None:
                 "joints are found with Keypoint R-CNN: 226 MB of weights, seconds per frame on a"
                 f" CPU; the faster BlazePose: {missing}"
             )
-    if name == "blazepose":
-        if missing:
-            raise UserError(f"--detector blazepose: {missing}")
-        if for_rcnn:
-            raise UserError(
-                f"{for_rcnn[0]} is for --detector rcnn; BlazePose has its own weights and runs on"
-                " the CPU"
-            )
-        identity = _digest("pose_model", o.pose_model) if o.pose_model else "blazepose 0.10.14"
-        load = cache(lambda: blazepose.load_blazepose(o.pose_model))
-        return Detector(name, identity, blazepose.VISIBLE, load, 1)
-    if o.pose_model:
+    if name == "blazepose" and (missing or for_rcnn):
+        other = f"{for_rcnn[0]} is for --detector rcnn" if for_rcnn else ""
+        raise UserError(f"--detector blazepose: {missing or other}")
+    if name == "rcnn" and o.pose_model:
         why = missing or "--weights and --device cuda are for --detector rcnn"
         raise UserError(f"--pose_model {o.pose_model}: {why}")
+    option, file = ("weights", o.weights) if name == "rcnn" else ("pose_model", o.pose_model)
+    identity = "torchvision" if name == "rcnn" else "blazepose 0.10.14"
+    if file:
+        try:
+            identity = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(f"--{option} {file}: cannot be read ({error.strerror})") from error
+    if name == "blazepose":
+        load = cache(lambda: blazepose.load_blazepose(o.pose_model))
+        return Detector(name, identity, blazepose.VISIBLE, load, 1)
     device = choose_device(o.device)
 
     @cache
@@ -231,15 +308,7 @@ def choose_detector(o: VideoOptions) -> Detector | None:
 
         return keypoints.load_keypoint_model(o.weights, device, short_side=RCNN_SIDE)
 
-    identity = _digest("weights", o.weights) if o.weights else "torchvision"
     return Detector(name, identity, RCNN_THRESHOLD, load_rcnn, RCNN_BATCH)
-
-
-def _digest(option: str, path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"--{option} {path}: cannot be read ({error.strerror})") from error
 
 
 def usual_size(clips: Sequence[Clip]) -> tuple[int, int]:
@@ -363,9 +432,9 @@ def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, A
         f"{'' if o.test is not None else ', the recordings whole'}"
     )
     shown = []
-    for track, places in zip(tracks, places_by_clip(split, len(tracks)), strict=True):
-        if places:
-            shown.append((track, write_clip(o.out / PARTIAL, track, places, size, o)))
+    for track, files in zip(tracks, files_by_clip(split, len(tracks)), strict=True):
+        if files:
+            shown.append((track, write_clip(o.out / PARTIAL, track, files, size, o)))
             print(_describe_box(track.clip, shown[-1][1], size))
     ends = np.cumsum([0, *(piece.frames for piece in split.train)]).tolist()
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))

@@ -81,10 +81,6 @@ class VideoOptions:
     device: str = option("auto", JOINTS, "rcnn: where the detector runs", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
     # fmt: on
 
-    def gap_frames(self) -> int:
-        """max_gap in frames of the data set."""
-        return round(self.max_gap * self.fps)
-
 
 COMMANDS = {
     "demo": DemoOptions,

@@ -28,10 +28,9 @@ PALETTE = Image.new("RGB", (WIDTH, HEIGHT), (200, 10, 20)).quantize(4)
         (PALETTE, (200, 10, 20), {}),
         (PALETTE, (200, 10, 20), {"transparency": bytes([255, 0, 0, 0])}),
         (Image.new("RGBA", (WIDTH, HEIGHT), (1, 2, 3, 255)), (1, 2, 3), {}),
-        (Image.new("LA", (WIDTH, HEIGHT), (7, 255)), (7, 7, 7), {}),
         (Image.new("1", (WIDTH, HEIGHT), 1), (255, 255, 255), {}),
     ],
-    ids=["L", "I;16", "P", "P with transparency", "RGBA", "LA", "1"],
+    ids=["L", "I;16", "P", "P with transparency", "RGBA", "1"],
 )
 def test_every_kind_becomes_rgb(
     tmp_path: Path, image: Image.Image, colour: tuple[int, ...], options: dict[str, bytes]
@@ -62,7 +61,6 @@ def noise(mode: str = "RGB") -> Image.Image:
     [
         (".bmp", "BMP", "P", {}),
         (".avif", "AVIF", "RGB", {"quality": 100, "subsampling": "4:4:4"}),
-        (".tiff", "TIFF", "RGB", {"compression": "tiff_lzw"}),
         (".tif", "TIFF", "CMYK", {}),
         (".pgm", "PPM", "L", {}),
         (".png", "TIFF", "RGB", {}),
@@ -116,13 +114,9 @@ def test_a_png_with_long_notes_keeps_its_pixels(kind: bytes, text: bytes, tmp_pa
     ("make", "words"),
     [
         (lambda p: p.write_bytes(b""), "the file is empty (0 bytes)"),
-        (lambda p: changed(p, lambda d: d[: len(d) // 2]), ""),
         (lambda p: changed(p, lambda d: d[:-12]), "is corrupted or cut short ("),
         (lambda p: changed(p, flipped), "is corrupted or cut short ("),
-        (lambda p: changed(p, lambda d: d[:-9], "BMP"), "cut short"),
         (lambda p: changed(p, lambda d: d[:-9], "WEBP"), ""),
-        (lambda p: changed(p, lambda d: d[:-9], "TIFF"), ""),
-        (Path.mkdir, "is not a file"),
         (os.mkfifo, "is not a file"),
         (lambda p: p.symlink_to("nowhere"), "(No such file or directory)"),
         (lambda p: Image.new("1", (8200, 8200)).save(p), "8200 x 8200 pixels are too many"),
@@ -134,15 +128,11 @@ def test_a_png_with_long_notes_keeps_its_pixels(kind: bytes, text: bytes, tmp_pa
             "holds 2 pictures; a frame is one",
         ),
         (lambda p: Image.new("LAB", (4, 4)).save(p, "TIFF"), "(LAB); save it as 8-bit RGB"),
-        (lambda p: Image.new("F", (4, 4)).save(p, "TIFF"), "(F); save it as 8-bit RGB"),
         (lambda p: Image.new("I", (4, 4)).save(p, "TIFF"), "(I); save it as 8-bit RGB"),
         (lambda p: noise().save(p, "GIF"), "can be read, it is a GIF; convert it to PNG"),
         (lambda p: p.write_bytes(b"\0\0\0\x18ftypheic"), "it is HEIC or a video"),
         (lambda p: p.write_bytes(b"version https://git-lfs"), "git lfs pull"),
-        (lambda p: p.write_bytes(b"<!DOCTYPE html>"), "it is a web page"),
-        (lambda p: p.write_bytes(b"PK\3\4" + bytes(9)), "it is an archive; unpack it"),
         (lambda p: p.write_bytes(b"epoch,loss"), "it is a text file; give the pictures"),
-        (lambda p: p.write_bytes(b"II*\0\x08" + bytes(9)), "a TIFF of a kind that is not read"),
         (lambda p: p.write_bytes(b"\1\2\3"), "or its header is corrupted (read are PNG, JPEG"),
     ],
 )

