@@ -2,7 +2,6 @@
 
     python dataloader.py demo data/demo      # make a small synthetic data set to try things on
     python dataloader.py check data/demo     # print what is in it, or list every problem
-    python dataloader.py check data/demo --picture demo.png      # ... and draw a contact sheet
     python dataloader.py video dance.mp4 --out data/dance        # make one of your own video
     python dataloader.py renumber FOLDER…    # rename images to 0.png, 1.png, …
 
@@ -12,9 +11,8 @@ Layout (numbering starts at 0 or 1, PNG, JPEG and others; `frame_0001.png` will 
     ROOT/val/val_img/0.png …       ROOT/val/val_label/0.png …
     ROOT/test/test_img/0/0.png     ROOT/test/test_label/0/0.png …   a folder for each sequence
 
-Every image is decoded and resized once and kept in memory as uint8, (N, H, W, 3); nothing is
-written below ROOT. How training clips are cut from them: modules/data.py. Legend: N frames,
-T labels of a test sequence, H, W height and width in pixels.
+Every image is decoded and resized once and kept in memory as uint8, (N, H, W, 3). How training
+clips are cut from them: modules/data.py.
 """
 
 import os

@@ -1,7 +1,5 @@
 """A camera, and a canvas that draws shaded rods and balls, with anti-aliasing.
 
-The demo's frames and labels are drawn on it, and the labels of a user's own video.
-
 World axes: x to the right of the picture, y up, z towards the camera; lengths in statures (a
 standing person is 1 high). Camera axes: column, row and nearness, all in pixels.
 """

@@ -53,7 +53,6 @@ TURNS = {  # value of the tag → what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MAX_BYTES = 2**30  # of a file: more than MAX_PIXELS take in any kind
 MAX_PIXELS = 2**26  # twice an 8K video frame; a larger image is a mistake or a decompression bomb
 # Pillow refuses a PNG over long texts and colour profiles, on which no pixel depends.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**28
@@ -113,8 +112,6 @@ def decode_image(path: Path) -> Image.Image | str:
             return "is not a file"  # opening a pipe would block forever
         if status.st_size == 0:
             return "the file is empty (0 bytes)"
-        if status.st_size > MAX_BYTES:
-            return f"{status.st_size / 2**20:.0f} MB are too many for a video frame"
         # Read at once: what the disk refuses is told apart from what the file holds.
         stream = io.BytesIO(path.read_bytes())
         head = stream.getvalue()[:512]

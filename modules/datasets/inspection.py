@@ -48,10 +48,9 @@ def differences(frames: Pixels) -> Array:
 def find_cuts(steps: Array) -> list[int]:
     """Frames before which the picture jumps, given the steps of `differences`.
 
-    A jump stands out against the median of up to 15 steps on either side, so that lively and quiet
-    passages are each measured by their own; and against its neighbours, so that the peak of a fast
-    movement, which rises and falls over several frames, does not count. A frame that is held for up
-    to 15 steps counts once: what comes after it is no jump.
+    A jump stands out against the median of up to 15 steps on either side, and against its
+    neighbours: the peak of a fast movement rises and falls over several frames. A frame that is
+    held for up to 15 steps counts once: what comes after it is no jump.
     """
     shown = np.flatnonzero(~_held(steps))
     steps = steps[shown]
@@ -120,12 +119,10 @@ class Offset(NamedTuple):
 def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink) -> Offset | None:
     """The offset in time at which changes of the labels fit changes of the frames best.
 
-    Where the person moves, frames and labels change in the same places at the same time. Steps
-    from one recording to the next do not count.
+    Where the person moves, both change in the same places at the same time. Steps from one
+    recording to the next do not count. None: there are too few frames to tell.
 
     starts: indices at which recordings start; ink: of the labels
-
-    Returns None if there are too few frames to tell.
     """
     count = min(len(frames), MOST)
     if count < LEAST_MOVED:
@@ -153,9 +150,6 @@ def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink
         fits[offset] = float((a * b).sum()) / scale if scale > 0 else 0.0
     best = max(fits, key=lambda offset: (fits[offset], -abs(offset)))
     return Offset(best, fits[best], fits[0], moved)
-
-
-# ---------------------------------------------------------------- a whole data set
 
 
 class Inspected:

@@ -23,7 +23,7 @@ from PIL import Image
 from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, read_image
 from modules.datasets.label_formats import KNOWN, Size, Table, read_table, refuse_other_kind
-from modules.datasets.naming import frame_numbers, frames_in, listed
+from modules.datasets.naming import frame_numbers, frames_in, list_folder
 from modules.datasets.pose import JOINTS, Person, person_from
 from modules.datasets.source import Clip
 from modules.ink import Ink, find_ink
@@ -73,7 +73,7 @@ def open_labels(path: Path, clip: Clip) -> Labels:
         raise UserError(f"{where}: there is no such folder or file")
     files = [path]
     if path.is_dir():
-        inside = listed(path)
+        inside = list_folder(path)
         files = [entry for entry in inside if entry.suffix.lower() == ".json"]
         with_images = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside)
         if with_images and files:
@@ -113,9 +113,6 @@ def _check_shape(where: str, size: Size, picture: tuple[int, int]) -> None:
             f" {picture[1]} have another shape (cropped, padded or turned); make them from the clip"
             " itself"
         )
-
-
-# ---------------------------------------------------------------- joints
 
 
 def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | int, list[Person]]:
@@ -166,9 +163,6 @@ def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | in
         of_main = [person for track, person in seen if track == main]
         chosen[key] = of_main[:1] or [person for _, person in seen]
     return chosen
-
-
-# ---------------------------------------------------------------- matching to frames
 
 
 def bare(name: str) -> str:
@@ -256,9 +250,6 @@ def match(
             " from 0, with a row for frame 0 (empty keypoints where nobody is in it)"
         )
     return places, f"matched to the frames {how}"
-
-
-# ---------------------------------------------------------------- skeleton images
 
 
 def _shrink_strokes(

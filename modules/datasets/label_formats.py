@@ -192,9 +192,6 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
     return list(frames.values())
 
 
-# ---------------------------------------------------------------- what a file states
-
-
 def _stated_size(about: Any) -> Size | None:
     """Width and height that a dictionary states, itself or in one inside it; None: neither.
 

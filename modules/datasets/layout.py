@@ -55,10 +55,10 @@ def _list_folder(faults: Faults, where: str) -> list[Path] | None:
     """What is in a folder, see list_folder; None if it cannot be read."""
     try:
         return list_folder(faults.root / where)
-    except FileNotFoundError:
-        faults.add(where, "the folder is missing")
-    except OSError as error:
-        faults.add(where, f"the folder cannot be read ({error.strerror})")
+    except UserError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        state = "is missing" if missing else f"cannot be read ({reason_of(error)})"
+        faults.add(where, f"the folder {state}")
     return None
 
 
@@ -120,9 +120,6 @@ def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
             text = f"{after.start},{after.stop} overlaps {before.start},{before.stop}"
             faults.add(where, f"{text} of line {above}", f" line {line}")
     return [clip for clip, _ in clips] if where not in faults.found else []
-
-
-# ---------------------------------------------------------------- splits
 
 
 @dataclass

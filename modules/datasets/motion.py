@@ -14,10 +14,6 @@ Vector = tuple[float, float, float]
 SIDES = {"left": 1.0, "right": -1.0}  # sign of x on that side of a person who faces the camera
 SOLE = 0.045  # height of the ankle above the ground
 
-
-# ---------------------------------------------------------------- skeleton and forward kinematics
-
-
 # Joint → (parent, offset in the parent's axes); parents first, the pelvis first.
 SKELETON: dict[str, tuple[str, Vector]] = {
     "pelvis": ("", (0, 0, 0)),
@@ -114,8 +110,6 @@ def stand_on_floor(pose: Pose) -> Array:
     return path
 
 
-# ---------------------------------------------------------------- exercises
-
 # One repetition each: for every angle that moves, keys phase:value, the phase in per cent of the
 # repetition and the value in degrees from rest, where it starts and ends. "lead" and "trail" become
 # left and right or the reverse; lean, twist and look count towards the lead side. Values are the
@@ -211,8 +205,7 @@ def choreograph(
     """Draw exercises in random order, speed, width and number: (T,) degrees for each of ANGLES.
 
     frames: T, at about 20 frames/s
-    spot:   x where the person starts, the middle being 0, in statures
-    reach:  how far from the middle side steps lead, in statures
+    spot, reach: x where the person starts, and how far from the middle side steps lead, statures
     """
     keys: dict[str, Keys] = {name: [(-1.0, 0.0)] for name in ANGLES}
     clock, facing = float(rng.uniform(0, 6)), 0.0  # frames, degrees
@@ -275,9 +268,6 @@ def choreograph(
         waves = np.sin(2 * np.pi * at[:, None] / periods + phases)
         angles[name] += 1.5 * width * waves.mean(axis=1)
     return angles
-
-
-# ---------------------------------------------------------------- performance
 
 
 def perform(rng: np.random.Generator, frames: int, camera: Camera) -> Pose:

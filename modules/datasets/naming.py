@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from modules.datasets.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from modules.runtime.errors import UserError, named, why
@@ -22,8 +21,6 @@ SYSTEM = (
     *("__MACOSX", "@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "lost+found"),
     "System Volume Information",
 )
-
-# ---------------------------------------------------------------- numbers in names
 
 
 def _split(stem: str) -> tuple[tuple[str, ...], list[str]]:
@@ -67,43 +64,31 @@ def frame_numbers(stems: Sequence[str]) -> list[int] | None:
     return _whole(changing[0] if changing else places[-1])
 
 
-# ---------------------------------------------------------------- the files of a folder
-
-
 def list_folder(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without hidden files and what systems leave. Raises OSError."""
-    every = sorted(folder.iterdir(), key=lambda path: path.name)
+    """What is in a folder, by name, without hidden files and what systems leave.
+
+    Raises UserError that names the folder.
+    """
+    try:
+        every = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({why(error)})") from error
     return [path for path in every if path.name[0] != "." and path.name not in SYSTEM]
 
 
-def listed(folder: Path) -> list[Path]:
-    """See `list_folder`. Raises UserError that names the folder."""
-    try:
-        return list_folder(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({why(error)})") from error
+def sort_frames(paths: Sequence[Path]) -> tuple[dict[int, Path], list[str]]:
+    """The images of a folder by frame number, in order, and what is wrong with them, in words.
 
-
-class Frames(NamedTuple):
-    """The images of a folder by frame number, in order, and what is wrong with them, in words."""
-
-    files: dict[int, Path]
-    faults: list[str]
-
-
-def sort_frames(paths: Sequence[Path]) -> Frames:
-    """The images among what lies in a folder. Every image is one of its frames, or a fault.
-
-    Other files are ignored, unless there is no image. Where names have several forms, those of the
-    commonest count, of equally common ones the layout's own.
+    Every image is a frame, or a fault. Other files are ignored, unless there is no image. Where
+    names have several forms, those of the commonest count, of equally common ones the layout's own.
     """
     kinds = Counter(path.suffix.lower() for path in paths)
     if unread := [f"{n} {kind}" for kind, n in kinds.items() if kind in PICTURE_SUFFIXES]:
-        return Frames({}, [f"{named(unread)} files are not read: convert them to PNG"])
+        return {}, [f"{named(unread)} files are not read: convert them to PNG"]
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         there = f"; it has {named(path.name for path in paths)}" if paths else ""
-        return Frames({}, [f"the folder has no images (0.png, 1.png, …){there}"])
+        return {}, [f"the folder has no images (0.png, 1.png, …){there}"]
     forms = [_split(path.stem)[0] for path in images]
     counts = Counter(form for form in forms if len(form) > 1)
     best = max(counts, key=lambda form: (counts[form], form == ("", "")), default=None)
@@ -114,20 +99,21 @@ def sort_frames(paths: Sequence[Path]) -> Frames:
     if (numbers := frame_numbers([path.stem for path in images])) is None:
         first = ", ".join(path.name for path in images[:2])
         fault = f"not clear which number is the frame's: {first}; rename them 0.png, 1.png, …"
-        return Frames({}, [*faults, fault])
+        return {}, [*faults, fault]
     found: dict[int, list[Path]] = {}
     for number, path in sorted(zip(numbers, images, strict=True)):
         found.setdefault(number, []).append(path)
     if twice := [" = ".join(p.name for p in each) for each in found.values() if len(each) > 1]:
         faults.append(f"frame numbers used twice: {named(twice)}; keep one of each")
-    return Frames({number: each[0] for number, each in found.items()}, faults)
+    return {number: each[0] for number, each in found.items()}, faults
 
 
 def frames_in(folder: Path) -> dict[int, Path]:
     """The images of a folder by frame number, in order. Raises UserError with all of its faults."""
-    if (frames := sort_frames(listed(folder))).faults:
-        raise UserError(f"{folder}: {'; '.join(frames.faults)}")
-    return frames.files
+    files, faults = sort_frames(list_folder(folder))
+    if faults:
+        raise UserError(f"{folder}: {'; '.join(faults)}")
+    return files
 
 
 def gaps(numbers: Iterable[int]) -> list[int]:
@@ -135,9 +121,6 @@ def gaps(numbers: Iterable[int]) -> list[int]:
     ordered = list(numbers)
     step = min((b - a for a, b in pairwise(ordered)), default=1)
     return [b for a, b in pairwise(ordered) if b - a > 1.01 * step]
-
-
-# ---------------------------------------------------------------- renumbering
 
 
 def renumber(folders: Sequence[Path]) -> list[int]:

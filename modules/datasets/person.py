@@ -51,9 +51,6 @@ LEAST_RANGE = 0.05  # of the body's size: a smaller range of the line is no dept
 Box = tuple[float, float, float, float]
 
 
-# ---------------------------------------------------------------- bodies
-
-
 @dataclass(frozen=True)
 class Build:
     """A person's body and the places where it was seen."""
@@ -161,9 +158,6 @@ def retarget(
     across = across.clip(target.left, target.right)
     made += np.stack([across, down], axis=1)[:, None]
     return np.where(have[..., None], made, 0), have
-
-
-# ---------------------------------------------------------------- the person of a data set
 
 
 @dataclass(frozen=True)
@@ -289,12 +283,9 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     number, style, short = 0, None, 0
     for track in tracks:
         clip, fps = track.clip, track.fps
-        if not track.joints:
-            raise UserError(
-                f"{clip.path}: --labels_only needs joints; skeleton images have none that could be"
-                " moved"
-            )
         try:
+            if not track.joints:
+                raise UserError("--labels_only needs joints; skeleton images have none to move")
             own = measure(*track.joints.at(track.visible), fps)
             for start, stop in track.spans:
                 if stop - start < fps:
@@ -311,11 +302,11 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
                 made[0] = usual[best]
                 first = np.asarray(read_image(folder / "train_img" / train[best].name))
                 behind = without_the_person(rooms, usual[some], ink, first, usual[best])
-                sequence = str(number)
-                pictures = {background_of(root, sequence): behind}
-                pictures[root / f"test/test_img/{sequence}/0.png"] = first
-                for t, label in enumerate(made):
-                    pictures[root / f"test/test_label/{sequence}/{t}.png"] = label
+                pictures = {
+                    root / f"test/test_label/{number}/{t}.png": x for t, x in enumerate(made)
+                }
+                pictures[root / f"test/test_img/{number}/0.png"] = first
+                pictures[background_of(root, str(number))] = behind
                 for path, picture in pictures.items():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(picture).save(path)

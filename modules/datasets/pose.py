@@ -113,10 +113,9 @@ def person_from(
 ) -> Person | None:
     """A person from rows (x, y, confidence), of shape (joints of the layout or more, 3).
 
-    layout:    the place in JOINTS of each row, None for one that is not drawn
+    layout: the place in JOINTS of each row, None for one that is not drawn
     threshold: confidence above which a joint counts as found, in the rows' own measure
-    score:     of the person, 0-1; None: the mean confidence of the joints found, at most 1
-    box:       (4,) pixels; None: around the joints found
+    score, box: 0-1, (4,) pixels; None: the mean confidence of the joints found, and around them
 
     The neck is the middle of the shoulders where the layout has none. None where fewer than four
     joints or no limb were found: nothing of such a person would be drawn.

@@ -29,9 +29,6 @@ FORMAT_VERSION = 1  # raise it when the same arguments give other images
 MARKER = "demo.json"  # tells which arguments made the folder
 
 
-# ---------------------------------------------------------------- person and room
-
-
 class Rod(NamedTuple):
     """A tapered capsule, fixed to the axes of a joint; lengths in statures."""
 
@@ -181,9 +178,6 @@ def render_frames(pose: Pose, scene: Scene) -> Iterator[Pixels]:
         yield to_bytes(picture)
 
 
-# ---------------------------------------------------------------- labels
-
-
 # The 17 limbs of the 18 joints of OpenPose: 8 right, 8 left, then neck to nose.
 CHAINS = ("neck shoulder elbow wrist", "neck hip knee ankle", "nose eye ear")
 LIMBS = [
@@ -214,9 +208,6 @@ def render_labels(pose: Pose, camera: Camera) -> Iterator[Pixels]:
         yield to_bytes(picture)
 
 
-# ---------------------------------------------------------------- data set
-
-
 def make_demo(
     root: Path,
     *,
@@ -230,11 +221,8 @@ def make_demo(
 ) -> None:
     """Write the data set into a new or empty folder; the same arguments give the same bytes.
 
-    train, val:    frames of the training and of the validation video, each with its label
-    test:          number of test sequences; 0: no folder `test`
-    test_length:   labels of each test sequence, of which only the first frame is written
-    seed:          draws room, clothes and all motion
-    height, width: of the images, pixels
+    train, val: frames; test: number of test sequences, of which only the first frame is written;
+    test_length: labels of each; seed: draws room, clothes and all motion; height, width: pixels
 
     Raises UserError: the folder is not empty or cannot be written.
     """

@@ -26,6 +26,7 @@ from modules.datasets import blazepose
 from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, read_image
 from modules.datasets.label_files import Labels, open_labels, shrink_label, stroke_gain
+from modules.datasets.layout import SPLITS
 from modules.datasets.person import MARKER, Box, Like, about_the_person, read_like, write_driven
 from modules.datasets.pose import KeypointModel, draw_labels
 from modules.datasets.source import Clip, identity_of, open_clip, sampled
@@ -44,7 +45,6 @@ from modules.runtime.files import write_atomically
 
 FORMAT_VERSION = 3  # raise it when the same command writes other files
 PARTIAL = "partial"  # the splits while they are written
-SPLITS = ("train", "val", "test")
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 RCNN_SIDE, RCNN_BATCH = 800, 4  # pixels of the frame's shorter side, frames
 SIZES = ((256, 128), (128, 64), (64, 32))  # width, height where --size is not given
@@ -329,6 +329,7 @@ def import_video(o: VideoOptions) -> bool:
     if o.labels:  # one for each clip
         labels = [open_labels(path, clip) for path, clip in zip(o.labels, clips, strict=True)]
     like = read_like(o.like) if o.like else None
+    o = dataclasses.replace(o, fps=like.fps if like else o.fps)
     detector = choose_detector(o)
     command = _command(o, clips, detector, like)
     if (warnings := _finished(o, command)) is not None:
@@ -341,27 +342,25 @@ def import_video(o: VideoOptions) -> bool:
         state = {"finished": finished, "names": names, "command": command, **about}
         write_atomically(o.out / MARKER, f"{json.dumps(state, indent=2)}\n".encode())
 
-    rate = like.fps if like else o.fps
-    made = dataclasses.replace(o, fps=rate)
     try:
         o.out.mkdir(parents=True, exist_ok=True)
         mark(finished=False)
         for name in (PARTIAL, *SPLITS):  # of an import that was interrupted
             shutil.rmtree(o.out / name, ignore_errors=True)
-        tracks = _read_tracks(made, clips, labels, detector)
+        tracks = _read_tracks(o, clips, labels, detector)
         warnings = [f"{t.clip.path}: {line}" for t in tracks for line in t.warnings]
+        rate = like.fps if like else max(track.fps for track in tracks)
+        for t in tracks:
+            if t.fps < 0.9 * rate:
+                same = "" if like else f"; with --fps {t.fps:.4g} all have the same speed"
+                slow = f"{t.clip.path}: {t.fps:.4g} frames/s, not {rate:.4g}"
+                warnings.append(f"{slow}: its motion will seem faster{same}")
         if like:
-            warnings += [
-                f"{t.clip.path}: {t.fps:.4g} frames/s, but {o.like} has {rate:.4g}: its motion is"
-                " made faster"
-                for t in tracks
-                if t.fps < 0.9 * rate
-            ]
             write_driven(o.out / PARTIAL, tracks, like)
             about = {"frames_per_second": tracks[0].fps}
         else:
-            about, more = _write_splits(tracks, made)
-            warnings += more
+            about, few = _write_splits(tracks, o)
+            warnings += few
         for path in (o.out / PARTIAL).iterdir():
             path.rename(o.out / path.name)
         (o.out / PARTIAL).rmdir()
@@ -440,13 +439,6 @@ def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, A
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))
     write_atomically(o.out / PARTIAL / "train/clips.csv", f"start,stop\n{rows}".encode())
     warnings = []
-    slowest = min(track.fps for track in tracks)
-    if max(track.fps for track in tracks) > 1.1 * slowest:  # a slower one would seem faster
-        several = ", ".join(f"{track.clip.path.name}: {track.fps:.4g}" for track in tracks)
-        warnings.append(
-            f"the clips have different frames/s ({several}); with --fps {slowest:.4g} all have the"
-            " same speed"
-        )
     if kept < FEW:
         warnings.append(
             f"only {kept} training frames: the film shows the person moving as in the clip, but"
@@ -457,11 +449,11 @@ def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, A
 
 
 def _describe_box(clip: Clip, box: Box, size: tuple[int, int]) -> str:
-    left, top, right, bottom = box
+    (left, top, right, bottom), (width, height) = box, clip.size
     stretch = (size[0] / (right - left)) / (size[1] / (bottom - top))
-    text = f"{clip.path}: shows {right - left:.0f} x {bottom - top:.0f} of its"
-    text += f" {clip.size[0]} x {clip.size[1]} pixels, from ({left:.0f}, {top:.0f})"
-    if abs(math.log(stretch)) < 0.02:
-        return text
-    way = "sideways" if stretch > 1 else "upwards"
-    return f"{text}, stretched {max(stretch, 1 / stretch):.2f} times {way}"
+    text = f"{clip.path}: shows {right - left:.0f} x {bottom - top:.0f} of its {width} x {height}"
+    text += f" pixels, from ({left:.0f}, {top:.0f})"
+    if abs(math.log(stretch)) >= 0.02:
+        way = "sideways" if stretch > 1 else "upwards"
+        text += f", stretched {max(stretch, 1 / stretch):.2f} times {way}"
+    return text

@@ -107,9 +107,6 @@ def test_a_png_with_long_notes_keeps_its_pixels(kind: bytes, text: bytes, tmp_pa
     assert "corrupted" in str(decode_image(path))
 
 
-# ---------------------------------------------------------------- what cannot be used
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [

@@ -70,9 +70,6 @@ def test_copies() -> None:
     assert find_copies(np.stack([*video[40:46], video[3], video[7] + 1]), video[:40]) == [(6, 3)]
 
 
-# ---------------------------------------------------------------- labels and frames in time
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo; not to be changed."""
@@ -108,9 +105,6 @@ def test_the_offset_of_labels(train: tuple[np.ndarray, np.ndarray], shift: int) 
     assert offset_of(frames[:20], labels[:20]) is None
     still = offset_of(np.repeat(frames[:1], 60, axis=0), labels[:60])
     assert still and not still.fault
-
-
-# ---------------------------------------------------------------- the command
 
 
 def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:

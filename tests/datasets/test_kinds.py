@@ -290,18 +290,7 @@ def test_clip_is_upright_and_at_its_true_speed(kind: str, tmp_path: Path) -> Non
     assert nearest.max() <= 0.05, (kind, times.round(3).tolist())
 
 
-def test_a_clip_read_by_its_mean_rate_would_fail(tmp_path: Path) -> None:
-    """The control: what the import did before it looked at time stamps."""
-    clip = open_clip(video(tmp_path, "a.mp4", PHONE, *X264), None)
-    assert clip.frames == len(PHONE)
-    times = np.array([time_of(frame) for frame in frames_at(clip, range(clip.frames))])
-    assert np.abs(times - PHONE).max() < 0.05
-    assert np.abs(times - np.arange(len(PHONE)) * 2 / len(PHONE)).max() > 0.4
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "space"), [(960, 720, 1), (1280, 544, 1), (480, 854, 1), (854, 480, 5)]
-)
+@pytest.mark.parametrize(("width", "height", "space"), [(1280, 544, 1), (480, 854, 5)])
 @pytest.mark.parametrize("tagged", [True, False])
 def test_colours_of_films(
     width: int, height: int, space: int, tagged: bool, tmp_path: Path
@@ -320,9 +309,6 @@ def test_colours_of_films(
         file.mux(stream.encode())
     (read,) = frames_at(open_clip(path, None), [1])
     assert np.abs(read[9, 9].astype(int) - colour).max() <= 3
-    with av.open(str(path)) as file:  # the control
-        other = next(file.decode(video=0)).reformat(format="rgb24", src_colorspace=6 - space)
-    assert np.abs(other.to_ndarray()[9, 9].astype(int) - colour).max() > 8
 
 
 def test_source_fps_replaces_a_clip_s_own_rate(tmp_path: Path) -> None:
@@ -413,9 +399,6 @@ def test_orientation_of_images(orientation: int, suffix: str, tmp_path: Path) ->
     assert all(is_upright(frame) for _, frame in sampled(clip, 15))
     data = dataloader.load_val(root, height=HEIGHT, width=WIDTH, val_vi_len=9)
     assert all(is_upright(f.numpy()) for f in (*data.frames, *data.labels))
-    if suffix != ".tif":  # which Pillow turns
-        stored = np.asarray(Image.open(clip.files[0]).convert("RGB"))
-        assert not is_upright(stored)  # the control: as it is stored, it lies
 
 
 def test_a_damaged_note_on_orientation_is_no_fault(tmp_path: Path) -> None:

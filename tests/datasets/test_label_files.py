@@ -60,9 +60,6 @@ def off(labels: Labels, frame: int, other: int | None = None) -> float:
     return float(np.abs(person.points[list(COCO_JOINTS)] - there)[found].max())
 
 
-# ---------------------------------------------------------------- kinds
-
-
 def openpose(t: int, count: int = 18, key: str = "pose_keypoints_2d") -> dict[str, Any]:
     rows = np.column_stack([BODY_POINTS + middle(t), np.full(18, 0.9)])
     if count == 25:
@@ -148,9 +145,6 @@ def test_labels_are_refused_with_the_next_step(kind: str, tmp_path: Path) -> Non
     with pytest.raises(UserError) as caught:
         read(written(tmp_path, files))
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
-
-
-# ---------------------------------------------------------------- what a file states
 
 
 @pytest.mark.parametrize(
@@ -242,9 +236,6 @@ def test_the_file_says_who_is_who(tmp_path: Path) -> None:
     assert len(read(tmp_path, rows).people[0]) == 2  # the control
 
 
-# ---------------------------------------------------------------- which frame
-
-
 def test_rows_that_are_missing_are_frames_without_a_person(tmp_path: Path) -> None:
     some = [0, 1, 4]
     labels = read(tmp_path, [result(t) for t in some])
@@ -293,16 +284,13 @@ FRAMES = [f"{i:03}.png" for i in (1, 2, 3, 14, 15)]  # a gap of ten in the numbe
     [
         ([f"a/{f[:3]}_keypoints.json" for f in FRAMES], FRAMES, [0, 1, 2, 3, 4], "by file name"),
         (["c\\B_2.JPG.json", "B_01.jpg"], ["b_01.png", "b_2_pose.png"], [1, 0], "by file name"),
-        (["015.json", "001.json"], FRAMES, [4, 0], "by file name"),  # the others: nobody was seen
         (["vis_015.json", "vis_001.json"], FRAMES, [4, 0], "by file name"),
         ([f"pose-{i}.json" for i in (1, 2, 3, 14, 15)], FRAMES, [0, 1, 2, 3, 4], "by number"),
         ([f"x_{i}.json" for i in range(5)], FRAMES, [0, 1, 2, 3, 4], "by order"),
         (["x_2", "x_10", "x_1"], ["0.png", "1.png", "2.png"], None, "there must be one for every"),
         (["001.json", "004.json"], FRAMES, None, "no frame has the name of 004.json"),
-        (["001.json", "001_keypoints.json"], FRAMES, None, "of the same frame"),
         (["a.json", "b.json"], FRAMES, None, "neither frame numbers nor names"),
         (["x_2.json", "x_02.json"], FRAMES, None, "have the same number"),
-        ([f"x_{i}.json" for i in range(4)], FRAMES, None, "for 4 frames, but clip has 5"),
     ],
 )
 def test_files_and_frames(
@@ -337,14 +325,9 @@ def test_images_of_the_right_size_stay_as_they_are() -> None:
     ink, whole = Ink((0, 0, 0), 255), np.array([0, 0, 1, 1.0])
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8))
     assert np.array_equal(shrink_label(image, whole, (16, 8), 3.0, ink), np.asarray(image))
-    filled = Image.new("RGB", (64, 32), (200, 0, 0))
-    assert stroke_gain([], whole, (16, 8), ink) == stroke_gain([filled], whole, (16, 8), ink) == 1
-    assert (shrink_label(filled, whole, (16, 8), 1.0, ink) == (200, 0, 0)).all()
 
 
-@pytest.mark.parametrize(
-    ("ground", "averaged"), [(0, [0, 50, 25]), (120, [90, 140, 115]), (240, [180, 230, 205])]
-)
+@pytest.mark.parametrize(("ground", "averaged"), [(0, [0, 50, 25]), (240, [180, 230, 205])])
 def test_thin_strokes_keep_their_colour(ground: int, averaged: list[int]) -> None:
     """A line one pixel wide, shrunk to a quarter: a fourth of a pixel."""
     pixels = np.full((32, 64, 3), ground, np.uint8)
@@ -357,9 +340,6 @@ def test_thin_strokes_keep_their_colour(ground: int, averaged: list[int]) -> Non
     assert made[3, 5].tolist() == [0, 200, 100] and (made[:, 6:] == ground).all()
     # Negative control: without the gain, three quarters of the colour are lost.
     assert shrink_label(image, whole, (16, 8), 1.0, ink)[3, 5].tolist() == averaged
-
-
-# ---------------------------------------------------------------- faults
 
 
 @pytest.mark.parametrize(
@@ -411,9 +391,6 @@ def test_folders_that_hold_no_labels(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     with pytest.raises(UserError, match="images and JSON"):
         read(tmp_path)
-
-
-# ---------------------------------------------------------------- labels that do not move with the frames
 
 
 def bar(t: int) -> np.ndarray:

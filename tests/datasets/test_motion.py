@@ -5,7 +5,7 @@ import pytest
 
 from modules.datasets import motion
 from modules.datasets.canvas import Camera
-from modules.datasets.motion import ANGLES, EXERCISES, JOINTS, SIDE_STEP, SIDES, SKELETON, TURN
+from modules.datasets.motion import JOINTS, SIDES, SKELETON
 
 
 def pose_of(seed: int, frames: int, camera: Camera) -> motion.Pose:
@@ -29,7 +29,7 @@ def test_limbs_keep_their_lengths_and_feet_stand_on_the_floor() -> None:
     assert np.median(slip) < 0.003
 
 
-@pytest.mark.parametrize("size", [(32, 64), (64, 64), (64, 32), (16, 32)])
+@pytest.mark.parametrize("size", [(32, 64), (64, 32)])
 def test_joints_stay_inside_the_frame(size: tuple[int, int]) -> None:
     camera = Camera(*size)
     for seed in range(6):
@@ -39,16 +39,6 @@ def test_joints_stay_inside_the_frame(size: tuple[int, int]) -> None:
         assert points[..., 1].max() < camera.height
     standing = np.ptp(points[0, :, 1]) / min(size)
     assert 0.75 < standing < 0.85
-
-
-def test_exercises_name_angles_that_exist() -> None:
-    for exercise in [*EXERCISES.values(), TURN, SIDE_STEP]:
-        for lead in SIDES:
-            curves = motion._parse(exercise, lead)
-            assert curves.keys() <= set(ANGLES)
-            for keys in curves.values():
-                phases = [0, *(phase for phase, _ in keys), 1]
-                assert phases == sorted(set(phases))
 
 
 def test_smooth_curve_meets_its_keys_and_does_not_overshoot() -> None:

@@ -49,9 +49,6 @@ def numbered(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------- renumber
-
-
 def test_the_command_that_renames_is_shown_and_works(tmp_path: Path) -> None:
     root = make_dataset(tmp_path / "my data", train=12, val=6, tests=(3,))
     for kind in ("img", "label"):
@@ -96,9 +93,6 @@ def test_renumber_refuses_what_would_mix_up(tmp_path: Path) -> None:
         renumber([numbered(tmp_path / "o", ["a1_2.png", "a2_3.png"])])
     with pytest.raises(UserError, match="cannot be read"):
         renumber([tmp_path / "none"])
-
-
-# ---------------------------------------------------------------- what lies in a folder
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from modules.datasets.pose import (
     draw_labels,
     fill_and_smooth,
     follow_main_person,
-    overlap,
     person_from,
     plausible_spans,
     roughness,
@@ -53,13 +52,6 @@ def test_joints_below_the_threshold_are_unknown_and_nobody_is_made_of_too_few() 
     rows[:, 2] = 0
     rows[[3, 4, 9, 10], 2] = 1  # four, but no limb between them
     assert person_from(rows, COCO_JOINTS, 0.1) is None
-
-
-def test_overlap_by_hand() -> None:
-    a = np.array([0, 0, 4, 4.0])
-    assert overlap(a, np.array([2, 0, 6, 4.0])) == pytest.approx(8 / 24)
-    assert overlap(a, a) == 1
-    assert overlap(a, np.array([4, 0, 8, 4.0])) == 0
 
 
 def test_the_main_person_is_kept_while_a_larger_one_passes() -> None:
@@ -129,19 +121,6 @@ def test_smoothing_by_hand() -> None:
     w = np.exp(-2 * np.arange(4) ** 2.0)  # exp(-d²/2σ²)
     assert smooth[3, 5, 0] == pytest.approx(w[0] / (w[0] + 2 * w[1] + 2 * w[2]), abs=2e-4)
     assert smooth[2, 5, 1] == pytest.approx(2 * w[1] / (w[0] + 2 * w[1] + 2 * w[2]), abs=2e-4)
-    # Weights of a joint count for themselves only: a straight line within a span stays one.
-    line = np.zeros((9, 18, 2))
-    line[:, 0, 0] = np.arange(9)
-    all_known = np.ones((9, 18), bool)
-    smooth, _ = fill_and_smooth(line, all_known, [(0, 9)], max_gap=1, sigma=0.7)
-    assert smooth[3:6, 0, 0] == pytest.approx([3, 4, 5])
-    # Nothing crosses a span.
-    jump = np.zeros((6, 18, 2))
-    jump[3:] = 50
-    smooth, _ = fill_and_smooth(jump, np.ones((6, 18), bool), [(0, 3), (3, 6)], max_gap=1, sigma=2)
-    assert np.allclose(smooth, jump)
-    across, _ = fill_and_smooth(jump, np.ones((6, 18), bool), [(0, 6)], max_gap=1, sigma=2)
-    assert across[2, 0, 0] > 5  # control
 
 
 def test_limbs_have_openpose_s_colours_and_places() -> None:
@@ -160,21 +139,6 @@ def test_limbs_have_openpose_s_colours_and_places() -> None:
         assert (
             label[:14].max() == label[19:].max() == label[:, :6].max() == label[:, 53:].max() == 0
         )
-
-
-def test_limbs_with_an_unknown_end_are_left_out() -> None:
-    points = np.random.default_rng(0).uniform(4, 28, (2, 18, 2))
-    known = np.zeros((2, 18), bool)
-    known[0, [4, 7, 10]] = True  # three ends, no limb
-    known[1] = True
-    nothing, everything = draw_labels(points, known, height=32, width=64)
-    assert nothing.max() == 0
-    assert everything.max() > 200
-    outside, _ = draw_labels(points + 500, np.ones((2, 18), bool), height=32, width=64)
-    assert outside.max() == 0
-
-
-# ---------------------------------------------------------------- a person, or not
 
 
 def walk(frames: int, size: float = 30.0) -> np.ndarray:

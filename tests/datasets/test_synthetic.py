@@ -1,7 +1,6 @@
 """The procedural data set: its files, its repeatability, its figure and its refusals."""
 
 import json
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +27,16 @@ SMALL = {"train": 12, "val": 11, "test": 2, "test_length": 3, "height": 16, "wid
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo") / "new" / "data"  # "new" does not exist yet
-    make_demo(root, **SMALL)
+    options = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
+    options = [{"--height": "--frame_H", "--width": "--frame_W"}.get(o, o) for o in options]
+    result = run_script("dataloader.py", "demo", root, *options)
+    assert (result.returncode, result.stdout.count("\n")) == (0, 1)
     return root
 
 
 def contents(root: Path) -> dict[str, bytes]:
     files = (path for path in root.rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-
-
-def read_video(folder: Path) -> np.ndarray:
-    paths = [folder / f"{index}.png" for index in range(len(list(folder.iterdir())))]
-    return np.stack([np.asarray(Image.open(path)) for path in paths])
-
-
-# --- Files ------------------------------------------------------------------------------------
 
 
 def test_layout_and_counts(demo: Path) -> None:
@@ -68,22 +62,14 @@ def test_same_seed_gives_the_same_bytes_and_another_does_not(demo: Path, tmp_pat
 
 
 def test_splits_share_the_room_but_not_the_motion(demo: Path) -> None:
-    folders = [f"{split}/{split}_{{}}" for split in ("train", "val")]
-    folders += [f"test/test_{{}}/{sequence}" for sequence in range(2)]
+    names = ("train/train_{}", "val/val_{}", "test/test_{}/0", "test/test_{}/1")
     top = np.rint(255 * make_scene(0, 16, 32).room[0])
-    for folder in folders:
-        assert (read_video(demo / folder.format("img"))[:, 0] == top).all()
-    labels = [read_video(demo / folder.format("label"))[:3] for folder in folders]
-    for one, two in combinations(labels, 2):
-        assert not np.array_equal(one, two)
+    for name in names:
+        assert (np.asarray(Image.open(demo / name.format("img") / "0.png"))[0] == top).all()
+    assert len({(demo / name.format("label") / "2.png").read_bytes() for name in names}) == 4
 
 
-# --- Refusals ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "option", ["train 1", "val 1", "test -1", "test_length 1", "seed -1", "frame_H 7", "frame_W 7"]
-)
+@pytest.mark.parametrize("option", ["train 1", "test -1", "frame_W 7"])
 def test_options_out_of_range_are_refused(tmp_path: Path, option: str) -> None:
     result = run_script("dataloader.py", "demo", tmp_path / "data", *f"--{option}".split())
     assert_refused(result, f"--{option}: must be at least")
@@ -119,8 +105,6 @@ def test_nothing_is_left_behind_after_a_failure(
     assert not list(tmp_path.iterdir())
 
 
-# --- The data set of --preset demo ------------------------------------------------------------
-
 SIZE = {"height": 16, "width": 16}
 
 
@@ -141,20 +125,20 @@ def test_preset_data_are_made_once_and_then_used_again(
             assert found == root
             assert (root / "train/train_img/0.png").exists()
     assert capsys.readouterr().out.count(str(root)) == 1
-    # Other data stay as they are: another folder's, another size, another version, damaged.
-    (tmp_path / "mine").mkdir()
+    # Other data stay as they are: of another size, of another version, damaged.
     about = json.loads((root / "demo.json").read_text())
-    texts = (None, json.dumps(about | {"format": 0}), "{")
-    for place, text in ((tmp_path / "mine", None), *((root, text) for text in texts)):
-        if text is not None:
-            (root / "demo.json").write_text(text)
+    for width, text in (
+        (24, json.dumps(about)),
+        (16, json.dumps(about | {"format": 0})),
+        (16, "{"),
+    ):
+        (root / "demo.json").write_text(text)
         before = contents(tmp_path)
-        for keep in (True, False):
-            with (
-                pytest.raises(UserError, match=f"{place} is not the demo's data.*--DR"),
-                demo_data(place, height=16, width=24 if text is None else 16, keep=keep),
-            ):
-                pass
+        with (
+            pytest.raises(UserError, match=f"{root} is not the demo's data.*--DR"),
+            demo_data(root, height=16, width=width, keep=True),
+        ):
+            pass
         assert contents(tmp_path) == before
 
 
@@ -168,9 +152,6 @@ def test_a_dry_run_of_preset_demo_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- Pictures ---------------------------------------------------------------------------------
-
-
 def test_person_differs_from_the_room_where_the_label_is() -> None:
     scene = make_scene(0, 32, 64)
     pose = perform(np.random.default_rng(0), 4, scene.camera)
@@ -181,18 +162,10 @@ def test_person_differs_from_the_room_where_the_label_is() -> None:
         assert 0.03 < changed.mean() < 0.3
         assert changed[label.max(axis=2) > 200].mean() > 0.85
         assert (label[0] == 0).all()  # black above the person
-    bright = label.reshape(-1, 3)[label.reshape(-1, 3).max(axis=1) > 150] / 255
-    for (_, b), colour in zip(LIMBS, LIMB_COLOURS, strict=True):  # limbs survive at this size
-        if b.endswith(("elbow", "wrist", "knee", "ankle")):
-            assert np.abs(bright - colour).max(axis=1).min() < 0.25, b
 
 
 def test_limbs_have_their_own_colours_and_show_them() -> None:
     assert len({joint for limb in LIMBS for joint in limb}) == 18
-    for one, two in combinations(LIMB_COLOURS, 2):
-        # Hues are a 17th of the circle apart, 6/17 of a channel's ramp; where the step turns a
-        # corner of the colour hexagon, two channels share it.
-        assert np.abs(one - two).max() >= 3 / 17 - 1e-9
     camera = Camera(128, 256)
     pose = perform(np.random.default_rng([0, 1, 0]), 1, camera)
     label = next(render_labels(pose, camera))

@@ -52,9 +52,6 @@ def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-# ---------------------------------------------------------------- cropping
-
-
 def test_crop_by_hand() -> None:
     def box(*extent: float) -> np.ndarray:
         return np.tile(extent, (50, 1))
@@ -80,9 +77,6 @@ def test_crop_by_hand() -> None:
     assert crop_box(extents, (1000, 500), (64, 32))[2] < 800
 
 
-# ---------------------------------------------------------------- importing with labels
-
-
 def test_openpose_joints_to_labels(clip: Path, openpose: Path, tmp_path: Path) -> None:
     before = contents(clip), contents(openpose)
     root = tmp_path / "data"
@@ -105,21 +99,19 @@ def test_openpose_joints_to_labels(clip: Path, openpose: Path, tmp_path: Path) -
     assert [len(sequence.labels) for sequence in sequences] == [6, 4]
     # Frame and label t show the same instant: red of the box, place of the limbs.
     starts = [(train.frames, train.labels, 0), (val.frames, val.labels, 48)]
-    starts += [(s.first_frame[None], s.labels[:1], t) for s, t in zip(sequences, (42, 38), strict=True)]  # fmt: skip # noqa: E501
+    starts += [
+        (sequences[i].first_frame[None], sequences[i].labels, t) for i, t in ((0, 42), (1, 38))
+    ]
     for frames, labels, start in starts:
         for i in range(len(frames)):
             x, y = (v * 2 / 3 for v in middle(start + i))  # 96 x 48 → 64 x 32
-            row, column = int(y + 1), int(x)
-            assert abs(int(frames[i, row, column, 0]) - (100 + start + i)) <= 3
-            label = labels[i].numpy()
-            for limb in (3, 5, 8, 11):  # forearms and lower legs
+            assert abs(int(frames[i, int(y + 1), int(x), 0]) - (100 + start + i)) <= 3
+            for limb in (3, 8):  # a forearm and a lower leg
                 ends = [BODY_POINTS[joint] + middle(start + i) for joint in LIMBS[limb]]
                 px, py = np.mean(ends, axis=0) * 2 / 3
-                colour = label[int(py), int(px)] / 255
+                colour = labels[i, int(py), int(px)].numpy() / 255
                 assert np.abs(colour - LIMB_COLOURS[limb]).max() < 0.35, (i, limb)
     assert train.labels.float().mean() < 40  # on black
-    # Control: the labels of another instant do not lie there.
-    assert (train.labels[0] != train.labels[8]).any()
 
 
 def test_dropped_frames_cuts_and_clips_break_recordings(clip: Path, tmp_path: Path) -> None:
@@ -142,7 +134,7 @@ def test_dropped_frames_cuts_and_clips_break_recordings(clip: Path, tmp_path: Pa
     assert not (root / "test").exists()
 
 
-@pytest.mark.parametrize("ground", [0, 128, 255])
+@pytest.mark.parametrize("ground", [0, 255])
 def test_skeleton_images_keep_their_colours(clip: Path, tmp_path: Path, ground: int) -> None:
     """Thin lines in a large picture, one label blank, for frames at the same rate."""
 
@@ -169,9 +161,6 @@ def test_skeleton_images_keep_their_colours(clip: Path, tmp_path: Path, ground: 
         for p in (label, np.asarray(plain))
     )
     assert kept < 40 and sunk > 60, (kept, sunk)  # the control: plain resizing
-
-
-# ---------------------------------------------------------------- known joints
 
 
 class KnownJoints:
@@ -234,14 +223,7 @@ def test_detected_joints_are_those_of_the_labels(
         difference = np.abs(a.astype(int) - b)
         assert difference.max() <= (130 if "label" in name else 1), name
         assert difference.mean() < 0.3, name
-    # The part that was cut out is the same in frames and labels: body and limbs share their middle.
     assert "shows 96 x 48" not in result.stdout
-    for t in range(8):
-        frame = read(tmp_path / f"found/val/val_img/{t}.png")
-        label = read(tmp_path / f"found/val/val_label/{t}.png")
-        body = np.argwhere((frame[..., 0] > 110) & (frame[..., 1] < 40))
-        limbs = np.argwhere(label.max(axis=-1) > 60)
-        assert np.abs((body.min(axis=0) + body.max(axis=0) - limbs.min(axis=0) - limbs.max(axis=0)) / 2).max() <= 1.5  # fmt: skip # noqa: E501
     assert set(found) - set(given) == {n for n in found if n.startswith("detections/")}
 
 
@@ -302,13 +284,8 @@ def test_another_command_into_the_same_folder_is_refused(
     assert import_(clip, "--out", root, *SMALL).returncode == 0
     assert known.seen == []
     before = contents(root)
-    assert_refused(
-        import_(clip, "--out", root, *SMALL, "--size", "32x32"),
-        "was made with other size; give another folder (copy",
-    )
-    assert_refused(
-        import_(clip, "--out", root, *SMALL, "--test", 4, 5), "was made with other test;"
-    )
+    again = import_(clip, "--out", root, *SMALL, "--size", "32x32")
+    assert_refused(again, "was made with other size; give another folder (copy")
     assert_refused(import_(clip, clip, "--out", root, *SMALL), "other clips")
     assert_refused(import_(clip, "--out", root, *SMALL[2:], "--labels", openpose), "other labels")
     assert contents(root) == before
@@ -321,24 +298,16 @@ def test_another_command_into_the_same_folder_is_refused(
     assert read(tmp_path / "other/val/val_img/0.png").shape == (32, 32, 3)
 
 
-# ---------------------------------------------------------------- mistakes
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--size", "64"], "--size 64: must be WIDTHxHEIGHT"),
         (["--size", "4x4"], "at least 8x8"),
-        (["--fps", "0"], "--fps 0.0: must be above 0"),
-        (["--val_frames", "1"], "--val_frames 1: must be at least 2"),
         (["--test", "5", "1"], "--test 1 is too small"),
         (["--labels", "a", "b"], "2 for 1 clips"),
-        (["--labels", "a", "--weights", "b"], "are mutually exclusive"),
         (["--labels", "a", "--detector", "rcnn"], "are mutually exclusive"),
         (["--labels", "nowhere"], "--labels nowhere: there is no such"),
-        (["--labels", "a", "--pose_model", "b"], "are mutually exclusive"),
         (["--weights", "nowhere"], "--weights nowhere: cannot be read"),
-        (["--framerate", "3"], "--framerate"),
     ],
 )
 def test_options_are_checked(clip: Path, tmp_path: Path, options: list[str], words: str) -> None:
@@ -356,11 +325,6 @@ def test_nothing_is_written_where_something_is(clip: Path, openpose: Path, tmp_p
     (tmp_path / "full/thesis.txt").write_text("years")
     assert_refused(import_(clip, "--out", tmp_path / "full", *labels), "is not empty")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
-    (tmp_path / "file").write_text("")
-    assert_refused(import_(clip, "--out", tmp_path / "file", *labels), "--out")
-
-
-# ---------------------------------------------------------------- what it says of a clip
 
 
 @pytest.fixture
@@ -462,5 +426,5 @@ def test_clips_of_different_speed_are_said(clip: Path, openpose: Path, tmp_path:
     options = ["--labels", openpose, labels]
     result = import_(clip, slow, "--out", tmp_path / "data", *options)
     assert result.returncode == 0, result.stderr
-    assert "warning: the clips have different frames/s" in result.stdout
+    assert f"warning: {slow}: 10 frames/s, not 15" in result.stdout
     assert "with --fps 10 all have the same speed" in result.stdout

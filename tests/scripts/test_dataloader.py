@@ -12,7 +12,6 @@ from PIL import Image
 
 import dataloader
 from modules.data import Recording, TestSequence, VideoData
-from modules.evaluation import baselines
 from modules.runtime.errors import UserError
 from tests.support.damage import Damage, copy, every, folder, move, remove, write
 from tests.support.scripts import assert_refused, run_script
@@ -289,20 +288,6 @@ def test_all_faults_are_listed_together(root: Path) -> None:
     assert len(lines) == 26
 
 
-# ---------------------------------------------------------------- real data
-
-
-def test_baselines_of_real_data(shared: Path) -> None:
-    size = {"height": 32, "width": 64}
-    train, val = load(shared / "mocap_dance", **size, train_vi_len=16)
-    assert (len(train.frames), len(val.frames)) == (4486, 630)
-    assert (train.recordings[0], train.recordings[-1]) == (Recording(0, 550), Recording(4136, 4486))
-    result = baselines(train, val)  # its README: 20.26 and 22.73
-    assert result["first_frame"] == pytest.approx(20.26, abs=0.005)
-    assert result["mean_train_frame"] == pytest.approx(22.73, abs=0.005)
-    assert result["nearest_pose"] == pytest.approx(24.80, abs=0.05)
-
-
 # ---------------------------------------------------------------- the command line
 
 
@@ -337,18 +322,6 @@ def test_check_lists_the_faults_of_all_splits(root: Path) -> None:
     result = run_script("dataloader.py", "check", root)
     assert_refused(result, f"{root}: 4 faults in the data set\n  - train/train_img", *words)
     assert "no faults" not in result.stdout
-
-
-def test_demo_makes_a_sound_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = tmp_path / "demo"
-    sizes = "--train 6 --val 3 --test 2 --test_length 4 --seed 1 --frame_H 16 --frame_W 24"
-    dataloader.main(["demo", str(root), *sizes.split()])
-    assert len(capsys.readouterr().out.splitlines()) == 1
-    train, val = dataloader.load_train_val(root, height=16, width=24, train_vi_len=2, val_vi_len=9)
-    assert train is not None
-    assert (len(train.frames), len(val.frames)) == (6, 3)
-    sequences = dataloader.load_test(root, height=16, width=24)
-    assert [len(sequence.labels) for sequence in sequences] == [4, 4]
 
 
 @pytest.mark.parametrize(
