@@ -156,15 +156,6 @@ def _decoded(container: Any, stream: Any, decoder: str, damaged: list[int]) -> I
         yield from frames
 
 
-def _matrix(frame: Any) -> Matrix:
-    """How a frame says that it is to be turned; the identity where it says nothing."""
-    if note := frame.side_data.get("DISPLAYMATRIX"):
-        values = np.frombuffer(bytes(note), np.int32)[[0, 1, 3, 4]]
-        a, b, c, d = np.rint(values / np.abs(values).max()).astype(int).tolist()
-        return a, b, c, d
-    return 1, 0, 0, 1
-
-
 def probe(path: Path) -> Film:
     """Read a file's time stamps and properties. Raises UserError that names it."""
     import av
@@ -231,7 +222,11 @@ def _probe(path: Path, container: Any) -> Film:
         notes.append(CLEAR)
     if sum(damaged):
         notes.append(f"{sum(damaged)} frames or more are corrupted; their pixels are guesses")
-    matrix = _matrix(first)
+    matrix: Matrix = (1, 0, 0, 1)  # where the film does not say how it is to be turned
+    if note := first.side_data.get("DISPLAYMATRIX"):
+        values = np.frombuffer(bytes(note), np.int32)[[0, 1, 3, 4]]
+        a, b, c, d = np.rint(values / np.abs(values).max()).astype(int).tolist()
+        matrix = a, b, c, d
     return Film(
         timing,
         stream.index,

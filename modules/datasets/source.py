@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from modules.datasets import films, images
 from modules.datasets.canvas import Pixels
 from modules.datasets.films import CLEAR, Timing
-from modules.datasets.naming import frames_in, gaps
+from modules.datasets.naming import frames_in, gaps, list_folder
 from modules.runtime.errors import UserError, named
 
 NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0
@@ -30,7 +30,7 @@ class Clip:
     path: Path
     size: tuple[int, int]  # width, height
     frames: int  # that it stores
-    identity: str = ""  # SHA-256 that identifies its content
+    identity: str = ""  # see `identity_of`
     timing: Timing | None = None  # None: unknown, every frame is taken
     files: Sequence[Path] = ()  # of a folder
     film: films.Film | None = None
@@ -57,7 +57,14 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         raise UserError(f"{path}: there is no such video or folder{meant}")
     if path.is_dir():
         return _open_folder(path, source_fps)
-    (identity, head), count = _identify(path), 0
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if not head:
+        raise UserError(f"{path}: the file is empty (0 bytes)")
+    identity, count = identity_of(path), 0
     try:
         with Image.open(path, formats=(*images.FORMATS, "GIF")) as image:
             count = len(_shown(image))
@@ -123,12 +130,13 @@ def _open_folder(path: Path, source_fps: float | None) -> Clip:
         if sorted(found) != sorted(first.size):  # some may be turned
             _check_size(file, found, first.size)
     timing = Timing.constant(len(files), source_fps) if source_fps else None
-    identity = identity_of(files)
-    return Clip(path, first.size, len(files), identity, timing, files, notes=tuple(notes))
+    identity, count = identity_of(path), len(files)
+    return Clip(path, first.size, count, identity, timing, files, notes=tuple(notes))
 
 
-def identity_of(files: Sequence[Path]) -> str:
-    """What tells files apart without reading them: SHA-256 of their names and sizes."""
+def identity_of(path: Path) -> str:
+    """What tells a file or folder apart without reading it: SHA-256 of all names and sizes."""
+    files = list_folder(path) if path.is_dir() else [path]
     lines = [f"{file.name} {file.stat().st_size}" for file in files]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
@@ -143,22 +151,6 @@ def _check_size(file: Path, found: tuple[int, int], size: tuple[int, int]) -> No
 def _turning(image: Image.Image) -> Image.Exif:
     """How a file of several images is to be turned; Pillow itself turns those of a TIFF."""
     return Image.Exif() if image.format == "TIFF" else image.getexif()
-
-
-def _identify(path: Path) -> tuple[str, bytes]:
-    """SHA-256 of a file's size, first and last MiB, which distinguishes videos; and its head."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            parts = []
-            for position in (0, max(0, size - 2**20)):
-                file.seek(position)
-                parts.append(file.read(2**20))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if size == 0:
-        raise UserError(f"{path}: the file is empty (0 bytes)")
-    return hashlib.sha256(b"".join([str(size).encode(), *parts])).hexdigest(), parts[0][:512]
 
 
 def _shown(image: Image.Image) -> range:

@@ -98,8 +98,7 @@ class JointFinder:
 
     def __init__(self, o: VideoOptions, clip: Clip, detector: Detector) -> None:
         self.detector = detector
-        taken = hashlib.sha256(json.dumps(sampled_indices(clip, o.fps)).encode()).hexdigest()
-        what = [clip.identity, taken, detector.identity]
+        what = [clip.identity, sampled_indices(clip, o.fps), detector.identity]
         key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
         self.path = o.out / DETECTIONS / f"{key}.jsonl"
         self.queue: list[Pixels] = []

@@ -219,14 +219,10 @@ def _command(
     o: VideoOptions, clips: Sequence[Clip], detector: Detector | None, like: Like | None
 ) -> dict[str, Any]:
     """Everything that the result depends on, as plain values."""
-    files = [
-        sorted(path.iterdir(), key=lambda p: p.name) if path.is_dir() else [path]
-        for path in o.labels
-    ]
     return {
         "version of this program": FORMAT_VERSION,
         "clips": [clip.identity for clip in clips],
-        "labels": [identity_of(paths) for paths in files],
+        "labels": [identity_of(path) for path in o.labels],
         "detector": detector.name if detector else None,
         "weights": detector.identity if detector else "none",
         **{name: getattr(o, name) for name in ("fps", "source_fps", "fit", "val_frames")},
@@ -433,8 +429,16 @@ def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, A
     shown = []
     for track, files in zip(tracks, files_by_clip(split, len(tracks)), strict=True):
         if files:
-            shown.append((track, write_clip(o.out / PARTIAL, track, files, size, o)))
-            print(_describe_box(track.clip, shown[-1][1], size))
+            box = write_clip(o.out / PARTIAL, track, files, size, o)
+            shown.append((track, box))
+            (left, top, right, bottom), (width, height) = box, track.clip.size
+            text = f"{right - left:.0f} x {bottom - top:.0f} of its {width} x {height} pixels"
+            stretch = (size[0] / (right - left)) / (size[1] / (bottom - top))
+            text += f", from ({left:.0f}, {top:.0f})"
+            if abs(math.log(stretch)) >= 0.02:
+                way = "sideways" if stretch > 1 else "upwards"
+                text += f", stretched {max(stretch, 1 / stretch):.2f} times {way}"
+            print(f"{track.clip.path}: shows {text}")
     ends = np.cumsum([0, *(piece.frames for piece in split.train)]).tolist()
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))
     write_atomically(o.out / PARTIAL / "train/clips.csv", f"start,stop\n{rows}".encode())
@@ -446,14 +450,3 @@ def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, A
             " a good model"
         )
     return about_the_person(shown, size), warnings
-
-
-def _describe_box(clip: Clip, box: Box, size: tuple[int, int]) -> str:
-    (left, top, right, bottom), (width, height) = box, clip.size
-    stretch = (size[0] / (right - left)) / (size[1] / (bottom - top))
-    text = f"{clip.path}: shows {right - left:.0f} x {bottom - top:.0f} of its {width} x {height}"
-    text += f" pixels, from ({left:.0f}, {top:.0f})"
-    if abs(math.log(stretch)) >= 0.02:
-        way = "sideways" if stretch > 1 else "upwards"
-        text += f", stretched {max(stretch, 1 / stretch):.2f} times {way}"
-    return text

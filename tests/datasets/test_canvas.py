@@ -20,15 +20,3 @@ def test_the_nearer_surface_hides_the_farther(order: int) -> None:
     canvas.lay_over(picture, np.eye(3), lit=False)
     np.testing.assert_allclose(picture[8, 8], [0, 1, 0])
     np.testing.assert_allclose(picture[8, 3], [1, 0, 0])
-
-
-def test_a_ball_is_a_circle_lit_from_the_side() -> None:
-    camera = Camera(32, 32)
-    canvas = Canvas(np.array([[0, 0], [32, 32]]), 0, camera)
-    canvas.ball(np.array([16.0, 16, 0]), 10 * np.eye(3), 0)
-    picture = np.zeros((32, 32, 3))
-    canvas.lay_over(picture, np.ones((1, 3)), lit=True)
-    covered = (canvas.paint == 0).sum() / camera.fineness**2
-    assert covered == pytest.approx(np.pi * 100, rel=0.01)
-    assert canvas.depth.max() == pytest.approx(10, abs=0.1)
-    assert picture[16, 8, 0] > 1.5 * picture[16, 24, 0]  # the light comes from the left

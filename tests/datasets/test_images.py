@@ -90,16 +90,9 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
-        (b"zTXt", b"prompt\0\0" + zlib.compress(b"a" * 2**21)),
-        (b"tEXt", b"prompt\0" + b"a" * (2**26 + 1)),
-        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**21))),
-    ],
-)
-def test_a_png_with_long_notes_keeps_its_pixels(kind: bytes, text: bytes, tmp_path: Path) -> None:
-    """Pillow's own limits refuse each of them."""
+def test_a_png_with_long_notes_keeps_its_pixels(tmp_path: Path) -> None:
+    """Pillow's own limits refuse it."""
+    kind, text = b"zTXt", b"prompt\0\0" + zlib.compress(b"a" * 2**26 + b"a")
     path = tmp_path / "0.png"
     changed(path, lambda data: data[:33] + png_chunk(kind, text) + data[33:])
     assert np.array_equal(np.asarray(read_image(path)), np.asarray(noise()))

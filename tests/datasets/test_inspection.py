@@ -26,13 +26,6 @@ def moving(frames: int, seed: int = 0, speed: float = 1.0) -> np.ndarray:
     return video
 
 
-def test_differences_by_hand() -> None:
-    video = np.zeros((3, 2, 2, 3), np.uint8)
-    video[1:] = 255
-    video[2, 0, 0, 0] = 243  # 12 of 255 in one of 12 values
-    assert differences(video).tolist() == [255, 1]
-
-
 SHOTS = [moving(30, 1), 255 - moving(25, 2), moving(3, 3), 255 - moving(20, 4)]
 FLASH = moving(30)
 FLASH[12] = 250  # a single foreign frame

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modules.datasets.label_files import Labels, match, open_labels, shrink_label, stroke_gain
+from modules.datasets.label_files import Labels, match, open_labels, shrink_label
 from modules.datasets.label_formats import joint_named
 from modules.datasets.pose import COCO_JOINTS, JOINTS
 from modules.datasets.source import Clip
-from modules.ink import Ink, find_ink
+from modules.ink import Ink
 from modules.runtime.errors import UserError
-from tests.support.clips import BODY_POINTS, HEIGHT, WIDTH, make_folder, middle, write_openpose
+from tests.support.clips import BODY_POINTS, HEIGHT, WIDTH, make_folder, middle
 from tests.support.scripts import assert_refused, run_script
 
 SIZE = (WIDTH, HEIGHT)
@@ -327,21 +327,6 @@ def test_images_of_the_right_size_stay_as_they_are() -> None:
     assert np.array_equal(shrink_label(image, whole, (16, 8), 3.0, ink), np.asarray(image))
 
 
-@pytest.mark.parametrize(("ground", "averaged"), [(0, [0, 50, 25]), (240, [180, 230, 205])])
-def test_thin_strokes_keep_their_colour(ground: int, averaged: list[int]) -> None:
-    """A line one pixel wide, shrunk to a quarter: a fourth of a pixel."""
-    pixels = np.full((32, 64, 3), ground, np.uint8)
-    pixels[:, 21] = (0, 200, 100)
-    image, whole = Image.fromarray(pixels), np.array([0, 0, 1, 1.0])
-    ink = find_ink([pixels])
-    gain = stroke_gain([image], whole, (16, 8), ink)
-    assert gain == 4
-    made = shrink_label(image, whole, (16, 8), gain, ink)
-    assert made[3, 5].tolist() == [0, 200, 100] and (made[:, 6:] == ground).all()
-    # Negative control: without the gain, three quarters of the colour are lost.
-    assert shrink_label(image, whole, (16, 8), 1.0, ink)[3, 5].tolist() == averaged
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -410,7 +395,6 @@ def late(folder: Path) -> None:
     ("make", "words"),
     [
         (late, "labels are 3 frame(s) late: label t + 3 fits frame t best"),
-        (lambda folder: write_openpose(folder, scale=0.5), "do not change in the same places"),
         (lambda folder: make_folder(folder, picture=bar), "do not change in the same places"),
     ],
 )

@@ -37,8 +37,10 @@ def test_mp4_without_its_package_names_the_command(
 def test_identity_follows_the_content(tmp_path: Path) -> None:
     """By it an interrupted import knows its clips again."""
     folder = make_folder(tmp_path / "folder", 4)
+    (folder / ".hidden").touch()
     before = open_clip(folder, None).identity
     moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    (moved / ".hidden").unlink()
     assert open_clip(moved, 30).identity == before
     (moved / "3.png").write_bytes((moved / "3.png").read_bytes() + b"\0")
     assert open_clip(moved, None).identity != before
