@@ -11,7 +11,6 @@ Legend: T frames, J = 18 joints; points (T, J, 2) in pixels of the clip, y down;
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,7 +34,6 @@ from modules.runtime.errors import UserError
 MARKER = "import.json"  # tells what made the folder, and whether it is finished
 MOST = 2000  # labels among which the nearest pose is looked for
 WHOLE = 0.97  # of the contrast: a line covers the pixel whole
-THICKER = 4 / 3  # lines of one thickness in other poses differ by less
 SHOWN = 200  # training frames from which the background is taken
 REACH = 1 / 10  # of the height: a body reaches so far beyond its skeleton
 NECK = pose.JOINTS.index("neck")
@@ -219,26 +217,13 @@ def read_like(root: Path) -> Like:
     return Like(fps, (width, height), (left, top, right, bottom), build, root)
 
 
-def style_of(labels: Sequence[Pixels], standard: Sequence[Pixels]) -> pose.Style:
-    """How labels (H, W, 3) are drawn, seen beside others of such a body in the standard style."""
-    ink = find_ink(labels)
+def style_of(labels: Pixels, ink: Ink) -> pose.Style:
+    """How labels (N, H, W, 3) that `video` has drawn look, also after another tool redrew them."""
     lines = np.concatenate([label[ink.cover(label) > WHOLE] for label in labels])
     if not len(lines):
-        return pose.STANDARD._replace(background=ink.background)  # nothing is drawn
-    ratio = _thickness(labels, ink) / _thickness(standard, find_ink(standard))
-    return pose.Style(
-        ink.background,
-        low=float(np.median(lines.min(axis=1))),
-        high=float(np.median(lines.max(axis=1))),
-        thickness=ratio if max(ratio, 1 / ratio) > THICKER else 1.0,
-    )
-
-
-def _thickness(labels: Sequence[Pixels], ink: Ink) -> float:
-    """Proportional to the thickness of lines in any pose: area by outline; NaN without a line."""
-    covers = [ink.cover(label) for label in labels]
-    outline = sum(np.abs(np.diff(c, axis=axis)).sum() for c in covers for axis in (0, 1))
-    return float(sum(c.sum() for c in covers) / outline) if outline else math.nan
+        return pose.Style(ink.background)  # nothing is drawn
+    low, high = (float(np.median(values(lines, axis=1))) for values in (np.min, np.max))
+    return pose.Style(ink.background, low, high)
 
 
 def without_the_person(
@@ -271,7 +256,6 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     seen, skeleton images as labels.
     """
     width, height = like.size
-    draw = partial(pose.draw_labels, height=height, width=width)
     left, top, right, bottom = like.box
     scale = np.array([width / (right - left), height / (bottom - top)])
     folder = like.root / "train"
@@ -280,7 +264,9 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     usual = np.stack([np.asarray(read_image(path, BLACK)) for path in train])
     some, ink = slice(None, None, max(1, len(train) // SHOWN)), find_ink(usual)
     rooms = np.stack([np.asarray(read_image(folder / "train_img" / p.name)) for p in train[some]])
-    number, style, short = 0, None, 0
+    style = style_of(usual, ink)
+    draw = partial(pose.draw_labels, height=height, width=width, style=style)
+    number = short = 0
     for track in tracks:
         clip, fps = track.clip, track.fps
         try:
@@ -294,9 +280,7 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
                 joints = track.joints.at(slice(start, stop))
                 points, known = retarget(*joints, own, like.build, fps)
                 places = (points - np.array([left, top])) * scale
-                if style is None:
-                    style = style_of(list(usual), list(draw(places, known)))
-                made = list(draw(places, known, style=style))
+                made = list(draw(places, known))
                 apart = [np.abs(label.astype(np.int16) - made[0]).mean() for label in usual]
                 best = int(np.argmin(apart))  # the nearest pose
                 made[0] = usual[best]

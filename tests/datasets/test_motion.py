@@ -1,10 +1,10 @@
-"""How the demo's person moves: bones, floor, frame, exercises and their curves."""
+"""How the demo's person moves: bones, floor, frame and curves; and what hides what."""
 
 import numpy as np
 import pytest
 
 from modules.datasets import motion
-from modules.datasets.canvas import Camera
+from modules.datasets.canvas import Camera, Canvas
 from modules.datasets.motion import JOINTS, SIDES, SKELETON
 
 
@@ -50,3 +50,19 @@ def test_smooth_curve_meets_its_keys_and_does_not_overshoot() -> None:
     tangent = 2 * 2.5 * 2 / 4.5
     expected = 0.5 * 10 - 4 * tangent / 8
     np.testing.assert_allclose(motion.smooth_curve(times, values, np.array([2.0])), expected)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_nearer_surface_hides_the_farther(order: int) -> None:
+    camera = Camera(16, 16)
+    rods = [
+        (np.array([2.0, 8, -5]), np.array([14.0, 8, -5]), 0),
+        (np.array([8.0, 2, 5]), np.array([8.0, 14, 5]), 1),
+    ]
+    canvas = Canvas(np.array([[0, 0], [16, 16]]), 0, camera)
+    for a, b, paint in rods[::order]:
+        canvas.rod(a, b, 2, 2, paint)
+    picture = np.zeros((16, 16, 3))
+    canvas.lay_over(picture, np.eye(3), lit=False)
+    np.testing.assert_allclose(picture[8, 8], [0, 1, 0])
+    np.testing.assert_allclose(picture[8, 3], [1, 0, 0])
