@@ -197,10 +197,8 @@ def check(root: Path, workers: int, picture: Path | None = None, well: bool = Tr
 
     Raises UserError with the faults of all its splits.
     """
-    if picture is not None and picture.suffix.lower() != ".png":
-        raise UserError(f"--picture {picture}: must end in .png")
-    if picture is not None and not picture.parent.is_dir():
-        raise UserError(f"--picture {picture}: there is no folder {picture.parent}")
+    if picture and (picture.suffix.lower() != ".png" or not picture.parent.is_dir()):
+        raise UserError(f"--picture {picture}: must end in .png, in a folder that exists")
     faults = layout.open_root(root)
     train, val = (layout.check_video(faults, split) for split in ("train", "val"))
     tests = layout.check_tests(faults) if os.path.lexists(root / "test") else []

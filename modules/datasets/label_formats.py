@@ -28,12 +28,8 @@ CONVERT = (
 # convert it.
 OTHER_KINDS = {
     ".txt": "a text file, as YOLO writes it",
-    ".csv .tsv .xlsx .parquet": "a table, as DeepLabCut and SLEAP write it",
-    ".h5 .hdf5 .slp": "an HDF5 file, as DeepLabCut and SLEAP write it",
-    ".npy .npz": "an array of numpy",
-    ".pkl .pickle .p .joblib": "a pickle, which may run code when it is opened",
-    ".pt .pth .safetensors": "a file of tensors",
-    ".mat": "a file of MATLAB",
+    ".csv .tsv .xlsx .parquet .h5 .hdf5 .slp": "a table or HDF5, as DeepLabCut and SLEAP write it",
+    ".npy .npz .mat .pkl .pickle .p .joblib .pt .pth .safetensors": "an array, a pickle or tensors",
     ".bvh .c3d .trc .fbx": "motion capture in space, without a camera",
     ".jsonl .ndjson": "a file of JSON lines; make it one JSON list",
     ".xml .yml .yaml": (

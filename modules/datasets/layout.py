@@ -201,21 +201,17 @@ def check_video(
     )
 
 
-def _list_sequences(faults: Faults, where: str) -> dict[int, str]:
-    """Names of the folders of test sequences by their number. Files are ignored."""
+def _list_sequences(faults: Faults, where: str) -> set[str]:
+    """Names of the folders of test sequences, which are numbers. Files are ignored."""
     if (entries := _list_folder(faults, where)) is None:
-        return {}
+        return set()
     # Not Path.is_dir(): it raises at a link into a folder that may not be read.
-    names = [path.name for path in entries if os.path.isdir(path)]  # noqa: PTH112
-    sequences: dict[int, str] = {}
-    if odd := [name for name in names if not re.fullmatch("[0-9]+", name)]:
+    names = {path.name for path in entries if os.path.isdir(path)}  # noqa: PTH112
+    if odd := sorted(name for name in names if not re.fullmatch("[0-9]+", name)):
         faults.add(where, f"folders whose name is not a number: {named(odd)}; rename them 0, 1, …")
     elif not names:
         faults.add(where, "has no folders of sequences (0, 1, …)")
-    for name in names:
-        if name not in odd and sequences.setdefault(int(name), name) != name:
-            faults.add(where, f"sequence number used twice: {sequences[int(name)]} = {name}")
-    return sequences
+    return names - set(odd)
 
 
 def check_tests(faults: Faults) -> list[SplitFiles]:
@@ -224,10 +220,8 @@ def check_tests(faults: Faults) -> list[SplitFiles]:
         return []
     of_labels, of_images = (_list_sequences(faults, f"test/test_{k}") for k in ("label", "img"))
     sequences = []
-    for number in sorted(of_labels.keys() | of_images.keys()) if of_labels and of_images else ():
-        name = of_labels.get(number) or of_images[number]
-        label_folder = f"test/test_label/{name}"
-        image_folder = f"test/test_img/{of_images.get(number, name)}"
+    for name in sorted(of_labels | of_images, key=int) if of_labels and of_images else ():
+        label_folder, image_folder = f"test/test_label/{name}", f"test/test_img/{name}"
         labels = _list_images(faults, label_folder)
         images = _list_images(faults, image_folder, numbered=False)
         if len(labels) == 1:
