@@ -31,7 +31,7 @@ from tqdm.contrib.concurrent import thread_map
 from modules.data import TestSequence, VideoData
 from modules.datasets import layout, video_options
 from modules.datasets.images import BLACK, WHITE, decode_image, is_clear, read_image, to_rgb
-from modules.datasets.inspection import Inspected, drawn_part, find_copies, label_warnings
+from modules.datasets.inspection import SMALL, Inspected, drawn_part, find_copies, label_warnings
 from modules.datasets.naming import frames_in, renumber
 from modules.datasets.synthetic import make_demo
 from modules.datasets.video import import_video
@@ -39,9 +39,6 @@ from modules.ink import Ink, find_ink
 from modules.options import parse_command
 from modules.runtime.errors import UserError, named
 from modules.runtime.scripts import run_as_script
-
-CHECKED_SIZE = (64, 32)  # width, height in pixels at which `check` looks for cuts and copies
-
 
 # ---------------------------------------------------------------- reading
 
@@ -203,7 +200,7 @@ def check(root: Path, workers: int, picture: Path | None = None, well: bool = Tr
     train, val = (layout.check_video(faults, split) for split in ("train", "val"))
     tests = layout.check_tests(faults) if os.path.lexists(root / "test") else []
     splits = [train, val, *tests]
-    ink = _read_images(splits, CHECKED_SIZE, workers, faults, progress=True)
+    ink = _read_images(splits, SMALL, workers, faults, progress=True)
     print(f"{root}: sizes are width x height in pixels (number of files)")
     for name, noun, parts in (
         ("train", "recording(s)", [train]),

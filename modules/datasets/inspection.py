@@ -18,6 +18,7 @@ from modules.datasets.layout import SplitFiles
 from modules.ink import Ink
 from modules.runtime.errors import named
 
+SMALL = (64, 32)  # width, height in pixels at which cuts and copies are looked for
 CUT = 3.0  # a cut changes the picture this many times as much as the frames around it do …
 CUT_BESIDE = 2.0  # … and this many times as much as the steps just before and after it
 CUT_FLASH = 4.0  # the two steps of a single foreign frame, against the steps next to them

@@ -46,8 +46,6 @@ FAR, NEAR = 0.05, 0.95  # quantiles of the line on which a person stands
 WINDOW = 0.5  # s to either side, within which the lowest foot is on the floor
 LEAST_RANGE = 0.05  # of the body's size: a smaller range of the line is no depth
 
-Box = tuple[float, float, float, float]
-
 
 @dataclass(frozen=True)
 class Build:
@@ -164,7 +162,7 @@ class Like:
 
     fps: float  # frames/s
     size: tuple[int, int]  # width, height of its images
-    box: Box  # part of its clip that its images show
+    box: pose.Box  # part of its clip that its images show
     build: Build  # in pixels of its clip
     root: Path
 
@@ -175,7 +173,9 @@ class Like:
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def about_the_person(shown: Sequence[tuple[Track, Box]], size: tuple[int, int]) -> dict[str, Any]:
+def about_the_person(
+    shown: Sequence[tuple[Track, pose.Box]], size: tuple[int, int]
+) -> dict[str, Any]:
     """What ROOT/import.json keeps: the frames/s, and the person of the longest clip.
 
     shown: each clip that is used, and the part of its picture that the frames show

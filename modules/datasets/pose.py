@@ -22,6 +22,7 @@ from modules.datasets.canvas import Array, Camera, Canvas, Pixels, to_bytes
 
 Mask = NDArray[np.bool_]
 Span = tuple[int, int]  # frames start … stop - 1
+Box = tuple[float, float, float, float]
 
 # The order of OpenPose's COCO model (Cao et al. 2019, "OpenPose: Realtime Multi-Person 2D Pose
 # Estimation"), whose limbs are drawn in this order with hues 20 degrees apart.

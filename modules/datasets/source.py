@@ -101,18 +101,13 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
     if source_fps:
         notes = (*notes, f"--source_fps {source_fps:g} replaces its own {timing.rate:.4g} frames/s")
         timing = Timing.constant(len(timing.starts), source_fps)
-    frames = len(timing.starts)
-    if frames < 2:
-        raise UserError(f"{path}: has 1 frame; a video needs at least 2")
-    return Clip(path, film.size, frames, identity, timing, film=film, notes=notes)
+    return Clip(path, film.size, len(timing.starts), identity, timing, film=film, notes=notes)
 
 
 def _open_folder(path: Path, source_fps: float | None) -> Clip:
     """A clip of images, of which the first is decoded. Raises UserError."""
     numbered = frames_in(path)
     files = list(numbered.values())
-    if len(files) < 2:
-        raise UserError(f"{path}: the folder has 1 image; a video needs at least 2")
     notes = []
     if missing := gaps(numbered):
         where = named(numbered[number].name for number in missing)

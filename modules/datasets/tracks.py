@@ -7,7 +7,7 @@ Legend: T frames of a clip at the data set's rate, J joints; boxes are (x0, y0, 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -19,9 +19,9 @@ from tqdm import tqdm
 from modules.datasets import pose
 from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, read_image
-from modules.datasets.inspection import differences, find_cuts, label_offset
-from modules.datasets.label_files import Labels
-from modules.datasets.pose import Joints, KeypointModel, Mask, Person, Span
+from modules.datasets.inspection import SMALL, differences, find_cuts, label_offset
+from modules.datasets.label_files import Labels, shrink_label, stroke_gain
+from modules.datasets.pose import Box, Joints, KeypointModel, Mask, Person, Span
 from modules.datasets.source import Clip, sampled, sampled_indices
 from modules.datasets.video_options import VideoOptions
 from modules.ink import Ink
@@ -32,7 +32,6 @@ JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
 FEW_JOINTS = 0.6  # a part: labels with fewer than this show no whole person
 LOOKED_AT = 1500  # frames that tell whether labels move with them: the first ones
 ON_BLACK = Ink((0, 0, 0), 255)  # what joints are drawn on
-SMALL = (64, 32)  # width, height in pixels at which cuts are looked for
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
 
 
@@ -167,7 +166,7 @@ def read_track(
     indices = sampled_indices(clip, o.fps)
     if len(indices) < 2:
         raise UserError(
-            f"{clip.path}: {len(indices)} frames at {o.fps:g} frames/s; a video needs at least 2"
+            f"{clip.path}: has {len(indices)} frame at {o.fps:g} frames/s; a video needs at least 2"
         )
     small: list[Pixels] = []
     looked_at: list[Pixels] = []
@@ -198,19 +197,33 @@ def read_track(
     return track
 
 
+def drawn_labels(
+    track: Track, frames: Sequence[int], box: Box, size: tuple[int, int]
+) -> Iterator[Pixels]:
+    """Yield the labels (H, W, 3) of these frames, which show the part `box` of the picture."""
+    width, height = size
+    if track.joints:
+        scale = np.array([width / (box[2] - box[0]), height / (box[3] - box[1])])
+        points, known = track.joints.at(frames)
+        points = (points - np.array(box[:2])) * scale
+        yield from pose.draw_labels(points, known, height=height, width=width)
+    elif labels := track.labels:
+        files = [labels.images[track.indices[t]] for t in frames]
+        part = np.array(box) / np.array([*track.clip.size, *track.clip.size])
+        some = [read_image(path, BLACK) for path in files[:: max(1, len(files) // 16)]]
+        gain = stroke_gain(some, part, size, labels.ink)
+        for path in files:
+            yield shrink_label(read_image(path, BLACK), part, size, gain, labels.ink)
+
+
 def _check_movement(track: Track, labels: Labels, o: VideoOptions, frames: Pixels) -> None:
     """Raise UserError if labels and frames do not move together; a picture shows it.
 
     frames: (N, H, W, 3), the clip's first ones at the data set's rate
     """
     count, height, width = frames.shape[:3]
-    if track.joints:
-        points, known = track.joints.at(slice(count))
-        points = points * (np.array([width, height]) / track.clip.size)
-        ink, drawn = ON_BLACK, list(pose.draw_labels(points, known, height=height, width=width))
-    else:
-        images = (read_image(labels.images[index], BLACK) for index in track.indices[:count])
-        ink, drawn = labels.ink, [np.asarray(image.resize((width, height))) for image in images]
+    ink = labels.ink if labels.images else ON_BLACK
+    drawn = list(drawn_labels(track, range(count), (0, 0, *track.clip.size), (width, height)))
     offset = label_offset(frames, np.stack(drawn), [0, *track.cuts], ink)
     seen = np.flatnonzero(np.isfinite(track.extents[:count, 0]))
     if offset is None or not offset.fault or not track.spans or not len(seen):

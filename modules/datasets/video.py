@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -23,18 +23,18 @@ import numpy as np
 from PIL import Image
 
 from modules.datasets import blazepose
-from modules.datasets.canvas import Array, Pixels
-from modules.datasets.images import BLACK, read_image
-from modules.datasets.label_files import Labels, open_labels, shrink_label, stroke_gain
+from modules.datasets.canvas import Array
+from modules.datasets.label_files import Labels, open_labels
 from modules.datasets.layout import SPLITS
-from modules.datasets.person import MARKER, Box, Like, about_the_person, read_like, write_driven
-from modules.datasets.pose import KeypointModel, draw_labels
+from modules.datasets.person import MARKER, Like, about_the_person, read_like, write_driven
+from modules.datasets.pose import Box, KeypointModel
 from modules.datasets.source import Clip, identity_of, open_clip, sampled
 from modules.datasets.tracks import (
     DETECTIONS,
     Detector,
     JointFinder,
     Track,
+    drawn_labels,
     progress_bar,
     read_track,
 )
@@ -178,7 +178,7 @@ def write_clip(
     box: Box = (0.0, 0.0, float(clip.size[0]), float(clip.size[1]))
     if o.fit == "person":
         box = crop_box(track.extents[track.visible], clip.size, size)
-    made = _labels(track, sorted(files), box, size)
+    made = drawn_labels(track, sorted(files), box, size)
     with progress_bar(f"{clip.path.name}: writing", len(files)) as bar:
         for t, (_, frame) in enumerate(sampled(clip, o.fps)):
             if t not in files:
@@ -191,25 +191,6 @@ def write_clip(
                     picture.save(path)
             bar.update()
     return box
-
-
-def _labels(
-    track: Track, frames: Sequence[int], box: Box, size: tuple[int, int]
-) -> Iterator[Pixels]:
-    """Yield the labels (H, W, 3) of these frames, which show the part `box` of the picture."""
-    width, height = size
-    if track.joints:
-        scale = np.array([width / (box[2] - box[0]), height / (box[3] - box[1])])
-        points, known = track.joints.at(frames)
-        points = (points - np.array(box[:2])) * scale
-        yield from draw_labels(points, known, height=height, width=width)
-    elif labels := track.labels:
-        files = [labels.images[track.indices[t]] for t in frames]
-        part = np.array(box) / np.array([*track.clip.size, *track.clip.size])
-        some = [read_image(path, BLACK) for path in files[:: max(1, len(files) // 16)]]
-        gain = stroke_gain(some, part, size, labels.ink)
-        for path in files:
-            yield shrink_label(read_image(path, BLACK), part, size, gain, labels.ink)
 
 
 # ---------------------------------------------------------------- the whole import
