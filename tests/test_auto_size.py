@@ -46,7 +46,7 @@ def fit(*typed: str, frames: int = 1000, device: torch.device = CPU, given_weigh
     # By hand: ten minutes of a CPU are 21,600 predicted frames, twenty of a GPU 360,000.
     [
         (CPU, 2000, 11, 11 * 2000 / 2160),
-        (CPU, 100, 30, 30 * 100 / 2160),
+        (CPU, 50, 250, 250 * 50 / 2160),
         (CPU, 12_000, 3, 3 * 12_000 / 2160),
         (CUDA, 12_000, 30, 20),
     ],
@@ -153,9 +153,9 @@ def test_presets_choose_and_say_what_they_chose() -> None:
     options, (line,) = fit("--preset", "video")
     size = size_for(CPU, cpu_cores())
     assert size._asdict() == {name: getattr(options, name) for name in size._fields}
-    assert options.num_epoch == 30  # of 500 predicted frames of 64 x 32
-    assert "num_epoch=30  lr=0.0026 for 1,000 training frames" in line
-    assert line.endswith("7 minutes or so")
+    assert options.num_epoch == 43  # of 500 predicted frames of 64 x 32
+    assert "num_epoch=43  lr=0.0026 for 1,000 training frames" in line
+    assert line.endswith("10 minutes or so")
 
 
 def test_what_is_typed_stays() -> None:
