@@ -79,7 +79,7 @@ def test_a_difference_is_noticed(page: str, old: str, new: str, fact: str) -> No
 @every_text
 def test_links_lead_somewhere(page: str) -> None:
     assert not broken_links(page, text_of(page))
-    wrong = "[a](docs/none.md) [b](docs/theory.md#11-papers) [c](docs/theory.md#11-no)\n"
+    wrong = "[a](docs/none.md) [b](docs/theory.md#12-papers) [c](docs/theory.md#11-no)\n"
     assert broken_links("README.md", wrong) == ["docs/none.md", "docs/theory.md#11-no"]  # control
 
 
