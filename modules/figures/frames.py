@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.lib.stride_tricks import sliding_window_view
 
 from modules.figures import style
-from modules.figures.media import check_videos
 from modules.figures.style import BLACK
 
 
@@ -46,28 +45,25 @@ def lowest_stretches(psnr: np.ndarray, count: int = 3) -> list[Stretch]:
     for centre in minima[np.argsort(smooth[minima], kind="stable")].tolist():
         if all(abs(centre - other) >= 2 * width for other in chosen):
             chosen.append(centre)
-    stretches = []
-    for centre in chosen[:count]:
-        start, stop = max(0, centre - half), min(n, centre + half + 1)
-        lowest = start + int(np.nanargmin(psnr[start:stop]))
-        stretches.append(Stretch(start + 1, stop + 1, lowest + 1))
-    return stretches
+    starts = [centre - half + 1 for centre in chosen[:count]]  # frames are counted from 1
+    lowest = [start + int(np.nanargmin(windows[start + half - 1])) for start in starts]
+    ends = [min(n, start + width - 1) + 1 for start in starts]
+    return [Stretch(max(1, s), e, at) for s, e, at in zip(starts, ends, lowest, strict=True)]
 
 
 def psnr_per_frame_figure(
     psnr: np.ndarray,
     *,
-    inside: np.ndarray | None = None,
-    outside: np.ndarray | None = None,
     title: str = "",
     pictures: dict[str, np.ndarray] | None = None,
+    **regions: np.ndarray,
 ) -> Figure:
     """PSNR over frame index; below it a row of pictures for each of the lowest stretches.
 
     psnr: (T-1,) in dB, for frames 1 … T-1; NaN where there is none
-    inside, outside: (T-1,), the same near the skeleton and elsewhere; drawn, faintly, where most of
-    it lies within the axis of psnr, or only fragments would be seen at its edges
     pictures: (T, H, W, 3) uint8 each, index = frame number, under the names shown above them
+    regions: (T-1,) each, the same for style.REGIONS; drawn, faintly, where most of it lies within
+    the axis of psnr, or only fragments would be seen at its edges
     """
     frames, known = np.arange(1, len(psnr) + 1), np.isfinite(psnr)
     # A mean over the rest must not be taken for the average.
@@ -89,13 +85,12 @@ def psnr_per_frame_figure(
     axes.autoscale_view()
     axes.set_autoscaley_on(False)  # the curve of the whole frame decides
     low, top = axes.get_ylim()
-    for name, values in (("inside", inside), ("outside", outside)):
-        if values is None:
-            continue
+    for name, values in regions.items():
         fits = (low <= values) & (values <= top)  # NaN does not
         if 2 * fits.sum() > np.isfinite(values).sum():
-            faint = {**style.REGIONS[name][1], "lw": 0.7, "alpha": 0.5}
-            style.add_line(axes, frames, values, name, style.REGIONS[name][0], **faint)
+            near, look = style.REGIONS[name]
+            faint = {**look, "lw": 0.7, "alpha": 0.5}
+            style.add_line(axes, frames, values, name, near, **faint)
     if known.all():
         axes.axhline(psnr.mean(), gid="average", color=BLACK, ls=style.DASHED, lw=0.8)
     else:
@@ -129,12 +124,11 @@ def draw_psnr_per_frame(
     out: Path,
     psnr: np.ndarray,
     *,
-    labels: np.ndarray | None = None,
-    truth: np.ndarray | None = None,
-    prediction: np.ndarray | None = None,
+    labels: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
     **more: Any,
 ) -> Path:
-    """Draw `psnr_per_frame_figure` into the PNG `out`, with the pictures that are given,
-    (T, H, W, 3) uint8; more: its other arguments. Raises ValueError for other shapes."""
-    pictures = check_videos(label=labels, truth=truth, prediction=prediction)
+    """Draw `psnr_per_frame_figure` into the PNG `out`; labels, truth, prediction: its pictures."""
+    pictures = {"label": labels, "truth": truth, "prediction": prediction}
     return style.save(psnr_per_frame_figure(psnr, pictures=pictures, **more), out)

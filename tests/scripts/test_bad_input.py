@@ -34,13 +34,11 @@ class Row(NamedTuple):
     lines: int = 1  # of the message; more only where faults of a data set are listed
 
 
-def run(
-    command: str, world: Path, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run(command: str, world: Path) -> subprocess.CompletedProcess[str]:
     """A command in the copy of the files at `world`."""
     for name, place in {"DATA": "data", "RUN": "run", "NEW": "new", "TMP": "."}.items():
         command = command.replace(name, str(world / place))
-    return run_script(*shlex.split(command), cwd=world, env=env)
+    return run_script(*shlex.split(command), cwd=world)
 
 
 def assert_mistake(
@@ -243,21 +241,10 @@ def test_refused_in_one_line(row: Row, world: Path) -> None:
 @pytest.mark.parametrize("command", [TRAIN, RESUME, TUNE, VALIDATE, TEST, CHECK, CURVES])
 def test_sound_files_are_accepted(command: str, world: Path) -> None:
     """The control: without the damage, or without the wrong option, the very same commands work."""
+    before = state_of(world / "data")
     result = run(command, world)
     assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_other_ends_would_be_noticed() -> None:
-    """The control."""
-    for status, text in (
-        (0, "error: lr"),
-        (2, "error: --batch_size"),
-        (2, "error: lr\nmore"),
-        (2, "lr"),
-    ):
-        with pytest.raises(AssertionError):
-            assert_mistake(subprocess.CompletedProcess([], status, "", text), ("lr",))
-    assert_mistake(subprocess.CompletedProcess([], 2, "", "error: lr\n"), ("lr",))
+    assert state_of(world / "data") == before
 
 
 # ---------------------------------------------------------------- rights
@@ -307,19 +294,3 @@ def test_without_rights(
     assert_mistake(result, (text,))
     assert state_of(world_of_another / "data").keys() == data.keys()
     assert not list((world_of_another / "new").rglob("*.*"))
-
-
-def test_data_that_may_only_be_read(world_of_another: Path) -> None:
-    for path in sorted((world_of_another / "data").rglob("*"), reverse=True):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    for command in (TRAIN, CHECK):
-        assert run(command, world_of_another).stderr == ""
-    (world_of_another / "data/val").chmod(0o755)
-
-
-def test_no_cuda(world: Path) -> None:
-    """On a machine without a GPU, in a process of its own; nothing is made before that is found."""
-    command = TRAIN.replace("--device cpu", "--device cuda")
-    result = run(command, world, env={"CUDA_VISIBLE_DEVICES": ""})
-    assert_mistake(result, ("--device cuda", "use --device cpu"))
-    assert not (world / "new").exists()
