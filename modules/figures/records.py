@@ -174,8 +174,8 @@ def validation_files(
 
     made: (T, 3, H, W) in [0, 1]; epoch: in the titles, None where it is not known
     """
-    pictures: dict[str, Any] = {
-        "labels": video.labels.numpy(),
+    pictures = {
+        "label": video.labels.numpy(),
         "truth": video.frames.numpy(),
         "prediction": where_it_fits(to_uint8, made).cpu().numpy(),
     }
@@ -187,14 +187,15 @@ def validation_files(
         if name == "psnr_per_frame.csv":
             runlog.write_psnr_per_frame(path, psnr, **regions)
             return
-        from modules.figures import frames, media
+        from modules.figures import curves, media, style
 
         if name == "psnr_per_frame.png":  # which computes the average itself
-            about = {**regions, "title": validation_title(epoch)}
-            frames.draw_psnr_per_frame(path, psnr, **pictures, **about)
+            which = validation_title(epoch)
+            figure = curves.psnr_per_frame_figure(psnr, title=which, pictures=pictures, **regions)
+            style.save(figure, path)
         else:
-            draw = media.write_comparison_gif if name == "val.gif" else media.write_sheet
-            draw(path, **pictures, psnr=psnr, title=title)
+            draw: Any = media.write_comparison_gif if name == "val.gif" else media.write_sheet
+            draw(path, *pictures.values(), psnr, title=title)
 
     names = ["psnr_per_frame.csv", "psnr_per_frame.png", "val.gif", "val_sheet.png"]
     return {name: partial(write, name) for name in names[: 4 if visualize else 2]}

@@ -14,8 +14,13 @@ from matplotlib.figure import Figure
 from modules.diagnosis import diagnose
 from modules.figures import style
 from modules.figures.compare import forcing_text, kl_text, value_text
-from modules.figures.curves import curves_figure, draw_curves, regions_figure
-from modules.figures.frames import lowest_stretches, psnr_per_frame_figure
+from modules.figures.curves import (
+    curves_figure,
+    draw_curves,
+    lowest_stretches,
+    psnr_per_frame_figure,
+    regions_figure,
+)
 from modules.options import TrainerOptions
 from modules.plots import planned_run, schedules_figure
 from modules.runlog import load_run

@@ -33,8 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
 from modules.figures.compare import comparison_figure, named_runs
-from modules.figures.curves import curves_figure, latent_figure
-from modules.figures.frames import lowest_stretches, psnr_per_frame_figure
+from modules.figures.curves import (
+    curves_figure,
+    latent_figure,
+    lowest_stretches,
+    psnr_per_frame_figure,
+)
 from modules.figures.media import write_comparison_gif, write_sheet
 from modules.figures.records import validation_title
 from modules.figures.style import (

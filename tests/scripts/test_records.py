@@ -15,7 +15,7 @@ import pytest
 from modules import evaluation, runlog
 from modules.checkpoint import load_checkpoint
 from modules.evaluation import Score
-from modules.figures import curves, frames, media, records
+from modules.figures import curves, media, records
 from modules.runtime import files
 from tests.support.disks import held
 from tests.support.scripts import (
@@ -205,7 +205,7 @@ def test_drawing_that_crashes_and_a_request_to_end(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(curves.FIGURES, "curves.png", (fail, "epoch"))
-    monkeypatch.setattr(frames, "psnr_per_frame_figure", fail)
+    monkeypatch.setattr(curves, "psnr_per_frame_figure", fail)
     text = train(dataset, tmp_path / "a", "--num_epoch", "1")
     assert len(warnings(text)) == 2 and "MemoryError" in warnings(text)[0]
     # The others are written, and the run is whole.

@@ -69,7 +69,7 @@ def _inside(folder: Path) -> Iterator[None]:
 def figures_left_empty() -> Iterator[list[tuple[str, Any]]]:
     """While inside, the figures of runs in this process are empty files: drawing them takes most of
     a tiny run's time. Yields their names so far, each with its title or number of epochs."""
-    from modules.figures import curves, frames, media
+    from modules.figures import curves, media
 
     drawn: list[tuple[str, Any]] = []
 
@@ -77,13 +77,16 @@ def figures_left_empty() -> Iterator[list[tuple[str, Any]]]:
         drawn.append((name, len(run.epochs)))
         write_atomically(run.folder / name, b"")
 
-    def picture(path: Path, *_: Any, title: str, **__: Any) -> None:
+    def of_frames(*_: Any, title: str, **__: Any) -> Any:
+        drawn.append(("psnr_per_frame.png", title))
+        return mock.Mock()
+
+    def picture(path: Path, *_: Any, title: str) -> None:
         drawn.append((path.name, title))
         write_atomically(path, b"")
 
     with (
-        mock.patch.object(curves, "save_curves", of_run),
-        mock.patch.object(frames, "draw_psnr_per_frame", picture),
+        mock.patch.multiple(curves, save_curves=of_run, psnr_per_frame_figure=of_frames),
         mock.patch.multiple(media, write_comparison_gif=picture, write_sheet=picture),
     ):
         yield drawn
