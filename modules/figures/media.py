@@ -160,11 +160,12 @@ def write_film(
             rate = Fraction(fps).limit_denominator(1001)
             stream = file.add_stream("libx264", rate, options={"crf": "16", "preset": "veryfast"})
             stream.pix_fmt = "yuv420p"
-            for frame in frames():
+            for t, frame in enumerate(frames()):
                 height, width, _ = frame.shape
                 odd = ((0, height % 2), (0, width % 2), (0, 0))  # 4:2:0: a colour for 2 x 2 pixels
                 whole = np.pad(frame, odd, mode="edge")
-                stream.height, stream.width, _ = whole.shape
+                if not t:
+                    stream.height, stream.width, _ = whole.shape
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
             file.mux(stream.encode())
 

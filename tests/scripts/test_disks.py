@@ -237,10 +237,10 @@ def test_no_corrupted_one_is_loaded_with_other_content(
     # The directory of the archive, which its checksums do not cover: a record's entry. The bit 0x10
     # among its attributes says that the record is a folder.
     begin = data.rindex(b"PK\x01\x02", 0, data.rindex(b"archive/data/5"))
-    entry = [flipped(begin + i, mask) for i in range(46) for mask in (0x10,)]
+    entry = [flipped(begin + i, 0x10) for i in range(46)]
     found = [outcome_of_reading(target, each, original) for each in (*flips, *entry, *cuts)]
     assert {*found} == {"refused", "identical"} and {*found[-len(cuts) :]} == {"refused"}
-    assert found[:40].count("refused") > 25  # bytes without meaning, such as padding, are few
+    assert found[: len(flips)].count("refused") >= 20  # bytes without meaning are no majority
     # The control: without the archive's checksums flipped bytes load as other numbers.
     monkeypatch.setattr(zipfile, "is_zipfile", lambda _: False)
     assert "silent" in [outcome_of_reading(target, each, original) for each in flips[:12]]

@@ -31,7 +31,6 @@ from tests.support.scripts import REPOSITORY
 
 TRANSLATIONS = [translation_of(page) for page in TRANSLATED]
 BOTH = [*PAGES, *TRANSLATIONS]
-every_page = pytest.mark.parametrize("page", PAGES)
 every_text = pytest.mark.parametrize("page", BOTH)
 THEORY = [name for name in BOTH if "theory" in name]
 
@@ -132,14 +131,6 @@ def test_there_are_commands_to_parse() -> None:
 @pytest.mark.parametrize("page", ["README.md", "README.zh-TW.md"])
 def test_readme_is_short(page: str) -> None:
     assert len(text_of(page).splitlines()) <= 150
-
-
-@every_page
-def test_lines_of_prose_are_short(page: str) -> None:
-    prose = re.sub(r"^\$\$\n.*?\n\$\$$", "", without_blocks(text_of(page)), flags=re.M | re.S)
-    programs = "- average PSNR: ", "- The runs have "  # the report's quotation of summary.md
-    lines = [line for line in prose.splitlines() if not line.startswith(("|", "![", *programs))]
-    assert not [line for line in lines if len(line) > 100]
 
 
 # ---------------------------------------------------------------- theory
