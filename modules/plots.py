@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from modules.figures import style
 from modules.figures.compare import compare, forcing_text, kl_text
-from modules.figures.curves import BETA, RATE, RATIO, add_curves, draw_curves, epoch_axis
+from modules.figures.curves import draw_curves, epoch_axis, forcing_panel, rate_panel
 from modules.options import (
     REQUIRED,
     TrainerOptions,
@@ -72,27 +72,20 @@ def planned_run(o: TrainerOptions) -> Run:
 
 def schedules_figure(run: Run) -> Figure:
     """β, teacher forcing and learning rate by epoch, of a planned run."""
-    options, table = run.options, run.metrics
-    count = f"{int(table['tf_active'].sum())} of {len(run.epochs)} epochs"
-    forcing = f"teacher forcing (TF): {forcing_text({**options, 'detector_patience': 0})}"
-    forcing += ", but for the detector" if options["detector_patience"] else ""
-    forcing += f"\nbands: on, drawn with seed {options['seed']}: {count}"
-    figure = style.new_figure(12.0, f"Schedules, num_epoch {len(run.epochs)}")
-    panels = figure.subplots(3, sharex=True)
-    for axes, curve, unit, title in zip(
-        panels,
-        (BETA, RATIO, RATE),
-        ("β (KL weight)", "TF ratio (0 to 1)", "learning rate"),
-        (f"KL annealing: {kl_text(options)}", forcing, f"learning rate: {options['lr_scheduler']}"),
-        strict=True,
-    ):
-        axes.set(ylabel=unit, title=title)
-        add_curves(axes, [run], [curve])
-    style.add_teacher_forcing(panels[1], table["epoch"], table["tf_active"])
-    style.axis_from_zero(panels[0], table["beta"])
-    style.axis_from_zero(panels[1], np.ones(1))
-    style.rate_axis(panels[2], table["lr"])
-    epoch_axis(panels[-1:], [run])
+    o = run.options
+    on, epochs = int(run.metrics["tf_active"].sum()), len(run.epochs)
+    detector = ", but for the detector" if o["detector_patience"] else ""
+    title = f"""Schedules, num_epoch {epochs}
+KL annealing: {kl_text(o)}
+teacher forcing (TF): {forcing_text({**o, "detector_patience": 0})}{detector}
+bands: on, drawn with seed {o["seed"]}: {on} of {epochs} epochs
+learning rate: {o["lr_scheduler"]}"""
+    figure = style.new_figure(12.0, title)
+    upper, lower = figure.subfigures(2, squeeze=False).ravel()
+    panels = forcing, rate = upper.subplots(), lower.subplots()
+    style.legend_above(upper, forcing, forcing_panel(forcing, [run]), ncols=3)
+    rate_panel(rate, [run])
+    epoch_axis(panels, [run])
     return figure
 
 

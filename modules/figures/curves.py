@@ -22,12 +22,6 @@ from modules.runlog import Run, lineage, load_run
 Curve = tuple[str, str | None, style.Look]  # column of metrics.csv, label and look
 
 VALIDATION: style.Look = {"color": VERMILLION, "ls": DASHED, "marker": "s"}
-BETA: Curve = "beta", "β", {"color": GREEN}
-RATIO: Curve = (
-    *("tfr", "teacher forcing (TF) ratio"),
-    {"color": PURPLE, "ls": DASHED, "marker": "s"},
-)
-RATE: Curve = "lr", "learning rate", {"color": BLACK, "drawstyle": "steps-mid"}
 
 
 def curves_figure(run: Run) -> Figure:
@@ -37,36 +31,16 @@ def curves_figure(run: Run) -> Figure:
     figure = style.new_figure(12.0, style.shorten(run.name, 90), width=style.PAGE)
     quadrants = figure.subfigures(2, 2, squeeze=False, height_ratios=(4, 3)).ravel()
     psnr, loss, forcing, rate = panels = [quadrant.subplots() for quadrant in quadrants]
-    twin = forcing.twinx()
-    twin.grid(visible=False)
-    twin.spines["right"].set_visible(True)
-    mse = {"color": SKY, "ls": style.DASH_DOT, "marker": "^"}
-    curves: dict[Axes, tuple[str, list[Curve]]] = {
-        psnr: (
-            "PSNR (dB)",
-            [("train_psnr", "training", {"color": BLUE}), ("val_psnr", "validation", VALIDATION)],
-        ),
-        loss: (
-            "loss (pixels 0 to 1)",
-            [
-                ("train_loss", "training, MSE + β·KL", {"color": BLUE}),
-                ("train_mse", "training, MSE", mse),
-                ("val_loss", "validation, MSE", VALIDATION),
-            ],
-        ),
-        forcing: ("β (KL weight)", [BETA]),
-        twin: ("TF ratio (0 to 1)", [RATIO]),
-        rate: ("learning rate", [RATE]),
-    }
-    for axes, (unit, shown) in curves.items():
-        axes.set_ylabel(unit)
-        add_curves(axes, parts, shown)
-    for part in parts:
-        # With rollouts teacher forcing is drawn for each step, else once for an epoch.
-        by_step = part.options.get("rollout_every")
-        name, label = ("tfr", "TF, fraction of steps") if by_step else ("tf_active", "TF on")
-        own = label if part is parts[-1] else None
-        style.add_teacher_forcing(forcing, part.metrics["epoch"], part.metrics[name], own)
+    training: Curve = ("train_psnr", "training", {"color": BLUE})
+    add_curves(psnr, "PSNR (dB)", parts, [training, ("val_psnr", "validation", VALIDATION)])
+    losses: list[Curve] = [
+        ("train_loss", "training, MSE + β·KL", {"color": BLUE}),
+        ("train_mse", "training, MSE", {"color": SKY, "ls": style.DASH_DOT, "marker": "^"}),
+        ("val_loss", "validation, MSE", VALIDATION),
+    ]
+    add_curves(loss, "loss (pixels 0 to 1)", parts, losses)
+    twin = forcing_panel(forcing, parts)
+    rate_panel(rate, parts)
     for part in parts[1:]:
         for axes in panels:
             axes.axvline(part.epochs[0] - 0.5, color=GREY, lw=0.8, gid="took over")
@@ -89,9 +63,6 @@ def curves_figure(run: Run) -> Figure:
 
     style.number_axis(psnr)
     style.number_axis(loss, column(parts, "train_loss", "train_mse", "val_loss"))
-    style.axis_from_zero(forcing, column(parts, "beta"))
-    style.axis_from_zero(twin, np.ones(1))
-    style.rate_axis(rate, column(parts, "lr"))
     epoch_axis(panels, parts)
     for quadrant, axes in zip(quadrants, panels, strict=True):
         beside = (forcing, twin) if axes is forcing else (axes,)
@@ -107,8 +78,35 @@ def column(parts: Sequence[Run], *names: str) -> np.ndarray:
     return np.concatenate([part.metrics[name] for name in names for part in parts])
 
 
-def add_curves(axes: Axes, parts: Sequence[Run], curves: Sequence[Curve]) -> None:
+def forcing_panel(axes: Axes, parts: Sequence[Run]) -> Axes:
+    """β, when teacher forcing was on, and its ratio in axes of its own, which are returned."""
+    twin = axes.twinx()
+    twin.grid(visible=False)
+    twin.spines["right"].set_visible(True)
+    add_curves(axes, "β (KL weight)", parts, [("beta", "β", {"color": GREEN})])
+    look: style.Look = {"color": PURPLE, "ls": DASHED, "marker": "s"}
+    add_curves(twin, "TF ratio (0 to 1)", parts, [("tfr", "teacher forcing (TF) ratio", look)])
+    for part in parts:
+        # With rollouts teacher forcing is drawn for each step, else once for an epoch.
+        by_step = part.options.get("rollout_every")
+        name, label = ("tfr", "TF, fraction of steps") if by_step else ("tf_active", "TF on")
+        own = label if part is parts[-1] else None
+        style.add_teacher_forcing(axes, part.metrics["epoch"], part.metrics[name], own)
+    style.axis_from_zero(axes, column(parts, "beta"))
+    style.axis_from_zero(twin, np.ones(1))
+    return twin
+
+
+def rate_panel(axes: Axes, parts: Sequence[Run]) -> None:
+    """The learning rate."""
+    look: style.Look = {"color": BLACK, "drawstyle": "steps-mid"}
+    add_curves(axes, "learning rate", parts, [("lr", "learning rate", look)])
+    style.rate_axis(axes, column(parts, "lr"))
+
+
+def add_curves(axes: Axes, unit: str, parts: Sequence[Run], curves: Sequence[Curve]) -> None:
     """The columns of metrics.csv as lines; those of the parent runs are lighter."""
+    axes.set_ylabel(unit)
     points = sum(len(part.epochs) for part in parts)
     for part in parts:
         x = part.metrics["epoch"]
@@ -145,8 +143,7 @@ def latent_figure(run: Run) -> Figure:
         ("sigma", "decoder's σ", PURPLE),
     )
     for axes, (name, unit, colour) in zip(panels, rows, strict=True):
-        axes.set_ylabel(unit)
-        add_curves(axes, parts, [(name, None, {"color": colour})])
+        add_curves(axes, unit, parts, [(name, None, {"color": colour})])
         style.number_axis(axes, column(parts, name))
     epoch_axis(panels[-1:], parts)
     return figure
@@ -156,9 +153,9 @@ def regions_figure(run: Run) -> Figure:
     """regions.png: validation PSNR near the skeleton and elsewhere."""
     figure, parts = style.new_figure(6.5), lineage(run)
     axes = figure.subplots()
-    axes.set_ylabel("validation PSNR (dB)")
     regions = [(f"val_psnr_{name}", *of_region) for name, of_region in style.REGIONS.items()]
-    add_curves(axes, parts, [("val_psnr", "whole frame", VALIDATION), *regions])
+    whole: Curve = ("val_psnr", "whole frame", VALIDATION)
+    add_curves(axes, "validation PSNR (dB)", parts, [whole, *regions])
     style.number_axis(axes)
     epoch_axis([axes], parts)
     style.legend_above(figure, axes)
