@@ -74,18 +74,19 @@ def schedules_figure(run: Run) -> Figure:
     """β, teacher forcing and learning rate by epoch, of a planned run."""
     o = run.options
     on, epochs = int(run.metrics["tf_active"].sum()), len(run.epochs)
-    detector = ", but for the detector" if o["detector_patience"] else ""
-    title = f"""Schedules, num_epoch {epochs}
+    detector = " without the detector" if o["detector_patience"] else ""
+    title = f"""Schedules{detector}, num_epoch {epochs}
 KL annealing: {kl_text(o)}
-teacher forcing (TF): {forcing_text({**o, "detector_patience": 0})}{detector}
+teacher forcing (TF): {forcing_text({**o, "detector_patience": 0})}
 bands: on, drawn with seed {o["seed"]}: {on} of {epochs} epochs
 learning rate: {o["lr_scheduler"]}"""
     figure = style.new_figure(12.0, title)
-    upper, lower = figure.subfigures(2, squeeze=False).ravel()
-    panels = forcing, rate = upper.subplots(), lower.subplots()
-    style.legend_above(upper, forcing, forcing_panel(forcing, [run]), ncols=3)
+    forcing, rate = figure.subplots(2, sharex=True)
+    twin = forcing_panel(forcing, [run])
+    handles = [handle for axes in (forcing, twin) for handle in axes.get_legend_handles_labels()[0]]
+    forcing.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     rate_panel(rate, [run])
-    epoch_axis(panels, [run])
+    epoch_axis([rate], [run])
     return figure
 
 
