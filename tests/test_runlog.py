@@ -86,15 +86,6 @@ def test_resuming_drops_later_rows_and_half_lines(table: MetricsTable, last: int
     assert read_metrics(path)["epoch"].tolist() == [*range(kept - 1), last + 1]
 
 
-def test_a_sound_table_is_not_touched_by_resuming(table: MetricsTable) -> None:
-    before = table.path.stat()
-    resumed(table.path, 2)
-    after = table.path.stat()
-    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
-    resumed(table.path.with_name("none.csv"), 3)  # nothing to do
-    assert not table.path.with_name("none.csv").exists()
-
-
 def test_a_table_of_an_earlier_version_is_taken_over(table: MetricsTable) -> None:
     path, columns = table.path, 14  # the contract's
     lines = path.read_text().splitlines()

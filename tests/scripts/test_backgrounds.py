@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dataloader
+from modules import runlog
 from modules.evaluation import score
 from modules.ink import Ink
 from tests.support.data import make_dataset
@@ -77,9 +78,12 @@ def test_splits_on_different_backgrounds_are_a_fault(tmp_path: Path) -> None:
         )
 
 
-def test_a_checkpoint_refuses_another_background(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_the_ink_of_its_training_labels(tmp_path: Path) -> None:
+    """Another background is refused; paler validation labels are scored as in training."""
     root = make_dataset(tmp_path / "data")
     white = redraw(root, tmp_path / "white")
+    shutil.rmtree(white / "val")
+    shutil.copytree(redraw(root, tmp_path / "pale", opacity=0.2) / "val", white / "val")
     train(white, tmp_path / "run", "--num_epoch", "1")
     path = tmp_path / "run/last.ckpt"
     saved = torch.load(path, weights_only=True)
@@ -87,25 +91,14 @@ def test_a_checkpoint_refuses_another_background(tmp_path: Path) -> None:
     given = ("--ckpt_path", path, "--save_root", tmp_path / "out", "--DR")
     words = ("data: labels are drawn on black (0, 0, 0)", "labels on white (255, 255, 255)")
     test = ("Tester.py", "--split", "test")
-    for command in (test, ("Tester.py", "--split", "val"), ("Trainer.py", "--test")):
-        assert run_script(*command, *given, white).returncode == 0
+    for command in (test, ("Trainer.py", "--test"), ("Tester.py", "--split", "val")):
+        tested = run_script(*command, *given, white)
+        assert tested.returncode == 0
         assert_refused(run_script(*command, *given, root), *words, "train on these first")
+    inside = runlog.read_metrics(tmp_path / "run/metrics.csv")["val_psnr_inside"][0]
+    assert f"near the skeleton {inside:.2f} dB" in tested.stdout
     tuned = run_script("Trainer.py", *given, root, "--dry_run", "--train_vi_len", "4")
     assert tuned.returncode == 0 and f"note: {root}: labels are drawn on black" in tuned.stdout
     del saved["labels"]  # an older checkpoint does not say
     torch.save(saved, path)
     assert run_script(*test, *given, root).returncode == 0
-
-
-def test_tester_scores_as_the_trainer_did(tmp_path: Path) -> None:
-    """By the ink of the training labels, also where the validation labels alone look paler."""
-    root = make_dataset(tmp_path / "data")
-    white = redraw(root, tmp_path / "white")
-    shutil.rmtree(white / "val")
-    shutil.copytree(redraw(root, tmp_path / "pale", opacity=0.2) / "val", white / "val")
-    train(white, tmp_path / "run", "--num_epoch", "1")
-    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
-    row = dict(zip(*(line.split(",") for line in rows), strict=True))
-    said = f"near the skeleton {float(row['val_psnr_inside']):.2f} dB"
-    tested = run_script("Tester.py", "--ckpt_path", tmp_path / "run/last.ckpt", "--split", "val")
-    assert said in tested.stdout
