@@ -201,6 +201,7 @@ def test_overlaid_figures(three: list[Path]) -> None:
         assert all(len(found) == 1 for found in limits.values())  # one unit, one scale
     curves = [each for each in figure.axes[0].lines if each.get_gid() == "seconds"]
     np.testing.assert_allclose(curves[1].get_xdata(), [0.5, 1.0, 1.5, 2.0])
+    assert figure.axes[0].get_xlim()[0] == 0
 
 
 def test_many_runs(tmp_path: Path) -> None:

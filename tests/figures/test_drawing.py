@@ -217,9 +217,9 @@ def test_lowest_stretches_do_not_overlap(n: int, fewest: int) -> None:
     stretches = sorted(lowest_stretches(28 + np.random.default_rng(0).normal(size=n)))
     assert fewest <= len(stretches) <= 3
     assert all(a.stop < b.start for a, b in itertools.pairwise(stretches))
-    assert stretches[0].start >= 1 and stretches[-1].stop <= n + 1
     assert len(lowest_stretches(np.full(n, 25.0))) <= 1
     assert lowest_stretches(np.full(n, math.nan)) == []
+    assert lowest_stretches(-np.arange(60.0)) == [(58, 61, 60)]  # ends with the curve
 
 
 @pytest.mark.parametrize("frames", [2, 3001])
