@@ -209,26 +209,6 @@ def refuse_inside(root: Path, results: Path) -> None:
 # ---------------------------------------------------------------- command line
 
 
-def _draw(path: Path, title: str, findings: inspection.Findings) -> None:
-    """Draw the contact sheet of a data set."""
-    # Importing matplotlib takes nearly half a second, and only drawing needs it.
-    from modules.figures.contact_sheet import SheetSequence, SheetSplit, write_contact_sheet
-
-    names = [name for name in SheetSplit._fields if name != "copies"]
-    train, val = (
-        SheetSplit(**{name: getattr(split, name) for name in names})
-        for split in (findings.train, findings.val)
-    )
-    copies = [index for index, _ in (*findings.copies.identical, *findings.copies.near)]
-    tests = [
-        SheetSequence(test.name, test.first_frame, test.labels[0], len(test.labels))
-        for test in findings.tests
-    ]
-    ink = findings.train.ink
-    made = write_contact_sheet(path, title, train, val._replace(copies=copies), tests, ink)
-    print(f"wrote {made}")
-
-
 def check(root: Path, workers: int, picture: Path | None = None, well: bool = True) -> None:
     """Print what a data set holds, and warnings of what may be wrong with it.
 
@@ -287,7 +267,10 @@ def check(root: Path, workers: int, picture: Path | None = None, well: bool = Tr
     for line in (found := findings.warnings()):
         print(f"warning: {line}")
     if picture is not None:
-        _draw(picture, root.resolve().name, findings)
+        # Importing matplotlib takes nearly half a second, and only drawing needs it.
+        from modules.figures.contact_sheet import write_contact_sheet
+
+        print(f"wrote {write_contact_sheet(picture, root.resolve().name, findings)}")
     print("no faults" if well and not found else "complete and readable; see the warnings above")
 
 

@@ -2,7 +2,6 @@
 
 import codecs
 import errno
-import itertools
 import json
 import math
 from collections.abc import Callable
@@ -85,15 +84,6 @@ def test_resuming_drops_later_rows_and_half_lines(table: MetricsTable, last: int
     assert path.read_text() == "".join(whole.splitlines(keepends=True)[:kept])
     assert put(again, row(last + 1))
     assert read_metrics(path)["epoch"].tolist() == [*range(kept - 1), last + 1]
-
-
-def test_a_sound_table_is_not_touched_by_resuming(table: MetricsTable) -> None:
-    before = table.path.stat()
-    resumed(table.path, 2)
-    after = table.path.stat()
-    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
-    resumed(table.path.with_name("none.csv"), 3)  # nothing to do
-    assert not table.path.with_name("none.csv").exists()
 
 
 def test_a_table_of_an_earlier_version_is_taken_over(table: MetricsTable) -> None:
@@ -187,37 +177,6 @@ def test_half_a_line_goes_before_the_next(table: MetricsTable, part: int | None)
     assert put(table, row(4))
     assert epochs(table.path.parent) == [0, 1, 2, 3, 4]
     assert read_metrics(table.path)["val_flicker"][3] == 0.123456
-
-
-@pytest.mark.parametrize("saved", [False, True])
-@pytest.mark.parametrize("killed", range(3))
-def test_killed_at_any_moment(tmp_path: Path, killed: int, saved: bool) -> None:
-    """A run of three epochs, the file held in any of them, killed before or after any save.
-
-    A checkpoint is what --resume finds: the last epoch, and the rows that were not written then.
-    """
-    for case, (kept_from, kept_until) in enumerate(itertools.product(range(3), range(4))):
-        path = tmp_path / str(case) / NAME
-        path.parent.mkdir()
-        checkpoint: tuple[int, list[dict[str, Any]]] = (-1, [])
-        table, epoch, kills = MetricsTable(path, []), 0, 0
-        while epoch < 3:
-            with held(*[NAME] * (kept_from <= epoch < kept_until)):
-                put(table, row(epoch, seconds=float(kills)))
-            dies = epoch == killed and not kills
-            if saved or not dies:
-                checkpoint = (epoch, [dict(one) for one in table.unwritten])
-            epoch += 1
-            if dies:
-                kills, epoch = 1, checkpoint[0] + 1
-                with held(*[NAME] * (kept_from <= epoch < kept_until)):
-                    table = MetricsTable(path, list(checkpoint[1]))
-                    table.resume(checkpoint[0])
-        table.write()
-        assert epochs(path.parent) == list(range(3)), (kept_from, kept_until)
-        # Rows after the kill are those of the run that went on.
-        first = killed + saved
-        assert read_metrics(path)["seconds"].tolist() == [0.0] * first + [1.0] * (3 - first)
 
 
 # ---------------------------------------------------------------- other files

@@ -33,10 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
 from modules.figures.compare import comparison_figure, named_runs
-from modules.figures.curves import curves_figure, latent_figure
-from modules.figures.frames import lowest_stretches, psnr_per_frame_figure
+from modules.figures.curves import (
+    curves_figure,
+    latent_figure,
+    lowest_stretches,
+    psnr_per_frame_figure,
+)
 from modules.figures.media import write_comparison_gif, write_sheet
-from modules.figures.runs import Run, load_run, validation_title
+from modules.figures.records import validation_title
 from modules.figures.style import (
     BLUE,
     DASHED,
@@ -51,7 +55,7 @@ from modules.figures.style import (
     number_axis,
     whole_number_axis,
 )
-from modules.runlog import FrameTable, read_metrics, read_psnr_per_frame
+from modules.runlog import FrameTable, Run, load_run, read_metrics, read_psnr_per_frame
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 from tests.programs.ablation import ROWS
 
@@ -243,7 +247,7 @@ def save_pictures(name: str, kind: str, path: Path) -> None:
         write_sheet(path, *videos, psnr, title=title)
     else:
         first = FRAMES[kind](psnr)
-        write_comparison_gif(path, *(video[first] for video in videos), psnr=psnr, title=title)
+        write_comparison_gif(path, *(video[first] for video in videos), psnr, title=title)
 
 
 PICTURES: dict[str, Callable[[Path], None]] = {
