@@ -21,9 +21,11 @@ def test_distances_of_the_figure(tmp_path: Path) -> None:
     made = run_script(PROGRAM, "clip", clip, "--seconds", "2")
     assert made.returncode == 0, made.stderr
     assert_refused(run_script(PROGRAM, "figure", clip, root), "holds no joints", "import it first")
-    result = run_script(PROGRAM, "sizes", clip, "8x4", "512x256", "--every", "30")
-    assert "8 x 4: a person in 0 of 2 frames\n" in result.stdout
-    assert "512 x 256: a person in 2 of 2 frames, 205 pixels high; median" in result.stdout
+    result = run_script(PROGRAM, "sizes", clip, "16x8", "512x256", "--every", "30")
+    assert result.returncode == 0, result.stderr
+    small, large = re.findall(r"a person in (\d) of 2 frames", result.stdout)
+    assert small < large == "2"
+    assert "205 pixels high; median" in result.stdout
     split = ("--val_frames", "5", "--test", "0")
     assert run_script("dataloader.py", "video", clip, "--out", root, *split).returncode == 0
 
