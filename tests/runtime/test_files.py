@@ -138,7 +138,7 @@ def test_the_lock_of_a_run_that_may_be_at_work_is_left(tmp_path: Path) -> None:
     path, parent = tmp_path / LOCK, os.getppid()
     for text, words in (
         (lock_of(parent), f"process {parent} on {socket.gethostname()} is a run in this folder"),
-        (lock_of(1, host="elsewhere"), "process 1 on elsewhere is a run in this folder"),
+        (lock_of(1, host="elsewhere", started="5"), "process 1 on elsewhere is a run"),
         ("", "cannot be read"),
         ("[1]", "cannot be read"),
     ):
@@ -162,7 +162,7 @@ def test_the_lock_of_a_process_that_has_ended_is_taken_over(tmp_path: Path) -> N
     for lock in (
         *locks,
         lock_of(os.getppid(), started="1"),  # a number that is another program's by now
-        lock_of(os.getpid(), started="1"),
+        lock_of(os.getpid()),
     ):
         (tmp_path / LOCK).write_text(lock)
         lock_folder(tmp_path)
