@@ -24,7 +24,7 @@ from modules.data import Recording, VideoData
 from modules.datasets.naming import list_folder, sort_frames
 from modules.ink import Ink
 from modules.runlog import read_table
-from modules.runtime.errors import MAX_NAMED, UserError, named, reason_of
+from modules.runtime.errors import MAX_NAMED, UserError, named, why
 
 MAX_LISTED = 20  # faults of one folder or file
 SPLITS = ("train", "val", "test")
@@ -103,7 +103,7 @@ def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
     try:
         rows = read_table(path)
     except (OSError, ValueError, csv.Error) as error:
-        faults.add(where, f"cannot be read as a CSV file ({reason_of(error)})")
+        faults.add(where, f"cannot be read as a CSV file ({why(error)})")
         return []
     if not rows or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
         found = f"starts with {','.join(rows[0][1])!r:.60}" if rows else "is empty"

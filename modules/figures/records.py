@@ -18,7 +18,7 @@ from modules.data import VideoData, to_uint8
 from modules.diagnosis import warnings_of
 from modules.evaluation import Score, where_it_fits
 from modules.losses import EpochAverages, implied_sigma
-from modules.runtime.errors import UserError, reason_of
+from modules.runtime.errors import UserError, why
 from modules.runtime.files import retried, write_atomically
 
 # Drawing may take this part of a run's time; then the figures wait for a later epoch.
@@ -125,7 +125,7 @@ class Records:
             if name not in self.warned:
                 self.warned.add(name)
                 print(
-                    f"warning: {self.root / name}: cannot be written ({reason_of(error)}); "
+                    f"warning: {self.root / name}: cannot be written ({why(error)}); "
                     "training continues, and it will be retried",
                     flush=True,
                 )

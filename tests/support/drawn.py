@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def make_run(
     """A run's folder. broken: epochs without a finite sequence; rows: values that differ; frames:
     the average in psnr_per_frame.csv, None for that of the best epoch."""
     folder.mkdir(parents=True)
-    settings = {**vars(TrainerOptions()), "DR": "data", "num_epoch": epochs, **(options or {})}
-    settings["save_root"] = str(folder)
+    settings = {**asdict(TrainerOptions()), "DR": "data", "num_epoch": epochs, "tfr_sde": 2}
+    settings |= {"save_root": str(folder), **(options or {})}
     write_config(folder / "config.json", {"options": settings, "baselines": BASELINES, **config})
     rng = np.random.default_rng(epochs)
     table = MetricsTable(folder / "metrics.csv", [])
