@@ -34,22 +34,17 @@ def names(val: list[float], train: list[float], **options: Any) -> list[str]:
     return [*diagnose(a_run(val, train, **options))]
 
 
-def falling(val: list[float], train: list[float]) -> bool:
-    return falls_while_training_rises(a_run(val, train)) != ""
-
-
 def test_validation_that_falls_while_training_rises() -> None:
-    assert falling(COLLAPSE, RISING)
-    assert [falling(COLLAPSE[:n], RISING[:n]) for n in range(1, 6)] == [False] * 3 + [True] * 2
-    # Controls: training falls too; it fell by less; it comes back in the last third; a value is
-    # missing.
-    assert not falling(COLLAPSE, RISING[::-1])
-    assert not falling([25.2] + [24.75] * 9, RISING)
-    assert falling([25.2] + [24.65] * 9, RISING)
-    assert not falling([*COLLAPSE[:7], 25.0, *COLLAPSE[8:]], RISING)
-    assert falling([*COLLAPSE[:5], 25.0, *COLLAPSE[6:]], RISING)  # before the last four of ten
-    assert not falling([*COLLAPSE[:9], math.nan], RISING)
-    assert not falling([math.nan] * 10, RISING)
+    def falling(val: list[float], train: list[float] = RISING) -> bool:
+        return falls_while_training_rises(a_run(val, train[: len(val)])) != ""
+
+    assert [falling(COLLAPSE[:n]) for n in range(1, 11)] == [False] * 3 + [True] * 7
+    assert not falling(COLLAPSE, RISING[::-1])  # training falls too
+    assert falling([25.2] + [24.65] * 9) and not falling([25.2] + [24.75] * 9)
+    # It comes back in the last third, which is the last four of ten, or before it.
+    assert not falling([*COLLAPSE[:7], 25.0, *COLLAPSE[8:]])
+    assert falling([*COLLAPSE[:5], 25.0, *COLLAPSE[6:]])
+    assert not falling([*COLLAPSE[:9], math.nan]) and not falling([math.nan] * 10)
 
 
 def test_a_run_below_the_baselines() -> None:
