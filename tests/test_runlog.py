@@ -15,7 +15,7 @@ import pytest
 from modules import runlog
 from modules.runlog import METRIC_COLUMNS, MetricsTable, read_metrics
 from modules.runtime.errors import UserError
-from tests.support.disks import named, refusing
+from tests.support.disks import held, named, refusing
 
 NAME = "metrics.csv"
 
