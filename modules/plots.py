@@ -84,7 +84,7 @@ learning rate: {o["lr_scheduler"]}"""
     forcing, rate = figure.subplots(2, sharex=True)
     twin = forcing_panel(forcing, [run])
     handles = [handle for axes in (forcing, twin) for handle in axes.get_legend_handles_labels()[0]]
-    forcing.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    figure.legend(handles=handles, loc="outside lower left", ncols=3)
     rate_panel(rate, [run])
     epoch_axis([rate], [run])
     return figure
