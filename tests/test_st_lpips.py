@@ -29,11 +29,15 @@ class Distance(nn.Module):
         return 2 * (a - b).abs().mean(dim=(1, 2, 3), keepdim=True)
 
 
-def test_each_frame_has_its_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
     package, module = ModuleType("stlpips_pytorch"), ModuleType("stlpips_pytorch.stlpips")
     module.LPIPS = Distance  # type: ignore[attr-defined]
     for each in (package, module):
         monkeypatch.setitem(sys.modules, each.__name__, each)
+
+
+def test_each_frame_has_its_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
     truth = torch.zeros(70, 3, SMALLEST, 24)  # more than go through at once
     shift = torch.linspace(0, 0.5, 70)[:, None, None, None]
     found = st_lpips(load_st_lpips(32, 64), truth + shift, truth)
