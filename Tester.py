@@ -22,12 +22,12 @@ from torch import nn
 from tqdm import tqdm
 
 import dataloader
-from modules import runlog
 from modules.checkpoint import Checkpoint, export, load_weights
 from modules.cvae import CVAE
 from modules.data import TestSequence, VideoData, to_uint8, to_unit
 from modules.datasets.person import frames_per_second
 from modules.evaluation import Score, generate, score, validate
+from modules.figures.records import validation_files
 from modules.ink import find_ink
 from modules.losses import frame_mse, psnr_of_mse
 from modules.options import TesterOptions, as_lines, parse, telling_origins
@@ -174,23 +174,11 @@ def submitted_psnr(pixels: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return psnr_of_mse(frame_mse(made / 255.0, true / 255.0)).double().numpy()
 
 
-def report_score(root: Path, video: VideoData, result: Score, pixels: np.ndarray) -> None:
-    """psnr_per_frame.csv and .png, and the two averages in words."""
-    of_frames = result.psnr, result.inside, result.outside
-    runlog.write_psnr_per_frame(root / "psnr_per_frame.csv", *of_frames)
-
-    from modules.figures import frames
-
-    frames.draw_psnr_per_frame(
-        root / "psnr_per_frame.png",
-        result.psnr,
-        inside=result.inside,
-        outside=result.outside,
-        labels=video.labels.numpy(),
-        truth=video.frames.numpy(),
-        prediction=pixels,
-    )
-    submitted = submitted_psnr(pixels, video.frames.numpy())
+def report_score(root: Path, video: VideoData, result: Score, made: torch.Tensor) -> None:
+    """psnr_per_frame.csv and .png, and the two averages in words. made: (T, 3, H, W) in [0, 1]"""
+    for write in validation_files(root, result, video, made, visualize=False).values():
+        write()
+    submitted = submitted_psnr(to_uint8(made).numpy(), video.frames.numpy())
     print(
         f"PSNR {result.mean_psnr:.4f} dB, SSIM {result.mean_ssim:.4f}, average over frames "
         f"1-{len(result.psnr)}\n"
@@ -305,7 +293,7 @@ def main() -> None:
     pixels = [to_uint8(frames).numpy() for frames in made]
     write_results(root, sequences, pixels, frames_per_second(Path(o.DR or "")) or 15)
     if video and result:
-        report_score(root, video, result, pixels[0])
+        report_score(root, video, result, made[0])
         if perceptual:
             report_st_lpips(root, perceptual, video.frames, made[0])
         if o.n_samples > 1:

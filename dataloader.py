@@ -239,18 +239,13 @@ def check(root: Path, workers: int, picture: Path | None = None, well: bool = Tr
         print(f"warning: {line}")
     if picture is not None:
         # Importing matplotlib takes nearly half a second, and only drawing needs it.
-        from modules.figures.contact_sheet import SheetSequence, SheetSplit, write_contact_sheet
+        from modules.figures.contact_sheet import write_contact_sheet
 
         ours.copies = [index for index, _ in copies]
-        first, second = (
-            SheetSplit(**{name: getattr(part, name) for name in SheetSplit._fields})
-            for part in (theirs, ours)
-        )
         sequences = [
-            SheetSequence(t.name, t.images.pixels[0], t.labels.pixels[0], len(t.labels.files))
-            for t in tests
+            (t.name, t.images.pixels[0], t.labels.pixels[0], len(t.labels.files)) for t in tests
         ]
-        write_contact_sheet(picture, root.resolve().name, first, second, sequences, ink)
+        write_contact_sheet(picture, root.resolve().name, theirs, ours, sequences, ink)
         print(f"wrote {picture}")
     print("no faults" if well and not found else "complete and readable; see the warnings above")
 

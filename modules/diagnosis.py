@@ -1,14 +1,13 @@
 """What a run's metrics say that a user must not overlook, the likeliest cause, what to try first.
 
-Pure functions of the columns of metrics.csv, each (epochs,), and of config.json's entries. A value
-that is not finite counts as missing.
+All of it follows from metrics.csv and config.json. A value that is not finite counts as missing.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+
+from modules.runlog import Run
 
 FALLEN = 0.5  # dB below the best from which validation has fallen, not just varied
 BEHIND = 1.0  # dB below the best that a run's last epoch should not be
@@ -31,122 +30,101 @@ REMEDIES = {
 }
 
 
-Metrics = Mapping[str, np.ndarray]
-Options = Mapping[str, Any]
+def known_baselines(run: Run) -> dict[str, float]:
+    """Those of config.json that are finite numbers, in dB."""
+    given = run.config.get("baselines") or {}
+    found = ((name, given.get(name)) for name in BASELINES)
+    return {k: v for k, v in found if isinstance(v, int | float) and math.isfinite(v)}
 
 
-def diagnose(metrics: Metrics, baselines: Any, options: Options) -> dict[str, str]:
+def warnings_of(run: Run, *, latest: bool = False) -> list[str]:
+    """What is found, a line each, and at the end the advice.
+
+    latest: only what the last epoch has brought, without advice
+    """
+    known = diagnose(run.part(slice(-1))) if latest else {}
+    lines = [f"warning: {fact}" for name, fact in diagnose(run).items() if name not in known]
+    return [*lines, advice(run)] if lines and not latest else lines
+
+
+def diagnose(run: Run) -> dict[str, str]:
     """What is found in the epochs so far, by name, the most important first.
 
-    baselines: config.json's, in dB; anything else gives no comparison
-    options:   the run's; `num_epoch` tells whether it has ended
+    The option `num_epoch` tells whether the run has ended; without it, it has.
     """
-    psnr = metrics["val_psnr"]
-    planned = options.get("num_epoch")
-    planned = planned if isinstance(planned, int) else len(psnr)
+    epochs = len(run.epochs)
+    planned = run.options.get("num_epoch", epochs)
     found: dict[str, str] = {}
-    if len(psnr) >= planned / 5:  # the first epochs of a long run are no trend …
-        found["falling"] = falls_while_training_rises(psnr, metrics["train_psnr"])
-    if len(psnr) >= min(planned, max(FEWEST, planned / 2)):  # … and below any baseline
-        found |= below_baselines(psnr, baselines)
+    if epochs >= planned / 5:  # the first epochs of a long run are no trend …
+        found["falling"] = falls_while_training_rises(run)
+    if epochs >= min(planned, max(FEWEST, planned / 2)):  # … and below any baseline
+        found["below baselines"] = below_baselines(run)
     # A preset has chosen its epochs itself, and best.ckpt holds the best of them.
-    if len(psnr) >= planned and not any(found.values()) and not options.get("preset"):
-        found["ends below best"] = ends_below_best(psnr)
+    if epochs >= planned and not any(found.values()) and not run.options.get("preset"):
+        psnr, best = run.metrics["val_psnr"], run.best()
+        if best is not None and psnr[-1] < psnr[best] - BEHIND:
+            found["ends below best"] = f"the last epoch is worse: {_from_best(psnr, best)}"
     return {name: fact for name, fact in found.items() if fact}
 
 
-def news(metrics: Metrics, baselines: Any, options: Options) -> dict[str, str]:
-    """What is found since the last epoch, and was not before it."""
-    earlier = {name: column[:-1] for name, column in metrics.items()}
-    known = diagnose(earlier, baselines, options)
-    now = diagnose(metrics, baselines, options)
-    return {name: fact for name, fact in now.items() if name not in known}
-
-
-def best_epoch(psnr: np.ndarray) -> int | None:
-    """The first epoch with the highest value; None if there is none."""
-    known = np.isfinite(psnr)
-    return int(np.where(known, psnr, -np.inf).argmax()) if known.any() else None
-
-
-def falls_while_training_rises(val_psnr: np.ndarray, train_psnr: np.ndarray) -> str:
+def falls_while_training_rises(run: Run) -> str:
     """Validation more than 0.5 dB below its best in all of the last third of the epochs, or "".
 
     The last third is at least 3 epochs. Training PSNR must have risen since the best one:
     otherwise both fall, which has other causes.
     """
-    count = max(FEWEST, math.ceil(len(val_psnr) / 3))
-    best, last = best_epoch(val_psnr), val_psnr[-count:]
-    if best is None or len(last) < count or not np.isfinite([*last, train_psnr[-1]]).all():
+    psnr, train, best = run.metrics["val_psnr"], run.metrics["train_psnr"], run.best()
+    count = max(FEWEST, math.ceil(len(psnr) / 3))
+    last = psnr[-count:]
+    if best is None or len(last) < count or not np.isfinite([*last, train[-1]]).all():
         return ""
-    if last.max() >= val_psnr[best] - FALLEN or not train_psnr[-1] > train_psnr[best]:
+    if last.max() >= psnr[best] - FALLEN or not train[-1] > train[best]:
         return ""
-    return f"validation PSNR falls while training PSNR rises: {_from_best(val_psnr, best)}"
+    return f"validation PSNR falls while training PSNR rises: {_from_best(psnr, best)}"
 
 
-def below_baselines(val_psnr: np.ndarray, baselines: Any) -> dict[str, str]:
-    """The last epoch, or even the best, is worse than a prediction that needs no model."""
-    best = best_epoch(val_psnr)
+def below_baselines(run: Run) -> str:
+    """The last epoch, or even the best, is worse than a prediction that needs no model. Or ""."""
+    psnr, best = run.metrics["val_psnr"], run.best()
     if best is None:
-        return {}
-    for name, epoch in (("best", best), ("last", len(val_psnr) - 1)):
-        above = {k: v for k, v in known_baselines(baselines).items() if val_psnr[epoch] < v}
-        if above:
-            what = "s" * (len(above) > 1) + " "
-            *most, last = (f"{BASELINES[key]} ({v:.2f} dB)" for key, v in above.items())
-            what += " and ".join([", ".join(most), last] if most else [last])
-            which = f"even the best epoch ({epoch})" if name == "best" else f"epoch {epoch}"
-            fact = f"{which}, {val_psnr[epoch]:.2f} dB, is below the baseline{what}"
-            return {f"{name} below baselines": fact}
-    return {}
-
-
-def ends_below_best(val_psnr: np.ndarray) -> str:
-    """The last epoch is more than 1 dB below the best: another checkpoint is better. Or ""."""
-    best = best_epoch(val_psnr)
-    if best is None or not val_psnr[-1] < val_psnr[best] - BEHIND:
         return ""
-    return f"the last epoch is worse: {_from_best(val_psnr, best)}"
+    last = len(psnr) - 1
+    for which, epoch in ((f"even the best epoch ({best})", best), (f"epoch {last}", last)):
+        above = {k: v for k, v in known_baselines(run).items() if psnr[epoch] < v}
+        if above:
+            *most, final = (f"{BASELINES[key]} ({v:.2f} dB)" for key, v in above.items())
+            names = " and ".join([", ".join(most), final] if most else [final])
+            s = "s" if most else ""
+            return f"{which}, {psnr[epoch]:.2f} dB, is below the baseline{s} {names}"
+    return ""
 
 
-def known_baselines(baselines: Any) -> dict[str, float]:
-    """Those of config.json that are finite numbers."""
-    found = ((k, baselines.get(k)) for k in BASELINES) if isinstance(baselines, dict) else ()
-    return {k: v for k, v in found if isinstance(v, int | float) and math.isfinite(v)}
-
-
-def _from_best(val_psnr: np.ndarray, best: int) -> str:
-    return f"{val_psnr[best]:.2f} dB in epoch {best} (best.ckpt), {val_psnr[-1]:.2f} dB at the end"
+def _from_best(psnr: np.ndarray, best: int) -> str:
+    return f"{psnr[best]:.2f} dB in epoch {best} (best.ckpt), {psnr[-1]:.2f} dB at the end"
 
 
 # ---------------------------------------------------------------- why, and what to try
 
 
-def advice(metrics: Metrics, baselines: Any, options: Options) -> str:
-    """The likeliest cause of what `diagnose` finds and the one thing to try first, a sentence.
-
-    "" where nothing is found.
-    """
-    if not diagnose(metrics, baselines, options):
-        return ""
-    cause, remedy = _likeliest(metrics, baselines, options)
-    where = "docs/theory.md, section 7, has more"
-    return f"likeliest cause: {cause}; try {remedy} first ({where})"
+def advice(run: Run) -> str:
+    """The likeliest cause of what `diagnose` finds and the one thing to try first, a sentence."""
+    cause, remedy = _likeliest(run)
+    return f"likeliest cause: {cause}; try {remedy} first (docs/theory.md, section 7, has more)"
 
 
-def _likeliest(metrics: Metrics, baselines: Any, options: Options) -> tuple[str, str]:
+def _likeliest(run: Run) -> tuple[str, str]:
     """The cause that the metrics support most, and what to try; docs/theory.md, section 7."""
-    val, train, forced = (metrics[name] for name in ("val_psnr", "train_psnr", "tf_active"))
-    best, count = best_epoch(val), len(val)
+    val, train, forced = (run.metrics[name] for name in ("val_psnr", "train_psnr", "tf_active"))
+    best, count, options = run.best(), len(val), run.options
+    baselines = known_baselines(run)
     more = f"`--num_epoch {2 * count}`"
     if best is None or not np.isfinite(train[-1]):
         rate = options.get("lr", 0.001)
         return "training diverged (non-finite loss or gradients)", f"`--lr {rate / 3:.1g}`"
     earlier = val[: count - max(1, count // 4)]
-    rising = best == count - 1 and not np.nanmax(earlier, initial=-math.inf) > val[-1] - FALLEN
-    if rising:
+    if best == count - 1 and not np.nanmax(earlier, initial=-math.inf) > val[-1] - FALLEN:
         return "the run was too short (validation was still rising)", more
-    if train[-1] < min(known_baselines(baselines).values(), default=-math.inf):
+    if train[-1] < min(baselines.values(), default=-math.inf):
         return "the run was too short, even training is below the baselines", more
     if options.get("kl_beta") == 0 and train[-1] - val[-1] > GAP:
         cause = "without the KL term the target leaks through the posterior in training"
@@ -157,7 +135,7 @@ def _likeliest(metrics: Metrics, baselines: Any, options: Options) -> tuple[str,
         return "teacher forcing ended before the model could run freely", f"`{unused[-1]}`"
     if unused:
         return "training rarely starts from the model's own predictions", f"`{unused[0]}`"
-    first = known_baselines(baselines).get("first_frame", -math.inf)
+    first = baselines.get("first_frame", -math.inf)
     if val[best] < first and options.get("reference", "none") == "none":
         return "the background is lost over time", "`--reference first`"
     if val[best] < first or not train[-1] > val[-1]:

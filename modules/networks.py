@@ -10,6 +10,8 @@ wrote existing checkpoints gave them a negative slope of 1.0, and its weights on
 that. They keep their place in the sequence, since the tensors are named by position.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,13 +25,28 @@ MEASURED = 512  # labels that a folded model measures at least, where there are 
 # ---------------------------------------------------------------- blocks
 
 
-def bounded(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """x clamped to [low, high], yet with the gradient of x everywhere, of any shape.
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        made = x.clamp(low, high)
+        ctx.save_for_backward(x, made)
+        return made
 
-    A straight-through estimator (Bengio et al. 2013, "Estimating or Propagating Gradients Through
-    Stochastic Neurons"): what went out of bounds can come back.
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        x, made = ctx.saved_tensors
+        outwards = (x - made) * gradient < 0  # where a step down the gradient goes further out
+        return torch.where(outwards, 0.0, gradient), None, None
+
+
+def bounded(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """x clamped to [low, high], of any shape, with its gradient unless that leads further out.
+
+    So what went out of bounds can come back, which a clamp prevents, and nothing drives it on, as a
+    straight-through gradient does (Bengio et al. 2013, "Estimating or Propagating Gradients Through
+    Stochastic Neurons"): in long runs to where training diverges.
     """
-    return x.clamp(low, high).detach() + (x - x.detach())  # in this order exact for huge x too
+    return _Bounded.apply(x, low, high)
 
 
 def fold_pixels(x: Tensor, fold: int) -> Tensor:

@@ -1,14 +1,16 @@
-"""What a run writes as text: metrics.csv, psnr_per_frame.csv and config.json.
+"""What a run writes as text, and reads back: metrics.csv, psnr_per_frame.csv and config.json.
 
 Files are replaced through a temporary file and a rename; metrics.csv alone grows by appending.
 """
 
+import contextlib
 import csv
 import io
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,3 +206,117 @@ def read_config(run: Path) -> dict[str, Any]:
         return {}
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a run's settings ({error})") from error
+
+
+# ---------------------------------------------------------------- a run read back
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what it wrote: config.json and the columns of metrics.csv, (epochs,)."""
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def epochs(self) -> np.ndarray:
+        return self.metrics["epoch"].astype(int)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.config.get("options", {}))
+
+    def best(self, within: int | None = None) -> int | None:
+        """First row with the highest val_psnr (of the first `within` ones); None if all are NaN."""
+        psnr = self.metrics["val_psnr"][:within]
+        known = np.isfinite(psnr)
+        return int(np.where(known, psnr, -np.inf).argmax()) if known.any() else None
+
+    def part(self, rows: Any) -> "Run":
+        """The run with some rows of its metrics alone; rows: an index of numpy's."""
+        return replace(self, metrics={name: each[rows] for name, each in self.metrics.items()})
+
+
+def load_run(folder: Path, rows: Sequence[Mapping[str, Any]] = ()) -> Run:
+    """Read a run. Raises UserError that names the file which is missing or invalid.
+
+    rows: the last ones of metrics.csv, in order, where the file may lack them
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give the --save_root of a run")
+    path = folder / "metrics.csv"
+    if not path.is_file() and not rows:
+        raise UserError(f"{path}: missing: no epoch has ended yet, or this is not a run's folder")
+    try:
+        found = read_metrics(path) if path.is_file() else {}
+        if rows:
+            found = found or dict.fromkeys(METRIC_COLUMNS, np.zeros(0))
+        if missing := [name for name in BASIC_COLUMNS if name not in found]:
+            raise ValueError(f"lacks the columns {', '.join(missing)}" if found else "is empty")
+        before = found["epoch"] < (rows[0]["epoch"] if rows else np.inf)
+        unknown = np.full(len(before), np.nan)  # runs of earlier versions lack some columns
+        late = {name: [float(row.get(name, np.nan)) for row in rows] for name in METRIC_COLUMNS}
+        metrics = {n: np.r_[found.get(n, unknown)[before], late[n]] for n in METRIC_COLUMNS}
+        if not metrics["epoch"].size:
+            raise ValueError("has no rows: no epoch has ended yet")
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not a table of numbers of a run's epochs: {error}") from error
+    return Run(folder, read_config(folder), metrics)
+
+
+def best_frames(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
+    """Frame numbers and PSNR of the run's best validation, from psnr_per_frame.csv.
+
+    None without the file, or where its average is not that of the best epoch: runs of earlier
+    versions have that of the latest one. Raises UserError if the file is invalid.
+    """
+    path, best = run.folder / "psnr_per_frame.csv", run.best()
+    if not path.is_file() or best is None:
+        return None
+    try:
+        table = read_psnr_per_frame(path)
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path}: not a table of PSNR per frame ({error})") from error
+    same = abs(table.psnr.mean() - run.metrics["val_psnr"][best]) < 1e-4
+    return (table.frame, table.psnr) if same else None
+
+
+def parent_of(run: Run) -> tuple[Run, int] | None:
+    """The run whose weights this one started from, and after which of its epochs.
+
+    None if config.json names none or the run no longer exists. Runs that were moved together are
+    found next to each other.
+    """
+    parent = run.config.get("parent") or {}
+    named, epoch = parent.get("run"), parent.get("epoch", -1)
+    if not named or epoch < 0:  # before epoch 0 has ended there is nothing to draw
+        return None
+    for folder in (Path(named), run.folder.resolve().parent / Path(named).name):
+        with contextlib.suppress(UserError):
+            return load_run(folder), epoch
+    return None
+
+
+def lineage(run: Run) -> list[Run]:
+    """A run's ancestors, oldest first, then the run; each continues its parent's epochs.
+
+    Of an ancestor only the epochs that its child started after.
+    """
+    chain = [(run, int(run.epochs[-1]))]  # with the last epoch that counts
+    seen = {run.folder.resolve()}
+    # The config of a reused folder may name the folder itself, or a descendant, as its parent.
+    while (parent := parent_of(chain[0][0])) and parent[0].folder.resolve() not in seen:
+        seen.add(parent[0].folder.resolve())
+        chain.insert(0, parent)
+    parts, shift = [], 0
+    for member, last in chain:
+        part = member.part(member.epochs <= last)
+        part.metrics["epoch"] = part.metrics["epoch"] + shift
+        parts.append(part)
+        shift += last + 1
+    return parts

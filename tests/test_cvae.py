@@ -1,6 +1,7 @@
 """The model against its definition, written out step by step from its networks alone."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from modules import cvae
 from modules.cvae import CVAE, ModelConfig, prior_latents
 from modules.data import Previous, to_unit
 from modules.losses import psnr
-from modules.networks import bounded, fold_pixels, unfold_pixels
+from modules.networks import fold_pixels, unfold_pixels
 from modules.runtime.errors import UserError
 from tests.support.small_run import starts_of
 
@@ -31,7 +32,8 @@ def new_model(kind: str = "plain") -> CVAE:
     torch.manual_seed(0)
     model = CVAE(dataclasses.replace(CONFIG, **KINDS[kind]))
     with torch.no_grad():
-        model.Generator[7].bias[0] = 1.1  # some of the values go out of bounds
+        # Some of the values go out of [0, 1], and of the [-1, 2] that frames with a reference have.
+        model.Generator[7].bias[:2] = torch.tensor([1.1, 2.2])
         if model.Reference_Fusion is not None:
             model.Reference_Fusion.weight.normal_(std=0.1)
             model.Background_Mask.share.weight.normal_(std=0.3)
@@ -81,7 +83,7 @@ def decoded(model: CVAE, start: Tensor, label: Tensor, z: Tensor, reference: Any
     raw = raw.sigmoid() if output == "sigmoid" else raw
     if model.Reference_Fusion is None:
         return unfold_pixels(raw, fold)
-    raw = bounded(raw, -1, 2)
+    raw = raw + (raw.clamp(-1, 2) - raw).detach()  # the gradient goes on
     made = raw.clamp(0, 1)
     share = model.Background_Mask(hidden, made, behind, label_feature, behind_label)
     share = unfold_pixels(share, fold)  # (B, 1, H, W): one share for a pixel's three colours
@@ -122,19 +124,17 @@ def by_hand(
     return [torch.stack(terms) for terms in zip(*found, strict=True)]
 
 
-MODES: dict[str, dict[str, Any]] = {
-    "forced": {"sequential": False},
-    "forced, noisy": {"sequential": False},
-    "stored, noisy": {"sequential": False},
-    "free": {"sequential": True},
-    "mixed, noisy": {"sequential": True},
+# Whether a mode's steps are made one by one.
+MODES = {
+    **{"forced": False, "forced, noisy": False, "stored, noisy": False},
+    **{"free": True, "mixed, noisy": True},
 }
 
 
 def previous_of(mode: str, frames: Tensor) -> Previous:
     """What the steps of clips of five frames start from."""
     g = torch.Generator().manual_seed(2)
-    previous = starts_of(frames, teacher_forcing=not MODES[mode]["sequential"])
+    previous = starts_of(frames, teacher_forcing=not MODES[mode])
     others, noise = (torch.randn(frames[1:].shape, generator=g).to(frames) for _ in "ab")
     if "stored" in mode:
         previous = previous._replace(frames=(0.5 + others).clamp(0, 1), true=False)
@@ -145,10 +145,9 @@ def previous_of(mode: str, frames: Tensor) -> Previous:
 
 
 CASES = [(kind, mode, "at once") for kind in KINDS for mode in MODES]
-# "fold 2" has all parts. Weights are shared only where frames are made one by one, with gradients
-# through all.
-CASES += [(kind, mode, "recompute") for kind in ("plain", "fold 2") for mode in MODES]
-CASES += [(kind, "mixed, noisy", "shared weights") for kind in KINDS]
+# "fold 2" has all parts. Weights are shared only where frames are made one by one.
+CASES += [("fold 2", mode, "recompute") for mode in MODES]
+CASES += [(kind, "mixed, noisy", "shared weights") for kind in ("plain", "fold 2")]
 
 
 @pytest.mark.parametrize(("kind", "mode", "way"), CASES)
@@ -174,7 +173,8 @@ def test_a_training_pass_is_its_definition(
         (terms[1].mean() + 1e-3 * terms[2].mean()).backward()
         return {name: p.grad.clone() for name, p in model.named_parameters()}
 
-    out = model(*inputs, **MODES[mode], recompute=way == "recompute", reference=reference)
+    how = {"sequential": MODES[mode], "recompute": way == "recompute"}
+    out = model(*inputs, **how, reference=reference)
     found = gradients(out)
     expected = by_hand(model, *inputs, reference=reference)
     for name, a, b in zip(out._fields, out, expected, strict=True):
@@ -186,41 +186,19 @@ def test_a_training_pass_is_its_definition(
 
 
 def test_the_definition_s_modes_differ() -> None:
-    """The control: a pass in one mode is not what another one's definition says."""
-    model = new_model().eval()
-    frames, labels = clips()
-    inputs = (frames, labels, latents_of(CONFIG))
-    made = {
-        mode: by_hand(model, *inputs, previous_of(mode, frames), reference=None)[0]
-        for mode in MODES
-    }
-    for a, first in made.items():
-        for b, second in made.items():
-            assert (a == b) == torch.allclose(first, second, atol=1e-4)
-
-
-@pytest.mark.parametrize("sequential", [True, False])
-def test_bfloat16_gives_every_weight_nearly_the_gradient_of_float32(sequential: bool) -> None:
+    """The control."""
     model, (frames, labels) = new_model().eval(), clips()
-    previous = starts_of(frames, teacher_forcing=not sequential)
-    norms = {}
-    for half in (False, True):
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            out = model(frames, labels, latents_of(CONFIG), previous, sequential=sequential)
-        (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
-        norms[half] = [p.grad.norm().item() for p in model.parameters()]
-        assert out.mse.dtype == out.kl.dtype == out.prediction.dtype == torch.float32
-    assert min(norms[True]) > 0
-    assert sum(norms[True]) == pytest.approx(sum(norms[False]), rel=0.1)
+    inputs = (frames, labels, latents_of(CONFIG))
+    made = [by_hand(model, *inputs, previous_of(mode, frames), reference=None)[0] for mode in MODES]
+    for a, b in itertools.combinations(made, 2):
+        assert not torch.allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("forced", [True, False])
 def test_recomputing_keeps_little_of_each_frame(forced: bool) -> None:
-    model = new_model().eval()
-    measure(model, clips(9)[1])
+    model, (frames, labels) = new_model().eval(), clips(17)
 
-    def kept_bytes(steps: int, recompute: bool) -> int:
+    def kept_bytes(recompute: bool) -> int:
         """Of what the forward pass keeps for the backward pass, each storage once."""
         storages: dict[int, torch.UntypedStorage] = {}
 
@@ -228,17 +206,13 @@ def test_recomputing_keeps_little_of_each_frame(forced: bool) -> None:
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
             return tensor
 
-        frames, labels = clips(steps)
-        previous = starts_of(frames, teacher_forcing=forced)
-        inputs = (frames, labels, latents_of(CONFIG, steps - 1), previous)
+        inputs = (frames, labels, latents_of(CONFIG, 16), starts_of(frames, teacher_forcing=forced))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             out = model(*inputs, sequential=not forced, recompute=recompute)
         assert out.mse.requires_grad
         return sum(s.nbytes() for s in storages.values())
 
-    growth = {r: kept_bytes(17, r) - kept_bytes(9, r) for r in (False, True)}
-    assert growth[False] > 0
-    assert growth[True] < 0.15 * growth[False]  # inputs, features, and those of the posterior
+    assert kept_bytes(True) < 0.2 * kept_bytes(False)  # inputs, features, those of the posterior
 
 
 # ---------------------------------------------------------------- rollouts
@@ -273,11 +247,8 @@ def test_a_rollout_is_its_definition(kind: str, monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(made[t - 1], expected, rtol=1e-4, atol=1e-4)
         start = made[t - 1]
     if kind == "learned prior":  # scale 0 is the prior's mean, not a latent of 0
-        assert not torch.allclose(
-            rolled(labels, 0.0)[0],
-            decoded(model, frames[0], labels[1], torch.zeros_like(z), None).clamp(0, 1),
-            atol=1e-4,
-        )
+        other = decoded(model, frames[0], labels[1], torch.zeros_like(z), None).clamp(0, 1)
+        assert not torch.allclose(rolled(labels, 0.0)[0], other, atol=1e-4)
     with pytest.raises(RuntimeError, match="evaluation mode"):
         model.train()
         rolled(pixels)
@@ -300,24 +271,17 @@ def test_latents_are_by_seed_and_sequence() -> None:
 # ---------------------------------------------------------------- optional parts
 
 
-def test_a_fresh_reference_changes_nothing_and_learns() -> None:
-    model, frames_labels = new_model().train(), clips()
-    torch.manual_seed(1)
-    network = CVAE(dataclasses.replace(CONFIG, reference="first")).train()
-    network.load_state_dict({**network.state_dict(), **model.state_dict()})
-    previous = starts_of(frames_labels[0], teacher_forcing=True)
-    inputs = (*frames_labels, latents_of(CONFIG), previous)
-    reference = tuple(x[4] for x in frames_labels)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    for number in range(2):  # zero-initialised last layers learn first, what is before them then
+def test_fresh_parts_learn() -> None:
+    """That they change nothing at first is tested where checkpoints without them are loaded."""
+    model, (frames, labels) = CVAE(dataclasses.replace(CONFIG, reference="first")), clips()
+    inputs = (frames, labels, latents_of(CONFIG), starts_of(frames, teacher_forcing=True))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):  # zero-initialised last layers learn first, what is before them then
         optimizer.zero_grad()
-        out = network(*inputs, sequential=False, reference=reference)
-        if number == 0:
-            shown = model(*inputs, sequential=False).prediction
-            torch.testing.assert_close(out.prediction, shown, rtol=1e-5, atol=1e-6)
+        out = model(*inputs, sequential=False, reference=(frames[4], labels[4]))
         out.mse.mean().backward()
         optimizer.step()
-    for name, p in network.named_parameters():
+    for name, p in model.named_parameters():
         if name.startswith(("Reference_Fusion", "Background_Mask")):
             assert p.grad is not None and p.grad.abs().max() > 0, name
 
@@ -325,8 +289,7 @@ def test_a_fresh_reference_changes_nothing_and_learns() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        *(({name: 1}, f"{name} 1: must be at least") for name in ("F_dim", "N_dim", "D_out_dim")),
-        *(({name: 0}, f"{name} 0: must be at least") for name in ("L_dim", "frame_H", "frame_W")),
+        *(({name: 1}, f"{name} 1: must be at least") for name in SIZES),
         ({"F_dim": 8.0}, "F_dim 8.0: must be a whole number"),
         ({"fold": 3}, "fold 3: is not one of"),
         ({"fold": 4, "frame_H": 30}, "fold 4: --frame_H .* multiple of 4 .*: 28 or 32"),
@@ -343,13 +306,12 @@ def test_models_that_cannot_be_built_are_refused(wrong: dict[str, Any], says: st
 
 COPYING = [
     ModelConfig(F_dim=24, L_dim=4, N_dim=4, D_out_dim=24, frame_H=8, frame_W=12),
-    ModelConfig(F_dim=32, L_dim=16, N_dim=12, D_out_dim=48, frame_H=8, frame_W=12),
     ModelConfig(F_dim=16, L_dim=4, N_dim=4, D_out_dim=16, frame_H=8, frame_W=12, fold=2),
 ]
 
 
 @pytest.mark.parametrize("config", COPYING)
-def test_a_copying_model_repeats_the_first_frame_and_learns(config: ModelConfig) -> None:
+def test_a_copying_model_repeats_the_first_frame(config: ModelConfig) -> None:
     frames, labels = clips()
     torch.manual_seed(0)
     copying, usual = CVAE(config).eval(), CVAE(config).eval()
@@ -363,13 +325,6 @@ def test_a_copying_model_repeats_the_first_frame_and_learns(config: ModelConfig)
 
     assert psnr(last_frame(copying), frames[0]).min() > 25
     assert psnr(last_frame(usual), frames[0]).max() < 10  # the control
-    if config.F_dim < 32:  # the narrowest layers have room for the colours alone
-        return
-    previous = starts_of(frames, teacher_forcing=True)
-    out = copying.train()(frames, labels, latents_of(config), previous, sequential=False)
-    (out.mse.mean() + 1e-3 * out.kl.mean()).backward()
-    for name, p in copying.named_parameters():
-        assert p.grad is not None and p.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("other", [{"F_dim": 23}, {"D_out_dim": 23}, {"output": "sigmoid"}])
@@ -378,20 +333,3 @@ def test_where_there_is_no_way_for_the_colours_weights_stay(other: dict[str, Any
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.copy_previous_frame()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_in_training_no_reference_hides_what_is_out_of_bounds() -> None:
-    """Where it covers all, a frame out of [0, 1] is wrong by as much; generated, it is covered."""
-    model = new_model("fold 2")
-    model.Background_Mask.share.bias.data.fill_(1e3)  # the reference everywhere
-    model.Generator[-1].bias.data.fill_(1.5)
-    model.Generator[-1].weight.data.zero_()
-    feature, label_feature, z = (torch.randn(1, n, 4, 6) for n in (12, 4, 4))
-    behind = torch.rand(1, 12, 4, 6)
-    reference = (behind, torch.zeros_like(feature), label_feature)
-    model.train()
-    made = model.decode(feature, label_feature, z, *reference)
-    torch.testing.assert_close(made, behind + 0.5)
-    made.sum().backward()
-    assert model.Generator[-1].bias.grad.min() > 0  # the error is felt
-    assert torch.equal(model.eval().decode(feature, label_feature, z, *reference), behind)

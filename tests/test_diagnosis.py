@@ -1,6 +1,7 @@
 """What a run's metrics are told to say, and what they are not."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from modules.diagnosis import (
     below_baselines,
     diagnose,
     falls_while_training_rises,
-    news,
+    warnings_of,
 )
 from modules.options import parse_trainer
+from modules.runlog import Run
 
 # What real footage did to the recipe that was chosen on rendered data.
 COLLAPSE = [25.2, 24.1, 23.0, 21.8, 20.9, 20.1, 19.4, 18.9, 18.5, 18.2]
@@ -20,37 +22,34 @@ RISING = [20.0, 23.0, 25.0, 26.5, 27.5, 28.3, 29.0, 29.5, 30.0, 30.3]
 BASELINES = {"first_frame": 19.6, "mean_train_frame": 18.0}
 
 
-def metrics(val: list[float], train: list[float]) -> dict[str, np.ndarray]:
-    forced = np.zeros(len(val))
-    return {"val_psnr": np.array(val), "train_psnr": np.array(train), "tf_active": forced}
+def a_run(val: list[float], train: list[float], baselines: Any = BASELINES, **options: Any) -> Run:
+    """One that has ended, unless `num_epoch` says otherwise."""
+    columns = {"val_psnr": val, "train_psnr": train, "tf_active": [0.0] * len(val), "epoch": val}
+    options = {"num_epoch": len(val), **options}
+    metrics = {name: np.array(column, float) for name, column in columns.items()}
+    return Run(Path(), {"baselines": baselines, "options": options}, metrics)
 
 
 def names(val: list[float], train: list[float], **options: Any) -> list[str]:
-    options = {"num_epoch": len(val), **options}
-    return [*diagnose(metrics(val, train), BASELINES, options)]
-
-
-def falling(val: list[float], train: list[float]) -> bool:
-    return falls_while_training_rises(np.array(val), np.array(train)) != ""
+    return [*diagnose(a_run(val, train, **options))]
 
 
 def test_validation_that_falls_while_training_rises() -> None:
-    assert falling(COLLAPSE, RISING)
-    assert [falling(COLLAPSE[:n], RISING[:n]) for n in range(1, 6)] == [False] * 3 + [True] * 2
-    # Controls: training falls too; it fell by less; it comes back in the last third; a value is
-    # missing.
-    assert not falling(COLLAPSE, RISING[::-1])
-    assert not falling([25.2] + [24.75] * 9, RISING)
-    assert falling([25.2] + [24.65] * 9, RISING)
-    assert not falling([*COLLAPSE[:7], 25.0, *COLLAPSE[8:]], RISING)
-    assert falling([*COLLAPSE[:5], 25.0, *COLLAPSE[6:]], RISING)  # before the last four of ten
-    assert not falling([*COLLAPSE[:9], math.nan], RISING)
-    assert not falling([math.nan] * 10, RISING)
+    def falling(val: list[float], train: list[float] = RISING) -> bool:
+        return falls_while_training_rises(a_run(val, train[: len(val)])) != ""
+
+    assert [falling(COLLAPSE[:n]) for n in range(1, 11)] == [False] * 3 + [True] * 7
+    assert not falling(COLLAPSE, RISING[::-1])  # training falls too
+    assert falling([25.2] + [24.65] * 9) and not falling([25.2] + [24.75] * 9)
+    # It comes back in the last third, which is the last four of ten, or before it.
+    assert not falling([*COLLAPSE[:7], 25.0, *COLLAPSE[8:]])
+    assert falling([*COLLAPSE[:5], 25.0, *COLLAPSE[6:]])
+    assert not falling([*COLLAPSE[:9], math.nan]) and not falling([math.nan] * 10)
 
 
 def test_a_run_below_the_baselines() -> None:
     def said(*val: float, baselines: Any = BASELINES) -> str:
-        return "".join(below_baselines(np.array(val), baselines).values())
+        return below_baselines(a_run([*val], [*val], baselines))
 
     assert said(25.2, 20.0, 19.6) == ""
     last = said(25.2, 20.0, 19.0)
@@ -63,14 +62,14 @@ def test_a_run_below_the_baselines() -> None:
 
 
 def test_what_is_found_when() -> None:
-    assert names(COLLAPSE, RISING) == ["falling", "last below baselines"]
+    assert names(COLLAPSE, RISING) == ["falling", "below baselines"]
     assert names(RISING, RISING) == []
     # A run that is only starting is below the baselines, as all are; one that is under way varies.
     assert names([15.0, 16.0], RISING[:2], num_epoch=10) == []
-    assert names([15.0] * 5, RISING[:5], num_epoch=10) == ["best below baselines"]
-    assert names([15.0, 16.0], RISING[:2]) == ["best below baselines"]
+    assert names([15.0] * 5, RISING[:5], num_epoch=10) == ["below baselines"]
+    assert names([15.0, 16.0], RISING[:2]) == ["below baselines"]
     assert names([15.0, 25.0, 23.6], RISING[:3], num_epoch=10) == []
-    found = diagnose(metrics([15.0, 25.0, 23.6], RISING[:3]), BASELINES, {"num_epoch": 3})
+    found = diagnose(a_run([15.0, 25.0, 23.6], RISING[:3]))
     assert found["ends below best"].endswith("25.00 dB in epoch 1 (best.ckpt), 23.60 dB at the end")
     assert names([15.0, 25.0, 24.1], RISING[:3]) == []
     # A preset has chosen the number of epochs itself.
@@ -78,24 +77,25 @@ def test_what_is_found_when() -> None:
     assert names(COLLAPSE[:6], RISING[:6], num_epoch=30) == ["falling"]
     assert names(COLLAPSE[:5], RISING[:5], num_epoch=30) == []  # too early to tell
     # Options that are not known: as if it had ended.
-    assert diagnose(metrics([15.0], [15.0]), BASELINES, {})
+    assert diagnose(Run(Path(), {"baselines": BASELINES}, a_run([15.0], [15.0]).metrics))
 
 
-def test_news_are_told_once() -> None:
-    told = {
-        n: [*news(metrics(COLLAPSE[:n], RISING[:n]), BASELINES, {"num_epoch": 20})]
-        for n in range(1, 10)
-    }
-    assert {n: found for n, found in told.items() if found} == {4: ["falling"]}
+def test_news_are_told_once_and_the_whole_at_the_end() -> None:
+    runs = {n: a_run(COLLAPSE[:n], RISING[:n], num_epoch=20) for n in range(1, 10)}
+    told = {n: warnings_of(run, latest=True) for n, run in runs.items()}
+    assert [n for n, found in told.items() if found] == [4]
+    assert told[4][0].startswith("warning: validation PSNR falls while training PSNR rises: 25.20")
+    *facts, cause = warnings_of(a_run(COLLAPSE, RISING))
+    assert len(facts) == 2 and all(fact.startswith("warning: ") for fact in facts)
+    assert cause.startswith("likeliest cause: ") and "docs/theory.md" in cause
+    assert warnings_of(a_run(RISING, RISING)) == []
 
 
 def test_the_likeliest_cause_comes_first() -> None:
-    """Each by what its metrics show; the first two rows have nothing to explain."""
+    """Each by what its metrics show."""
     remedied = {"jump": 0.3, "frame_noise": 0.3, "rollout_every": 1}
     last_low = [25.2, 25.0, 24.8, 19.0]
     for val, train, forced, options, cause, remedy in (
-        (RISING, RISING, 0, {}, "", ""),
-        (RISING[:4], [*RISING[:3], math.nan], 0, {}, "", ""),
         ([15.0, 16.0, 17.0], [math.nan] * 3, 0, {"lr": 0.003}, "diverged", "--lr 0.001"),
         ([15.0, 16.0, 17.0], [20.0, 21.0, 22.0], 0, {}, "too short", "--num_epoch 6"),
         (COLLAPSE, RISING, 0, {"kl_beta": 0.0}, "leaks through the posterior", "--kl_beta 0.001"),
@@ -108,10 +108,9 @@ def test_the_likeliest_cause_comes_first() -> None:
         ([19.0, 18.5, 18.0], RISING[:3], 0, remedied, "background", "--reference first"),
         (last_low, last_low, 0, remedied, "may not match", "dataloader.py check"),
     ):
-        columns = metrics(val, train)
-        columns["tf_active"] = np.broadcast_to(forced, len(val)).astype(float)
-        said = advice(columns, BASELINES, {"num_epoch": len(val), "kl_beta": 1.0, **options})
-        assert bool(said) == bool(cause), said
+        run = a_run(val, train, **{"kl_beta": 1.0, **options})
+        run.metrics["tf_active"] = np.broadcast_to(forced, len(val)).astype(float)
+        said = advice(run)
         assert cause in said and remedy in said.replace("`", ""), (said, cause)
         for word in said.split("`")[1::2]:  # every option that is named exists
             if " " in word and word.startswith("--"):

@@ -1,12 +1,14 @@
 """Stored rollouts: each frame is made from the one before, from labels and prior latents alone."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from modules import rollouts
 from modules.cvae import CVAE, ModelConfig, prior_latents
-from modules.data import STREAM_STORED, Recording, VideoData, derived_seed, to_unit
+from modules.data import STREAM_STORED, Recording, VideoData, derived_seed, to_uint8, to_unit
 from modules.rollouts import STRETCH, StoredRollouts
 from modules.runtime.errors import Stopped
 from modules.runtime.signals import Watch
@@ -27,22 +29,17 @@ def model() -> CVAE:
     return CVAE(CONFIG).train()
 
 
-def refresh(
-    stored: StoredRollouts,
-    *,
-    epoch: int = 1,
-    seed: int = 0,
-    whole: bool = True,
-    watch: Watch | None = None,
-) -> StoredRollouts:
-    kind = {"precision": torch.float32, "watch": watch or Watch(), "whole": whole}
-    stored.refresh(model(), seed=seed, epoch=epoch, **kind)
-    return stored
+def refresh(stored: StoredRollouts, **kind: Any) -> Tensor:
+    """The frames after all were made, or as told."""
+    usual = {"seed": 0, "epoch": 1, "precision": torch.float32, "watch": Watch(), "whole": True}
+    network = kind.pop("model", None) or model()
+    stored.refresh(network, **{**usual, **kind})
+    assert network.training
+    return stored.frames
 
 
-def refreshed(video: VideoData | None = None, **kind: int) -> Tensor:
-    """The frames after all were made."""
-    return refresh(StoredRollouts(video or data()), **kind).frames
+def refreshed(video: VideoData | None = None, **kind: Any) -> Tensor:
+    return refresh(StoredRollouts(video or data()), **kind)
 
 
 def stretches_of(epoch: int) -> list[tuple[int, int]]:
@@ -51,44 +48,40 @@ def stretches_of(epoch: int) -> list[tuple[int, int]]:
 
 def test_every_frame_but_a_recording_s_first_is_made_once() -> None:
     for offset in range(STRETCH):
-        made = [t for a, b in StoredRollouts(data())._stretches(offset) for t in range(a + 1, b)]
+        stretches = StoredRollouts(data())._stretches(offset)
+        made = [t for a, b in stretches for t in range(a + 1, b)]
         assert sorted(made) == [t for t in range(160) if t not in GIVEN]
-        for a, b in StoredRollouts(data())._stretches(offset):
+        for a, b in stretches:
             assert b - a <= STRETCH + 1
             assert any(r.start <= a < b <= r.stop for r in RECORDINGS)
 
 
 def test_frames_are_free_running_ones() -> None:
-    video, frames = data(), refreshed()
-    stream, network = derived_seed(0, 1, STREAM_STORED), model().eval()
+    """Whatever was stored before; each from the true first one of its stretch."""
+    video, stored = data(), StoredRollouts(data())
+    stored.frames.zero_()
+    frames = refresh(stored)
+    stream, network, wrong = derived_seed(0, 1, STREAM_STORED), model().eval(), 0
     for number, (first, stop) in enumerate(stretches_of(1)):
         labels = video.labels[first:stop, None].permute(0, 1, 4, 2, 3)
         begin = to_unit(video.frames[first : first + 1]).permute(0, 3, 1, 2)
         latents = prior_latents(CONFIG, stream, [number])
-        for t, frame in enumerate(network.rollout(begin, labels, latents), first + 1):
-            pixels = (frame[0] * 255).round().permute(1, 2, 0)
-            assert (frames[t].float() - pixels).abs().max() <= 1  # a batch may round differently
-    made = (frames != video.frames).flatten(1).any(dim=1)
-    assert made.nonzero().flatten().tolist() == [t for t in range(160) if t not in GIVEN]
+        made = torch.cat(list(network.rollout(begin, labels, latents)))
+        wrong += (to_uint8(made) != frames[first + 1 : stop]).sum().item()
+    assert wrong < 1e-3 * frames.numel()  # a batch may round differently
+    assert not frames[GIVEN].any()
 
 
 def test_a_share_is_made_again_and_the_rest_stays() -> None:
     """What is made again has the very frames that it has where all are made again."""
-    stored, whole = refresh(StoredRollouts(data())), refreshed(epoch=2)
-    before = stored.frames.clone()
-    refresh(stored, epoch=2, whole=False)
-    again = (stored.frames != before).flatten(1).any(dim=1)
+    stored, whole = StoredRollouts(data()), refreshed(epoch=2)
+    before = refresh(stored).clone()
+    again = (refresh(stored, epoch=2, whole=False) != before).flatten(1).any(dim=1)
     assert (stored.frames[again].int() - whole[again].int()).abs().max() <= 1
     stretches = stretches_of(2)
-    count = sum(bool(again[a + 1 : b].any()) for a, b in stretches)
-    assert count == -(-len(stretches) // 2) < len(stretches)
-
-
-def test_a_function_of_weights_seed_and_epoch() -> None:
-    frames = refreshed()
-    assert torch.equal(refreshed(), frames)
-    assert not torch.equal(refreshed(epoch=2), frames)
-    assert not torch.equal(refreshed(seed=1), frames)
+    chosen = [bool(again[a + 1 : b].any()) for a, b in stretches]
+    assert sum(chosen) == -(-len(stretches) // 2) < len(stretches)
+    assert chosen != sorted(chosen, reverse=True)  # drawn, not the first ones
 
 
 def test_true_frames_are_not_looked_at_but_for_the_first_of_a_stretch() -> None:
@@ -96,9 +89,11 @@ def test_true_frames_are_not_looked_at_but_for_the_first_of_a_stretch() -> None:
     firsts = {a for a, _ in stretches_of(1)}
     for t in set(range(160)) - firsts - set(GIVEN):
         video.frames[t] = 0
-    assert torch.equal(refreshed(video), refreshed())
+    frames = refreshed()
+    assert torch.equal(refreshed(video), frames)
     other.frames[min(firsts)] = 0  # the control
-    assert not torch.equal(refreshed(other), refreshed())
+    for others in (refreshed(other), refreshed(epoch=2), refreshed(seed=1)):
+        assert not torch.equal(others, frames)
 
 
 def test_frames_that_are_not_finite_stay_true_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,12 +109,7 @@ def test_frames_that_are_not_finite_stay_true_ones(monkeypatch: pytest.MonkeyPat
 def test_stopping_leaves_frames_and_mode_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollouts, "AT_ONCE", 1)
     stored, watch, network = StoredRollouts(data()), Watch(), model()
-    kind = {"seed": 0, "epoch": 1, "precision": torch.float32, "whole": True}
-    stored.refresh(network, watch=watch, **kind)
-    assert network.training
-    before = stored.frames.clone()
-    watch._asked = 15
+    before, watch._asked = stored.frames.clone(), 15
     with pytest.raises(Stopped):
-        stored.refresh(network, watch=watch, **{**kind, "epoch": 2})
-    assert torch.equal(stored.frames, before)
-    assert network.training
+        refresh(stored, watch=watch, model=network)
+    assert torch.equal(stored.frames, before) and network.training

@@ -20,7 +20,7 @@ from modules.data import Recording, VideoData
 from modules.datasets.naming import list_folder, sort_frames
 from modules.ink import Ink
 from modules.runlog import read_table
-from modules.runtime.errors import MAX_NAMED, UserError, named, reason_of
+from modules.runtime.errors import MAX_NAMED, UserError, named, why
 
 MAX_LISTED = 20  # faults of one folder or file
 SPLITS = ("train", "val", "test")
@@ -57,7 +57,7 @@ def _list_folder(faults: Faults, where: str) -> list[Path] | None:
         return list_folder(faults.root / where)
     except UserError as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
-        state = "is missing" if missing else f"cannot be read ({reason_of(error)})"
+        state = "is missing" if missing else f"cannot be read ({why(error)})"
         faults.add(where, f"the folder {state}")
     return None
 
@@ -99,7 +99,7 @@ def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
     try:
         rows = read_table(path)
     except (OSError, ValueError, csv.Error) as error:
-        faults.add(where, f"cannot be read as a CSV file ({reason_of(error)})")
+        faults.add(where, f"cannot be read as a CSV file ({why(error)})")
         return []
     if len(rows) < 2 or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
         faults.add(where, "must be the header start,stop and rows of two numbers")

@@ -11,11 +11,9 @@ from matplotlib.lines import Line2D
 
 from modules.diagnosis import BASELINES, known_baselines
 from modules.figures import style
-from modules.figures.runs import Run, best_frames, load_run
-from modules.figures.schedules import forcing_text, kl_text, value_text
 from modules.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from modules.options import effective
-from modules.runlog import as_csv
+from modules.runlog import Run, as_csv, best_frames, load_run
 from modules.runtime.errors import UserError, shown
 from modules.runtime.files import write_atomically
 
@@ -33,6 +31,39 @@ IN_COLUMNS = frozenset(
         *("tfr", "tfr_sde", "tfr_d_step", "detector_patience", "detector_threshold", "num_epoch"),
     )
 )
+
+
+# ---------------------------------------------------------------- settings in words
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as a user would type it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(value_text, value))
+    return style.plain_number(value) if isinstance(value, float) else str(value)
+
+
+def kl_text(options: dict[str, Any]) -> str:
+    """The KL annealing of a run, as a table or a title has it."""
+    kind, beta = options.get("kl_anneal_type"), value_text(options.get("kl_beta", "?"))
+    if kind == "None":
+        return f"none, β = {beta}"
+    cycles = f", {options.get('kl_anneal_cycle', '?')} cycles" if kind == "Cyclical" else ""
+    ratio = value_text(options.get("kl_anneal_ratio", "?"))
+    return f"{kind or '?'}{cycles}, ratio {ratio}" + ("" if beta == "1" else f", β to {beta}")
+
+
+def forcing_text(options: dict[str, Any]) -> str:
+    """The teacher forcing of a run, likewise."""
+    ratio, step = (value_text(options.get(name, "?")) for name in ("tfr", "tfr_d_step"))
+    if ratio == "0":
+        text = "none"
+    elif step == "0":
+        text = f"{ratio} throughout"
+    else:
+        text = f"{ratio}, −{step} per epoch from {options.get('tfr_sde', '?')}"
+    patience = options.get("detector_patience")
+    return f"{text}, detector (patience {patience})" if patience else text
 
 
 # ---------------------------------------------------------------- what differs between runs
@@ -74,11 +105,11 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[str | None]]:
     A setting without effect in some runs differs only if the others do not agree on it.
     """
     texts = [settings(run) for run in runs]
-    roots = sorted({text["data"] for text in texts if "data" in text})
-    short = dict(zip(roots, short_names([Path(root) for root in roots]), strict=True))
-    texts = [{**text, "data": short[text["data"]]} if "data" in text else text for text in texts]
     names = dict.fromkeys(name for text in texts for name in text)
     columns = {name: [text.get(name) for text in texts] for name in names}
+    if roots := sorted({*columns.get("data", ())} - {None}):
+        short = dict(zip(roots, short_names([*map(Path, roots)]), strict=True))
+        columns["data"] = [root and short[root] for root in columns["data"]]
     return {name: values for name, values in columns.items() if len({*values} - {None}) > 1}
 
 
@@ -94,22 +125,25 @@ def summary_rows(named: Named) -> list[dict[str, Any]]:
     differing = differing_settings(runs)
     shortest, longest = (of(len(run.epochs) for run in runs) for of in (min, max))
     rows: list[dict[str, Any]] = []
+
+    def level(run: Run, row: int | None) -> float | None:
+        psnr = math.nan if row is None else float(run.metrics["val_psnr"][row])
+        return psnr if math.isfinite(psnr) else None
+
     for i, (name, run) in enumerate(named.items()):
-        psnr, best = run.metrics["val_psnr"], run.best()
+        best = run.best()
         row: dict[str, Any] = {
             "run": name,
-            "average PSNR (dB)": None if best is None else float(psnr[best]),
+            "average PSNR (dB)": level(run, best),
             "KL annealing": kl_text(run.options) if run.options else "",
             "teacher forcing": forcing_text(run.options) if run.options else "",
             "train_vi_len": run.options.get("train_vi_len", ""),
             "epochs": len(run.epochs),
             "best epoch": None if best is None else int(run.epochs[best]),
-            "last PSNR (dB)": float(psnr[-1]) if math.isfinite(psnr[-1]) else None,
+            "last PSNR (dB)": level(run, -1),
         }
         if longest > shortest:
-            early = run.best(within=shortest)
-            value = None if early is None else float(psnr[early])
-            row[f"best of first {shortest} epochs (dB)"] = value
+            row[f"best of first {shortest} epochs (dB)"] = level(run, run.best(within=shortest))
         row |= {n: values[i] or "" for n, values in differing.items() if n not in IN_COLUMNS}
         row["minutes"] = float(np.nansum(run.metrics["seconds"])) / 60
         rows.append(row)
@@ -156,7 +190,7 @@ def summary_notes(named: Named) -> list[str]:
 
 def common_baselines(runs: Sequence[Run]) -> dict[str, float]:
     """Those baselines that all runs have, if their values are the same, else none."""
-    tables = [known_baselines(run.config.get("baselines")) for run in runs]
+    tables = [known_baselines(run) for run in runs]
     names = [name for name in BASELINES if all(name in table for table in tables)]
     first, *others = ({name: table[name] for name in names} for table in tables)
     return first if all(other == first for other in others) else {}
@@ -258,19 +292,19 @@ def comparison_figure(name: str, named: Named) -> Figure:
         axes.set(title=heading, ylabel=unit, xlabel=xlabel)
         ends = []
         for run, look in zip(runs, looks, strict=True):
-            points: tuple[np.ndarray, np.ndarray] | None
             if key == "seconds":
-                points = np.nancumsum(run.metrics["seconds"]) / 60, run.metrics["val_psnr"]
+                x, y = np.nancumsum(run.metrics["seconds"]) / 60, run.metrics["val_psnr"]
+            elif key == "psnr":
+                x, y = best_frames(run) or (np.zeros(0), np.zeros(0))
             else:
-                points = best_frames(run) if key == "psnr" else (run.epochs, run.metrics[key])
-            if points is None:
+                x, y = run.epochs, run.metrics[key]
+            if not len(x):
                 continue
-            x, y = points
             style.add_line(axes, x, y, key, **look)
             ends += [x[0], x[-1]]
             if key in ("val_psnr", "seconds") and (best := run.best()) is not None:
                 at = {"color": look["color"], "zorder": 5, **star}
-                style.add_marks(axes, x[best : best + 1], y[best : best + 1], "best", **at)
+                style.add_marks(axes, [x[best]], [y[best]], "best", **at)
         if key == "val_psnr":
             handles.append(Line2D([], [], label="best epoch", ls="None", color="white", **star))
             style.add_best_baseline(axes, common_baselines(runs))
@@ -280,12 +314,12 @@ def comparison_figure(name: str, named: Named) -> Figure:
         elif ends:
             style.whole_number_axis(axes, min(ends), max(ends))
     for unit, (first, *others) in of_unit.items():
-        drawn = [line.get_ydata() for axes in (first, *others) for line in axes.lines]
+        drawn = np.concatenate([ln.get_ydata() for a in (first, *others) for ln in a.lines])
         if unit.startswith(("β", "TF")):
-            style.axis_from_zero(first, np.concatenate(drawn))
+            style.axis_from_zero(first, drawn)
         else:
             linear = unit.startswith(("PSNR", "SSIM"))  # dB are logarithms already
-            style.number_axis(first, None if linear else np.concatenate(drawn))
+            style.number_axis(first, None if linear else drawn)
     longest = max(len(str(handle.get_label())) for handle in handles)
     ncols = max(1, int(width * 7) // (longest + 7))
     figure.set_figheight((1.0 + 4.8 * rows + 0.4 * -(-len(handles) // ncols)) / 2.54)

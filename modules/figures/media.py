@@ -9,47 +9,27 @@ import importlib.util
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from modules.runtime.files import write_atomically
+from modules.figures import style
 
 VIEWING_HEIGHT = 128  # about how high a small frame is shown, pixels
 FILM_WIDTH = 512  # pixels that a frame is at least wide in a film
 SEAM = 4  # white pixels between the pictures of a film
 STILL = 4  # of 255; with 8 the wall showed the outlines of where somebody had been
-SMOOTH = Image.Resampling.BICUBIC
 GREYS = 8  # first entries of a GIF's palette, for captions
 
 
-def check_videos(**videos: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The videos that are given, by name. ValueError unless all are (T, H, W, 3) uint8, of one
-    shape without a zero."""
-    given = {name: video for name, video in videos.items() if video is not None}
-    kinds = {(*video.shape, str(video.dtype)) for video in given.values()}
-    if len(kinds) > 1 or not all(k[3:] == (3, "uint8") and all(k[:3]) for k in kinds):
-        found = ", ".join(f"{name} {video.shape} {video.dtype}" for name, video in given.items())
-        raise ValueError(f"must be (T, H, W, 3) uint8 and of one shape: {found}")
-    return given
-
-
-def viewing_scale(height: int) -> int:
-    """Whole factor that makes a small frame about 128 pixels high; 1 for larger ones."""
-    return max(1, round(VIEWING_HEIGHT / height))
-
-
-def enlarge(pictures: np.ndarray, scale: int) -> np.ndarray:
-    """(T, H, W, …) → (T, H·scale, W·scale, …): every pixel a square of its own (nearest)."""
+def enlarged(pictures: np.ndarray) -> np.ndarray:
+    """(N, H, W, 3), each pixel of small ones a square, so that they are about 128 pixels high."""
+    scale = max(1, round(VIEWING_HEIGHT / pictures.shape[1]))
     return pictures.repeat(scale, axis=1).repeat(scale, axis=2)
-
-
-def caption_font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's own DejaVu Sans: the same on every machine."""
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(str(path), size)
 
 
 # ---------------------------------------------------------------- GIF
@@ -66,16 +46,16 @@ def colours_of(video: np.ndarray, count: int) -> np.ndarray:
     return np.array(palette, np.uint8).reshape(-1, 3)[:count]
 
 
-def palette_of(videos: dict[str, np.ndarray]) -> np.ndarray:
+def palette_of(labels: np.ndarray, *videos: np.ndarray) -> np.ndarray:
     """256 colours, (256, 3) uint8: greys for captions, then the labels' and the other videos'."""
     greys = np.linspace(0, 255, GREYS).round().astype(np.uint8)[:, None].repeat(3, axis=1)
     # The labels' few bright colours get entries of their own: by area they would get none.
-    images = np.concatenate([video for name, video in videos.items() if name != "label"])
-    return np.concatenate([greys, colours_of(videos["label"], 48), colours_of(images, 200)])
+    images = np.concatenate(videos)
+    return np.concatenate([greys, colours_of(labels, 48), colours_of(images, 200)])
 
 
-def to_palette(frames: Iterable[np.ndarray], palette: np.ndarray) -> Iterator[np.ndarray]:
-    """(H, W, 3) → (H, W) uint8 each, indices of near colours.
+def to_palette(frames: Iterable[np.ndarray], palette: np.ndarray) -> Iterator[Image.Image]:
+    """Frames (H, W, 3) with the palette's nearest colours.
 
     A pixel keeps its colour while that is within STILL levels of its own: noise is not stored.
     """
@@ -89,111 +69,58 @@ def to_palette(frames: Iterable[np.ndarray], palette: np.ndarray) -> Iterator[np
             frame = np.where(near[..., None], before, frame)
         before = frame
         # No dithering: it flickers and doubles the file.
-        indices = Image.fromarray(frame).quantize(palette=table, dither=Image.Dither.NONE)
-        yield np.asarray(indices)
+        yield Image.fromarray(frame).quantize(palette=table, dither=Image.Dither.NONE)
 
 
 def save_gif(path: Path, frames: Iterable[np.ndarray], palette: np.ndarray, fps: float) -> Path:
-    """Write (H, W) palette indices each as a GIF that loops, whole or not at all."""
-    images = [Image.fromarray(frame) for frame in frames]
-    for image in images:
-        image.putpalette(palette.tobytes())
+    """Write frames, (H, W, 3) uint8 each, as a GIF that loops, whole or not at all.
+
+    Equal neighbouring frames become one that lasts as long as all of them.
+    """
+    first, *others = to_palette(frames, palette)
     # GIF counts hundredths of a second, and players take 0 and 1 for 10. The durations differ by
     # one of them, so that the whole lasts as long as it should.
-    ends = np.round(np.arange(len(images) + 1) * 100 / fps).astype(int)
+    ends = np.round(np.arange(len(others) + 2) * 100 / fps).astype(int)
     durations = (10 * np.diff(ends)).tolist()  # ms
-    buffer = io.BytesIO()
-    images[0].save(
-        buffer,
-        format="GIF",
-        save_all=True,
-        append_images=images[1:],
-        duration=durations if len(images) > 1 else durations[0],
-        loop=0,
-        optimize=True,  # pixels that stay are not written again
-    )
-    write_atomically(path, buffer.getvalue())
-    return path
+    settings: dict[str, Any] = {
+        "save_all": True,
+        "append_images": others,
+        "duration": durations if others else durations[0],
+        "loop": 0,
+        "optimize": True,  # pixels that stay are not written again
+    }
+    return style.write_whole(path, partial(first.save, format="GIF", **settings))
 
 
-def write_gif(path: Path, frames: np.ndarray, *, fps: float = 15) -> Path:
-    """Write one sequence, (T, H, W, 3) uint8, as a GIF of 256 colours; small frames are enlarged.
-
-    Equal neighbouring frames become one that lasts as long as all of them. Raises ValueError.
-    """
-    check_videos(frames=frames)
-    palette = colours_of(frames, 256)
-    indices = np.stack(list(to_palette(frames, palette)))
-    return save_gif(path, enlarge(indices, viewing_scale(frames.shape[1])), palette, fps)
+def write_gif(path: Path, frames: np.ndarray, *, fps: float) -> Path:
+    """Write one sequence, (T, H, W, 3) uint8, as a GIF of 256 colours; small ones enlarged."""
+    return save_gif(path, enlarged(frames), colours_of(frames, 256), fps)
 
 
 def write_comparison_gif(
     path: Path,
     labels: np.ndarray,
-    truth: np.ndarray | None,
+    truth: np.ndarray,
     prediction: np.ndarray,
+    psnr: np.ndarray,
     *,
-    psnr: np.ndarray | None = None,
-    title: str = "",
-    fps: float = 15,
+    title: str,
 ) -> Path:
-    """Write label | truth | prediction side by side (label | prediction without a truth).
+    """Write label | truth | prediction side by side, (T, H, W, 3) uint8 each, 15 frames a second.
 
-    All (T, H, W, 3) uint8; small frames are enlarged. psnr: (T-1,) in dB for frames 1 … T-1.
-    Raises ValueError.
+    psnr: in dB for frames 1, 2, …, shown above the prediction
     """
-    videos = check_videos(label=labels, truth=truth, prediction=prediction)
-    scale = viewing_scale(prediction.shape[1])
-    palette = palette_of(videos)
-    white = ((0, 0), (0, 0), (0, 1), (0, 0))  # a column between the pictures
-    panels = [np.pad(video, white, constant_values=255) for video in videos.values()]
-    every = to_palette(np.concatenate(panels, axis=2)[:, :, :-1], palette)
-    indices = np.stack(list(every))
-    step, width = (prediction.shape[2] + 1) * scale, indices.shape[2] * scale
-    small = caption_font(min(22, max(9, step // 12)))  # a caption has some 20 characters
-    large = caption_font(min(22, max(9, width // max(24, len(title) // 2 + 3))))
-    line = round(1.5 * max(small.size, large.size))
-    frames = []
-    for t, picture in enumerate(enlarge(indices, scale)):
-        bar = Image.new("L", (width, 2 * line), 255)
-        draw = ImageDraw.Draw(bar)
-        draw.text((4, line // 2), title, 0, large, anchor="lm")
-        captions = {"label": f"frame {t}", "truth": "truth", "prediction": "prediction"}
-        if psnr is not None and t:
-            captions["prediction"] = f"prediction {psnr[t - 1]:.1f} dB"
-        for column, name in enumerate(videos):
-            draw.text((column * step + 4, line * 3 // 2), captions[name], 0, small, anchor="lm")
-        frames.append(np.concatenate([np.asarray(bar) // (256 // GREYS), picture]))
-    return save_gif(path, np.stack(frames), palette, fps)
+
+    def pages() -> Iterator[np.ndarray]:
+        for t, pictures in enumerate(zip(labels, truth, prediction, strict=True)):
+            made = f"prediction {psnr[t - 1]:.1f} dB" if t else "prediction"
+            captions = f"frame {t}", "truth", made
+            yield np.asarray(picture_grid(np.stack(pictures), captions, title, columns=3))
+
+    return save_gif(path, pages(), palette_of(labels, truth, prediction), 15)
 
 
 # ---------------------------------------------------------------- films
-
-
-def write_mp4(path: Path, frames: Iterable[np.ndarray], *, fps: float = 15) -> Path | None:
-    """Write frames, (H, W, 3) uint8 each, as an MP4 that every player shows (H.264, 4:2:0).
-
-    None without the package av (PyAV). Raises UserError when it cannot be written.
-    """
-    if importlib.util.find_spec("av") is None:
-        return None
-    import av
-
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as file:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = file.add_stream("libx264", rate, options={"crf": "16", "preset": "veryfast"})
-        stream.pix_fmt = "yuv420p"
-        for t, frame in enumerate(frames):
-            height, width, _ = frame.shape
-            if not t:
-                stream.width, stream.height = width + width % 2, height + height % 2
-            odd = ((0, height % 2), (0, width % 2), (0, 0))  # 4:2:0: a colour for 2 x 2 pixels
-            whole = np.pad(frame, odd, mode="edge")
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
-        file.mux(stream.encode())
-    write_atomically(path, buffer.getvalue())
-    return path
 
 
 def beside(*videos: np.ndarray) -> Iterator[np.ndarray]:
@@ -208,7 +135,8 @@ def beside(*videos: np.ndarray) -> Iterator[np.ndarray]:
         row: list[np.ndarray] = []
         for picture in pictures:
             size = (width * scale, height * scale)
-            row += [seam, np.asarray(Image.fromarray(picture).resize(size, SMOOTH))]
+            smooth = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+            row += [seam, np.asarray(smooth)]
         yield np.concatenate(row[1:], axis=1)
 
 
@@ -217,12 +145,31 @@ def write_film(
 ) -> None:
     """Write label | truth | generated side by side as path.gif, and path.mp4 where PyAV is.
 
-    All (T, H, W, 3) uint8; without a truth label | generated. Raises ValueError or UserError.
+    All (T, H, W, 3) uint8; without a truth label | generated. The MP4 (H.264, 4:2:0) is one that
+    every player shows. Raises UserError.
     """
-    videos = check_videos(label=labels, truth=truth, generated=made)
-    indices = to_palette(beside(*videos.values()), palette := palette_of(videos))
-    save_gif(path.with_suffix(".gif"), indices, palette, min(fps, 50))
-    write_mp4(path.with_suffix(".mp4"), beside(*videos.values()), fps=fps)
+    videos = [labels, made] if truth is None else [labels, truth, made]
+    frames = partial(beside, *videos)
+    save_gif(path.with_suffix(".gif"), frames(), palette_of(*videos), min(fps, 50))
+    if importlib.util.find_spec("av") is None:
+        return
+    import av
+
+    def encode(buffer: io.BytesIO) -> None:
+        with av.open(buffer, "w", format="mp4") as file:
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = file.add_stream("libx264", rate, options={"crf": "16", "preset": "veryfast"})
+            stream.pix_fmt = "yuv420p"
+            for t, frame in enumerate(frames()):
+                height, width, _ = frame.shape
+                odd = ((0, height % 2), (0, width % 2), (0, 0))  # 4:2:0: a colour for 2 x 2 pixels
+                whole = np.pad(frame, odd, mode="edge")
+                if not t:
+                    stream.height, stream.width, _ = whole.shape
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
+            file.mux(stream.encode())
+
+    style.write_whole(path.with_suffix(".mp4"), encode)
 
 
 # ---------------------------------------------------------------- stills
@@ -240,52 +187,43 @@ def picture_grid(
 
     pictures: (N, H, W, 3) uint8; captions, colours of the captions: (N,)
     """
-    scale, gap = viewing_scale(pictures.shape[1]), 8
-    high, wide = pictures.shape[1] * scale, pictures.shape[2] * scale
-    small = caption_font(max(12, min(22, wide // 9)))
-    font, line, top = caption_font(max(14, min(26, wide * columns // 40))), 32, 48
-    rows = -(-len(pictures) // columns)
+    pictures, gap, line, top = enlarged(pictures), 8, 32, 48
+    rows, (high, wide) = -(-len(pictures) // columns), pictures.shape[1:3]
+    # matplotlib's own font, the same on every machine; a caption has some 20 characters.
+    face = str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
+    small = ImageFont.truetype(face, max(9, min(22, wide // 12)))
     size = (columns * (wide + gap) + gap, top + rows * (high + line + gap))
+    large = ImageFont.truetype(face, max(9, min(26, size[0] // max(24, len(heading) // 2 + 3))))
     grid = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(grid)
-    draw.text((gap, top // 2), heading, fill="black", font=font, anchor="lm")
-    for index, picture in enumerate(enlarge(pictures, scale)):
+    draw.text((gap, top // 2), heading, "black", large, anchor="lm")
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x = gap + index % columns * (wide + gap)
         y = top + index // columns * (high + line + gap)
         colour = colours[index] if colours else "black"
-        draw.text((x, y + line // 2), captions[index], colour, small, anchor="lm")
+        draw.text((x, y + line // 2), caption, colour, small, anchor="lm")
         grid.paste(Image.fromarray(picture), (x, y + line))
     return grid
-
-
-def write_png(path: Path, image: Image.Image) -> Path:
-    """Write an image, whole or not at all. Raises UserError."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
-    return path
 
 
 def write_sheet(
     path: Path,
     labels: np.ndarray,
-    truth: np.ndarray | None,
+    truth: np.ndarray,
     prediction: np.ndarray,
     psnr: np.ndarray,
     *,
-    title: str = "",
-    columns: int = 8,
+    title: str,
 ) -> Path:
-    """Write a still of up to `columns` evenly spaced frames: rows label, truth and prediction.
+    """Write a still of up to 8 evenly spaced frames: rows label, truth and prediction.
 
     labels, truth, prediction: (T, H, W, 3) uint8; psnr: (T-1,) in dB for frames 1 … T-1, shown
-    above the predictions. Raises ValueError.
+    above the predictions
     """
-    videos = check_videos(label=labels, truth=truth, prediction=prediction)
-    shown = np.unique(np.linspace(0, len(prediction) - 1, columns).round().astype(int))
-    captions = [f"{t}: label" for t in shown]
-    captions += ["truth" for _ in shown if truth is not None]
+    shown = np.unique(np.linspace(0, len(prediction) - 1, 8).round().astype(int))
+    captions = [f"{t}: label" for t in shown] + ["truth"] * len(shown)
     captions += [f"{psnr[t - 1]:.2f} dB" if t else "given" for t in shown]
-    pictures = np.concatenate([video[shown] for video in videos.values()])
-    heading = f"{title}   Rows: {', '.join(videos)} with PSNR".strip()
-    return write_png(path, picture_grid(pictures, captions, heading, columns=len(shown)))
+    pictures = np.concatenate([video[shown] for video in (labels, truth, prediction)])
+    heading = f"{title}   Rows: label, truth, prediction with PSNR"
+    grid = picture_grid(pictures, captions, heading, columns=len(shown))
+    return style.write_whole(path, partial(grid.save, format="PNG"))

@@ -15,10 +15,10 @@ import torch
 from modules import runlog
 from modules.checkpoint import RunState
 from modules.data import VideoData, to_uint8
+from modules.diagnosis import warnings_of
 from modules.evaluation import Score, where_it_fits
-from modules.figures.runs import load_run, validation_title
 from modules.losses import EpochAverages, implied_sigma
-from modules.runtime.errors import UserError, reason_of
+from modules.runtime.errors import UserError, why
 from modules.runtime.files import retried, write_atomically
 
 # Drawing may take this part of a run's time; then the figures wait for a later epoch.
@@ -60,15 +60,10 @@ class Records:
         self._write("metrics.csv", self.table.write, retry=True)
         self.pending |= self.curves()
         if self.state.best.epoch == row["epoch"]:
-            of, visualize = (self.root, result, video, made), self.state.o.store_visualization
-
-            def take() -> None:
-                files = validation_files(*of, row["epoch"], visualize=visualize)
-                write = files.pop("psnr_per_frame.csv")  # compare reads it beside metrics.csv
-                self.pending |= files
-                write()
-
-            self._write("psnr_per_frame.csv", take)
+            of = self.root, result, video, made, row["epoch"]
+            self.pending |= validation_files(*of, visualize=self.state.o.store_visualization)
+            table = "psnr_per_frame.csv"  # compare reads it beside metrics.csv
+            self._write(table, self.pending[table])
 
     def curves(self) -> dict[str, Callable[[], object]]:
         """How the figures of metrics.csv are drawn, from the rows so far."""
@@ -76,7 +71,7 @@ class Records:
         def draw(name: str) -> None:
             from modules.figures import curves
 
-            curves.save_curves(load_run(self.root, self.table.unwritten), name)
+            curves.save_curves(self._run(), name)
 
         return {name: partial(draw, name) for name in ("curves.png", "latent.png", "regions.png")}
 
@@ -98,23 +93,23 @@ class Records:
         """Print what the run's metrics say that a user must not overlook; at the end, latest being
         False, also what to try, and keep it all in warnings.txt."""
         try:
-            lines = load_run(self.root, self.table.unwritten).warnings(latest=latest)
+            lines = warnings_of(self._run(), latest=latest)
         except (OSError, UserError):  # as the curves, which say so, cannot be drawn
             return
-        for line in lines:
-            print(line, flush=True)
-        path = self.root / "warnings.txt"
-        text = "".join(f"{line}\n" for line in lines).encode()
+        path, text = self.root / "warnings.txt", "".join(f"{line}\n" for line in lines)
+        print(text, end="", flush=True)
 
         def keep() -> None:
-            write_atomically(path, text) if text else path.unlink(missing_ok=True)
+            write_atomically(path, text.encode()) if text else path.unlink(missing_ok=True)
 
         if not latest:
             self._write(path.name, keep, retry=True)
 
+    def _run(self) -> runlog.Run:
+        return runlog.load_run(self.root, self.table.unwritten)
+
     def _write_pending(self, *, retry: bool = False) -> None:
-        pending, self.pending = self.pending, {}
-        for name, write in pending.items():
+        for name, write in [*self.pending.items()]:
             self._write(name, write, retry=retry)
 
     def _write(self, name: str, write: Callable[[], object], *, retry: bool = False) -> None:
@@ -130,7 +125,7 @@ class Records:
             if name not in self.warned:
                 self.warned.add(name)
                 print(
-                    f"warning: {self.root / name}: cannot be written ({reason_of(error)}); "
+                    f"warning: {self.root / name}: cannot be written ({why(error)}); "
                     "training continues, and it will be retried",
                     flush=True,
                 )
@@ -179,12 +174,12 @@ def validation_files(
 
     made: (T, 3, H, W) in [0, 1]; epoch: in the titles, None where it is not known
     """
-    pictures: dict[str, Any] = {
-        "labels": video.labels.numpy(),
+    pictures = {
+        "label": video.labels.numpy(),
         "truth": video.frames.numpy(),
         "prediction": where_it_fits(to_uint8, made).cpu().numpy(),
     }
-    title, psnr = validation_title(epoch, result.mean_psnr), result.psnr
+    psnr, title = result.psnr, validation_title(epoch, result.mean_psnr)
     regions: dict[str, Any] = {"inside": result.inside, "outside": result.outside}
 
     def write(name: str) -> None:
@@ -192,15 +187,21 @@ def validation_files(
         if name == "psnr_per_frame.csv":
             runlog.write_psnr_per_frame(path, psnr, **regions)
             return
-        from modules.figures import frames, media
+        from modules.figures import curves, media, style
 
         if name == "psnr_per_frame.png":  # which computes the average itself
             which = validation_title(epoch)
-            frames.draw_psnr_per_frame(path, psnr, **regions, **pictures, title=which)
-        elif name == "val.gif":
-            media.write_comparison_gif(path, **pictures, psnr=psnr, title=title)
+            figure = curves.psnr_per_frame_figure(psnr, title=which, pictures=pictures, **regions)
+            style.save(figure, path)
         else:
-            media.write_sheet(path, **pictures, psnr=psnr, title=title)
+            draw: Any = media.write_comparison_gif if name == "val.gif" else media.write_sheet
+            draw(path, *pictures.values(), psnr, title=title)
 
     names = ["psnr_per_frame.csv", "psnr_per_frame.png", "val.gif", "val_sheet.png"]
     return {name: partial(write, name) for name in names[: 4 if visualize else 2]}
+
+
+def validation_title(epoch: int | None, average: float | None = None) -> str:
+    """Which validation a figure shows; epoch: None where it is not known, average in dB."""
+    which = "Validation" if epoch is None else f"Best validation, epoch {epoch}"
+    return which if average is None else f"{which}, average {average:.2f} dB"

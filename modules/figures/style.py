@@ -6,6 +6,7 @@ colour also differ in style. No pyplot, so no display and no list of open figure
 
 import io
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from modules.diagnosis import BASELINES, known_baselines
+from modules.diagnosis import BASELINES
 from modules.runtime.errors import shown
 from modules.runtime.files import write_atomically
 
@@ -108,8 +109,13 @@ def legend_above(figure: Figure | SubFigure, *panels: Axes, ncols: int = 2) -> N
 
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG, whole or not at all. Raises UserError."""
+    return write_whole(path, figure.savefig)
+
+
+def write_whole(path: Path, write: Callable[[io.BytesIO], object]) -> Path:
+    """A file whose content `write` puts into a buffer, whole or not at all. Raises UserError."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    write(buffer)
     write_atomically(path, buffer.getvalue())
     return path
 
@@ -169,9 +175,9 @@ def add_teacher_forcing(
             label = None
 
 
-def add_best_baseline(axes: Axes, baselines: Any) -> None:
-    """A thin dotted line at the highest PSNR of config.json's baselines."""
-    if known := known_baselines(baselines):
+def add_best_baseline(axes: Axes, known: dict[str, float]) -> None:
+    """A thin dotted line at the highest PSNR of the baselines."""
+    if known:
         key = max(known, key=lambda name: known[name])
         label = f"baseline {BASELINES[key]}, {known[key]:.2f} dB"
         axes.axhline(known[key], gid=key, label=label, color=GREY, ls=DOTTED, lw=0.9, zorder=1)
@@ -180,32 +186,36 @@ def add_best_baseline(axes: Axes, baselines: Any) -> None:
 # ---------------------------------------------------------------- axes
 
 
-def number_axis(axes: Axes, values: np.ndarray | None = None, log_from: float = 30.0) -> None:
-    """Plain tick labels, and a logarithmic y axis if positive values span a factor `log_from`."""
+def number_axis(
+    axes: Axes,
+    values: np.ndarray | None = None,
+    *,
+    log_from: float = 30.0,
+    from_zero: bool = False,
+) -> None:
+    """Plain tick labels, and a logarithmic y axis if positive values span a factor `log_from`;
+    from_zero: else one from 0 to a little above the largest value."""
     known = np.zeros(0) if values is None else values[np.isfinite(values) & (values > 0)]
     if len(known) and known.max() >= log_from * known.min():
         axes.set_yscale("log", nonpositive="mask")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS))
+        if from_zero:
+            largest = known.max(initial=0.0) or 1.0
+            axes.set_ylim(-0.03 * largest, 1.06 * largest)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4 if from_zero else 6, steps=STEPS))
     axes.yaxis.set_major_formatter(FuncFormatter(plain_number))
 
 
 def axis_from_zero(axes: Axes, values: np.ndarray) -> None:
-    """A y axis from 0 to a little above the largest value."""
-    largest = values[np.isfinite(values)].max(initial=0.0) or 1.0
-    axes.set_ylim(-0.03 * largest, 1.06 * largest)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=STEPS))
-    axes.yaxis.set_major_formatter(FuncFormatter(plain_number))
+    """A linear y axis from 0 to a little above the largest value."""
+    number_axis(axes, values, log_from=math.inf, from_zero=True)
 
 
 def rate_axis(axes: Axes, rates: np.ndarray) -> None:
-    """A y axis for learning rates, logarithmic for a few steps by large factors."""
-    # A smooth fall to zero needs no logarithm.
-    few = len(np.unique(rates)) <= min(8, max(2, len(rates) // 2))
-    number_axis(axes, rates, log_from=9.99 if few else math.inf)
-    if axes.get_yscale() == "linear":
-        axis_from_zero(axes, rates)
+    """A y axis for learning rates: logarithmic for a few steps by large factors."""
+    few = 2 * len(np.unique(rates)) <= len(rates)  # a smooth fall to zero needs no logarithm
+    number_axis(axes, rates, log_from=9.99 if few else math.inf, from_zero=True)
 
 
 def whole_number_axis(axes: Axes, first: float, last: float) -> None:

@@ -34,13 +34,8 @@ def named(names: Iterable[object], total: int | None = None) -> str:
     return ", ".join(map(str, every[:MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
-def why(error: OSError) -> str:
-    """What the system said, in a few words; a library's error may have a text alone, or none."""
-    return error.strerror or str(error) or type(error).__name__
-
-
-def reason_of(error: BaseException) -> str:
-    """Why something could not be done, in a few words: the system's, where it was a file."""
+def why(error: BaseException) -> str:
+    """Why something could not be done, in a few words: the system's, where it refused it."""
     cause = error.__cause__ if isinstance(error, UserError) and error.__cause__ else error
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror

@@ -101,16 +101,14 @@ def lock_folder(folder: Path) -> None:
     """
     path, pid = folder / LOCK, os.getpid()
     holder = {"host": socket.gethostname(), "process": pid, "started": _started(pid)}
-    for _ in range(2):
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                _locks.append(path)
-                json.dump(holder, file)
-            return
-        except FileExistsError:
-            _refuse_unless_stale(path, holder["host"])
-            path.unlink(missing_ok=True)
-    raise UserError(f"{folder}: another run has just started there; give another --save_root")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            _locks.append(path)
+            json.dump(holder, file)
+    except FileExistsError:
+        _refuse_unless_stale(path, holder["host"])
+        path.unlink(missing_ok=True)
+        lock_folder(folder)
 
 
 def _refuse_unless_stale(path: Path, host: object) -> None:

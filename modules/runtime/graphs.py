@@ -2,8 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -36,22 +35,6 @@ class GraphMemory:
         self.stream = torch.cuda.Stream()
 
 
-@contextmanager
-def nothing_collected() -> Iterator[None]:
-    """Python's collector of cycles does not run while inside.
-
-    It may find an earlier graph, and PyTorch up to 2.11 ends the process where a graph's memory is
-    given back while another one is captured.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def capture(compute: Callable[[], None], memory: GraphMemory) -> Callable[[], None]:
     """A CUDA graph of compute(), which reads and writes the same tensors each time; returns replay.
 
@@ -62,15 +45,19 @@ def capture(compute: Callable[[], None], memory: GraphMemory) -> Callable[[], No
     before = torch.cuda.current_stream()
     memory.stream.wait_stream(before)
     graph = torch.cuda.CUDAGraph()
-    # The runs before take the memory that the graph will have: otherwise they would need as much
-    # again. For that the backward pass must run in this thread, in the capture too, since what
-    # cuDNN chose is known to the thread in which it chose.
-    with nothing_collected(), torch.autograd.set_multithreading_enabled(False):
-        with torch.cuda.stream(memory.stream), torch.cuda.use_mem_pool(memory.pool):
-            for _ in range(WARM_UP):
-                compute()
-        before.wait_stream(memory.stream)
-        try:
+    # Python's collector of cycles may find an earlier graph, and PyTorch up to 2.11 ends the
+    # process where a graph's memory is given back while another one is captured.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        # The runs before take the memory that the graph will have: otherwise they would need as
+        # much again. For that the backward pass must run in this thread, in the capture too, since
+        # what cuDNN chose is known to the thread in which it chose.
+        with torch.autograd.set_multithreading_enabled(False):
+            with torch.cuda.stream(memory.stream), torch.cuda.use_mem_pool(memory.pool):
+                for _ in range(WARM_UP):
+                    compute()
+            before.wait_stream(memory.stream)
             # With several processes a thread of NCCL's looks at earlier work meanwhile.
             with torch.cuda.graph(
                 graph,
@@ -79,8 +66,10 @@ def capture(compute: Callable[[], None], memory: GraphMemory) -> Callable[[], No
                 capture_error_mode="thread_local" if distributed.world_size() > 1 else "global",
             ):
                 compute()
-        finally:
-            torch.cuda.set_stream(before)  # a capture that fails may leave its own
+    finally:
+        torch.cuda.set_stream(before)  # a capture that fails may leave its own
+        if collecting:
+            gc.enable()
 
     def replay(_keep: GraphMemory = memory) -> None:
         graph.replay()

@@ -12,7 +12,6 @@ from modules import plots
 from modules.figures.compare import (
     COMPARISONS,
     common_baselines,
-    compare,
     comparison_figure,
     differing_settings,
     named_runs,
@@ -21,13 +20,10 @@ from modules.figures.compare import (
     summary_rows,
 )
 from modules.figures.curves import draw_curves
-from modules.figures.runs import Run, best_frames, lineage, load_run
 from modules.figures.style import COLUMN, PAGE
-from modules.runlog import METRIC_COLUMNS
+from modules.runlog import METRIC_COLUMNS, Run, best_frames, lineage, load_run
 from modules.runtime.errors import UserError
-from tests.support.drawn import BASELINES, check_layout, colours, make_run, set_parent
-
-HEADER = ",".join(METRIC_COLUMNS) + "\n"
+from tests.support.drawn import BASELINES, check_layout, colours, line, make_run, set_parent
 
 # ---------------------------------------------------------------- a run's folder
 
@@ -46,80 +42,57 @@ def test_a_run_is_what_it_wrote(tmp_path: Path) -> None:
     assert load_run(folder).options == {}
     (folder / "psnr_per_frame.csv").unlink()
     assert best_frames(run) is None
+    path = folder / "metrics.csv"  # with the columns of earlier versions
+    table = [row.split(",")[:14] for row in path.read_text().splitlines()]
+    path.write_text("".join(f"{','.join(row)}\n" for row in table))
+    assert np.isnan(load_run(folder).metrics["val_ssim"]).all()
+    draw_curves(folder)
+    assert [png.name for png in folder.glob("*.png")] == ["curves.png"]
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "missing"),
+def test_faults_of_metrics_are_named(tmp_path: Path) -> None:
+    header = ",".join(METRIC_COLUMNS) + "\n"
+    path = make_run(tmp_path / "run") / "metrics.csv"
+    for content, said in (
         ("", "is empty"),
         ("epoch,val_psnr\n0,20\n", "lacks the columns train_loss, "),
-        (HEADER + "," * (len(METRIC_COLUMNS) - 1) + "\n", "has no rows"),  # a spreadsheet's
-        (HEADER + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a table of numbers"),
-    ],
-)
-def test_faults_of_metrics_are_named(tmp_path: Path, content: str | None, said: str) -> None:
-    folder = make_run(tmp_path / "run")
-    load_run(folder)  # the control
-    path = folder / "metrics.csv"
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=rf"metrics\.csv: .*{said}"):
-        load_run(folder)
+        (header + "," * (len(METRIC_COLUMNS) - 1) + "\n", "has no rows"),  # a spreadsheet's
+        (header + ",".join(["x"] * len(METRIC_COLUMNS)) + "\n", "not a table of numbers"),
+        (None, "missing"),
+    ):
+        path.unlink() if content is None else path.write_text(content)
+        with pytest.raises(UserError, match=rf"metrics\.csv: .*{said}"):
+            load_run(path.parent)
 
 
 def test_lineage_that_cannot_be_followed(tmp_path: Path) -> None:
+    def starts(run: Path) -> list[tuple[str, int]]:
+        return [(part.name, int(part.epochs[0])) for part in lineage(load_run(run))]
+
     a, b = make_run(tmp_path / "a", 4), make_run(tmp_path / "b", 4)
     set_parent(b, tmp_path / "gone", 2)
-    assert [part.shift for part in lineage(load_run(b))] == [0]
+    assert starts(b) == [("b", 0)]
     set_parent(b, Path("/elsewhere/a"), 2)  # both were moved: found next to it
-    assert [part.shift for part in lineage(load_run(b))] == [0, 3]
+    assert starts(b) == [("a", 0), ("b", 3)]
     set_parent(a, b, 1)
     set_parent(b, a, 2)  # each is the other's parent
-    assert [part.run.name for part in lineage(load_run(a))] == ["b", "a"]
-
-
-def test_runs_of_earlier_versions_lack_diagnostics(tmp_path: Path) -> None:
-    path = make_run(tmp_path / "run") / "metrics.csv"
-    rows = [row.split(",")[:14] for row in path.read_text().splitlines()]
-    path.write_text("".join(f"{','.join(row)}\n" for row in rows))
-    assert np.isnan(load_run(path.parent).metrics["val_ssim"]).all()
-    draw_curves(path.parent)
-    assert [png.name for png in path.parent.glob("*.png")] == ["curves.png"]
-
-
-def test_warnings_come_from_the_run_s_files(tmp_path: Path) -> None:
-    falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
-    run = load_run(make_run(tmp_path / "a", rows=falling))
-    fall, below, cause = run.warnings()
-    assert fall.startswith(
-        "warning: validation PSNR falls while training PSNR rises: 26.00 dB in epoch 0"
-    )
-    assert below.startswith("warning: epoch 9, 17.00 dB, is below the baselines copy-first-frame")
-    assert cause.startswith("likeliest cause: ") and "docs/theory.md" in cause
-    assert run.warnings(latest=True) == []  # neither is news of the last epoch
-    assert load_run(make_run(tmp_path / "b")).warnings() == []
+    assert starts(a) == [("b", 0), ("a", 2)]
 
 
 # ---------------------------------------------------------------- several runs
 
 
-def differing(*folders: Path) -> dict[str, list[str | None]]:
-    return differing_settings([load_run(folder) for folder in folders])
-
-
 def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
-    def names(*folders: Path) -> list[str]:
-        return [*named_runs([load_run(folder) for folder in folders])]
-
+    """Whatever it is compared with; but for one of the same name."""
     a, other, b, c = (make_run(tmp_path / name) for name in ("x/a", "y/a", "b", "x/c"))
-    # Whatever it is compared with; but for one of the same name.
-    assert names(c, a, b) == ["c", "a", "b"]
-    assert names(a, b, other) == ["x/a", "b", "y/a"]
+    for folders, names in (((c, a, b), ["c", "a", "b"]), ((a, b, other), ["x/a", "b", "y/a"])):
+        assert [*named_runs([*map(load_run, folders)])] == names
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
+    def differing(*folders: Path) -> dict[str, list[str | None]]:
+        return differing_settings([load_run(folder) for folder in folders])
+
     a = make_run(tmp_path / "a")
     assert differing(a, make_run(tmp_path / "b", options={"tfr": 0.0})) == {"tfr": ["1", "0"]}
     # Options without effect here, bookkeeping, and where the run was kept, are no difference.
@@ -155,17 +128,22 @@ def three(tmp_path: Path) -> list[Path]:
     ]
 
 
-def one_figure(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let `compare` draw this figure alone, to save time."""
-    monkeypatch.setattr("modules.figures.compare.COMPARISONS", {name: COMPARISONS[name]})
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """The command line, as a user types it."""
+    monkeypatch.setattr(sys, "argv", ["plots.py", *map(str, arguments)])
+    plots.main()
 
 
 def test_summary_is_best_first(
-    three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    three: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    one_figure(monkeypatch, "ssim")
-    printed = compare(three, tmp_path / "out")
-    with (tmp_path / "out" / "summary.csv").open() as file:
+    out = tmp_path / "new/out"
+    monkeypatch.setattr("modules.figures.compare.COMPARISONS", {"ssim": COMPARISONS["ssim"]})
+    call(monkeypatch, "compare", *three, "--out", out)
+    with (out / "summary.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["run"] for row in table] == ["best", "middling", "worst"]
     metrics = load_run(three[2]).metrics["val_psnr"]
@@ -176,14 +154,15 @@ def test_summary_is_best_first(
     assert float(early) == pytest.approx(metrics[:4].max(), abs=1e-4)
     assert [row["epochs"] for row in table] == ["30", "10", "4"]
     assert [row["minutes"] for row in table] == ["15.0000", "5.0000", "2.0000"]  # 30 s each
-    assert (
-        table[0]["KL annealing"] == "Monotonic, ratio 1" and table[2]["teacher forcing"] == "none"
-    )
-    text = (tmp_path / "out" / "summary.md").read_text()
+    assert table[0]["KL annealing"] == "Monotonic, ratio 1"
+    assert table[2]["teacher forcing"] == "none"
+    text = (out / "summary.md").read_text()
     rows = [row.split(" | ")[:2] for row in text.splitlines() if row.startswith("|")]
     assert [row[0] for row in rows] == ["| run", "| ---", "| best", "| middling", "| worst"]
     assert rows[2][1] == f"{metrics.max():.2f}"
-    assert "worst has 4 of its 10 epochs" in text and "worst has 4 of its" in "".join(printed)
+    printed = capsys.readouterr().out
+    assert all("worst has 4 of its 10 epochs" in said for said in (text, printed))
+    assert f"wrote {out / 'ssim.png'}" in printed and f"wrote {out / 'summary.md'}" in printed
 
 
 def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
@@ -192,7 +171,7 @@ def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
     named = {"best": load_run(make_run(tmp_path / "best", rows=falling))}
     (row,) = summary_rows(named)
     assert (row["average PSNR (dB)"], row["best epoch"], row["last PSNR (dB)"]) == (26, 3, 20)
-    (star,) = [e for e in comparison_figure("psnr", named).axes[0].lines if e.get_gid() == "best"]
+    star = line(comparison_figure("psnr", named), "best")
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (3, 26)
     # The control: one whose table is of the last epoch.
     named["last"] = load_run(make_run(tmp_path / "last", rows=falling, frames=20.0))
@@ -203,26 +182,26 @@ def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
 def test_the_table_of_latex() -> None:
     row = {"run": "a_b & 50%", "average PSNR (dB)": 31.236, "KL annealing": "none, β = 0"}
     row |= {"teacher forcing": "1, −0.1", "train_vi_len": 16, "epochs": 9, "best epoch": None}
-    header, rule, head, _, line, _, end = summary_latex([{**row, "minutes": 3.0}]).splitlines()
+    header, rule, head, _, first, _, end = summary_latex([{**row, "minutes": 3.0}]).splitlines()
     assert (header, rule, end) == (r"\begin{tabular}{lrllrrr}", r"\hline", r"\end{tabular}")
     assert head.endswith(r"& train\_vi\_len & epochs & best epoch \\")
-    assert line == r"a\_b \& 50\% & 31.24 & none, $\beta$ = 0 & 1, $-$0.1 & 16 & 9 & -- \\"
+    assert first == r"a\_b \& 50\% & 31.24 & none, $\beta$ = 0 & 1, $-$0.1 & 16 & 9 & -- \\"
 
 
 def test_overlaid_figures(three: list[Path]) -> None:
     """What they show in words and numbers: tests/programs/test_document_figures.py."""
     named = named_runs([load_run(folder) for folder in three])
-    for name, columns in COMPARISONS.items():
-        figure = comparison_figure(name, named)
+    for name in ("overview", "psnr_per_frame", "psnr_by_time"):
+        figure, columns = comparison_figure(name, named), COMPARISONS[name]
         check_layout(figure, PAGE if len(columns) > 1 else COLUMN)
         limits: dict[str, set[tuple[float, float]]] = {}
         for axes, column in zip(figure.axes, columns, strict=True):
             assert len([each for each in axes.lines if each.get_gid() == column]) == 3
             limits.setdefault(axes.get_ylabel(), set()).add(axes.get_ylim())
         assert all(len(found) == 1 for found in limits.values())  # one unit, one scale
-    by_time = comparison_figure("psnr_by_time", named).axes[0]
-    curves = [each for each in by_time.lines if each.get_gid() == "seconds"]
+    curves = [each for each in figure.axes[0].lines if each.get_gid() == "seconds"]
     np.testing.assert_allclose(curves[1].get_xdata(), [0.5, 1.0, 1.5, 2.0])
+    assert figure.axes[0].get_xlim()[0] == 0
 
 
 def test_many_runs(tmp_path: Path) -> None:
@@ -243,7 +222,6 @@ def test_baselines_that_the_runs_share(tmp_path: Path) -> None:
     earlier = {name: value for name, value in BASELINES.items() if name != "nearest_pose"}
     tables = {"new": BASELINES, "old": earlier, "other": {**BASELINES, "first_frame": 9.0}}
     runs = {n: load_run(make_run(tmp_path / n, baselines=v)) for n, v in tables.items()}
-    assert common_baselines([runs["new"]]) == BASELINES
     named = {n: runs[n] for n in ("new", "old")}
     assert common_baselines([*named.values()]) == earlier
     assert "copy-first-frame 20.26 dB, mean-frame 22.73 dB." in summary_notes(named)[-1]
@@ -252,14 +230,17 @@ def test_baselines_that_the_runs_share(tmp_path: Path) -> None:
     assert common_baselines([*runs.values()]) == {}  # other data
 
 
-def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_runs_that_lack_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, bare = make_run(tmp_path / "whole"), make_run(tmp_path / "bare")
     (bare / "config.json").unlink()
     (bare / "psnr_per_frame.csv").unlink()
     never = dict.fromkeys(("val_psnr", "val_loss"), math.nan)
     nan = make_run(tmp_path / "nan", 3, rows=dict.fromkeys(range(3), never), broken=(1,))
     elsewhere = make_run(tmp_path / "other", options={"DR": "/data/other"})
-    printed = "\n".join(compare([nan, bare, whole, elsewhere], tmp_path / "out"))
+    call(monkeypatch, "compare", nan, bare, whole, elsewhere, "--out", tmp_path / "out")
+    printed = capsys.readouterr().out
     for said in (
         "bare has no config.json",
         "nan: no validation gave a number",
@@ -273,30 +254,10 @@ def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.Mo
     tables = {f"summary.{ending}" for ending in ("md", "csv", "tex")}
     names = {f"{name}.png" for name in COMPARISONS} | tables
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    one_figure(monkeypatch, "psnr_per_frame")
-    compare([bare], tmp_path / "one")
+    only = {"psnr_per_frame": COMPARISONS["psnr_per_frame"]}
+    monkeypatch.setattr("modules.figures.compare.COMPARISONS", only)
+    call(monkeypatch, "compare", bare, "--out", tmp_path / "one")
     assert {path.name for path in (tmp_path / "one").iterdir()} == tables
-
-
-# ---------------------------------------------------------------- the command line
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["plots.py", *map(str, arguments)])
-    plots.main()
-
-
-def test_commands_as_a_user_types_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, other = make_run(tmp_path / "run"), make_run(tmp_path / "b", options={"lr": 0.01})
-    out = tmp_path / "new" / "out"
-    call(monkeypatch, "compare", run, other, "--out", out)
-    printed = capsys.readouterr().out
-    assert f"wrote {out / 'overview.png'}" in printed and f"wrote {out / 'summary.md'}" in printed
-    call(monkeypatch, "curves", run, other)
-    printed = f"wrote {run / 'curves.png'}\nwrote {other / 'curves.png'}\n"
-    assert capsys.readouterr().out == printed
 
 
 def test_schedules_command(

@@ -1,26 +1,24 @@
 """GIFs and MP4s as a viewer shows them, and stills of exact pixels."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from modules.figures.contact_sheet import SheetSequence, SheetSplit, overlay, write_contact_sheet
+from modules.datasets import inspection
+from modules.figures.contact_sheet import overlay, write_contact_sheet
 from modules.figures.media import (
-    check_videos,
-    viewing_scale,
+    enlarged,
     write_comparison_gif,
     write_film,
     write_gif,
-    write_mp4,
     write_sheet,
 )
 from modules.ink import Ink
 from tests.support.drawn import video
-
-ON_BLACK = Ink((0, 0, 0), 255)
 
 
 def gif_frames(path: Path) -> tuple[np.ndarray, list[int]]:
@@ -61,31 +59,22 @@ def test_comparison_gif(tmp_path: Path, written: list[str]) -> None:
     truth = moving_square(30)
     labels, prediction = truth[..., ::-1].copy(), truth[:, :, ::-1].copy()
     path = tmp_path / "val.gif"
-    about = {"title": "epoch 3", "psnr": np.linspace(20, 40, 29)}
-    write_comparison_gif(path, labels, truth, prediction, **about)
+    write_comparison_gif(path, labels, truth, prediction, np.linspace(20, 40, 29), title="epoch 3")
     frames, durations = gif_frames(path)
     assert len(frames) == 30
     assert sum(durations) == 2000 and set(durations) == {60, 70}  # hundredths of a second
-    bar = frames.shape[1] - 128
-    assert frames.shape[2] == 3 * 256 + 2 * 4 and 50 < bar < 80
-    for column, frames_shown in enumerate((labels, truth, prediction)):
-        panel = frames[:, bar:, column * 260 : column * 260 + 256]
-        np.testing.assert_array_equal(panel, panel[:, ::4, ::4].repeat(4, 1).repeat(4, 2))
-        error = panel[:, ::4, ::4].astype(int) - frames_shown
-        assert np.abs(error).max() <= 24, column
-    assert (frames[:, bar:, 256:260] == 255).all()  # the separators
+    for column, video_ in enumerate((labels, truth, prediction)):
+        panel = frames[:, 80:208, 8 + column * 264 : 264 + column * 264]
+        np.testing.assert_array_equal(panel, enlarged(panel[:, ::4, ::4]))
+        assert np.abs(panel[:, ::4, ::4].astype(int) - video_).max() <= 24, column
+    assert (frames[:, 80:208, 264:272] == 255).all()  # the separators
     assert written[:4] == ["epoch 3", "frame 0", "truth", "prediction"]
     assert written[4:8] == ["epoch 3", "frame 1", "truth", "prediction 20.0 dB"]
     assert written[-4:] == ["epoch 3", "frame 29", "truth", "prediction 40.0 dB"]
-    captions = frames[:, :bar]
-    for column, changes in ((0, True), (260, False), (520, True)):  # and where it belongs
-        panel = captions[3:5, bar // 2 :, column : column + 256]
-        assert (panel[0] != panel[1]).any() == changes
-    narrow, _ = gif_frames(write_comparison_gif(path, labels, None, prediction))
-    assert narrow.shape[2:] == (2 * 256 + 4, 3)
     # Equal frames stay apart by their numbers.
     still = video(1).repeat(40, axis=0)
-    assert len(gif_frames(write_comparison_gif(path, still, still, still))[0]) == 40
+    write_comparison_gif(path, still, still, still, np.ones(39), title="")
+    assert len(gif_frames(path)[0]) == 40
 
 
 def test_gifs_last_as_long_as_the_video(tmp_path: Path) -> None:
@@ -95,60 +84,40 @@ def test_gifs_last_as_long_as_the_video(tmp_path: Path) -> None:
     assert durations == [1000, 150, 850]  # equal neighbours are one
     assert frames.shape == (3, 128, 192, 3)
     assert np.abs(frames[:, ::16, ::16].astype(int) - equal[[0, 20, 23]]).max() <= 24
-    assert len(gif_frames(write_gif(tmp_path / "c.gif", equal[:1]))[0]) == 1
+    assert len(gif_frames(write_gif(tmp_path / "c.gif", equal[:1], fps=15))[0]) == 1
+
+
+def test_noise_is_not_stored(tmp_path: Path) -> None:
+    """A wall that varies by a level or two stays as it was; the square moves."""
+    path = write_gif(tmp_path / "a.gif", moving_square(20, noise=0.5), fps=15)
+    frames, _ = gif_frames(path)
+    assert (frames[:, 100:] == frames[0, 100:]).mean() > 0.99
+    assert (frames[5] != frames[0]).any()
 
 
 def test_only_small_frames_are_enlarged() -> None:
-    assert [viewing_scale(height) for height in (16, 32, 48, 64, 100, 720)] == [8, 4, 3, 2, 1, 1]
-
-
-def test_other_shapes_and_values_are_refused(tmp_path: Path) -> None:
-    good, out = video(5), tmp_path / "x"
-    assert check_videos(truth=good, labels=None) == {"truth": good}
-    for bad, said in (
-        (good.astype(np.int64) + 4, "int64"),  # as uint8 this would wrap around to black
-        (good / 255.0, "float64"),
-        (good[..., :1], r"must be \(T, H, W, 3\)"),
-        (good[:0], r"must be \(T, H, W, 3\)"),
-        (good[:4], "of one shape"),
-    ):
-        for write in (write_comparison_gif, write_sheet):
-            with pytest.raises(ValueError, match=said):
-                write(out, good, good, bad, psnr=np.ones(4))
-    assert not list(tmp_path.iterdir())
+    sizes = [enlarged(video(1, height)).shape[1] // height for height in (16, 32, 48, 64, 100, 720)]
+    assert sizes == [8, 4, 3, 2, 1, 1]
 
 
 def test_sheet_shows_exact_pixels(tmp_path: Path, written: list[str]) -> None:
-    labels, truth, prediction = (video(50, 32, 64, seed) for seed in range(3))
-    path = write_sheet(
-        tmp_path / "s.png", labels, truth, prediction, np.linspace(20, 30, 49), columns=4
-    )
+    videos = [video(50, 32, 64, seed) for seed in range(3)]
+    path = write_sheet(tmp_path / "s.png", *videos, np.linspace(20, 30, 49), title="")
+    shown = [0, 7, 14, 21, 28, 35, 42, 49]
     with Image.open(path) as image:
         sheet = np.asarray(image)
-    found = []
-    for frames_shown in (labels, truth, prediction):
-        for t in (0, 16, 33, 49):
-            big = frames_shown[t].repeat(4, 0).repeat(4, 1)
-            corners = np.argwhere((sheet[:, :, :] == big[0, 0]).all(axis=2))
-            places = [
-                (y, x)
-                for y, x in corners
-                if sheet[y : y + 128, x : x + 256].shape == big.shape
-                and (sheet[y : y + 128, x : x + 256] == big).all()
-            ]
-            assert len(places) == 1, t
-            found.append(places[0])
-    captions = [*("0: label", "16: label", "33: label", "49: label"), *["truth"] * 4]
-    assert written[1:] == [*captions, *("given", "23.12 dB", "26.67 dB", "30.00 dB")]
-    rows, columns = [y for y, _ in found[::4]], [x for _, x in found[:4]]
-    assert rows == sorted(rows) and columns == sorted(columns)
-    assert all(y == found[i // 4 * 4][0] for i, (y, _) in enumerate(found))
-    few = write_sheet(tmp_path / "few.png", labels[:3], None, prediction[:3], np.ones(2))
+    for row, frames in enumerate(videos):
+        for column, big in enumerate(enlarged(frames[shown])):
+            y, x = 80 + 168 * row, 8 + 264 * column
+            np.testing.assert_array_equal(sheet[y : y + 128, x : x + 256], big)
+    captions = [*(f"{t}: label" for t in shown), *["truth"] * 8, "given"]
+    assert written[1:-7] == captions and written[-1] == "30.00 dB" and written[-7] == "21.25 dB"
+    few = write_sheet(tmp_path / "few.png", *(v[:3] for v in videos), np.ones(2), title="")
     with Image.open(few) as image:
         assert image.width < sheet.shape[1]
 
 
-# ---------------------------------------------------------------- MP4
+# ---------------------------------------------------------------- films
 
 
 def test_a_film_has_every_frame_at_its_rate(tmp_path: Path) -> None:
@@ -156,8 +125,7 @@ def test_a_film_has_every_frame_at_its_rate(tmp_path: Path) -> None:
     made = moving_square(24)
     labels, truth = made[::-1].copy(), 255 - made
     write_film(tmp_path / "a", labels, truth, made, fps=12.5)
-    path = tmp_path / "a.mp4"
-    with av.open(str(path)) as file:
+    with av.open(str(tmp_path / "a.mp4")) as file:
         stream = file.streams.video[0]
         about = float(stream.average_rate), stream.name, stream.pix_fmt
         assert about == (12.5, "h264", "yuv420p")
@@ -173,24 +141,22 @@ def test_a_film_has_every_frame_at_its_rate(tmp_path: Path) -> None:
     # Smooth: across the square's edge colours rise over several pixels, and not in one step of 100.
     steps = np.abs(np.diff(read[0, 100, 1032 + 40 : 1032 + 120].astype(int), axis=0))
     assert 10 < steps.max() < 60
-    write_film(tmp_path / "b", labels, None, made, fps=15)
-    assert gif_frames(tmp_path / "b.gif")[0].shape[2] == 2 * 512 + 4
 
 
-def test_an_mp4_has_even_sides(tmp_path: Path) -> None:
-    """4:2:0 needs them."""
+def test_films_without_a_truth_of_odd_sides_and_without_pyav(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     av = pytest.importorskip("av", reason="no mp4 without PyAV")
-    path = write_mp4(tmp_path / "a.mp4", np.full((3, 301, 403, 3), 90, np.uint8))
-    with av.open(str(path)) as file:
+    odd = np.full((3, 301, 513, 3), 90, np.uint8)
+    write_film(tmp_path / "a", odd, odd, odd, fps=15)
+    with av.open(str(tmp_path / "a.mp4")) as file:  # 4:2:0 needs even sides
         read = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
-    assert read.shape == (3, 302, 404, 3)
-    assert np.abs(read.astype(int) - 90).max() <= 3
-
-
-def test_no_mp4_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read.shape == (3, 302, 3 * 513 + 8 + 1, 3)
+    assert np.abs(read[:, :, :513].astype(int) - 90).max() <= 3
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert write_mp4(tmp_path / "a.mp4", moving_square(3)) is None
-    assert not list(tmp_path.iterdir())
+    write_film(tmp_path / "b", odd, None, odd, fps=15)
+    assert gif_frames(tmp_path / "b.gif")[0].shape[2] == 2 * 513 + 4
+    assert not (tmp_path / "b.mp4").exists()
 
 
 # ---------------------------------------------------------------- the contact sheet of a data set
@@ -200,7 +166,7 @@ def test_overlay_by_hand() -> None:
     frame = np.full((1, 1, 3, 3), 100, np.uint8)
     label = np.array([[[[0, 0, 0], [255, 0, 0], [0, 51, 0]]]], np.uint8)
     laid = [[[[100, 100, 100], [255, 0, 0], [80, 131, 80]]]]
-    assert overlay(frame, label, ON_BLACK).tolist() == laid
+    assert overlay(frame, label, Ink((0, 0, 0), 255)).tolist() == laid
     # Pale on white: a whole line keeps its colour; half of one is half of it and of the frame.
     pale = np.array([[[[255, 255, 255], [155, 205, 255], [205, 231, 255]]]], np.uint8)
     laid = [[[[100, 100, 100], [155, 205, 255], [128, 154, 178]]]]
@@ -211,18 +177,13 @@ def test_overlay_by_hand() -> None:
 def test_marks_are_drawn_where_they_are_given(tmp_path: Path, marked: bool) -> None:
     """Vermillion for a jump, orange for a blank label, purple for a copy; none without them."""
     frames = np.full((10, 16, 32, 3), 90, np.uint8)
-
-    def split(name: str, copies: tuple[int, ...] = ()) -> SheetSplit:
-        blank = np.zeros(10, bool)
-        blank[7] = marked
-        names = [str(t) for t in range(10)]
-        cuts = (4,) if marked else ()
-        return SheetSplit(name, frames, frames // 9, names, [0], np.ones(9), cuts, blank, copies)
-
-    test = SheetSequence("0", frames[0], frames[0], 12)
-    train, val = split("train"), split("val", (2,) if marked else ())
-    path = write_contact_sheet(tmp_path / "sheet.png", "data", train, val, [test], ON_BLACK)
-    with Image.open(path) as image:
+    found: Any = SimpleNamespace(frames=frames, labels=frames // 9, ink=Ink((0, 0, 0), 255))
+    found.names, found.starts, found.steps = "0123456789", [0], np.ones(9)
+    found.cuts, found.blank, found.name = [4] * marked, marked & (np.arange(10) == 7), "train"
+    tests = [inspection.TestPixels("0", frames[0], frames)]
+    copies = inspection.Copies([(2, 5)] * marked, [])
+    findings = inspection.Findings(found, found, tests, copies, [])
+    with Image.open(write_contact_sheet(tmp_path / "sheet.png", "data", findings)) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     for colour in ((0xD5, 0x5E, 0x00), (0xE6, 0x9F, 0x00), (0xCC, 0x79, 0xA7)):
         assert ((pixels == colour).all(axis=1).sum() > 5) == marked, colour

@@ -37,37 +37,34 @@ class Row(NamedTuple):
     """What the table calls a row, and Trainer.py's options for it."""
 
     text: str
-    epochs: int
     options: str
+    epochs: int = 5
 
 
 ROWS = {
-    "best": Row("`--preset best`", 5, BEST),
-    "video": Row("`--preset video`", 5, f"{DIMENSIONS} --preset video"),
-    "adam": Row("Adam (rate 0.003) instead of Muon", 5, f"{BEST} --optim Adam --lr 0.003"),
-    "no_own": Row(
-        "no stored predictions of the model itself", 5, f"{BEST} --tfr 1 --rollout_every 0"
-    ),
+    "best": Row("`--preset best`", BEST),
+    "video": Row("`--preset video`", f"{DIMENSIONS} --preset video"),
+    "adam": Row("Adam (rate 0.003) instead of Muon", f"{BEST} --optim Adam --lr 0.003"),
+    "no_own": Row("no stored predictions of the model itself", f"{BEST} --tfr 1 --rollout_every 0"),
     "noise_alone": Row(
         "true frames with noise up to 1, neither jumps nor stored predictions",
-        5,
         f"{FORCED} --frame_noise 1",
     ),
     "true_frames": Row(
-        "true frames alone: no noise, jumps or stored predictions", 5, f"{FORCED} --frame_noise 0"
+        "true frames alone: no noise, jumps or stored predictions", f"{FORCED} --frame_noise 0"
     ),
-    "no_ema": Row("no average of the weights", 5, f"{BEST} --ema 0"),
+    "no_ema": Row("no average of the weights", f"{BEST} --ema 0"),
     "clips": Row(
         "clips of 16 frames, batch 1, instead of 2, batch 8",
-        3,
         f"{BEST} --train_vi_len 16 --batch_size 1",
+        epochs=3,
     ),
-    "beta_1": Row("β = 1 instead of 0.001", 5, f"{BEST} --kl_beta 1"),
+    "beta_1": Row("β = 1 instead of 0.001", f"{BEST} --kl_beta 1"),
     "usual_free": Row(
         "usual: free running, KL rising to β = 1, Adam, cosine, sigmoid",
-        3,
         f"{DIMENSIONS} --output sigmoid --auto_save --tfr 0 --kl_anneal_type Monotonic"
         " --lr_scheduler cosine",
+        epochs=3,
     ),
 }
 

@@ -1,12 +1,10 @@
 """What only a real GPU can tell: agreement of graphs and precisions, whole epochs.
 
-    python tests/programs/gpu.py                               # everything, full size
-    python tests/programs/gpu.py --parts agreement epochs      # some of it
-    python tests/programs/gpu.py --tiny                        # small, to see if it works
+    python tests/programs/gpu.py           # full size
+    python tests/programs/gpu.py --tiny    # small, to see if it works
 
-    agreement   weights after some steps: graph against none, half precision against float32
-    epochs      steps, and an epoch of 23,410 frames
-    validation  630 frames
+Agreement: weights after some steps, graph against none, half precision against float32. Epochs:
+steps, and an epoch of 23,410 frames. A validation of 630 frames.
 
 Pixels are random; times are of the clock, with the device waited for. For the speed beside the
 usual loop there is benchmark.py.
@@ -15,7 +13,6 @@ usual loop there is benchmark.py.
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,21 +123,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parts = ("agreement", "epochs", "validation")
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="(all)")
     parser.add_argument("--tiny", action="store_true", help="small dimensions and few frames")
     given = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     dims, size = (TINY, (4, 2)) if given.tiny else (FULL, (16, 16))
     print(f"{describe(DEVICE, choose_precision('auto', DEVICE))}, PyTorch {torch.__version__}")
-    work: dict[str, Callable[[], object]] = {
-        "agreement": lambda: agreement(dims),
-        "epochs": lambda: epochs(dims, 400 if given.tiny else 23410, size),
-        "validation": lambda: validation(dims, 40 if given.tiny else 630),
-    }
-    for part in given.parts:
-        work[part]()
+    agreement(dims)
+    epochs(dims, 400 if given.tiny else 23410, size)
+    validation(dims, 40 if given.tiny else 630)
 
 
 if __name__ == "__main__":

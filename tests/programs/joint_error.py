@@ -2,11 +2,11 @@
 
     python tests/programs/joint_error.py clip OUT.mp4                  # one minute, 512 x 256
     python tests/programs/joint_error.py figure OUT.mp4 ROOT           # after `video OUT.mp4`
-    python tests/programs/joint_error.py sizes CLIP 64x32 128x64 256x128 512x256
+    python tests/programs/joint_error.py sizes OUT.mp4 64x32 128x64 256x128 512x256
 
 `clip` writes a clip of the figure and, beside it, OUT.npy with its joints. `figure` compares them
-with what the import found, as found and as smoothed. `sizes` resizes any clip's frames and counts
-in how many of them a person is found.
+with what the import found, as found and as smoothed. `sizes` does so for some of the clip's frames
+at other sizes, and counts in how many of them a person is found.
 """
 
 import argparse
@@ -73,13 +73,8 @@ def compare(clip_path: Path, root: Path) -> None:
 
 
 def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
-    """Print in how many frames a person is found at each size (width, height), and how well.
-
-    How well is known only of a clip that `clip` wrote.
-    """
-    clip = open_clip(path, None)
-    beside = path.with_suffix(".npy")
-    true = np.load(beside)[::every] if beside.exists() else None
+    """Print in how many frames a person is found at each size (width, height), and how well."""
+    clip, true = open_clip(path, None), np.load(path.with_suffix(".npy"))[::every]
     find = blazepose.load_blazepose()
     frames = [Image.fromarray(frame) for frame in frames_at(clip, range(0, clip.frames, every))]
     for width, height in sizes:
@@ -87,12 +82,10 @@ def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
         for t, frame in enumerate(frames):
             (found,) = find([np.asarray(frame.resize((width, height)))])
             seen += len(found.boxes) > 0
-            people = [
-                person_from(joints, COCO_JOINTS, blazepose.VISIBLE) for joints in found.joints
-            ]
-            if true is not None and people and (person := people[0]):
-                places = true[t] * [width / frame.width, height / frame.height]
-                errors += [*distances(person.points, places, person.known, width, height)]
+            for joints in found.joints[:1]:
+                if person := person_from(joints, COCO_JOINTS, blazepose.VISIBLE):
+                    places = true[t] * [width / frame.width, height / frame.height]
+                    errors += [*distances(person.points, places, person.known, width, height)]
         line = f"{width} x {height}: a person in {seen} of {len(frames)} frames"
         if errors:
             line += f", {Camera(height, width).scale:.0f} pixels high"
@@ -112,7 +105,7 @@ def main() -> None:
     figure.add_argument("clip", type=path_argument, metavar="OUT.mp4")
     figure.add_argument("root", type=path_argument, metavar="ROOT")
     sizes = commands.add_parser("sizes")
-    sizes.add_argument("clip", type=path_argument, metavar="CLIP")
+    sizes.add_argument("clip", type=path_argument, metavar="OUT.mp4")
     sizes.add_argument("sizes", type=video_options.parse_size, nargs="+", metavar="WxH")
     sizes.add_argument("--every", type=int, default=1, help="look at each n-th frame (1)")
     given = parser.parse_args()

@@ -14,11 +14,10 @@ import ctypes
 import gc
 import json
 import os
-import socket
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +38,16 @@ from modules.runtime.graphs import GraphedStep, graphs_wanted
 from modules.runtime.signals import Watch
 from modules.schedules import Plan
 from modules.training import TrainingStep, draw_shard
-from tests.support import nullcuda
+from tests.support.scripts import REPOSITORY
+
+SOURCE = REPOSITORY / "tests/nullcuda/nullcuda.cpp"
+CUDA = 13  # the major version of PyTorch's CUDA that the library stands in for
+HEADERS = Path(torch.__file__).parents[1] / f"nvidia/cu{CUDA}/include"  # as wheels have them
 
 FULL = {"F_dim": 128, "L_dim": 32, "N_dim": 12, "D_out_dim": 192}
 TINY = {"F_dim": 16, "L_dim": 8, "N_dim": 4, "D_out_dim": 16}
+FULL_STEP = {**FULL, "frame_H": 32, "frame_W": 64, "train_vi_len": 16, "batch_size": 16}
+TINY_STEP = {**TINY, "frame_H": 16, "frame_W": 16, "train_vi_len": 4, "batch_size": 2}
 # Of --preset best, but for the sizes of the model and of its clips.
 BEST = {
     **{"optim": "Muon", "lr": 0.003, "grad_clip": 0.01, "ema": 0.99, "frame_noise": 0.3},
@@ -123,24 +128,59 @@ def take(
     run.state.sums.read()  # which waits for the device
 
 
+# ---------------------------------------------------------------- the device
+
+
+def why_not() -> str | None:
+    """Why the device cannot be had here; None where it can."""
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        return "needs Linux and g++"
+    if not (torch.version.cuda or "").startswith(f"{CUDA}."):
+        return f"PyTorch {torch.__version__} is not built for CUDA {CUDA}"
+    return None if HEADERS.is_dir() else f"no headers of CUDA in {HEADERS}"
+
+
+def build(folder: Path) -> Path:
+    """Compile the library into a folder; returns its path. CalledProcessError if g++ fails."""
+    library = folder / "libnullcuda.so"
+    includes = [f"-I{SOURCE.parent / 'inc'}", f"-I{HEADERS}"]
+    flags = ["-O1", "-shared", "-fPIC", "-std=c++17", *includes]
+    subprocess.run(["g++", *flags, str(SOURCE), "-o", str(library), "-ldl"], check=True)
+    (folder / "libcuda.so.1").symlink_to(library.name)  # the driver, by the name it is looked for
+    # The optimisers check a learning rate that is on the device, where no comparison is computed.
+    (folder / "sitecustomize.py").write_text(
+        "import torch\n"
+        "real = torch.Tensor.__ge__\n"
+        "torch.Tensor.__ge__ = lambda a, b: (\n"
+        "    True if a.is_cuda and a.dim() == 0 and isinstance(b, float) else real(a, b)\n"
+        ")\n"
+    )
+    return library
+
+
+def environment(library: Path, **more: str) -> dict[str, str]:
+    """For a process that is to see the device."""
+    own = {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(library.parent)}
+    own |= {"PYTHONPATH": str(library.parent), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, "NULLCUDA": str(library), **more}
+
+
 # ---------------------------------------------------------------- counting
 
 
-class Counter:
+class Counter(ctypes.Structure):
     """What the library counts."""
 
-    def __init__(self) -> None:
-        self.library = ctypes.CDLL(os.environ["NULLCUDA"])
-        for name in ("total", "captured", "violations", "graph_launches", "bytes", "peak"):
-            getattr(self.library, f"nullcuda_{name}").restype = ctypes.c_long
+    _fields_ = [
+        (name, ctypes.c_long)
+        for name in ("total", "captured", "violations", "graph_launches", "bytes", "peak")
+    ]
 
     def reset(self) -> None:
         gc.collect()
         torch.cuda.empty_cache()
-        self.library.nullcuda_reset()
-
-    def __getattr__(self, name: str) -> int:
-        return getattr(self.library, f"nullcuda_{name}")()
+        self.total = self.captured = self.violations = self.graph_launches = 0
+        self.peak = self.bytes
 
     def figures(self, run: Run, steps: int) -> dict[str, Any]:
         """What was counted since the last reset."""
@@ -154,30 +194,19 @@ class Counter:
         }
 
 
-class Size(NamedTuple):
-    """Of model, frames, batch and clips."""
-
-    dims: dict[str, int]
-    height: int
-    width: int
-    clips: int
-    length: int
-
-
-def empty_video(size: Size, frames: int) -> VideoData:
+def empty_video(size: dict[str, int], frames: int) -> VideoData:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    shape = (2, frames, size.height, size.width, 3)
+    shape = (2, frames, size["frame_H"], size["frame_W"], 3)
     stacks = torch.zeros(shape, dtype=torch.uint8, device=device)
     return VideoData(*stacks, (Recording(0, frames),))
 
 
-def run_of(size: Size, **options: Any) -> Run:
-    kind = {"frame_H": size.height, "frame_W": size.width, **size.dims}
-    kind |= {"train_vi_len": size.length, "batch_size": size.clips}
-    return new_run(empty_video(size, 3 * size.clips * size.length), **kind, **options)
+def run_of(size: dict[str, int], **options: Any) -> Run:
+    frames = 3 * size["batch_size"] * size["train_vi_len"]
+    return new_run(empty_video(size, frames), **size, **options)
 
 
-def measured(name: str, size: Size, counter: Counter) -> dict[str, Any]:
+def measured(name: str, size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """Two steps of a configuration, by one graph."""
     counter.reset()
     options, forced, _ = CONFIGURATIONS[name]
@@ -188,18 +217,18 @@ def measured(name: str, size: Size, counter: Counter) -> dict[str, Any]:
     return found
 
 
-def both_modes(size: Size, counter: Counter) -> dict[str, Any]:
+def both_modes(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """Both modes, with a last batch that is smaller: two graphs in one memory."""
     counter.reset()
     run, peaks = run_of(size), []
     for forced in (True, False):
         take(run, forced, 1)
-        take(run, forced, 1, clips=size.clips - 1)
+        take(run, forced, 1, clips=size["batch_size"] - 1)
         peaks.append(round(counter.peak / 2**20, 1))
     return {**counter.figures(run, 4), "graphs": len(run.step.graphs), "peaks_mib": peaks}
 
 
-def optimiser_kernels(size: Size, counter: Counter) -> int:
+def optimiser_kernels(size: dict[str, int], counter: Counter) -> int:
     """Kernels of one step of Muon."""
     run = run_of(size, optim="Muon")
     take(run, True, 1)
@@ -208,7 +237,7 @@ def optimiser_kernels(size: Size, counter: Counter) -> int:
     return counter.total
 
 
-def rollout_kernels(size: Size, counter: Counter) -> dict[str, Any]:
+def rollout_kernels(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """A validation of 65 frames with averaged weights: kernels of a frame's graph, launches."""
     run, video = run_of(size, ema=0.99), empty_video(size, 65)
     sequence = TestSequence("0", video.frames[0].cpu(), video.labels.cpu())
@@ -223,26 +252,24 @@ def rollout_kernels(size: Size, counter: Counter) -> dict[str, Any]:
     return counts
 
 
-def refresh_kernels(size: Size, frames: int, counter: Counter) -> dict[str, Any]:
+def refresh_kernels(size: dict[str, int], frames: int, counter: Counter) -> dict[str, Any]:
     """Stored rollouts of so many frames, with and without graphs: launches."""
     run = run_of(size)
     stored = StoredRollouts(empty_video(size, frames))
-    found: dict[str, Any] = {"frames": frames}
+    found = {}
     for name in ("eager", "graph"):
         counter.reset()
-        began = time.process_time()
         os.environ["CVAE_NO_GRAPH"] = "1" if name == "eager" else ""
         kind = {"precision": torch.bfloat16, "watch": Watch(), "whole": True}
         stored.refresh(run.state.model, seed=0, epoch=1, **kind)
         found[name] = {
             "launches": counter.total + counter.graph_launches,
             "violations": counter.violations,
-            "seconds": round(time.process_time() - began, 1),
         }
     return found
 
 
-def controls(size: Size, counter: Counter) -> dict[str, Any]:
+def controls(size: dict[str, int], counter: Counter) -> dict[str, Any]:
     """What must be noticed: a wait for the device, a copy to the host, a failure in a capture."""
     found = {}
     for name in ("item", "copy", "failure", "none"):
@@ -267,8 +294,8 @@ def controls(size: Size, counter: Counter) -> dict[str, Any]:
 
 def counted(tiny: bool, both: bool) -> dict[str, Any]:
     """What this process counts: a rank's rows, both modes, or all the rest."""
-    counter, full = Counter(), Size(FULL, 32, 64, 16, 16)
-    size = Size(TINY, 16, 16, 2, 4) if tiny else full
+    counter = Counter.in_dll(ctypes.CDLL(os.environ["NULLCUDA"]), "nullcuda")
+    size = TINY_STEP if tiny else FULL_STEP
     if "RANK" in os.environ:
         distributed.connect()
         rows = {name: measured(name, size, counter) for name in PARALLEL}
@@ -278,29 +305,11 @@ def counted(tiny: bool, both: bool) -> dict[str, Any]:
         return both_modes(size, counter)
     return {
         "configurations": {name: measured(name, size, counter) for name in CONFIGURATIONS},
-        "optimiser": optimiser_kernels(full._replace(clips=2, length=2), counter),
+        "optimiser": optimiser_kernels({**FULL_STEP, "batch_size": 2, "train_vi_len": 2}, counter),
         "rollout": rollout_kernels(size, counter),
         "refresh": refresh_kernels(size, 500 if tiny else 23410, counter),
-        "controls": controls(Size(TINY, 16, 16, 2, 3), counter),
+        "controls": controls({**TINY_STEP, "train_vi_len": 3}, counter),
     }
-
-
-def start_ranks(ranks: int) -> int:
-    """This program once for each rank; the worst exit status."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    shared |= {"NULLCUDA_COUNT": str(ranks)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *sys.argv],
-            env={**os.environ, **shared, "RANK": str(n), "LOCAL_RANK": str(n)},
-            stdout=None if n == 0 else subprocess.DEVNULL,
-        )
-        for n in range(ranks)
-    ]
-    return max(process.wait() for process in processes)
 
 
 def main() -> None:
@@ -312,13 +321,14 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1, help="processes (1)")
     given = parser.parse_args()
     if "NULLCUDA" not in os.environ:
-        if why := nullcuda.why_not():
+        if why := why_not():
             sys.exit(f"the device cannot be built here: {why}")
         with tempfile.TemporaryDirectory() as folder:
-            environment = nullcuda.environment(nullcuda.build(Path(folder)))
-            sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment).returncode)
+            seeing = environment(build(Path(folder)))
+            sys.exit(subprocess.run([sys.executable, *sys.argv], env=seeing).returncode)
     if given.ranks > 1 and "RANK" not in os.environ:
-        sys.exit(start_ranks(given.ranks))
+        os.environ["NULLCUDA_COUNT"] = str(given.ranks)
+        sys.exit(distributed.launch(given.ranks))
     print(json.dumps(counted(given.tiny, given.both)), flush=True)
 
 

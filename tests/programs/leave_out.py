@@ -12,23 +12,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
 from modules.data import VideoData
 from modules.runtime.errors import UserError
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
+from tests.support.data import write_images
 
 
 def write(root: Path, split: str, data: VideoData, numbers: list[int]) -> None:
     """Write these frames and their labels, numbered from 0."""
     for kind, pixels in (("img", data.frames), ("label", data.labels)):
-        folder = root / split / f"{split}_{kind}"
-        folder.mkdir(parents=True)
-        for new, old in enumerate(numbers):
-            Image.fromarray(pixels[old].numpy()).save(folder / f"{new}.png")
+        write_images(root / split / f"{split}_{kind}", pixels[numbers].numpy())
 
 
 def leave_out(data: VideoData, out: Path, frames: int) -> int:

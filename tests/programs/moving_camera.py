@@ -18,13 +18,12 @@ row 0), and the window of a frame shows a part of that plane. Shapes: T frames, 
 
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -41,6 +40,7 @@ from modules.datasets.motion import (
 from modules.datasets.synthetic import BALLS, RODS
 from modules.runtime.errors import UserError
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
+from tests.support.data import write_images
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
@@ -451,12 +451,6 @@ def labels(take: Take) -> Iterator[Pixels]:
 # ---------------------------------------------------------------- data set
 
 
-def save(folder: Path, pictures: Iterable[Pixels]) -> None:
-    folder.mkdir(parents=True)
-    for index, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{index}.png")
-
-
 def write(root: Path, train: int, val: int, test_length: int) -> None:
     """Write the data set into a new folder; UserError if the folder is not empty."""
     if root.exists() and any(root.iterdir()):
@@ -466,14 +460,15 @@ def write(root: Path, train: int, val: int, test_length: int) -> None:
     spans = list(pairwise(bounds))
     takes = [record([0, 1, i], stop - start) for i, (start, stop) in enumerate(spans)]
     for split, recorded in (("train", takes), ("val", [record([0, 2, 0], val)])):
-        save(root / split / f"{split}_img", (x for take in recorded for x in render(take, place)))
-        save(root / split / f"{split}_label", (x for take in recorded for x in labels(take)))
+        frames = chain.from_iterable(render(take, place) for take in recorded)
+        write_images(root / split / f"{split}_img", frames)
+        write_images(root / split / f"{split}_label", chain.from_iterable(map(labels, recorded)))
     rows = "".join(f"{start},{stop}\n" for start, stop in spans)
     (root / "train/clips.csv").write_text(f"start,stop\n{rows}")
     for index in range(TEST_SEQUENCES):
         take = record([0, 3, index], test_length)
-        save(root / f"test/test_img/{index}", [next(render(take, place))])
-        save(root / f"test/test_label/{index}", labels(take))
+        write_images(root / f"test/test_img/{index}", [next(render(take, place))])
+        write_images(root / f"test/test_label/{index}", labels(take))
 
 
 def main() -> None:

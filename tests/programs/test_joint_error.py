@@ -5,24 +5,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from modules.datasets import blazepose, motion, synthetic
+from modules.datasets import blazepose, synthetic
 from tests.support.scripts import assert_refused, run_script
 
 PROGRAM = "tests/programs/joint_error.py"
-needs_model = pytest.mark.skipif(
+
+
+@pytest.mark.skipif(
     blazepose.why_missing() is not None, reason=f"no BlazePose here: {blazepose.why_missing()}"
 )
-
-
-@needs_model
 def test_distances_of_the_figure(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="no mp4 without PyAV")
     clip, root = tmp_path / "a.mp4", tmp_path / "root"
     made = run_script(PROGRAM, "clip", clip, "--seconds", "2")
     assert made.returncode == 0, made.stderr
     assert_refused(run_script(PROGRAM, "figure", clip, root), "holds no joints", "import it first")
+    result = run_script(PROGRAM, "sizes", clip, "16x8", "512x256", "--every", "30")
+    assert result.returncode == 0, result.stderr
+    small, large = re.findall(r"a person in (\d) of 2 frames", result.stdout)
+    assert small < large == "2"
+    assert "205 pixels high; median" in result.stdout
     split = ("--val_frames", "5", "--test", "0")
     assert run_script("dataloader.py", "video", clip, "--out", root, *split).returncode == 0
 
@@ -38,14 +41,3 @@ def test_distances_of_the_figure(tmp_path: Path) -> None:
     height = synthetic.make_scene(0, 256, 512).camera.scale
     np.save(clip.with_suffix(".npy"), joints + np.array([0.1 * height, 0]))  # the control
     assert all(9 < median < 11 for median in medians())
-
-
-@needs_model
-def test_people_are_counted_by_the_picture_s_size(tmp_path: Path) -> None:
-    scene = synthetic.make_scene(0, 256, 512)
-    pose = motion.perform(np.random.default_rng(0), 4, scene.camera)
-    for i, frame in enumerate(synthetic.render_frames(pose, scene)):
-        Image.fromarray(frame).save(tmp_path / f"{i}.png")
-    result = run_script(PROGRAM, "sizes", tmp_path, "8x4", "512x256", "--every", "2")
-    assert "8 x 4: a person in 0 of 2 frames" in result.stdout
-    assert "512 x 256: a person in 2 of 2 frames" in result.stdout

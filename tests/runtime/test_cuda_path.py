@@ -13,37 +13,42 @@ from typing import Any
 import pytest
 import torch
 
+from tests.programs import kernels
 from tests.programs.kernels import CONFIGURATIONS, TINY
-from tests.support import nullcuda
 from tests.support.data import make_dataset
 from tests.support.scripts import REPOSITORY, TINY_RUN
-
-PROGRAM = REPOSITORY / "tests" / "programs" / "kernels.py"
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if why := nullcuda.why_not():
+    if why := kernels.why_not():
         pytest.skip(f"no stand-in for CUDA: {why}")
-    return nullcuda.build(tmp_path_factory.mktemp("nullcuda"))
+    return kernels.build(tmp_path_factory.mktemp("nullcuda"))
 
 
-def run_program(library: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(PROGRAM), *arguments],
-        env=nullcuda.environment(library, **more),
-        capture_output=True,
+def run(library: Path, *arguments: str | Path, status: int = 0, **more: str) -> str:
+    """What Python prints in a process that sees the device, which must end with this status."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=kernels.environment(library, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=300,
     )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def counts_of(library: Path, *arguments: str) -> dict[str, Any]:
+    """What the program counts."""
+    return json.loads(run(library, "tests/programs/kernels.py", *arguments).splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def counted(library: Path) -> dict[str, Any]:
-    """What the program counts."""
-    done = run_program(library, "--tiny")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return counts_of(library, "--tiny")
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -89,7 +94,7 @@ def test_what_a_graph_cannot_hold_is_noticed(
 
 def test_both_modes_and_a_smaller_batch_share_one_memory(library: Path) -> None:
     """Full size, batch 16: the second mode's graph takes little more than the first's."""
-    row = json.loads(run_program(library, "--both").stdout.splitlines()[-1])
+    row = counts_of(library, "--both")
     assert row["eager"] is None
     assert row["violations"] == 0
     assert row["graphs"] == 2
@@ -100,9 +105,7 @@ def test_both_modes_and_a_smaller_batch_share_one_memory(library: Path) -> None:
 
 
 def test_a_step_of_two_processes_is_one_launch_too(library: Path, counted: dict[str, Any]) -> None:
-    done = run_program(library, "--tiny", "--ranks", "2")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout.splitlines()[-1])
+    rows = counts_of(library, "--tiny", "--ranks", "2")
     assert len(rows) >= 4
     for name, row in rows.items():
         assert row["eager"] is None
@@ -116,28 +119,10 @@ def test_a_step_of_two_processes_is_one_launch_too(library: Path, counted: dict[
 # ---------------------------------------------------------------- the scripts
 
 
-def script(library: Path, *arguments: str | Path, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=nullcuda.environment(library, **more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finished(process: subprocess.Popen[str], status: int = 0) -> str:
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == status, out
-    return out
-
-
 @pytest.mark.slow
 def test_the_program_for_a_real_gpu_runs(library: Path) -> None:
     """Its numbers mean nothing here."""
-    program = REPOSITORY / "tests" / "programs" / "gpu.py"
-    out = finished(script(library, program, "--tiny"))
+    out = run(library, "tests/programs/gpu.py", "--tiny")
     for words in ("agreement after", " ms a step", "an epoch of", "validation of"):
         assert words in out
     assert "without CUDA graphs" not in out
@@ -154,33 +139,35 @@ print(seen, gc.isenabled())
 
 def test_no_earlier_graph_is_collected_in_a_capture(library: Path) -> None:
     """Up to PyTorch 2.11 that ends the process with an internal error of the allocator."""
-    out = finished(script(library, "-c", UNCOLLECTED))
+    out = run(library, "-c", UNCOLLECTED)
     assert out == "[False, False, False, False] True\n"
 
 
 # ---------------------------------------------------------------- errors that users meet
 
 
-def test_a_generation_that_does_not_fit_is_one_line(library: Path, tmp_path: Path) -> None:
-    code = (
-        "import torch\nfrom modules.cvae import CVAE, ModelConfig\n"
-        "from modules.evaluation import generate\n"
-        "from modules.runtime.scripts import run_as_script\n"
-        "from modules.data import TestSequence\n"
-        "def main():\n"
-        "    cuda = torch.device('cuda', 0)\n"
-        "    model = CVAE(ModelConfig(frame_H=64, frame_W=128)).to(cuda)\n"
-        "    labels = torch.zeros(40, 64, 128, 3, dtype=torch.uint8)\n"
-        "    video = [TestSequence('0', labels[0], labels)]\n"
-        "    kind = {'seed': 0, 'device': cuda, 'precision': torch.bfloat16}\n"
-        "    print(len(generate(model, video, **kind)[0]))\n"
-        "run_as_script(main)"
-    )
-    out = finished(script(library, "-c", code, NULLCUDA_MEM="70"), 2)
+LARGE = """
+import torch
+from modules.cvae import CVAE, ModelConfig
+from modules.data import TestSequence
+from modules.evaluation import generate
+from modules.runtime.scripts import run_as_script
+def main():
+    cuda = torch.device("cuda", 0)
+    model = CVAE(ModelConfig(frame_H=64, frame_W=128)).to(cuda)
+    labels = torch.zeros(40, 64, 128, 3, dtype=torch.uint8)
+    video = [TestSequence("0", labels[0], labels)]
+    print(len(generate(model, video, seed=0, device=cuda, precision=torch.bfloat16)[0]))
+run_as_script(main)
+"""
+
+
+def test_a_generation_that_does_not_fit_is_one_line(library: Path) -> None:
+    out = run(library, "-c", LARGE, status=2, NULLCUDA_MEM="70")
     line = out.splitlines()[-1]
     assert line.startswith("error: generating 1 sequence of 40 frames of 128 x 64 pixels does not")
     assert "Traceback" not in out
-    assert finished(script(library, "-c", code)).splitlines()[-1] == "40"  # the control
+    assert run(library, "-c", LARGE).splitlines()[-1] == "40"  # the control
 
 
 # A run as on a device without float64, on which the host decides whether a step is applied. The
@@ -219,24 +206,22 @@ run_as_script(main)
 
 @pytest.mark.slow
 def test_training_testing_and_resuming_without_float64(library: Path, tmp_path: Path) -> None:
-    data, run = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
+    data, root = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
 
     def refusing(name: str, *arguments: str | Path, limited: str = "{'cuda'}") -> str:
         code = WITHOUT_FLOAT64.format(script=name, limited=limited)
-        status = 0 if limited != "set()" else 1
-        return finished(script(library, "-c", code, *arguments, CVAE_NO_GRAPH="1"), status)
+        status = int(limited == "set()")
+        return run(library, "-c", code, *arguments, status=status, CVAE_NO_GRAPH="1")
 
-    cuda = ("--device", "cuda")
-    options = ("--DR", data, *TINY_RUN, *cuda, "--num_epoch", "2", "--optim", "Muon")
+    options = ("--DR", data, *TINY_RUN, "--device", "cuda", "--num_epoch", "2", "--optim", "Muon")
     usual = ("--precision", "float16", "--ema", "0.9", "--rollout_every", "1", "--tfr", "0.5")
-    usual += ("--tfr_sde", "1")
-    out = refusing("Trainer", *options, *usual, "--save_root", run)
+    out = refusing("Trainer", *options, *usual, "--tfr_sde", "1", "--save_root", root)
     assert "on Null GPU" in out
     assert int(out.split("steps of the optimiser: ")[1]) >= 10
-    resumed = refusing("Trainer", "--save_root", run, "--resume", "--num_epoch", "3")
+    resumed = refusing("Trainer", "--save_root", root, "--resume", "--num_epoch", "3")
     assert "resuming in epoch 2" in resumed
-    assert len((run / "metrics.csv").read_text().splitlines()) == 4
-    assert "Null GPU" in refusing("Tester", "--ckpt_path", run / "last.ckpt", "--DR", data)
+    assert len((root / "metrics.csv").read_text().splitlines()) == 4
+    assert "Null GPU" in refusing("Tester", "--ckpt_path", root / "last.ckpt", "--DR", data)
     # The control: as on another device.
     out = refusing("Trainer", *options, "--save_root", tmp_path / "other", limited="set()")
     assert "no float64 here" in out
@@ -244,18 +229,17 @@ def test_training_testing_and_resuming_without_float64(library: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_a_run_moves_between_devices(library: Path, tmp_path: Path) -> None:
-    data, run = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
-    tiny = ("Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, "--num_epoch", "1")
+    data, root = make_dataset(tmp_path / "data", train=40), tmp_path / "run"
+    where = ("Trainer.py", "--save_root", root)
     modes = ("--tfr", "0.5", "--tfr_sde", "1", "--ema", "0.9", "--optim", "Muon")
-    finished(script(library, *tiny, *modes, "--device", "cpu"))
-    resume = ("Trainer.py", "--save_root", run, "--resume")
+    run(library, *where, "--DR", data, *TINY_RUN, "--num_epoch", "1", *modes)
     for epochs, device, gpus in ((3, "cuda", 2), (4, "cuda", 1), (5, "cpu", 1)):
         more = ("--num_epoch", str(epochs), "--device", device, "--gpu", str(gpus))
-        out = finished(script(library, *resume, *more, NULLCUDA_COUNT=str(gpus)))
+        out = run(library, *where, "--resume", *more, NULLCUDA_COUNT=str(gpus))
         assert ("Null GPU" in out) == (device == "cuda")
         assert "without CUDA graphs" not in out and "Traceback" not in out
-    assert len((run / "metrics.csv").read_text().splitlines()) == 6
-    made = finished(script(library, "Tester.py", "--ckpt_path", run / "last.ckpt"))
+    assert len((root / "metrics.csv").read_text().splitlines()) == 6
+    made = run(library, "Tester.py", "--ckpt_path", root / "last.ckpt")
     assert "Null GPU" in made and "without CUDA graphs" not in made
 
 

@@ -53,7 +53,8 @@ def apple(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
         ("0 apple", "mps", 1, "mps:0"),
         ("1 apple", "auto", 1, "cuda:0"),
         ("0 apple several", "auto", 1, "cpu"),  # processes talk to each other on CPUs
-        ("0", "cuda", 1, r"--device cuda.*use --device cpu"),
+        ("0", "cuda", 1, "--device cuda: there is no CUDA device here, or use --device cpu"),
+        ("0 unbuilt", "cuda", 1, "this PyTorch is built without CUDA, or use --device cpu"),
         ("2", "auto", 3, "--gpu 3: there are 2 GPUs here"),
         ("2", "cpu", 2, r"--gpu 2: needs CUDA.*--device cpu"),
         ("2 rank 2", "auto", 1, "process 2 of this machine has no GPU"),
@@ -67,6 +68,7 @@ def test_which_device(
     cards, *rest = there.split()
     gpus(monkeypatch, int(cards))
     apple(monkeypatch, "apple" in rest)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: "unbuilt" not in rest)
     if "rank" in rest:
         monkeypatch.setenv("LOCAL_RANK", rest[-1])
     if "several" in rest:
@@ -95,15 +97,6 @@ def test_a_card_that_pytorch_was_not_built_for(
     monkeypatch.setattr(device_module.distributed, "world_size", lambda: 2)
     with pytest.raises(UserError, match="not built for it"):  # a rank of --gpu 2
         choose_device("auto", 2)
-
-
-@pytest.mark.parametrize("built", [True, False])
-def test_why_there_is_no_cuda(built: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus(monkeypatch, 0)
-    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
-    reason = "there is no CUDA device here" if built else "this PyTorch is built without CUDA"
-    with pytest.raises(UserError, match=f"{reason}, or use --device cpu"):
-        choose_device("cuda")
 
 
 def test_a_driver_that_is_too_old(
@@ -255,25 +248,21 @@ class Card:
 def test_memory_formats(
     kind: str, capability: Any, depthwise: str, others: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What layers compute in is decided by their weights; the values stay."""
-    torch.manual_seed(0)
+    """What layers compute in is decided by their weights."""
     model = CVAE(ModelConfig(F_dim=32, L_dim=4, N_dim=8, D_out_dim=32, frame_H=8, frame_W=12))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
     to = torch.nn.Module.to
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(CVAE, "to", lambda self, *a, **k: self if a else to(self, **k))
     assert place(model, Card(kind)) is model  # type: ignore[arg-type]
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
     weight = model.Generator[1].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) == (others == "channels last")
-    layers = [m for m in model.modules() if isinstance(m, DepthConv)]
     seen: list[torch.Tensor] = []
-    for layer in layers:
-        # As PyTorch asks when it chooses: a kernel for one channel is both.
-        strides = layer.depth_conv.weight.stride()
-        assert (strides[1] == strides[0]) == (depthwise == "contiguous")
-        layer.depth_conv.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    for layer in model.modules():
+        if isinstance(layer, DepthConv):
+            # As PyTorch asks when it chooses: a kernel for one channel is both.
+            strides = layer.depth_conv.weight.stride()
+            assert (strides[1] == strides[0]) == (depthwise == "contiguous")
+            layer.depth_conv.register_forward_hook(lambda _, given, out: seen.append(given[0]))
     model.Generator(torch.rand(2, 8, 12, 32).permute(0, 3, 1, 2))
     if kind == "cuda":
         assert {x.is_contiguous() for x in seen} == {depthwise == "contiguous"}

@@ -19,8 +19,8 @@ from modules.runtime.errors import (
     UserError,
     in_one_line,
     named,
-    reason_of,
     shown,
+    why,
 )
 from modules.runtime.scripts import ArgumentParser, Output, path_argument, run_as_script
 from tests.support.drawn import make_run
@@ -91,7 +91,7 @@ def disk_refuses() -> UserError:
     ],
 )
 def test_reasons(error: Exception, text: str) -> None:
-    assert reason_of(error) == text
+    assert why(error) == text
 
 
 # ---------------------------------------------------------------- the end

@@ -154,11 +154,3 @@ def test_no_command_is_passed_over() -> None:
             assert all(line.startswith(tuple(NOT_RUN)) for line in lines), page
     for start in NOT_RUN:
         assert any(line.startswith(start) for lines in typed.values() for line in lines), start
-
-
-@pytest.mark.slow
-def test_an_example_with_a_slip_fails(folder: Path) -> None:
-    """The control."""
-    slip = run(made_small("python Trainer.py --DR ROOTS --save_root runs/x"), folder)
-    assert slip.returncode == 2
-    assert run(["python", "-m", "modules.plots", "compare", "runs/none"], folder).returncode != 0

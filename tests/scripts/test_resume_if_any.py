@@ -1,8 +1,9 @@
-"""--resume if_any: one command for a job that its scheduler starts again and again."""
+"""--resume if_any: one command for a job or notebook that is started again and again."""
 
 import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -10,13 +11,20 @@ from pathlib import Path
 import pytest
 
 from modules import runlog
-from tests.support.comparing import comparable, metrics_without_time, same
-from tests.support.disks import named, refusing
+from tests.support.comparing import contents_of_run, same
+from tests.support.disks import is_folder, named, refusing
 from tests.support.documents import text_of
 from tests.support.scripts import TINY_RUN, assert_refused, run_script
 from tests.support.stepping import at_step
 
 pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+def cells(drive: Path) -> list[list[str]]:
+    """The arguments of the Python commands for Colab and Kaggle, with the drive somewhere else."""
+    section = text_of("docs/training.md").split("## Colab and Kaggle")[1].split("\n## ")[0]
+    lines = section.replace("\\\n", " ").replace("/content/drive/MyDrive", str(drive)).splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("!python")]
 
 
 def job(dataset: Path, run: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
@@ -25,29 +33,37 @@ def job(dataset: Path, run: Path, *more: str | Path) -> subprocess.CompletedProc
     return run_script("Trainer.py", *typed, "--resume", "if_any", *more)
 
 
+def terminated_at(step: int) -> object:
+    return at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
 def test_the_same_command_starts_resumes_and_ends(dataset: Path, tmp_path: Path) -> None:
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    for step in (1, 2):
-        with at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-            assert job(dataset, run).returncode == 143
-    resumed = job(dataset, run)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming in epoch 1 after 2 steps" in resumed.stdout
-    assert job(dataset, whole).returncode == 0
-    assert metrics_without_time(run / "metrics.csv") == metrics_without_time(whole / "metrics.csv")
-    assert same(comparable(run / "last.ckpt")["state_dict"],
-                comparable(whole / "last.ckpt")["state_dict"])  # fmt: skip
-    assert_refused(job(dataset, run, "--lr", "0.5"), "--lr 0.001 → 0.5")
-    done = job(dataset, run)
+    """The cells of docs/training.md, on a drive without hard links that does not sync folders."""
+    (tmp_path / "ROOT").symlink_to(dataset)
+    run, whole = tmp_path / "runs/a", tmp_path / "whole"
+    typed, generate = cells(tmp_path)
+    typed += [*TINY_RUN, "--num_epoch", "2", "--kl_anneal_cycle", "1"]
+    with (
+        refusing("link", errno.EPERM) as links,
+        refusing("fsync", errno.EINVAL, when=is_folder) as folders,
+    ):
+        for step in (1, 2):
+            with terminated_at(step):
+                assert run_script(*typed).returncode == 143
+        resumed = run_script(*typed)
+        assert (resumed.returncode, resumed.stderr) == (0, "")
+        assert "resuming in epoch 1 after 2 steps" in resumed.stdout
+    assert links and folders
+    typed[typed.index(str(run))] = str(whole)
+    assert run_script(*typed).returncode == 0
+    assert same(contents_of_run(run), contents_of_run(whole))
+    assert_refused(run_script(*typed, "--lr", "0.5"), "--lr 0.001 → 0.5")
+    done = run_script(*typed)
     assert (done.returncode, done.stderr) == (0, "")
     assert "nothing to do: all 2 epochs are done" in done.stdout
-
-
-def test_what_a_run_without_a_checkpoint_left_is_not_written_over(
-    dataset: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    assert job(dataset, run).returncode == 0
+    assert run_script(*generate).returncode == 0
+    assert (run / "test/submission.csv").exists()
+    # What a run without a checkpoint left is not written over.
     before = (run / "metrics.csv").read_bytes()
     for name in ("last.ckpt", "last.prev.ckpt"):
         (run / name).unlink()
@@ -55,30 +71,28 @@ def test_what_a_run_without_a_checkpoint_left_is_not_written_over(
     assert (run / "metrics.csv").read_bytes() == before
 
 
-def test_fine_tuning_starts_from_the_weights_once(dataset: Path, tmp_path: Path) -> None:
-    first, run = tmp_path / "first", tmp_path / "run"
-    assert job(dataset, first).returncode == 0
-    weights = ("--ckpt_path", first / "best.ckpt")
-    with at_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-        started = job(dataset, run, *weights)
+def test_fine_tuning_starts_from_the_weights_once(
+    dataset: Path, trained: Path, tmp_path: Path
+) -> None:
+    run, weights = tmp_path / "run", tmp_path / "best.ckpt"
+    weights.write_bytes((trained / "best.ckpt").read_bytes())
+    with terminated_at(1):
+        started = job(dataset, run, "--ckpt_path", weights)
     assert started.returncode == 143, started.stderr
-    assert runlog.read_config(run)["parent"]["run"] == str(first)
-    (first / "best.ckpt").unlink()  # not needed any more
-    resumed = job(dataset, run, *weights)
+    assert runlog.read_config(run)["parent"]["run"] == str(tmp_path)
+    weights.unlink()  # not needed any more
+    resumed = job(dataset, run, "--ckpt_path", weights)
     assert resumed.returncode == 0, resumed.stderr
     assert "after 2 steps" in resumed.stdout
-    assert runlog.read_config(run)["parent"]["run"] == str(first)
+    assert runlog.read_config(run)["parent"]["run"] == str(tmp_path)
 
 
-def test_what_it_needs(tmp_path: Path) -> None:
+def test_what_it_needs(dataset: Path, tmp_path: Path) -> None:
     assert_refused(run_script("Trainer.py", "--resume", "if_any"), "--save_root")
-    nothing = run_script("Trainer.py", "--resume", "if_any", "--save_root", tmp_path / "none")
-    assert_refused(nothing, "no data set", "--DR")
-
-
-def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(dataset: Path, tmp_path: Path) -> None:
-    """A mount that is away must not make a run start anew."""
     run = tmp_path / "run"
+    nothing = run_script("Trainer.py", "--resume", "if_any", "--save_root", run)
+    assert_refused(nothing, "no data set", "--DR")
+    # A mount that is away must not make a run start anew.
     with refusing("stat", errno.ETIMEDOUT, when=named("last.ckpt")) as refused:
         result = job(dataset, run)
     assert_refused(result, "--resume: ", "cannot be read (Connection timed out)")
@@ -86,19 +100,10 @@ def test_a_folder_that_cannot_be_looked_into_is_no_empty_one(dataset: Path, tmp_
     assert not run.exists()
 
 
-# ---------------------------------------------------------------- the script for Slurm
-
-
-def slurm_script() -> str:
-    """The job of docs/reliability.md."""
+def test_the_job_for_slurm_resumes_by_itself(tmp_path: Path) -> None:
+    """docs/reliability.md, run by a scheduler of a few lines; the run ends as told."""
     blocks = re.findall(r"^```bash\n(.*?)^```$", text_of("docs/reliability.md"), re.M | re.S)
     (script,) = [block for block in blocks if "#SBATCH" in block]
-    return script
-
-
-def test_the_job_for_slurm_resumes_by_itself(tmp_path: Path) -> None:
-    """Run by a scheduler of a few lines; the run ends as told."""
-    script = slurm_script()
     assert script.startswith("#!/bin/bash\n")
     assert "--signal=USR1@" in script and "--open-mode=append" in script and "--requeue" in script
     srun = 'echo "$*" > started; exit $(cat status)'

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from modules.datasets.pose import JOINTS
+from tests.support.data import write_images
 
 WIDTH, HEIGHT = 96, 48  # of the clips of these tests
 FRAMES = 60
@@ -38,10 +38,7 @@ def draw(t: int) -> np.ndarray:
 
 
 def make_folder(folder: Path, frames: int = FRAMES, picture: Callable = draw) -> Path:
-    folder.mkdir(parents=True)
-    for t in range(frames):
-        Image.fromarray(picture(t)).save(folder / f"{t}.png")
-    return folder
+    return write_images(folder, map(picture, range(frames)))
 
 
 def write_openpose(

@@ -2,18 +2,20 @@
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 
-def write_images(folder: Path, count: int, draw: Callable[[int], np.ndarray]) -> None:
-    """{0 … count-1}.png of what draw(i) gives, (H, W, 3) uint8."""
+def write_images(folder: Path, pictures: Iterable[np.ndarray]) -> Path:
+    """0.png, 1.png … of (H, W, 3) uint8, in a new folder."""
     folder.mkdir(parents=True)
-    for i in range(count):
-        Image.fromarray(draw(i)).save(folder / f"{i}.png")
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
 
 
 def make_dataset(
@@ -22,23 +24,21 @@ def make_dataset(
     """A data set in which a square moves over a fixed ground and the label shows where."""
     ground = np.random.default_rng(0).integers(60, 120, (size, size, 3), dtype=np.uint8)
 
-    def frame(i: int, label: bool = False) -> np.ndarray:
-        image = np.zeros_like(ground) if label else ground.copy()
+    def frame(i: int, ground: np.ndarray = ground, colour: Any = (230, 200, 40)) -> np.ndarray:
+        image = ground.copy()
         x, y = (3 * i) % (size - 5), (2 * i) % (size - 5)
-        image[y : y + 5, x : x + 5] = (255, 0, 0) if label else (230, 200, 40)
+        image[y : y + 5, x : x + 5] = colour
         return image
 
-    for split, count in (("train", train), ("val", val)):
-        shift = 0 if split == "train" else 5
-        write_images(root / split / f"{split}_img", count, lambda i, s=shift: frame(i + s))
-        write_images(
-            root / split / f"{split}_label", count, lambda i, s=shift: frame(i + s, label=True)
-        )
+    def label(i: int) -> np.ndarray:
+        return frame(i, np.zeros_like(ground), (255, 0, 0))
+
+    for split, numbers in (("train", range(train)), ("val", range(5, 5 + val))):
+        write_images(root / f"{split}/{split}_img", map(frame, numbers))
+        write_images(root / f"{split}/{split}_label", map(label, numbers))
     for number, count in enumerate(tests):
-        write_images(root / f"test/test_img/{number}", 1, lambda i, n=number: frame(i + n))
-        write_images(
-            root / f"test/test_label/{number}", count, lambda i, n=number: frame(i + n, label=True)
-        )
+        write_images(root / f"test/test_img/{number}", [frame(number)])
+        write_images(root / f"test/test_label/{number}", map(label, range(number, number + count)))
     return root
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from modules.figures.style import COLUMN
+from modules.options import TrainerOptions
 from modules.runlog import METRIC_COLUMNS, MetricsTable, write_config, write_psnr_per_frame
 
 BASELINES = {"first_frame": 20.26, "mean_train_frame": 22.73, "nearest_pose": 23.5}
-OPTIONS: dict[str, Any] = {
-    "DR": "data",
-    "num_epoch": 10,
-    "train_vi_len": 16,
-    "val_vi_len": 630,
-    "lr": 0.001,
-    "lr_scheduler": "constant",
-    "lr_milestones": [5, 7],
-    "seed": 0,
-    "tfr": 1.0,
-    "tfr_sde": 2,
-    "tfr_d_step": 0.1,
-    "detector_patience": 0,
-    "kl_anneal_type": "Cyclical",
-    "kl_anneal_cycle": 10,
-    "kl_anneal_ratio": 1.0,
-    "kl_beta": 1.0,
-    "num_workers": 2,
-}
 
 
 def make_run(
@@ -50,7 +33,8 @@ def make_run(
     """A run's folder. broken: epochs without a finite sequence; rows: values that differ; frames:
     the average in psnr_per_frame.csv, None for that of the best epoch."""
     folder.mkdir(parents=True)
-    settings = {**OPTIONS, "num_epoch": epochs, "save_root": str(folder), **(options or {})}
+    settings = {**asdict(TrainerOptions()), "DR": "data", "num_epoch": epochs, "tfr_sde": 2}
+    settings |= {"save_root": str(folder), **(options or {})}
     write_config(folder / "config.json", {"options": settings, "baselines": BASELINES, **config})
     rng = np.random.default_rng(epochs)
     table = MetricsTable(folder / "metrics.csv", [])

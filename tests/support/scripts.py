@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from modules.runtime.files import write_atomically
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared"
 # The smallest model that the networks can be built with.
@@ -64,19 +66,30 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def figures_left_empty() -> Iterator[None]:
+def figures_left_empty() -> Iterator[list[tuple[str, Any]]]:
     """While inside, the figures of runs in this process are empty files: drawing them takes most of
-    a tiny run's time. For tests of something else."""
-    from modules.figures import curves, frames
+    a tiny run's time. Yields their names so far, each with its title or number of epochs."""
+    from modules.figures import curves, media
+
+    drawn: list[tuple[str, Any]] = []
 
     def of_run(run: Any, name: str) -> None:
-        (run.folder / name).touch()
+        drawn.append((name, len(run.epochs)))
+        write_atomically(run.folder / name, b"")
+
+    def of_frames(*_: Any, title: str, **__: Any) -> Any:
+        drawn.append(("psnr_per_frame.png", title))
+        return mock.Mock()
+
+    def picture(path: Path, *_: Any, title: str) -> None:
+        drawn.append((path.name, title))
+        write_atomically(path, b"")
 
     with (
-        mock.patch.object(curves, "save_curves", of_run),
-        mock.patch.object(frames, "draw_psnr_per_frame", lambda path, *_, **__: path.touch()),
+        mock.patch.multiple(curves, save_curves=of_run, psnr_per_frame_figure=of_frames),
+        mock.patch.multiple(media, write_comparison_gif=picture, write_sheet=picture),
     ):
-        yield
+        yield drawn
 
 
 def train(dataset: Path, run: Path, *more: str) -> str:
