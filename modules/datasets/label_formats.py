@@ -191,15 +191,20 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
 def _stated_size(about: Any) -> Size | None:
     """Width and height that a dictionary states, itself or in one inside it; None: neither.
 
-    width and height, canvas_width and canvas_height, imageWidth and imageHeight, …
+    width, canvas_width, imageWidth, …; image_size, resolution; shape is height first, as in numpy.
     """
     for level in (about, *about.values()) if isinstance(about, dict) else ():
         stated = {str(k).lower(): v for k, v in level.items()} if isinstance(level, dict) else {}
-        for name in stated:
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                size = float(stated[name]), float(stated[name.replace("width", "height")])
-                if name.endswith("width") and min(size) > 0:
-                    return size
+        for name, value in stated.items():
+            pair: list[Any] = []
+            if name.endswith("width"):
+                pair = [value, stated.get(f"{name.removesuffix('width')}height")]
+            elif isinstance(value, list) and name.endswith(("size", "shape", "resolution")):
+                pair = value[1::-1] if name.endswith("shape") else value[:2]
+            with contextlib.suppress(TypeError, ValueError):
+                width, height = map(float, pair)
+                if min(width, height) > 0:
+                    return width, height
     return None
 
 

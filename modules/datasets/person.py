@@ -11,6 +11,7 @@ Legend: T frames, J = 18 joints; points (T, J, 2) in pixels of the clip, y down;
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from modules.runtime.errors import UserError
 MARKER = "import.json"  # tells what made the folder, and whether it is finished
 MOST = 2000  # labels among which the nearest pose is looked for
 WHOLE = 0.97  # of the contrast: a line covers the pixel whole
+THICKER = 4 / 3  # lines of one thickness in other poses differ by less
 SHOWN = 200  # training frames from which the background is taken
 REACH = 1 / 10  # of the height: a body reaches so far beyond its skeleton
 NECK = pose.JOINTS.index("neck")
@@ -217,13 +219,21 @@ def read_like(root: Path) -> Like:
     return Like(fps, (width, height), (left, top, right, bottom), build, root)
 
 
-def style_of(labels: Pixels, ink: Ink) -> pose.Style:
-    """How labels (N, H, W, 3) that `video` has drawn look, also after another tool redrew them."""
+def style_of(labels: Pixels, ink: Ink, standard: Pixels) -> pose.Style:
+    """How labels (N, H, W, 3) are drawn, seen beside some of such a body in the usual style."""
     lines = np.concatenate([label[ink.cover(label) > WHOLE] for label in labels])
     if not len(lines):
         return pose.Style(ink.background)  # nothing is drawn
     low, high = (float(np.median(values(lines, axis=1))) for values in (np.min, np.max))
-    return pose.Style(ink.background, low, high)
+    ratio = _thickness(labels, ink) / _thickness(standard, find_ink(standard))
+    return pose.Style(ink.background, low, high, ratio if max(ratio, 1 / ratio) > THICKER else 1.0)
+
+
+def _thickness(labels: Pixels, ink: Ink) -> float:
+    """Proportional to the thickness of lines in any pose: area by outline; NaN without a line."""
+    covers = [ink.cover(label) for label in labels]
+    outline = sum(np.abs(np.diff(c, axis=axis)).sum() for c in covers for axis in (0, 1))
+    return float(sum(c.sum() for c in covers) / outline) if outline else math.nan
 
 
 def without_the_person(
@@ -264,8 +274,8 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     usual = np.stack([np.asarray(read_image(path, BLACK)) for path in train])
     some, ink = slice(None, None, max(1, len(train) // SHOWN)), find_ink(usual)
     rooms = np.stack([np.asarray(read_image(folder / "train_img" / p.name)) for p in train[some]])
-    style = style_of(usual, ink)
-    draw = partial(pose.draw_labels, height=height, width=width, style=style)
+    draw = partial(pose.draw_labels, height=height, width=width)
+    style: pose.Style | None = None
     number = short = 0
     for track in tracks:
         clip, fps = track.clip, track.fps
@@ -280,7 +290,8 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
                 joints = track.joints.at(slice(start, stop))
                 points, known = retarget(*joints, own, like.build, fps)
                 places = (points - np.array([left, top])) * scale
-                made = list(draw(places, known))
+                style = style or style_of(usual, ink, np.stack(list(draw(places, known))))
+                made = list(draw(places, known, style=style))
                 apart = [np.abs(label.astype(np.int16) - made[0]).mean() for label in usual]
                 best = int(np.argmin(apart))  # the nearest pose
                 made[0] = usual[best]

@@ -360,6 +360,7 @@ class Style(NamedTuple):
     background: tuple[int, int, int] = (0, 0, 0)
     low: float = 0  # of 255: the value for channels at 0 of the limb's full colour
     high: float = 255  # and for those at 255
+    thickness: float = 1  # of lines, against the usual one
 
 
 STANDARD = Style()
@@ -373,7 +374,8 @@ def draw_labels(
     Limbs are painted at their final size; one with an unknown end is left out.
     """
     camera = Camera(height, width)
-    radius = max(0.9, 0.022 * min(height, width))  # a thinner line would cover no pixel completely
+    # A thinner line would cover no pixel completely.
+    radius = style.thickness * max(0.9, 0.022 * min(height, width))
     colours = style.low / 255 + (style.high - style.low) / 255 * LIMB_COLOURS
     for joints, limbs in zip(points, limbs_known(known), strict=True):
         picture = np.tile(np.array(style.background) / 255, (height, width, 1))

@@ -114,6 +114,8 @@ def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
             f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the"
             " same order"
         )
+    if o.like and o.out.resolve() == o.like.resolve():
+        raise UserError(f"--out {o.out} is the data set of --like; give another folder")
     for name in ("detector", "weights", "pose_model"):
         if o.labels and name in typed:
             raise UserError(f"--labels and --{name} are mutually exclusive: labels skip detection")

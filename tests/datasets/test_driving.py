@@ -222,14 +222,21 @@ def test_motion_under_a_second_is_left_out(
     assert len(list((tmp_path / "a/test/test_label/0").iterdir())) == 11
 
 
-def test_the_style_of_labels() -> None:
-    for style in (Style(), Style((255, 250, 245), 100, 230)):
-        places = np.stack([BODY_POINTS + middle(t) for t in range(20)])
-        drawn = draw_labels(places, np.ones((20, 18), bool), height=48, width=96, style=style)
-        labels = np.stack(list(drawn))
-        assert style_of(labels, find_ink(labels)) == style
-    blank = np.full((1, 8, 8, 3), 200, np.uint8)
-    assert style_of(blank, find_ink(blank)) == Style((200, 200, 200))
+@pytest.mark.parametrize("thickness", [1, 1.2, 2])
+def test_the_style_of_labels(thickness: float) -> None:
+    def drawn(style: Style, size: float = 1.0) -> np.ndarray:
+        places = np.stack([size * BODY_POINTS + middle(t) for t in range(20)])
+        known = np.ones(places.shape[:2], bool)
+        return np.stack(list(draw_labels(places, known, height=48, width=96, style=style)))
+
+    standard = drawn(Style(), size=0.8)
+    for style in (Style(), Style((255, 250, 245), 100, 230, thickness)):
+        labels = drawn(style)
+        found = style_of(labels, find_ink(labels), standard)
+        assert found[:3] == style[:3]
+        assert found.thickness == (pytest.approx(2, rel=0.1) if style.thickness == 2 else 1)
+    blank = np.full((2, 8, 8, 3), 200, np.uint8)
+    assert style_of(blank, find_ink(blank), standard) == Style((200, 200, 200))
 
 
 @pytest.mark.parametrize(
