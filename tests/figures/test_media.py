@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from modules.datasets import inspection
 from modules.figures.contact_sheet import overlay, write_contact_sheet
 from modules.figures.media import (
     enlarged,
@@ -177,13 +176,12 @@ def test_overlay_by_hand() -> None:
 def test_marks_are_drawn_where_they_are_given(tmp_path: Path, marked: bool) -> None:
     """Vermillion for a jump, orange for a blank label, purple for a copy; none without them."""
     frames = np.full((10, 16, 32, 3), 90, np.uint8)
-    found: Any = SimpleNamespace(frames=frames, labels=frames // 9, ink=Ink((0, 0, 0), 255))
+    found: Any = SimpleNamespace(frames=frames, labels=frames // 9, copies=[2] * marked)
     found.names, found.starts, found.steps = "0123456789", [0], np.ones(9)
     found.cuts, found.blank, found.name = [4] * marked, marked & (np.arange(10) == 7), "train"
-    tests = [inspection.TestPixels("0", frames[0], frames)]
-    copies = inspection.Copies([(2, 5)] * marked, [])
-    findings = inspection.Findings(found, found, tests, copies, [])
-    with Image.open(write_contact_sheet(tmp_path / "sheet.png", "data", findings)) as image:
+    path, tests = tmp_path / "sheet.png", [("0", frames[0], frames[0], 10)]
+    write_contact_sheet(path, "data", found, found, tests, Ink((0, 0, 0), 255))
+    with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     for colour in ((0xD5, 0x5E, 0x00), (0xE6, 0x9F, 0x00), (0xCC, 0x79, 0xA7)):
         assert ((pixels == colour).all(axis=1).sum() > 5) == marked, colour
