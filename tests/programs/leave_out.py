@@ -2,9 +2,10 @@
 
     python tests/programs/leave_out.py ROOT OUT              # OUT/0, OUT/1 … one for each recording
     python tests/programs/leave_out.py ROOT OUT --frames 30
+    python tests/programs/leave_out.py ROOT OUT --alone      # without the other recordings
 
 OUT/k has the training recordings of ROOT without the last frames of recording k, which are its
-validation video. Only the training split is used, whose frames are all known. For data sets of some
+validation video; with --alone it has recording k only, as of a short clip. Only the training split is used, whose frames are all known. For data sets of some
 hundred frames in several recordings, where one validation video of half a second says little.
 """
 
@@ -27,7 +28,7 @@ def write(root: Path, split: str, data: VideoData, numbers: list[int]) -> None:
         write_images(root / split / f"{split}_{kind}", pixels[numbers].numpy())
 
 
-def leave_out(data: VideoData, out: Path, frames: int) -> int:
+def leave_out(data: VideoData, out: Path, frames: int, alone: bool) -> int:
     """Write the data sets; returns how many. Raises UserError."""
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty; name another folder")
@@ -35,11 +36,13 @@ def leave_out(data: VideoData, out: Path, frames: int) -> int:
     if min(lengths) < frames + 2:
         raise UserError(f"--frames {frames}: a recording has only {min(lengths)}")
     for held, recording in enumerate(data.recordings):
-        stops = [r.stop - frames * (r is recording) for r in data.recordings]
-        kept = [list(range(r.start, s)) for r, s in zip(data.recordings, stops, strict=True)]
-        root = out / str(held)
+        end, root = recording.stop - frames, out / str(held)
+        kept = [
+            list(range(r.start, end if r is recording else r.stop))
+            for r in ([recording] if alone else data.recordings)
+        ]
         write(root, "train", data, [number for numbers in kept for number in numbers])
-        write(root, "val", data, list(range(stops[held], recording.stop)))
+        write(root, "val", data, list(range(end, recording.stop)))
         rows, start = ["start,stop"], 0
         for numbers in kept:
             rows.append(f"{start},{start + len(numbers)}")
@@ -55,6 +58,7 @@ def main() -> None:
     parser.add_argument("root", type=path_argument, metavar="ROOT", help="data set")
     parser.add_argument("out", type=path_argument, metavar="OUT", help="folder to write")
     parser.add_argument("--frames", type=int, default=30, help="frames that are held back (30)")
+    parser.add_argument("--alone", action="store_true", help="leave the other recordings out")
     given = parser.parse_args()
     if given.frames < 2:
         raise UserError(f"--frames {given.frames}: must be at least 2")
@@ -62,7 +66,7 @@ def main() -> None:
     size = {"height": 32, "width": 64, "train_vi_len": 2, "val_vi_len": 2}
     data, _ = dataloader.load_train_val(given.root, **size)
     assert data is not None
-    count = leave_out(data, given.out, given.frames)
+    count = leave_out(data, given.out, given.frames, given.alone)
     print(f"{given.out}: {count} data sets, each with {given.frames} frames held back")
 
 

@@ -33,6 +33,11 @@ def test_each_recording_loses_its_end_once(tmp_path: Path) -> None:
             assert torch.equal(getattr(val, name), pixels[list(lost)])
         assert [(r.start, r.stop) for r in train.recordings] == rows
     assert_refused(run_script(*arguments), "out", "not empty")
+    assert (
+        run_script(*arguments[:2], tmp_path / "alone", "--alone", "--frames", "4").returncode == 0
+    )
+    train, _ = dataloader.load_train_val(tmp_path / "alone/1", **SIZE)
+    assert train is not None and torch.equal(train.frames, whole.frames[10:20])
     arguments = ("tests/programs/leave_out.py", root, tmp_path / "other", "--frames", "9")
     assert_refused(run_script(*arguments), "--frames 9")
     assert not (tmp_path / "other").exists()
