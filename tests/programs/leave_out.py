@@ -5,8 +5,9 @@
     python tests/programs/leave_out.py ROOT OUT --alone      # without the other recordings
 
 OUT/k has the training recordings of ROOT without the last frames of recording k, which are its
-validation video; with --alone it has recording k only, as of a short clip. Only the training split is used, whose frames are all known. For data sets of some
-hundred frames in several recordings, where one validation video of half a second says little.
+validation video; with --alone it has recording k only, as a short clip. Only the training split is
+used, whose frames are all known. For data sets of some hundred frames in several recordings, where
+one validation video of half a second says little.
 """
 
 import argparse
