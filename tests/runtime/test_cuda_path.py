@@ -190,8 +190,10 @@ class Refuse(TorchDispatchMode):
         return made
 
 device.LIMITED |= {limited}
-item, steps = torch.Tensor.item, []
+item, truth, steps = torch.Tensor.item, torch.Tensor.__bool__, []
+# No comparison is computed on the device.
 torch.Tensor.item = lambda x: True if x.dtype == torch.bool else item(x)
+torch.Tensor.__bool__ = lambda x: x.is_cuda or truth(x)
 whole = torch.optim.Adam.step
 torch.optim.Adam.step = lambda self: (steps.append(1), whole(self))
 
