@@ -135,8 +135,8 @@ def test_reparameterize() -> None:
 
 
 def white_labels(count: int) -> Tensor:
-    """Thin pale lines on white, and some labels with nothing, (N, 12, 16, 3) uint8."""
-    labels = torch.full((count, 12, 16, 3), 255, dtype=torch.uint8)
+    """Thin pale lines on a warm white, and some labels with nothing, (N, 12, 16, 3) uint8."""
+    labels = torch.tensor([255, 245, 225], dtype=torch.uint8).repeat(count, 12, 16, 1)
     g = torch.Generator().manual_seed(0)
     for label in labels[: count // 2]:
         row, colour = int(torch.randint(12, (), generator=g)), torch.tensor([255, 150, 200])

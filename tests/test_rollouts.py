@@ -13,7 +13,7 @@ from modules.rollouts import STRETCH, StoredRollouts
 from modules.runtime.errors import Stopped
 from modules.runtime.signals import Watch
 
-CONFIG = ModelConfig(F_dim=8, L_dim=4, N_dim=4, D_out_dim=8, frame_H=8, frame_W=8)
+CONFIG = ModelConfig(F_dim=24, L_dim=4, N_dim=4, D_out_dim=24, frame_H=8, frame_W=8)
 RECORDINGS = (Recording(0, 90), Recording(90, 91), Recording(91, 93), Recording(93, 160))
 GIVEN = [r.start for r in RECORDINGS]  # never made
 
@@ -25,8 +25,11 @@ def data() -> VideoData:
 
 
 def model() -> CVAE:
+    """One whose frames follow from the frames before."""
     torch.manual_seed(0)
-    return CVAE(CONFIG).train()
+    made = CVAE(CONFIG)
+    made.copy_previous_frame()
+    return made.train()
 
 
 def refresh(stored: StoredRollouts, **kind: Any) -> Tensor:

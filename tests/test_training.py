@@ -182,6 +182,14 @@ def test_the_rate_falls_along_a_cosine_step_by_step() -> None:
     assert step.rates == pytest.approx(expected)
 
 
+def test_a_raise_of_the_detector_s_is_followed() -> None:
+    state, _ = new_run("--tfr 0.5 --tfr_sde 0 --tfr_d_step 0.25")
+    state.position = Position(2)
+    assert state.begin_epoch().tfr == 0
+    state.detector.raised_at = 1
+    assert state.begin_epoch().tfr == state.plan.tfr == 0.75
+
+
 @pytest.mark.parametrize(("start", "before"), [((0, 0), 0), ((2, 1), 3), ((9, 0), 23)])
 def test_muon_warms_up_over_the_steps_of_the_run(start: tuple[int, int], before: int) -> None:
     """Also where earlier epochs are shorter, and where the run is resumed."""
