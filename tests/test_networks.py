@@ -172,6 +172,12 @@ def test_labels_are_normalised_with_the_statistics_of_all(fold: int) -> None:
         torch.testing.assert_close(out, found, rtol=1e-3, atol=1e-3)
 
 
+def test_labels_without_a_line_are_normalised_as_well() -> None:
+    encoder, labels = Label_Encoder(3, 8).train(), white_labels(2)[1:]
+    encoder.measure(labels)
+    assert encoder(labels.permute(0, 3, 1, 2) / 255).isfinite().all()
+
+
 def plain(encoder: Label_Encoder, label: Tensor) -> Tensor:
     """As anybody's code computes it: layer by layer."""
     return nn.Sequential.forward(encoder, label)
