@@ -115,9 +115,11 @@ def write_joints(root: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with all that the examples take as given: ROOT, dance.mp4, openpose/, figure.mp4."""
+    """A folder with all that the examples take as given: ROOT, dance.mp4, openpose/, figure.mp4,
+    and what leave_out.py writes."""
     for name in ("", "mocap_course", "mocap_dance", "dance_white", "real_motion"):
         make_dataset(tmp_path / "ROOT" / name)
+    make_dataset(tmp_path / "data/alone/0")
     if importlib.util.find_spec("av"):
         frames = [draw(t) for t in range(150)]  # five seconds
         encode(tmp_path / "dance.mp4", constant(30, 5), size=(96, 48), pictures=frames)
