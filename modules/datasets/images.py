@@ -25,15 +25,26 @@ IMAGE_SUFFIXES = (
 # Only these decoders: a file's name need not match its content.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
 READ = "PNG, JPEG, BMP, WebP, AVIF, TIFF and PPM"
-# What else cameras and programs write for pictures.
+# What else cameras and programs write for pictures …
 PICTURE_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".jp2", ".tga", ".exr", ".hdr", ".psd", ".svg"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
 )
+# … and in place of them: what to do.
+OTHER_SUFFIXES = {
+    ".gif .npy .npz .mat .pt .pkl": "convert them to PNG",
+    ".zip .tar .gz .7z .rar": "unpack them",
+    ".mp4 .avi .mov .mkv .webm": "the command video takes a film by its own name",
+}
 # What a file is that no decoder here knows, by its first bytes, and what to do.
 OTHER_KINDS = {
     rb"version https://git-lfs": "a pointer of Git LFS; fetch the file with: git lfs pull",
     rb"GIF8": "a GIF; convert it to PNG",
+    rb"8BPS": "a Photoshop file; convert it to PNG",
+    rb"v/1\x01": "an OpenEXR file; convert it to PNG",
+    rb"%PDF": "a PDF document; save its pictures as 0.png, 1.png, …",
+    rb"\x89HDF": "an HDF5 file; save its pictures as 0.png, 1.png, …",
+    rb"II\*\x00|MM\x00\*": "a TIFF of a kind that is not read; save it with 8 bits per colour",
     rb"\x93NUMPY|PK\x03\x04.{,200}\.npy": "an array of numpy; save it as 0.png, 1.png, …",
     rb"\x80": "a pickle; save its pictures as 0.png, 1.png, …",
     rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ": "an archive; unpack it",

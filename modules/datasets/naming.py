@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from modules.datasets.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
+from modules.datasets.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, PICTURE_SUFFIXES
 from modules.runtime.errors import UserError, named, why
 
 PREFIX = re.compile("frame(?=-?[0-9])", re.IGNORECASE)  # the layout's own, which may be left out
@@ -87,8 +87,15 @@ def sort_frames(paths: Sequence[Path]) -> tuple[dict[int, Path], list[str]]:
         return {}, [f"{named(unread)} files are not read: convert them to PNG"]
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
-        there = f"; it has {named(path.name for path in paths)}" if paths else ""
-        return {}, [f"the folder has no images (0.png, 1.png, …){there}"]
+        fault = "the folder has no images (0.png, 1.png, …)"
+        for kind, count in kinds.items():
+            for suffixes, what in OTHER_SUFFIXES.items():
+                if kind in suffixes.split():
+                    fault += f"; it has {count} {kind} file(s): {what}"
+        if folders := [path.name for path in paths if os.path.isdir(path)]:  # noqa: PTH112
+            where = named(folders)
+            fault += f"; do they lie deeper, in {where}? Give that folder, or move them up"
+        return {}, [fault]
     forms = [_split(path.stem)[0] for path in images]
     counts = Counter(form for form in forms if len(form) > 1)
     best = max(counts, key=lambda form: (counts[form], form == ("", "")), default=None)

@@ -30,7 +30,7 @@ class Clip:
     path: Path
     size: tuple[int, int]  # width, height
     frames: int  # that it stores
-    identity: str = ""  # see `identity_of`
+    identity: str = ""  # of a folder as `identity_of`, of a file of its two ends as well
     timing: Timing | None = None  # None: unknown, every frame is taken
     files: Sequence[Path] = ()  # of a folder
     film: films.Film | None = None
@@ -59,12 +59,15 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         return _open_folder(path, source_fps)
     try:
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(2**20)
+            file.seek(max(0, file.seek(0, 2) - 2**20))
+            end = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
-    identity, count = identity_of(path), 0
+    length = b"%d " % path.stat().st_size
+    identity, count = hashlib.sha256(length + head + end).hexdigest(), 0
     try:
         with Image.open(path, formats=(*images.FORMATS, "GIF")) as image:
             count = len(_shown(image))
@@ -90,7 +93,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
             ends = np.cumsum([duration or NO_DELAY for duration in durations]) / 1000
             shown = Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
         return Clip(path, size, count, identity, shown, notes=(CLEAR,) if clear else ())
-    if (what := images.other_kind(head)) and head[4:8] != b"ftyp":
+    if (what := images.other_kind(head[:512])) and head[4:8] != b"ftyp":
         raise UserError(f"{path}: is not a video; {what}")
     if importlib.util.find_spec("av") is None:
         raise UserError(

@@ -133,6 +133,14 @@ def test_frames_of_a_clip_are_in_the_order_of_their_numbers(tmp_path: Path) -> N
 
 def test_what_a_folder_has_in_place_of_images(tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
-    (tmp_path / "a.mp4").touch()
-    with pytest.raises(UserError, match=r"has no images \(0.png, 1.png, …\); it has a.mp4, frames"):
+    for name in ("a.mp4", "a.zip"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError) as found:
         frames_in(tmp_path)
+    for words in (
+        "has no images (0.png, 1.png, …)",
+        "do they lie deeper, in frames?",
+        "1 .mp4 file(s): the command video takes a film by its own name",
+        "1 .zip file(s): unpack them",
+    ):
+        assert words in str(found.value)
