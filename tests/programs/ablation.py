@@ -57,7 +57,6 @@ ROWS = {
     "clips": Row(
         "clips of 16 frames, batch 1, instead of 2, batch 8",
         f"{BEST} --train_vi_len 16 --batch_size 1",
-        epochs=3,
     ),
     "beta_1": Row("β = 1 instead of 0.001", f"{BEST} --kl_beta 1"),
     "usual_free": Row(
