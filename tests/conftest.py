@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tests.support.data import make_dataset
-from tests.support.scripts import SHARED, figures_left_empty
+from tests.support.scripts import SHARED, figures_left_empty, train
 
 
 def pytest_configure() -> None:
@@ -31,6 +31,14 @@ def pytest_configure() -> None:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound tiny data set; not to be changed."""
     return make_dataset(tmp_path_factory.mktemp("data") / "moving_square")
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    train(dataset, run, "--num_epoch", "3", "--auto_save", "--store_visualization")
+    return run
 
 
 @pytest.fixture

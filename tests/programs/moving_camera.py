@@ -3,13 +3,12 @@
     python tests/programs/moving_camera.py ROOT     # 2,400 + 630 frames, 2 test sequences of 300
     python tests/programs/moving_camera.py ROOT --train 300 --val 60 --test_length 20
 
-What the demo lacks: a camera that pans, zooms and trembles; exposure and white balance that drift;
-sensor noise; grass, trees and sky that are fixed in the world; loose white clothes that lag behind
-the joints and move in a wind, so that the skeleton of the same frame does not determine them.
-Three training recordings and the validation video show the same person in the same place; each has
-its own dance, camera path and light. Labels are seen by the same camera and drawn like those of a
-user's own video. Amplitudes are such that copy-first-frame and copy-previous-true-frame score about
-as on real footage of one dancing person outdoors (18 to 21 dB, and 29 to 32 dB).
+What the demo lacks: a camera that pans, zooms and trembles; light that drifts; sensor noise; a
+background that is fixed in the world; loose white clothes that lag behind the joints and move in a
+wind, so that the skeleton of the same frame does not determine them. All recordings show the same
+person in the same place; each has its own dance, camera path and light. Amplitudes are such that
+copy-first-frame and copy-previous-true-frame score about as on real footage of one dancing person
+outdoors (18 to 21 dB, and 29 to 32 dB).
 
 Units: lengths in statures; angles in degrees; periods in frames, of 30 per second. The camera
 turns the world into a plane (column to the right, row downwards, nearness; statures, the ground at
@@ -189,15 +188,13 @@ def hang(
 ) -> Array:
     """Chains of cloth that swing: each node is drawn by a spring to its place below the one above.
 
-    Args:
-        anchors: (T, N, 3), where the chains are sewn on, in the world.
-        rest: (T, N, S, 3), from each node to the next where nothing moves.
-        gust: (T, 3), the same for all, in lengths of a segment.
-        hertz, damping: natural frequency of a spring; 1 is critical damping.
-        legs: (T, L, 2, 3), ends of the bones that the cloth lies around.
+    anchors: (T, N, 3), where the chains are sewn on, in the world
+    rest: (T, N, S, 3), from each node to the next where nothing moves
+    gust: (T, 3), the same for all, in lengths of a segment
+    hertz, damping: of a spring; 1 is critical damping
+    legs: (T, L, 2, 3), ends of the bones that the cloth lies around
 
-    Returns:
-        (T, N, S + 1, 3), the anchors first.
+    Returns (T, N, S + 1, 3), the anchors first.
     """
     omega, pieces = 2 * np.pi * hertz, 2
     step = 1 / (30 * pieces)
@@ -318,10 +315,8 @@ def dress(rng: np.random.Generator, pose: Pose) -> tuple[list[Rod], list[Ball]]:
 def film(rng: np.random.Generator, points: Array) -> tuple[Array, Array]:
     """Follow the person by hand: late, not quite, with a zoom and a slight tremble.
 
-    points: (T, J, 2), the joints in the plane; all of them stay in view.
-
-    Returns:
-        (T, 2) column and row of each frame's upper left corner, statures; (T,) pixels per stature.
+    points: (T, J, 2), the joints in the plane; all of them stay in view. Returns (T, 2) column and
+    row of each frame's upper left corner, in statures, and (T,) pixels per stature.
     """
     frames = len(points)
     zoom = MEAN_ZOOM * np.exp(0.04 * np.tanh(drift(rng, frames, 260)[:, 0]))
@@ -342,13 +337,6 @@ def film(rng: np.random.Generator, points: Array) -> tuple[Array, Array]:
     return np.clip(corner, (LEFT, TOP), np.array((RIGHT, BOTTOM)) - sight), zoom
 
 
-def light(rng: np.random.Generator, frames: int) -> Array:
-    """Gains of the three channels (T, 3): exposure and white balance, which drift over seconds."""
-    exposure = 0.03 * rng.standard_normal() + 0.016 * drift(rng, frames, 110)
-    balance = 0.01 * rng.standard_normal(3) + 0.01 * drift(rng, frames, 160, 3)
-    return np.asarray(np.exp(exposure + balance))
-
-
 # ---------------------------------------------------------------- take
 
 
@@ -360,7 +348,7 @@ class Take(NamedTuple):
     balls: list[Ball]
     corner: Array  # (T, 2), as film() gives it
     zoom: Array  # (T,)
-    gains: Array  # (T, 3)
+    gains: Array  # (T, 3) of the channels: exposure and white balance, which drift over seconds
     seed: list[int]
 
 
@@ -371,7 +359,9 @@ def record(seed: list[int], frames: int) -> Take:
     rods, balls = dress(rng, pose)
     joints = pose.joints[LEAD_IN:] @ VIEW.T
     corner, zoom = film(rng, joints[..., :2])
-    return Take(joints, rods, balls, corner, zoom, light(rng, frames), seed)
+    exposure = 0.03 * rng.standard_normal() + 0.016 * drift(rng, frames, 110)
+    balance = 0.01 * rng.standard_normal(3) + 0.01 * drift(rng, frames, 160, 3)
+    return Take(joints, rods, balls, corner, zoom, np.exp(exposure + balance), seed)
 
 
 def person_canvas(take: Take, t: int) -> Canvas:
@@ -474,12 +464,9 @@ def write(root: Path, train: int, val: int, test_length: int) -> None:
 def main() -> None:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("root", type=path_argument, metavar="ROOT", help="the new folder")
-    for name, default, text in (
-        ("train", 2400, "training frames, in three recordings of equal length"),
-        ("val", 630, "frames of the validation video"),
-        ("test_length", 300, "labels of each test sequence"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default:,})")
+    parser.add_argument("--train", type=int, default=2400, help="frames, in 3 recordings (2,400)")
+    parser.add_argument("--val", type=int, default=630, help="frames of the video (630)")
+    parser.add_argument("--test_length", type=int, default=300, help="labels of a sequence (300)")
     given = parser.parse_args()
     write(given.root, given.train, given.val, given.test_length)
 

@@ -22,12 +22,13 @@ from tests.support.scripts import (
     REPOSITORY,
     TINY_RUN,
     assert_refused,
+    done,
     figures_left_empty,
     resume,
     run_script,
     train,
 )
-from tests.support.stepping import at_step
+from tests.support.small_run import at_step
 
 CURVES = ("curves.png", "latent.png", "regions.png")
 BEST = ("psnr_per_frame.png", "val.gif", "val_sheet.png")
@@ -142,9 +143,8 @@ def test_a_run_in_the_clone_itself_leaves_nothing_that_git_shows(
     (tmp_path / ".gitignore").write_text((REPOSITORY / ".gitignore").read_text())
     train(dataset, tmp_path, "--num_epoch", "1", VISUAL, "--auto_save")
     for split in ("test", "val"):
-        made = run_script("Tester.py", "--ckpt_path", tmp_path / "best.ckpt", "--split", split)
-        assert made.returncode == 0, made.stderr
-    assert run_script("modules/plots.py", "compare", tmp_path, "--out", tmp_path).returncode == 0
+        done("Tester.py", "--ckpt_path", tmp_path / "best.ckpt", "--split", split)
+    done("modules/plots.py", "compare", tmp_path, "--out", tmp_path)
     assert git("status", "--porcelain").splitlines() == ["?? .gitignore"]
 
 
@@ -197,7 +197,7 @@ def test_files_that_cannot_be_written(dataset: Path, tmp_path: Path, drawn: list
     assert runlog.read_metrics(run / "metrics.csv")["epoch"].tolist() == [0, 1, 2]
     with held("val.gif", "curves.png", times=2) as refused:
         text = train(dataset, late, "--num_epoch", "2", VISUAL)
-    assert sorted(refused) == ["curves.png", "val.gif"] and len(warnings(text)) == 2
+    assert {path.name for path in refused} == {"curves.png", "val.gif"} and len(warnings(text)) == 2
     assert {path.name for path in late.iterdir()} >= FIGURES
 
 
@@ -225,6 +225,5 @@ def test_config_that_is_open_elsewhere(dataset: Path, tmp_path: Path, drawn: lis
     with held("config.json"):
         assert_refused(run_script("Trainer.py", *typed), "config.json")
     with held("config.json", times=1) as refused:  # a moment is waited for
-        result = run_script("Trainer.py", *typed)
-    assert result.returncode == 0, result.stderr
-    assert refused == ["config.json"]
+        done("Trainer.py", *typed)
+    assert len(refused) == 1

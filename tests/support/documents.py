@@ -9,13 +9,9 @@ from tests.support.scripts import REPOSITORY
 # What one reads first, or for a report, is translated. The others are looked up, and change with
 # the code: a translation would go stale.
 TRANSLATED = (
-    "README.md",
-    *("docs/training.md", "docs/own_video.md", "docs/theory.md", "docs/report.md"),
+    *("README.md", "docs/training.md", "docs/own_video.md", "docs/theory.md", "docs/report.md"),
 )
-UNTRANSLATED = (
-    *("docs/inputs.md", "docs/results.md", "docs/gpu.md"),
-    "docs/reliability.md",
-)
+UNTRANSLATED = ("docs/inputs.md", "docs/results.md", "docs/gpu.md", "docs/reliability.md")
 PAGES = (*TRANSLATED, *UNTRANSLATED)
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -79,14 +75,10 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"\d+(?:[.,]\d+)+|\d{3,}", text)
 
 
-def table_lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("|")]
-
-
 def shared_facts(text: str) -> dict[str, list[str]]:
     """What a page and its translation must have in common; sentences are not among it."""
     prose = without_blocks(text)
-    tables = table_lines(text)
+    tables = [line for line in text.splitlines() if line.startswith("|")]
     diagrams = [block for kind, block in BLOCK.findall(text) if kind == "mermaid"]
     links = [link.split("#")[0].replace(".zh-TW.md", ".md") for link in LINK.findall(text)]
     return {

@@ -51,35 +51,6 @@ def usual_loader(
     )
 
 
-def usual_loss(
-    model: CVAE,
-    frames: Tensor,
-    labels: Tensor,
-    *,
-    teacher_forcing: bool,
-    beta: float,
-    noise: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, mse, kl) of clips (B, T, 3, H, W), frame by frame.
-
-    noise: ε, (T-1, B, N, H, W); drawn where None.
-    """
-    mse = kl = torch.zeros((), device=frames.device)
-    previous, steps = frames[:, 0], frames.shape[1] - 1
-    for t in range(1, frames.shape[1]):
-        previous_feature = model.frame_transformation(previous)
-        true_feature = model.frame_transformation(frames[:, t])
-        label_feature = model.label_transformation(labels[:, t])
-        mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
-        epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
-        z = mu + torch.exp(0.5 * logvar) * epsilon
-        made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
-        mse = mse + torch.nn.functional.mse_loss(made, frames[:, t]) / steps
-        kl = kl + kl_to_standard_normal(mu, logvar).mean() / steps
-        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
-    return mse + beta * kl, mse, kl
-
-
 def usual_step(
     model: CVAE,
     optimizer: torch.optim.Optimizer,
@@ -89,8 +60,20 @@ def usual_step(
     teacher_forcing: bool,
     beta: float,
 ) -> float:
-    """One step of training; the loss as a number."""
-    loss, _, _ = usual_loss(model, frames, labels, teacher_forcing=teacher_forcing, beta=beta)
+    """One step of training on clips (B, T, 3, H, W), frame by frame; the loss as a number."""
+    mse = kl = torch.zeros((), device=frames.device)
+    previous, steps = frames[:, 0], frames.shape[1] - 1
+    for t in range(1, frames.shape[1]):
+        previous_feature = model.frame_transformation(previous)
+        true_feature = model.frame_transformation(frames[:, t])
+        label_feature = model.label_transformation(labels[:, t])
+        mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
+        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
+        made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
+        mse = mse + torch.nn.functional.mse_loss(made, frames[:, t]) / steps
+        kl = kl + kl_to_standard_normal(mu, logvar).mean() / steps
+        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
+    loss = mse + beta * kl
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
