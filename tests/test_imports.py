@@ -125,9 +125,6 @@ def test_each_wrong_direction_is_noticed(name: str, line: str, found: str) -> No
     assert any(found in violation for violation in violations(import_graph(files)))
 
 
-# ---------------------------------------------------------------- packages
-
-
 def packages(requirements: Path) -> set[str]:
     """The names that a requirements file installs, as imports write them."""
     names = {

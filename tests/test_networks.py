@@ -37,9 +37,6 @@ def test_networks_are_importable_and_called_as_users_do() -> None:
     assert posterior.reparameterize(mu, logvar).shape == mu.shape
 
 
-# ---------------------------------------------------------------- blocks
-
-
 def convolved(x: Tensor, layer: nn.Module, **kind: int) -> Tensor:
     return F.conv2d(x, layer.weight, layer.bias, **kind)
 
@@ -94,9 +91,6 @@ def test_folded_pixels_lie_colour_by_colour_and_row_by_row() -> None:
     assert networks.fold_pixels(x, 1) is x and networks.unfold_pixels(x, 1) is x
 
 
-# ---------------------------------------------------------------- the posterior
-
-
 def test_moments_are_bounded_and_float32() -> None:
     posterior = networks.Gaussian_Predictor(12, 4)
     inputs = torch.rand(1, 8, 4, 4), torch.rand(1, 4, 4, 4)
@@ -120,9 +114,6 @@ def test_reparameterize() -> None:
     drawn = posterior.reparameterize(mu, logvar)
     assert drawn.mean().item() == pytest.approx(3.0, abs=0.05)
     assert drawn.std().item() == pytest.approx(math.exp(0.6), abs=0.05)
-
-
-# ---------------------------------------------------------------- the labels' statistics
 
 
 def white_labels(count: int) -> Tensor:

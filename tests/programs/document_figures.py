@@ -51,9 +51,6 @@ SHEETS = ("moving_best", "moving_video", "fold_128", "fold_256")
 KEPT = {"demo": ("start",), "finetuned": ("sheet", "lowest"), **dict.fromkeys(SHEETS, ("sheet",))}
 
 
-# ---------------------------------------------------------------- what is recorded
-
-
 def frame_table(folder: Path) -> FrameTable:
     return read_psnr_per_frame(folder / "psnr_per_frame.csv")
 
@@ -101,9 +98,6 @@ def recorded_videos(name: str, kind: str) -> dict[str, np.ndarray]:
 
 def recorded(name: str) -> Run:
     return load_run(RECORDED / name)
-
-
-# ---------------------------------------------------------------- figures
 
 
 def report(name: str) -> Figure:

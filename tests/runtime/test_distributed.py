@@ -172,9 +172,6 @@ def test_a_mistake_is_one_line(data: Path, tmp_path: Path) -> None:
         assert start or result.stderr.count("\n") == 1
 
 
-# ---------------------------------------------------------------- connecting
-
-
 @pytest.fixture
 def rank_1(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of a rank."""

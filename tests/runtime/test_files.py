@@ -18,9 +18,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# ---------------------------------------------------------------- atomic writing
-
-
 def test_a_reader_finds_the_old_content_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,9 +75,6 @@ def test_what_stops_a_write_is_not_swallowed(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-# ---------------------------------------------------------------- one retry
-
-
 def caused_by(cause: Exception) -> UserError:
     error = UserError("cannot be written")
     error.__cause__ = cause
@@ -116,9 +110,6 @@ def test_what_may_soon_work_is_tried_again(
         assert sum(slept) == pytest.approx(6.0)
         slept.clear()
         assert files.retried(lambda: refused(4)) == 7
-
-
-# ---------------------------------------------------------------- one run in a folder
 
 
 def lock_of(process: int, **other: object) -> str:

@@ -78,8 +78,6 @@ def test_what_cannot_be_captured_is_computed_with_one_note(
     assert reason(RuntimeError()) == "RuntimeError"
 
 
-# ---------------------------------------------------------------- training steps
-
 EVERYTHING = "--frame_noise 0.1 --ema 0.9 --augment shift"
 
 

@@ -52,9 +52,6 @@ def assert_done(result: subprocess.CompletedProcess[str], run: Path, epochs: int
     assert not [path for path in run.iterdir() if path.name.endswith(("tmp", ".lock"))]
 
 
-# ---------------------------------------------------------------- saving
-
-
 @pytest.mark.parametrize(
     ("call", "number", "end", "previous"),
     [
@@ -132,9 +129,6 @@ def test_killed_between_any_two_calls(run: Path) -> None:
     assert_done(one_more(place.with_name("killed5")), place.with_name("killed5"))
 
 
-# ---------------------------------------------------------------- reading
-
-
 def test_a_drive_that_is_away_when_a_run_is_resumed(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,9 +139,6 @@ def test_a_drive_that_is_away_when_a_run_is_resumed(
     with refusing("open", errno.EIO, when=named(".ckpt")):
         result = run_script("Tester.py", "--ckpt_path", run / "best.ckpt")
     assert_refused(result, "best.ckpt: cannot be read (Input/output error)")  # not: corrupted
-
-
-# ---------------------------------------------------------------- two runs, and killed ones
 
 
 def test_leftovers_go_with_the_next_start(run: Path) -> None:

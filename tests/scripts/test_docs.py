@@ -35,9 +35,6 @@ every_text = pytest.mark.parametrize("page", BOTH)
 THEORY = [name for name in BOTH if "theory" in name]
 
 
-# ---------------------------------------------------------------- both languages
-
-
 def test_the_pages_that_are_translated() -> None:
     folders = (REPOSITORY, REPOSITORY / "docs")
     found = {str(f.relative_to(REPOSITORY)) for each in folders for f in each.glob("*.zh-TW.md")}
@@ -65,9 +62,6 @@ def test_a_difference_is_noticed() -> None:
     ):
         text = text_of(page)
         assert shared_facts(text)[fact] != shared_facts(text.replace(old, new, 1))[fact]
-
-
-# ---------------------------------------------------------------- links, files, options
 
 
 @every_text
@@ -125,15 +119,9 @@ def test_there_are_commands_to_parse() -> None:
     assert arguments_of("Trainer.py", "… `python Trainer.py --lr 1` …") == [["--lr", "1"]]
 
 
-# ---------------------------------------------------------------- form
-
-
 @pytest.mark.parametrize("page", ["README.md", "README.zh-TW.md"])
 def test_readme_is_short(page: str) -> None:
     assert len(text_of(page).splitlines()) <= 150
-
-
-# ---------------------------------------------------------------- theory
 
 
 def is_there(found: Reference) -> bool:
