@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from modules.runtime import files
 from tests.support.data import make_dataset
 from tests.support.scripts import SHARED, figures_left_empty, train
 
@@ -47,6 +48,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no real data: {SHARED.name}/ is not next to the repository")
     return SHARED
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many attempts at a file as ever, without the time between them."""
+    monkeypatch.setattr(files, "WAITS", (0.0,) * len(files.WAITS))
 
 
 @pytest.fixture(scope="module")

@@ -92,13 +92,7 @@ def decoded(model: CVAE, start: Tensor, label: Tensor, z: Tensor, reference: Any
 
 
 def by_hand(
-    model: CVAE,
-    frames: Tensor,
-    labels: Tensor,
-    epsilon: Tensor,
-    previous: Previous,
-    *,
-    reference: Any,
+    model: CVAE, frames: Tensor, labels: Tensor, epsilon: Tensor, previous: Previous, reference: Any
 ) -> list[Tensor]:
     """Prediction, MSE, KL and the posterior's mean, as ClipOutput has them."""
     fold, made, found = model.config.fold, None, []

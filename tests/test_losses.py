@@ -1,6 +1,7 @@
 """Losses, averages and metrics against hand-computed and library values."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,18 +85,12 @@ def sums() -> losses.RunningSums:
 
 
 def add(
-    sums: losses.RunningSums,
-    *terms: float,
-    clips: int = 2,
-    mu: Tensor | None = None,
-    finite: bool = True,
-    enabled: bool = True,
-    overflowed: bool = False,
+    sums: losses.RunningSums, *terms: float, clips: int = 2, mu: Any = None, **told: bool
 ) -> None:
     values = torch.tensor(terms or (0.0,) * 4, dtype=torch.float64)
     means = torch.zeros(3, clips, *LATENT, dtype=torch.float64) if mu is None else mu
-    flags = [torch.tensor(x) for x in (finite, enabled, float(clips), overflowed)]
-    sums.add(values, means, *flags)
+    flags = {"finite": True, "enabled": True, "clips": float(clips), "overflowed": False, **told}
+    sums.add(values, means, *map(torch.tensor, flags.values()))
 
 
 def test_averages_are_over_the_clips_that_were_trained_on(sums: losses.RunningSums) -> None:

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from modules.options import TrainerOptions, parse_trainer
 from modules.schedules import (
     TF_detector,
     epoch_plan,
@@ -14,6 +13,7 @@ from modules.schedules import (
     teacher_forcing_drawn,
     teacher_forcing_ratio,
 )
+from tests.support.small_run import options_of
 
 
 def test_figure_of_fu_et_al() -> None:
@@ -108,10 +108,6 @@ def test_learning_rates_by_hand() -> None:
     assert rates(6, num_epoch=6, **kind) == [2.0, 2.0, 1.0, 1.0, 0.5, 0.5]
     found = rates(5, num_epoch=4, scheduler="cosine")
     assert found == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5), 0.0])
-
-
-def options_of(typed: str) -> TrainerOptions:
-    return parse_trainer("", ["--DR", "d", *typed.split()])[0]
 
 
 def test_plan_follows_the_schedules() -> None:

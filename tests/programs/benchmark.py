@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -39,7 +40,7 @@ from modules.runtime.device import (
     set_up,
 )
 from tests.programs.kernels import Run, new_run, take
-from tests.support.reference import usual_loader, usual_rollout, usual_step
+from tests.support.reference import ClipFolder, usual_rollout, usual_step
 
 MALLOC_MMAP_THRESHOLD = -3  # of mallopt(), from glibc's malloc.h
 SIZE = {"height": 32, "width": 64}
@@ -92,12 +93,13 @@ def usual_side(root: Path, run: Run, forced: bool) -> tuple[CVAE, Callable[[], o
     torch.manual_seed(0)
     model = CVAE(run.state.model.config).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = usual_loader(root, o.train_vi_len, (32, 64), o.batch_size, workers=2)
+    clips = ClipFolder(root, o.train_vi_len, (32, 64))
+    loader = DataLoader(clips, o.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
 
     def step() -> None:
         frames, labels = (x.to(device) for x in next(batches))
-        usual_step(model, optimizer, frames, labels, teacher_forcing=forced, beta=0.001)
+        usual_step(model, optimizer, frames, labels, forced=forced, beta=0.001)
 
     return model, step
 

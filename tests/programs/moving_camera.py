@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ REACH = 1.0  # how far from the middle the person dances
 LEAD_IN = 45  # frames before the first one, in which the clothes begin to swing
 MEAN_ZOOM = 0.62 * HEIGHT  # pixels per stature
 HORIZON = -0.74  # row; the camera is held at the height of the chest
-LEFT, TOP, RIGHT, BOTTOM = PLACE = (-3.4, -1.9, 3.4, 0.75)  # of the background
+LEFT, TOP, RIGHT, BOTTOM = (-3.4, -1.9, 3.4, 0.75)  # of the background
 SAMPLES = 4 * MEAN_ZOOM  # of the background, per stature
 
 PALETTE = {
@@ -184,7 +184,7 @@ def dance(rng: np.random.Generator, frames: int) -> Pose:
 
 
 def hang(
-    anchors: Array, rest: Array, gust: Array, hertz: float, damping: float, legs: Array | None
+    anchors: Array, rest: Array, hertz: float, damping: float, gust: Array, legs: Any = None
 ) -> Array:
     """Chains of cloth that swing: each node is drawn by a spring to its place below the one above.
 
@@ -262,17 +262,11 @@ def dress(rng: np.random.Generator, pose: Pose) -> tuple[list[Rod], list[Ball]]:
     legs = pose.joints[:, bones]  # (T, 4, 2, 3)
 
     def sew(
-        anchors: Array,
-        rest: Array,
-        radii: tuple[float, ...],
-        paints: tuple[str, ...],
-        *swing: float,
-        legs: Array | None = None,
-        wind: float = 1,
+        anchors: Array, rest: Array, radii: tuple, paints: tuple, *swing: float, **around: Array
     ) -> None:
         """Hang chains of rods on anchors (T, N, 3); rest as of hang(), or one for all."""
         rest = np.broadcast_to(rest, (frames, anchors.shape[1], len(radii) - 1, 3))
-        chains = hang(anchors, rest, wind * gust, *swing, legs)
+        chains = hang(anchors, rest, *swing, **{"gust": gust, **around})
         for strip in range(anchors.shape[1]):
             for s in range(len(radii) - 1):
                 start, end = chains[:, strip, s], chains[:, strip, s + 1]
@@ -296,7 +290,7 @@ def dress(rng: np.random.Generator, pose: Pose) -> tuple[list[Rod], list[Ball]]:
     nape, knot = at("neck", 0, 0.1, -0.06)[:, None], at("waist", 0.1, 0.02, 0.05)[:, None]
     sew(nape, 0.055 * down, (0.04, 0.036, 0.032, 0.026, 0.02), ("hair",), 1.8, 0.15)
     radii = (0.025, 0.026, 0.026, 0.026, 0.026)
-    sew(knot, 0.085 * down, radii, ("sash",), 1.5, 0.15, legs=legs, wind=1.3)
+    sew(knot, 0.085 * down, radii, ("sash",), 1.5, 0.15, legs=legs, gust=1.3 * gust)
 
     balls = [
         (

@@ -107,11 +107,7 @@ def test_captured_steps_equal_eager_ones() -> None:
 )
 @pytest.mark.parametrize("later", [False, True])
 def test_steps_that_cannot_be_captured_are_run_with_one_note(
-    error: Exception,
-    words: str,
-    later: bool,
-    captures: list[Exception | None],
-    capsys: pytest.CaptureFixture[str],
+    error: Exception, words: str, later: bool, captures: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In the first mode or the second: then the graph of the first is given up."""
     captures += [error, None][: 1 + later]

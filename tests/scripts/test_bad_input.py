@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from modules.runtime import files
 from tests.support.data import Damage, copy, every, folder, make_dataset, remove, write
 from tests.support.disks import named, refusing
 from tests.support.scripts import TINY_RUN, assert_refused, run_script
@@ -241,12 +240,10 @@ RIGHTS = [
 ]
 
 
+@pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(("call", "end", "command", "text"), RIGHTS)
-def test_without_rights(
-    world: Path, call: str, end: str, command: str, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_rights(world: Path, call: str, end: str, command: str, text: str) -> None:
     """Simulated, since root may do everything."""
-    monkeypatch.setattr(files, "WAITS", ())
     with refusing(call, errno.EACCES, when=named(end)):
         result = run(command, world)
     assert_refused(result, text)

@@ -24,19 +24,13 @@ from modules.runtime import files
 from tests.support.disks import named, refusing
 from tests.support.scripts import REPOSITORY, TINY_RUN, assert_refused, resume, run_script
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = pytest.mark.usefixtures("no_figures", "no_waiting")
 
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     """A copy of a finished run of three epochs."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many attempts as ever, without the time between them."""
-    monkeypatch.setattr(files, "WAITS", (0.0,) * len(files.WAITS))
 
 
 def one_more(run: Path, *more: str) -> subprocess.CompletedProcess[str]:

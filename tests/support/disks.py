@@ -15,11 +15,7 @@ from unittest import mock
 
 @contextlib.contextmanager
 def refusing(
-    call: str,
-    number: int,
-    *,
-    times: float = math.inf,
-    when: Callable[[Path], bool] = lambda _: True,
+    call: str, number: int, *, times: float = math.inf, when: Callable = lambda _: True
 ) -> Iterator[list[Path]]:
     """While inside, a call of the system raises OSError(number); yields the paths refused so far.
 

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from typing import NamedTuple
 
 from tests.support.scripts import REPOSITORY
 
@@ -18,14 +17,6 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"!\[[^\]]+\]\(([^)\s]+)\)")
 # `name` ([file](link)): a function, class or method, and where it is.
 REFERENCE = re.compile(r"`([A-Za-z_][\w.]*)`\s+\(\[([^\]\s]+)\]\(([^)\s]+)\)\)")
-
-
-class Reference(NamedTuple):
-    """A name of the code that a page mentions with its file."""
-
-    name: str
-    shown: str
-    link: str
 
 
 def translation_of(page: str) -> str:
@@ -58,9 +49,9 @@ def arguments_of(script: str, text: str) -> list[list[str]]:
     return [shlex.split(line)[2:] for line in found if line.startswith(starts)]
 
 
-def references(text: str) -> list[Reference]:
-    """The names of the code that a page mentions with their files, in order."""
-    return [Reference(*found) for found in REFERENCE.findall(text)]
+def references(text: str) -> list[tuple[str, str, str]]:
+    """The names of the code that a page mentions, each with the file as shown and as linked."""
+    return REFERENCE.findall(text)
 
 
 def formulas(text: str) -> tuple[list[str], list[str]]:
@@ -94,7 +85,7 @@ def shared_facts(text: str) -> dict[str, list[str]]:
         "numbers in tables": sorted(numbers("\n".join(tables))),
         "numbers": sorted(set(numbers(re.sub(r"\]\([^)]*\)", "]", prose)))),
         "displayed formulas": formulas(text)[0],
-        "code": [f"{found.link}: {found.name}" for found in references(text)],
+        "code": [f"{link}: {name}" for name, _, link in references(text)],
     }
 
 

@@ -7,12 +7,13 @@ the device at each step, where it reads the loss for its progress bar.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from modules.cvae import CVAE
 from modules.losses import kl_to_standard_normal
@@ -38,29 +39,13 @@ class ClipFolder(Dataset):
         return clip
 
 
-def usual_loader(
-    root: Path, length: int, size: tuple[int, int], batch_size: int, workers: int
-) -> DataLoader:
-    """Batches of clips, (B, T, 3, H, W) twice."""
-    return DataLoader(
-        ClipFolder(root, length, size),
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
-
-
 def usual_step(
-    model: CVAE,
-    optimizer: torch.optim.Optimizer,
-    frames: Tensor,
-    labels: Tensor,
-    *,
-    teacher_forcing: bool,
-    beta: float,
+    model: CVAE, optimizer: Any, frames: Tensor, labels: Tensor, *, forced: bool, beta: float
 ) -> float:
-    """One step of training on clips (B, T, 3, H, W), frame by frame; the loss as a number."""
+    """One step of training on clips (B, T, 3, H, W), frame by frame; the loss as a number.
+
+    forced: teacher forcing, or free running
+    """
     mse = kl = torch.zeros((), device=frames.device)
     previous, steps = frames[:, 0], frames.shape[1] - 1
     for t in range(1, frames.shape[1]):
@@ -72,7 +57,7 @@ def usual_step(
         made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
         mse = mse + torch.nn.functional.mse_loss(made, frames[:, t]) / steps
         kl = kl + kl_to_standard_normal(mu, logvar).mean() / steps
-        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
+        previous = frames[:, t] if forced else made.clamp(0.0, 1.0)
     loss = mse + beta * kl
     optimizer.zero_grad()
     loss.backward()
