@@ -241,7 +241,9 @@ def test_when_frames_are_made_again(
 
 def test_a_save_in_mid_epoch_is_due_once_a_period(monkeypatch: pytest.MonkeyPatch) -> None:
     (state, step), watch, saves = new_run(), Watch(), []
-    watch._saved_at -= 1000.0  # seconds; the period is 600
+    watch._saved_at -= 599.0
+    assert not watch.requests()[1]
+    watch._saved_at -= 2.0  # seconds; the period is 600
     monkeypatch.setattr(state, "save", lambda: saves.append(state.position.step))
     averages = train_epoch(state, step.data, step, watch)
     assert saves == [1] and (state.position.epoch, state.position.step) == (0, 3)

@@ -42,9 +42,9 @@ sys.exit(campaign.main())
     ],
 )
 def test_short_campaign(command: tuple[str, ...], status: int, last: str) -> None:
-    done = python(*command, timeout=900)
-    assert re.fullmatch(last, done.stdout.splitlines()[-1]), done.stdout + done.stderr
-    assert (done.returncode, done.stderr) == (status, "")
+    ended = python(*command, timeout=900)
+    assert re.fullmatch(last, ended.stdout.splitlines()[-1]), ended.stdout + ended.stderr
+    assert (ended.returncode, ended.stderr) == (status, "")
 
 
 # ---------------------------------------------------------------- moving_camera.py

@@ -171,18 +171,6 @@ def test_signals_within_half_a_second_are_one_request(monkeypatch: pytest.Monkey
     assert watch.requests()[0] == signal.SIGTERM
 
 
-def test_a_save_is_due_so_long_after_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, due = [100.0], []
-    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
-    watch = Watch()
-    for seconds in (0, 599, 601, 602, 1200, 1202):
-        now[0] = 100.0 + seconds
-        due.append(watch.requests()[1])
-        if seconds == 601:
-            watch.saved()
-    assert due == [0, 0, 1, 0, 0, 1]
-
-
 # ---------------------------------------------------------------- terminals and pipes
 
 

@@ -73,6 +73,7 @@ SCHEDULES = "modules/plots.py schedules --out NEW/a.png"
 
 EMPTY = write("data/train/train_img/2.png", "")
 TWO = every(write("data/val/val_img/1.png", ""), remove("data/train/train_img/7.png"))
+NOT_GIVEN = remove("data/test/test_img/1/0.png")
 NO_CHECKPOINT = write("run/best.ckpt", "half of it")
 WRONG_TYPES = checkpoint(lambda content: content["config"].update(F_dim="8"))
 
@@ -123,14 +124,15 @@ ROWS = [
     Row("modules/plots.py compare RUN --out DATA/train/train_img/0.png", ("0.png",)),
     # the data set, before anything is made of it
     *(
-        Row(command, (text,), damage, lines)
+        Row(command, (text,), damage)
         for command in (TRAIN, CHECK)
-        for damage, text, lines in (
-            (remove("data/val"), "val: the folder is missing", 1),
-            (EMPTY, "2.png: the file is empty (0 bytes)", 1),
-            (TWO, "2 faults in the data set", 3),
+        for damage, text in (
+            (remove("data/val"), "val: the folder is missing"),
+            (EMPTY, "2.png: the file is empty (0 bytes)"),
         )
     ),
+    Row(TRAIN, ("2 faults in the data set",), TWO, 3),
+    Row(CHECK, ("3 faults in the data set", "test/test_img/1: "), every(TWO, NOT_GIVEN), 4),
     Row(f"{TEST} --DR TMP/none", ("none: 1 fault in the data set: the folder is missing",)),
     Row(f"{TRAIN} --DR $'two\\nlines'", ("two\\nlines",)),
     # checkpoints
