@@ -29,16 +29,7 @@ from modules.cvae import CVAE
 from modules.data import TestSequence, to_unit
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate
-from modules.runtime.device import (
-    MALLOC_MMAP_MAX,
-    MALLOC_TOP_PAD,
-    MALLOC_TRIM_THRESHOLD,
-    choose_device,
-    choose_precision,
-    describe,
-    keep_freed_memory,
-    set_up,
-)
+from modules.runtime import device as runtime
 from tests.programs.kernels import Run, new_run, take
 from tests.support.reference import ClipFolder, usual_rollout, usual_step
 
@@ -55,10 +46,10 @@ def usual_memory() -> None:
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        libc.mallopt(MALLOC_MMAP_MAX, 65536)
+        libc.mallopt(runtime.MALLOC_MMAP_MAX, 65536)
         libc.mallopt(MALLOC_MMAP_THRESHOLD, 2**25)
-        libc.mallopt(MALLOC_TRIM_THRESHOLD, 2**26)
-        libc.mallopt(MALLOC_TOP_PAD, 2**17)
+        libc.mallopt(runtime.MALLOC_TRIM_THRESHOLD, 2**26)
+        libc.mallopt(runtime.MALLOC_TOP_PAD, 2**17)
         libc.malloc_trim(0)
 
 
@@ -78,7 +69,7 @@ def alternate(
     midst of training, not at its start.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    sides = ((usual, usual_memory, times[0]), (ours, keep_freed_memory, times[1]))
+    sides = ((usual, usual_memory, times[0]), (ours, runtime.keep_freed_memory, times[1]))
     for _ in range(rounds):
         for work, set_memory, taken in sides:
             set_memory()
@@ -109,7 +100,7 @@ def validation_speed(run: Run, usual_model: CVAE, frames: int, rounds: int) -> t
     device = run.data.frames.device
     video = run.data.frames[:frames], run.data.labels[:frames]
     sequence = TestSequence("0", video[0][0].cpu(), video[1].cpu())
-    precision = choose_precision("auto", device)
+    precision = runtime.choose_precision("auto", device)
     given = [to_unit(x).permute(0, 3, 1, 2).contiguous() for x in video]
     usual_model.eval()
     return alternate(
@@ -150,9 +141,10 @@ def main() -> None:
     help_ = "train_vi_len and batch of the cases (all six)"
     parser.add_argument("--sizes", nargs="+", metavar="T,B", default=sizes, help=help_)
     a = parser.parse_args()
-    device = choose_device("auto")
-    set_up(device, "auto")
-    print(f"{describe(device, choose_precision('auto', device))}, PyTorch {torch.__version__}")
+    device = runtime.choose_device("auto")
+    runtime.set_up(device, "auto")
+    described = runtime.describe(device, runtime.choose_precision("auto", device))
+    print(f"{described}, PyTorch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
         make_demo(root, train=400, val=64, test=1, seed=0, **SIZE)
