@@ -193,12 +193,16 @@ def test_fine_tuning_may_add_a_reference(trained: Path, tmp_path: Path) -> None:
     assert more["config"]["reference"] == "first"
 
 
-def test_export_needs_no_data_and_gives_the_same_frames(
+def test_an_export_needs_no_data_and_both_scripts_take_it(
     tested: Path, trained: Path, tmp_path: Path
 ) -> None:
     ckpt, exported = trained / "best.ckpt", tmp_path / "best.pth"
     said = done("Tester.py", "--ckpt_path", ckpt, "--export", exported, "--DR", "/nothing")
     assert f"wrote {exported}" in said
     data = torch.load(ckpt, weights_only=True)["data_root"]
-    generate(exported, tmp_path / "b", "--DR", data, "--frame_H", "16", "--frame_W", "16")
+    given = ("--DR", data, "--frame_H", "16", "--frame_W", "16")
+    generate(exported, tmp_path / "b", *given)
     assert contents(tmp_path / "b") == contents(tested)
+    run = ("--save_root", tmp_path / "c", "--train_vi_len", "4", "--num_epoch", "1")
+    done("Trainer.py", "--ckpt_path", exported, *given, *run, "--device", "cpu")
+    assert torch.load(tmp_path / "c/last.ckpt", weights_only=True)["config"]["D_out_dim"] == 8

@@ -9,10 +9,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from modules import evaluation, runlog
-from modules.cvae import CVAE, ModelConfig
 from modules.schedules import teacher_forcing_drawn
 from tests.support.comparing import same
 from tests.support.scripts import done, resume, train
@@ -122,19 +120,6 @@ def test_fine_tuning_takes_what_is_not_typed(dataset: Path, tmp_path: Path) -> N
     assert (Path(origin["run"]), origin["epoch"]) == (parent.resolve(), before["last_epoch"])
     assert resume(run, "--num_epoch", "2").returncode == 0  # a fine-tuned run resumes too
     assert runlog.read_config(run)["parent"] == origin
-
-
-def test_older_checkpoints_in_both_scripts(dataset: Path, tmp_path: Path) -> None:
-    weights, path = CVAE(ModelConfig(16, 6, 8, 24)).state_dict(), tmp_path / "old.ckpt"
-    old = {"state_dict": weights, "optimizer": weights, "lr": 1e-3, "tfr": 0.1, "last_epoch": 9}
-    torch.save(old, path)
-    given = ["--ckpt_path", path, "--DR", dataset, "--device", "cpu", "--save_root"]
-    size = ("--frame_H", "16", "--frame_W", "16")
-    short = ("--num_epoch", "1", "--train_vi_len", "12", *size)
-    done("Trainer.py", *given, tmp_path / "tuned", *short)
-    assert state(tmp_path / "tuned" / "last.ckpt")["config"]["D_out_dim"] == 24
-    done("Tester.py", *given, tmp_path / "small", *size)
-    assert Image.open(tmp_path / "small/frames/0/3.png").size == (16, 16)
 
 
 def test_validating_gives_one_number_in_both_scripts(dataset: Path, tmp_path: Path) -> None:
