@@ -23,10 +23,12 @@ def data() -> VideoData:
 
 
 def model() -> CVAE:
-    """One whose frames follow from the frames before."""
+    """One whose frames follow from the frames before, and from latents."""
     torch.manual_seed(0)
     made = CVAE(CONFIG)
     made.copy_previous_frame()
+    with torch.no_grad():
+        made.Generator[7].weight += 0.02 * torch.randn_like(made.Generator[7].weight)
     return made.train()
 
 
