@@ -11,8 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from modules.runtime import files
 from tests.support.data import make_dataset
-from tests.support.scripts import SHARED, figures_left_empty
+from tests.support.scripts import SHARED, figures_left_empty, train
 
 
 def pytest_configure() -> None:
@@ -33,12 +34,26 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "moving_square")
 
 
+@pytest.fixture(scope="session")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs; not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
+    train(dataset, run, "--num_epoch", "3", "--auto_save", "--store_visualization")
+    return run
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder with the real data sets; tests that need it skip where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f"no real data: {SHARED.name}/ is not next to the repository")
     return SHARED
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many attempts at a file as ever, without the time between them."""
+    monkeypatch.setattr(files, "WAITS", (0.0,) * len(files.WAITS))
 
 
 @pytest.fixture(scope="module")

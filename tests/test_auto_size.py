@@ -9,24 +9,13 @@ import pytest
 import torch
 
 import dataloader
-from modules.auto_size import (
-    FULL,
-    MEDIUM,
-    SMALL,
-    auto_sized,
-    cpu_cores,
-    folded,
-    frame_for,
-    own_frame_size,
-    rate_for,
-    size_for,
-)
+from modules import auto_size
 from modules.cvae import CVAE
 from modules.data import Recording, VideoData
 from modules.options import TrainerOptions, model_config, parse_trainer
 from modules.runtime import distributed
 from tests.support.data import make_dataset
-from tests.support.scripts import run_script
+from tests.support.scripts import done
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -43,11 +32,11 @@ def fit(
     options, explicit = parse_trainer("", ["--DR", "d", *typed.split()])
     pixels = torch.zeros(frames, 4, 4, 3, dtype=torch.uint8)
     data = VideoData(pixels, pixels, (Recording(0, frames),))
-    return auto_sized(options, explicit, data, device, given_weights=given_weights)
+    return auto_size.auto_sized(options, explicit, data, device, given_weights=given_weights)
 
 
 GPU, WEIGHTS, MANY = {"device": CUDA}, {"given_weights": True}, {"frames": 4000}
-SMALL_ONE = SMALL._asdict()
+SMALL_ONE = auto_size.SMALL._asdict()
 VIDEO = "--preset video --frame_H {} --frame_W {}".format
 
 
@@ -63,10 +52,10 @@ VIDEO = "--preset video --frame_H {} --frame_W {}".format
         ("--preset best --frame_W 128", MANY, {**SMALL_ONE, "num_epoch": 5, "lr": 0.0026}),
         # A full-size checkpoint on a CPU: 3^1.75 = 6.8 times the arithmetic.
         ("--preset best", MANY | WEIGHTS, {"num_epoch": 3, "lr": 0.0015}),
-        ("--preset best", GPU, {**FULL._asdict(), "num_epoch": 250, "lr": 0.0015}),
+        ("--preset best", GPU, {**auto_size.FULL._asdict(), "num_epoch": 250, "lr": 0.0015}),
         # The frame decides the fold; no fold makes some small enough, and others are odd.
         *(
-            (VIDEO(*size), {}, {**folded(SMALL, fold)._asdict(), "fold": fold})
+            (VIDEO(*size), {}, {**auto_size.folded(auto_size.SMALL, fold)._asdict(), "fold": fold})
             for size, fold in (((64, 128), 2), ((128, 256), 4), ((512, 1024), 8), ((66, 130), 2))
         ),
         (VIDEO(65, 128), {}, {**SMALL_ONE, "fold": 1}),
@@ -95,11 +84,12 @@ def test_presets_choose_and_say_what_they_chose() -> None:
     (line,) = fit("--preset video")[1]
     assert "num_epoch=43  lr=0.0026 for 1,000 training frames on 2 CPU cores" in line
     assert line.endswith("10 minutes or so")  # of 500 predicted frames of 64 x 32
-    assert (size_for(CPU, 2), size_for(CPU, 16), size_for(CUDA, 2)) == (SMALL, MEDIUM, FULL)
+    chosen = [auto_size.size_for(*machine) for machine in ((CPU, 2), (CPU, 16), (CUDA, 2))]
+    assert chosen == [auto_size.SMALL, auto_size.MEDIUM, auto_size.FULL]
     # The spectral norm of a step's change of twice 48 channels is rate · √channels.
-    assert rate_for(96, 0.003) * 96**0.5 == pytest.approx(0.003 * 48**0.5)
+    assert auto_size.rate_for(96, 0.003) * 96**0.5 == pytest.approx(0.003 * 48**0.5)
     options, explicit = parse_trainer("", ["--resume", "--save_root", "r", "--preset", "best"])
-    assert auto_sized(options, explicit, None, CPU) == (options, [])
+    assert auto_size.auto_sized(options, explicit, None, CPU) == (options, [])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +104,7 @@ def test_presets_choose_and_say_what_they_chose() -> None:
 def test_frames_are_as_large_as_the_device_trains_well(
     stored: tuple[int, int], cpu: tuple[int, int], gpu: tuple[int, int]
 ) -> None:
-    assert (frame_for(*stored, CPU), frame_for(*stored, CUDA)) == (cpu, gpu)
+    assert (auto_size.frame_for(*stored, CPU), auto_size.frame_for(*stored, CUDA)) == (cpu, gpu)
 
 
 def test_the_video_preset_takes_the_data_set_s_own_frame_size(tmp_path: Path) -> None:
@@ -122,7 +112,7 @@ def test_the_video_preset_takes_the_data_set_s_own_frame_size(tmp_path: Path) ->
 
     def size(typed: str, device: torch.device = CPU) -> tuple[int, int, list[str]]:
         given = parse_trainer("", ["--DR", root, *typed.split()])
-        o, lines = own_frame_size(*given, device, dataloader.image_size)
+        o, lines = auto_size.own_frame_size(*given, device, dataloader.image_size)
         return o.frame_H, o.frame_W, lines
 
     height, width, (line,) = size("--preset video", CUDA)
@@ -132,16 +122,15 @@ def test_the_video_preset_takes_the_data_set_s_own_frame_size(tmp_path: Path) ->
     assert size("--preset best") == (32, 64, [])  # which has the course's size
     assert size("--preset video --DR nowhere") == (32, 64, [])
     command = ("Trainer.py", "--DR", root, "--preset", "video", "--device", "cpu")
-    result = run_script(*command, "--dry_run", "--save_root", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    assert "frame_H=64  frame_W=64" in result.stdout and "fold=2" in result.stdout
+    said = done(*command, "--dry_run", "--save_root", tmp_path / "run")
+    assert "frame_H=64  frame_W=64" in said and "fold=2" in said
 
 
 def test_the_machine_decides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the number of threads: torchrun's OMP_NUM_THREADS=1 must not choose another model."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert cpu_cores() == 2
+    assert auto_size.cpu_cores() == 2
     monkeypatch.setattr(torch, "get_num_interop_threads", lambda: 16)
-    assert cpu_cores() == 4  # of a job that was given a part of the machine
+    assert auto_size.cpu_cores() == 4  # of a job that was given a part of the machine
     monkeypatch.setattr(distributed, "from_main", lambda *_: [8.0])  # ranks take those of rank 0
-    assert fit("--preset best")[0].F_dim == MEDIUM.F_dim
+    assert fit("--preset best")[0].F_dim == auto_size.MEDIUM.F_dim

@@ -11,24 +11,13 @@ import pytest
 import torch
 
 from modules import checkpoint
-from modules.checkpoint import (
-    LAST,
-    PREVIOUS,
-    Best,
-    RunState,
-    export,
-    load_checkpoint,
-    load_last,
-    take_from_checkpoint,
-)
 from modules.cvae import CVAE, OPTIONAL_PARTS, ModelConfig, prior_latents
 from modules.options import TrainerOptions
 from modules.runtime.errors import Stopped, UserError
 from modules.runtime.signals import Watch
 from modules.training import TrainingStep, train_epoch
 from tests.support.comparing import comparable, same
-from tests.support.small_run import new_run
-from tests.support.stepping import at_step
+from tests.support.small_run import at_step, new_run
 
 CONFIG = ModelConfig(F_dim=16, L_dim=6, N_dim=8, D_out_dim=24, frame_H=8, frame_W=12)
 
@@ -51,7 +40,7 @@ def new_content(config: ModelConfig = CONFIG) -> dict[str, Any]:
 def test_older_checkpoints_load_with_any_dimensions(tmp_path: Path, config: ModelConfig) -> None:
     content, path = older_content(config), tmp_path / "old.ckpt"
     torch.save(content, path)
-    found = load_checkpoint(path)
+    found = checkpoint.load_checkpoint(path)
     assert found.config == config and not found.has_frame_size  # it does not say its size
     assert (found.last_epoch, found.lr, found.tfr) == (7, 1e-2, 0.5)
     assert (found.optimizer, found.training, found.options) == ({}, {}, {})
@@ -67,7 +56,7 @@ def test_the_five_networks_load_into_a_model_with_more_parts(
 ) -> None:
     path, wanted = tmp_path / "five.ckpt", ("prior", "reference")
     torch.save(content(), path)
-    five = load_checkpoint(path)
+    five = checkpoint.load_checkpoint(path)
     more = five.with_options(TrainerOptions(prior=parts[0], reference=parts[1]), (), wanted)
     assert (more.config.prior, more.config.reference) == parts
     frames, labels = torch.rand(2, 5, 2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
@@ -84,7 +73,7 @@ def test_the_five_networks_load_into_a_model_with_more_parts(
                 p += 0.5
     assert not torch.allclose(frames_of(model), expected, atol=1e-3)
     torch.save({"state_dict": model.state_dict(), "config": more.config.to_dict()}, path)
-    again = load_checkpoint(path)  # what has been trained with them keeps them
+    again = checkpoint.load_checkpoint(path)  # what has been trained with them keeps them
     assert again.with_options(TrainerOptions(), (), wanted) == again
     assert torch.equal(frames_of(again.build_model()), frames_of(model))
 
@@ -92,7 +81,7 @@ def test_the_five_networks_load_into_a_model_with_more_parts(
 def test_options_say_what_a_checkpoint_leaves_open_and_contradict_nothing(tmp_path: Path) -> None:
     torch.save(older_content(), tmp_path / "old.ckpt")
     torch.save(new_content(), tmp_path / "new.ckpt")
-    old, new = (load_checkpoint(tmp_path / f"{name}.ckpt") for name in ("old", "new"))
+    old, new = (checkpoint.load_checkpoint(tmp_path / f"{name}.ckpt") for name in ("old", "new"))
     typed = TrainerOptions(frame_H=20, frame_W=24, output="sigmoid", F_dim=16)
     sized = old.with_options(typed, ("frame_H", "output", "F_dim")).config
     assert (sized.frame_H, sized.frame_W, sized.output) == (20, 64, "sigmoid")  # not the untyped
@@ -106,9 +95,9 @@ def test_export_writes_the_older_form(tmp_path: Path) -> None:
     """The five networks alone; test_networks.py has their names and shapes."""
     config = replace(ModelConfig(), frame_H=8, prior="learned", output="sigmoid")
     torch.save(new_content(config), tmp_path / "a.ckpt")
-    made, path = load_checkpoint(tmp_path / "a.ckpt"), tmp_path / "best.pth"
+    made, path = checkpoint.load_checkpoint(tmp_path / "a.ckpt"), tmp_path / "best.pth"
     told = (f"wrote {path}", "prior learned", "output sigmoid", "--frame_H 8 --frame_W 64")
-    for words, note in zip(told, export(made, path), strict=True):
+    for words, note in zip(told, checkpoint.export(made, path), strict=True):
         assert words in note
     content = torch.load(path, weights_only=True)
     assert list(content) == ["state_dict", "optimizer", "lr", "tfr", "last_epoch"]
@@ -118,16 +107,16 @@ def test_export_writes_the_older_form(tmp_path: Path) -> None:
     assert same({name: made.state_dict[name] for name in state}, dict(state))
     assert same(content["optimizer"], state)
     assert path.stat().st_size < 1.2 * sum(v.nbytes for v in state.values())  # there once
-    assert load_checkpoint(path).config == ModelConfig()
+    assert checkpoint.load_checkpoint(path).config == ModelConfig()
     with pytest.raises(UserError, match="cannot be written"):
-        export(made, tmp_path / "none/a.pth")
+        checkpoint.export(made, tmp_path / "none/a.pth")
 
 
 # ---------------------------------------------------------------- the best
 
 
 def test_which_validation_earns_which_name() -> None:
-    best, all_names = Best(), ["best.ckpt", "best_loss.ckpt", "best_both.ckpt"]
+    best, all_names = checkpoint.Best(), ["best.ckpt", "best_loss.ckpt", "best_both.ckpt"]
     for epoch, (loss, psnr, *earned) in enumerate(
         (
             (math.nan, 30.0),  # what is not finite is never best
@@ -154,11 +143,11 @@ STEPS = 3  # of an epoch
 VALIDATIONS = ((0.010, 20.0), (0.009, 19.9), (0.0095, 25.0))  # loss, PSNR
 
 
-def new_state(root: Path) -> RunState:
+def new_state(root: Path) -> checkpoint.RunState:
     return new_run(OPTIONS, root)[0]
 
 
-def go_on(state: RunState, watch: Watch | None = None) -> list[Any]:
+def go_on(state: checkpoint.RunState, watch: Watch | None = None) -> list[Any]:
     """Train to the end; what each epoch came to."""
     assert state.stored is not None
     step, found = TrainingStep(state, state.stored.data), []
@@ -171,8 +160,8 @@ def go_on(state: RunState, watch: Watch | None = None) -> list[Any]:
     return found
 
 
-def resumed(root: Path) -> RunState:
-    state, last = new_state(root), load_last(root)
+def resumed(root: Path) -> checkpoint.RunState:
+    state, last = new_state(root), checkpoint.load_last(root)
     state.model.load_state_dict(last.state_dict)
     state.resume_from(last)
     return state
@@ -180,7 +169,7 @@ def resumed(root: Path) -> RunState:
 
 def results(root: Path, epochs: list[Any]) -> dict[str, Any]:
     """What must not depend on interruptions."""
-    files = {p.name: comparable(p) for p in root.glob("*.ckpt") if p.name != PREVIOUS}
+    files = {p.name: comparable(p) for p in root.glob("*.ckpt") if p.name != checkpoint.PREVIOUS}
     return {**files, "epochs": [(list(plan), list(averages)) for plan, averages, _ in epochs[-2:]]}
 
 
@@ -189,7 +178,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("whole")
     found = results(root, go_on(new_state(root)))
     assert {name: found[name]["last_epoch"] for name in found if name != "epochs"} == {
-        **{"best.ckpt": 2, "best_loss.ckpt": 1, "best_both.ckpt": 0, LAST: 2}
+        **{"best.ckpt": 2, "best_loss.ckpt": 1, "best_both.ckpt": 0, checkpoint.LAST: 2}
     }
     assert "rollouts" not in found["best.ckpt"]["training"]  # as large as the data set
     return found
@@ -202,7 +191,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     watch = Watch()
     with at_step(STEPS, lambda: watch._note(signal.SIGTERM, None)), pytest.raises(Stopped):
         go_on(new_state(root), watch)
-    position = load_last(root).training["position"]
+    position = checkpoint.load_last(root).training["position"]
     assert (position["epoch"], position["step"]) == (1, 1)
     return root
 
@@ -222,13 +211,13 @@ def test_resumed_in_mid_epoch_equals_uninterrupted_unless_something_is_lost(
 ) -> None:
     for path in stopped.glob("*.ckpt"):
         content = torch.load(path, weights_only=True)
-        if path.name == LAST:
+        if path.name == checkpoint.LAST:
             LOST[lost](content)
             content["training"]["position"]["seconds"] += 1000.0
         torch.save(content, tmp_path / path.name)
     state = resumed(tmp_path)
     assert state.last_epoch == 0  # which metrics.csv is cut to
-    last = load_checkpoint(tmp_path / LAST)
+    last = checkpoint.load_checkpoint(tmp_path / checkpoint.LAST)
     assert (last.lr, last.tfr) == (pytest.approx(0.75 * state.o.lr), 0.3)  # of this epoch
     epochs = go_on(state)
     assert same(results(tmp_path, epochs), whole) == (lost == "nothing")
@@ -267,33 +256,33 @@ def test_every_option_is_saved_and_comes_back(tmp_path: Path) -> None:
     others["preset"] = "demo"
     state.o = TrainerOptions(**others)
     state.save()
-    content = torch.load(tmp_path / LAST, weights_only=True)
+    content = torch.load(tmp_path / checkpoint.LAST, weights_only=True)
     content["options"] |= {"resume_if_any": True}  # of an earlier version
-    torch.save(content, tmp_path / LAST)
+    torch.save(content, tmp_path / checkpoint.LAST)
     o = TrainerOptions(save_root=str(tmp_path), resume=True, preset="demo", num_epoch=99)
-    came, _ = take_from_checkpoint(o, frozenset({"preset", "num_epoch"}))
+    came, _ = checkpoint.take_from_checkpoint(o, frozenset({"preset", "num_epoch"}))
     # By where the run is now, and typed.
     given = {"DR": "", "save_root": str(tmp_path), "resume": True, "recompute": False}
     assert vars(came) == {**others, **given, "num_epoch": 99}
     o.preset = "video"
     with pytest.raises(UserError, match=r"this would change: --preset demo → video$"):
-        take_from_checkpoint(o, frozenset({"preset"}))
+        checkpoint.take_from_checkpoint(o, frozenset({"preset"}))
 
 
 def test_a_corrupted_last_checkpoint_never_becomes_the_previous_one(
     stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (LAST, PREVIOUS):
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
         (tmp_path / name).write_bytes((stopped / name).read_bytes())
-    (tmp_path / LAST).write_bytes(b"half")
+    (tmp_path / checkpoint.LAST).write_bytes(b"half")
     state = resumed(tmp_path)
-    assert f"resuming from {PREVIOUS} instead" in capsys.readouterr().out
-    assert same(comparable(tmp_path / LAST), comparable(stopped / PREVIOUS))
+    assert f"resuming from {checkpoint.PREVIOUS} instead" in capsys.readouterr().out
+    assert same(comparable(tmp_path / checkpoint.LAST), comparable(stopped / checkpoint.PREVIOUS))
     state.unwritten = [{"epoch": 0.0, "val_psnr": 20.0}]  # a spreadsheet held metrics.csv
     state.save()
-    assert load_checkpoint(tmp_path / PREVIOUS).training
+    assert checkpoint.load_checkpoint(tmp_path / checkpoint.PREVIOUS).training
     assert resumed(tmp_path).unwritten == state.unwritten
-    for name in (LAST, PREVIOUS):
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
         (tmp_path / name).write_bytes(b"half")
     with pytest.raises(UserError, match=r"last\.prev\.ckpt: corrupted"):
-        load_last(tmp_path)
+        checkpoint.load_last(tmp_path)

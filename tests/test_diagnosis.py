@@ -6,13 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.diagnosis import (
-    advice,
-    below_baselines,
-    diagnose,
-    falls_while_training_rises,
-    warnings_of,
-)
+from modules import diagnosis
 from modules.options import parse_trainer
 from modules.runlog import Run
 
@@ -31,12 +25,12 @@ def a_run(val: list[float], train: list[float], baselines: Any = BASELINES, **op
 
 
 def names(val: list[float], train: list[float], **options: Any) -> list[str]:
-    return [*diagnose(a_run(val, train, **options))]
+    return [*diagnosis.diagnose(a_run(val, train, **options))]
 
 
 def test_validation_that_falls_while_training_rises() -> None:
     def falling(val: list[float], train: list[float] = RISING) -> bool:
-        return falls_while_training_rises(a_run(val, train[: len(val)])) != ""
+        return diagnosis.falls_while_training_rises(a_run(val, train[: len(val)])) != ""
 
     assert [falling(COLLAPSE[:n]) for n in range(1, 11)] == [False] * 3 + [True] * 7
     assert not falling(COLLAPSE, RISING[::-1])  # training falls too
@@ -49,7 +43,7 @@ def test_validation_that_falls_while_training_rises() -> None:
 
 def test_a_run_below_the_baselines() -> None:
     def said(*val: float, baselines: Any = BASELINES) -> str:
-        return below_baselines(a_run([*val], [*val], baselines))
+        return diagnosis.below_baselines(a_run([*val], [*val], baselines))
 
     assert said(25.2, 20.0, 19.6) == ""
     last = said(25.2, 20.0, 19.0)
@@ -69,7 +63,7 @@ def test_what_is_found_when() -> None:
     assert names([15.0] * 5, RISING[:5], num_epoch=10) == ["below baselines"]
     assert names([15.0, 16.0], RISING[:2]) == ["below baselines"]
     assert names([15.0, 25.0, 23.6], RISING[:3], num_epoch=10) == []
-    found = diagnose(a_run([15.0, 25.0, 23.6], RISING[:3]))
+    found = diagnosis.diagnose(a_run([15.0, 25.0, 23.6], RISING[:3]))
     assert found["ends below best"].endswith("25.00 dB in epoch 1 (best.ckpt), 23.60 dB at the end")
     assert names([15.0, 25.0, 24.1], RISING[:3]) == []
     # A preset has chosen the number of epochs itself.
@@ -77,18 +71,18 @@ def test_what_is_found_when() -> None:
     assert names(COLLAPSE[:6], RISING[:6], num_epoch=30) == ["falling"]
     assert names(COLLAPSE[:5], RISING[:5], num_epoch=30) == []  # too early to tell
     # Options that are not known: as if it had ended.
-    assert diagnose(Run(Path(), {"baselines": BASELINES}, a_run([15.0], [15.0]).metrics))
+    assert diagnosis.diagnose(Run(Path(), {"baselines": BASELINES}, a_run([15.0], [15.0]).metrics))
 
 
 def test_news_are_told_once_and_the_whole_at_the_end() -> None:
     runs = {n: a_run(COLLAPSE[:n], RISING[:n], num_epoch=20) for n in range(1, 10)}
-    told = {n: warnings_of(run, latest=True) for n, run in runs.items()}
+    told = {n: diagnosis.warnings_of(run, latest=True) for n, run in runs.items()}
     assert [n for n, found in told.items() if found] == [4]
     assert told[4][0].startswith("warning: validation PSNR falls while training PSNR rises: 25.20")
-    *facts, cause = warnings_of(a_run(COLLAPSE, RISING))
+    *facts, cause = diagnosis.warnings_of(a_run(COLLAPSE, RISING))
     assert len(facts) == 2 and all(fact.startswith("warning: ") for fact in facts)
     assert cause.startswith("likeliest cause: ") and "docs/theory.md" in cause
-    assert warnings_of(a_run(RISING, RISING)) == []
+    assert diagnosis.warnings_of(a_run(RISING, RISING)) == []
 
 
 def test_the_likeliest_cause_comes_first() -> None:
@@ -110,7 +104,7 @@ def test_the_likeliest_cause_comes_first() -> None:
     ):
         run = a_run(val, train, **{"kl_beta": 1.0, **options})
         run.metrics["tf_active"] = np.broadcast_to(forced, len(val)).astype(float)
-        said = advice(run)
+        said = diagnosis.advice(run)
         assert cause in said and remedy in said.replace("`", ""), (said, cause)
         for word in said.split("`")[1::2]:  # every option that is named exists
             if " " in word and word.startswith("--"):

@@ -7,7 +7,6 @@ know all, and nothing imports a script. Imports inside functions and under TYPE_
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.scripts import REPOSITORY
+from tests.support.scripts import REPOSITORY, python
 
 Graph = dict[str, set[str]]  # each file as a module's name → the modules of this project it imports
 
@@ -33,49 +32,42 @@ MAY_IMPORT = {
 }
 
 
-def sources() -> dict[str, tuple[str, str]]:
-    """The scripts and everything under modules/ by the names that imports use: package, source."""
+def sources() -> dict[str, str]:
+    """The scripts and everything under modules/ by the names that imports use."""
     files = {}
     for path in (*REPOSITORY.glob("*.py"), *(REPOSITORY / "modules").rglob("*.py")):
-        parts = path.relative_to(REPOSITORY).with_suffix("").parts
-        whole = parts[-1] == "__init__"
-        name = ".".join(parts[:-1] if whole else parts)
-        files[name] = (name if whole else name.rpartition(".")[0], path.read_text())
+        name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        files[name.removesuffix(".__init__")] = path.read_text()
     return files
 
 
-def imported(source: str, package: str, known: Collection[str]) -> Iterator[str]:
-    """Which of the known modules a file imports. package: the one that the file is in.
+def imported(source: str, known: Collection[str]) -> Iterator[str]:
+    """Which of the known modules a file imports.
 
     `from a import b` is an import of the module a.b if there is one, else of the module a.
     """
     for node in ast.walk(ast.parse(source)):
-        names = [(text,) for text in external(node)]
+        names = [(text,) for text in named_by(node)]
         if isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            parts = parts[: len(parts) - node.level + 1] if node.level else []
-            base = ".".join([*parts, *filter(None, [node.module])])
-            names = [(f"{base}.{alias.name}", base) for alias in node.names]
+            assert not node.level, "imports are absolute here"
+            names = [(f"{node.module}.{alias.name}", node.module) for alias in node.names]
         for choices in names:
             yield from [name for name in choices if name in known][:1]
 
 
-def external(node: ast.AST) -> list[str]:
-    """The modules that a statement names in full."""
+def named_by(node: ast.AST) -> list[str]:
+    """The modules that a statement names."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom) and not node.level:
+    if isinstance(node, ast.ImportFrom):
         return [node.module or ""]
     if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
         return [getattr(a, "value", "") for a in node.args[:1]]
     return []
 
 
-def import_graph(files: dict[str, tuple[str, str]]) -> Graph:
-    return {
-        name: set(imported(source, package, files)) - {name}
-        for name, (package, source) in files.items()
-    }
+def import_graph(files: dict[str, str]) -> Graph:
+    return {name: set(imported(source, files)) - {name} for name, source in files.items()}
 
 
 def room_of(name: str) -> str:
@@ -118,19 +110,19 @@ def test_imports_point_one_way() -> None:
     ("name", "line", "found"),
     [
         ("modules.cvae", "import dataloader", "modules.cvae imports dataloader"),
-        ("modules.data", "def f():\n    from .figures import curves", "imports modules.figures"),
+        (
+            "modules.data",
+            "def f():\n    from modules.figures import curves",
+            "imports modules.figures",
+        ),
         ("modules.cvae", "import importlib\nimportlib.import_module('Tester')", "Tester"),
         ("modules.runtime.errors", "from modules.runtime.scripts import A", "cycle: "),
     ],
 )
 def test_each_wrong_direction_is_noticed(name: str, line: str, found: str) -> None:
     files = sources()
-    package, source = files[name]
-    files[name] = (package, f"{source}\n{line}\n")
+    files[name] += f"\n{line}\n"
     assert any(found in violation for violation in violations(import_graph(files)))
-
-
-# ---------------------------------------------------------------- packages
 
 
 def packages(requirements: Path) -> set[str]:
@@ -145,9 +137,9 @@ def packages(requirements: Path) -> set[str]:
 
 def test_running_needs_what_requirements_say() -> None:
     used: set[str] = set()
-    for _, source in sources().values():
+    for source in sources().values():
         statements = (n for n in ast.walk(ast.parse(source)) if not isinstance(n, ast.Call))
-        used |= {name.split(".")[0] for node in statements for name in external(node)}
+        used |= {name.split(".")[0] for node in statements for name in named_by(node)}
     required = packages(REPOSITORY / "requirements.txt")
     extras = set().union(*map(packages, REPOSITORY.glob("requirements-*.txt")))
     used -= set(sys.stdlib_module_names) | {"modules", *SCRIPTS}
@@ -164,5 +156,4 @@ print([name for name in {heavy} if name in sys.modules])
 import modules.plots
 print("matplotlib" in sys.modules)
 """
-    found = subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True)
-    assert found.split() == ["[]", "True"]
+    assert python("-c", code).stdout.split() == ["[]", "True"]

@@ -5,17 +5,13 @@ import pytest
 
 from modules.ink import Ink, find_ink
 
+Colour = tuple[int, int, int]
 BLACK, GREY, WHITE = (0, 0, 0), (128, 128, 128), (255, 255, 255)
 RED = (255, 0, 0)
 
 
 def labels_on(
-    ground: tuple[int, int, int],
-    line: tuple[int, int, int],
-    *,
-    count: int = 20,
-    columns: int = 2,
-    blank: int = 0,
+    ground: Colour, line: Colour, *, count: int = 20, columns: int = 2, blank: int = 0
 ) -> np.ndarray:
     """Labels of 8 x 16 pixels with vertical lines, the first ones blank."""
     labels = np.full((count, 8, 16, 3), ground, np.uint8)
@@ -36,7 +32,7 @@ def labels_on(
     ],
 )
 def test_background_and_contrast_by_hand(
-    labels: np.ndarray, background: tuple[int, int, int], contrast: int, least: int
+    labels: np.ndarray, background: Colour, contrast: int, least: int
 ) -> None:
     ink = find_ink(labels)
     assert ink == (background, contrast) and ink.least == least
@@ -44,7 +40,7 @@ def test_background_and_contrast_by_hand(
 
 
 @pytest.mark.parametrize("ground", [BLACK, GREY, WHITE, (255, 255, 0)])
-def test_noise_and_broken_labels_change_little(ground: tuple[int, int, int]) -> None:
+def test_noise_and_broken_labels_change_little(ground: Colour) -> None:
     clean = labels_on(ground, (60, 160, 250), blank=5)
     noise = np.random.default_rng(0).integers(-5, 6, clean.shape)  # as JPEG leaves it
     labels = (clean + noise).clip(0, 255).astype(np.uint8)

@@ -10,18 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import modules
+from modules import networks
 from modules.cvae import CVAE, ModelConfig
-from modules.networks import (
-    LOGVAR_MAX,
-    LOGVAR_MIN,
-    DepthConvBlock,
-    Gaussian_Predictor,
-    Label_Encoder,
-    Residual,
-    bounded,
-    fold_pixels,
-    unfold_pixels,
-)
 
 
 def test_tensors_are_those_of_existing_checkpoints() -> None:
@@ -47,9 +37,6 @@ def test_networks_are_importable_and_called_as_users_do() -> None:
     assert posterior.reparameterize(mu, logvar).shape == mu.shape
 
 
-# ---------------------------------------------------------------- blocks
-
-
 def convolved(x: Tensor, layer: nn.Module, **kind: int) -> Tensor:
     return F.conv2d(x, layer.weight, layer.bias, **kind)
 
@@ -58,12 +45,12 @@ def convolved(x: Tensor, layer: nn.Module, **kind: int) -> Tensor:
 def test_blocks_are_their_formulas(out_chans: int) -> None:
     """With a way around of their own where the number of channels changes."""
     x = torch.randn(2, 3, 6, 7)
-    block = Residual(3, out_chans)
+    block = networks.Residual(3, out_chans)
     out = F.leaky_relu(convolved(x, block.conv1, padding=1), 0.01)
     out = F.leaky_relu(convolved(out, block.conv2, padding=1), 0.01)
     assert (block.skip is None) == (out_chans == 3)
     torch.testing.assert_close(block(x), out + (block.skip(x) if block.skip else x))
-    whole = DepthConvBlock(3, out_chans)
+    whole = networks.DepthConvBlock(3, out_chans)
     depth, gate = whole.block
     out = F.leaky_relu(convolved(x, depth.conv1[0]), 0.01)
     out = convolved(convolved(out, depth.depth_conv, padding=1, groups=3), depth.conv2)
@@ -76,7 +63,8 @@ def test_blocks_are_their_formulas(out_chans: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "place"), [(Label_Encoder(3, 4), 3), (Gaussian_Predictor(12, 4), 5)]
+    ("network", "place"),
+    [(networks.Label_Encoder(3, 4), 3), (networks.Gaussian_Predictor(12, 4), 5)],
 )
 def test_standalone_activations_are_identities(network: nn.Sequential, place: int) -> None:
     x = torch.randn(50)
@@ -86,7 +74,7 @@ def test_standalone_activations_are_identities(network: nn.Sequential, place: in
 
 def test_what_is_out_of_bounds_can_only_come_back() -> None:
     x = torch.tensor([-1e12, -0.5, 0.3, 1.5, 1e12], requires_grad=True)
-    made = bounded(x, 0, 1)
+    made = networks.bounded(x, 0, 1)
     assert torch.equal(made, x.clamp(0, 1))
     for sign, gradient in ((1.0, [0, 0, 1, 1, 1]), (-1.0, [-1, -1, -1, 0, 0])):  # x falls, rises
         (found,) = torch.autograd.grad(sign * made.sum(), x, retain_graph=True)
@@ -95,19 +83,16 @@ def test_what_is_out_of_bounds_can_only_come_back() -> None:
 
 def test_folded_pixels_lie_colour_by_colour_and_row_by_row() -> None:
     x = torch.rand(2, 3, 4, 6)
-    folded = fold_pixels(x, 2)
+    folded = networks.fold_pixels(x, 2)
     assert folded.shape == (2, 12, 2, 3)
     for colour, i, j in itertools.product(range(3), range(2), range(2)):
         assert torch.equal(folded[:, 4 * colour + 2 * i + j], x[:, colour, i::2, j::2])
-    assert torch.equal(unfold_pixels(folded, 2), x)
-    assert fold_pixels(x, 1) is x and unfold_pixels(x, 1) is x
-
-
-# ---------------------------------------------------------------- the posterior
+    assert torch.equal(networks.unfold_pixels(folded, 2), x)
+    assert networks.fold_pixels(x, 1) is x and networks.unfold_pixels(x, 1) is x
 
 
 def test_moments_are_bounded_and_float32() -> None:
-    posterior = Gaussian_Predictor(12, 4)
+    posterior = networks.Gaussian_Predictor(12, 4)
     inputs = torch.rand(1, 8, 4, 4), torch.rand(1, 4, 4, 4)
     out = nn.Sequential.forward(posterior, torch.cat(inputs, dim=1))
     mu, logvar = posterior.moments(*inputs)
@@ -115,13 +100,13 @@ def test_moments_are_bounded_and_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         z, mu, logvar = posterior(*inputs)
     assert z.dtype == mu.dtype == logvar.dtype == torch.float32
-    for bias, bound in ((1e4, LOGVAR_MAX), (-1e4, LOGVAR_MIN)):
+    for bias, bound in ((1e4, networks.LOGVAR_MAX), (-1e4, networks.LOGVAR_MIN)):
         nn.init.constant_(posterior[6].bias, bias)
         assert (posterior(*inputs)[2] == bound).all()
 
 
 def test_reparameterize() -> None:
-    posterior = Gaussian_Predictor(12, 4)
+    posterior = networks.Gaussian_Predictor(12, 4)
     mu, logvar = torch.full((2, 4, 32, 32), 3.0), torch.full((2, 4, 32, 32), 1.2)
     z = posterior.reparameterize(mu, logvar, torch.full_like(mu, 2.0))
     torch.testing.assert_close(z, torch.full_like(mu, 3 + 2 * math.exp(0.6)))
@@ -129,9 +114,6 @@ def test_reparameterize() -> None:
     drawn = posterior.reparameterize(mu, logvar)
     assert drawn.mean().item() == pytest.approx(3.0, abs=0.05)
     assert drawn.std().item() == pytest.approx(math.exp(0.6), abs=0.05)
-
-
-# ---------------------------------------------------------------- the labels' statistics
 
 
 def white_labels(count: int) -> Tensor:
@@ -150,13 +132,13 @@ def test_labels_are_normalised_with_the_statistics_of_all(fold: int) -> None:
     with its gradients; in evaluation the same, also layer by layer, as other code has it."""
     torch.manual_seed(0)
     labels = white_labels(400)  # more than are taken at once
-    encoder, usual = (Label_Encoder(3 * fold**2, 8).train() for _ in "ab")
+    encoder, usual = (networks.Label_Encoder(3 * fold**2, 8).train() for _ in "ab")
     encoder.measure(labels, fold)
     with torch.no_grad():
         encoder[1].weight.mul_(3).add_(torch.randn_like(encoder[1].weight))
     usual.load_state_dict(encoder.state_dict())
     usual.double()
-    pixels = fold_pixels(labels.permute(0, 3, 1, 2).double() / 255, fold)
+    pixels = networks.fold_pixels(labels.permute(0, 3, 1, 2).double() / 255, fold)
     weights = torch.randn(8, 12 // fold, 16 // fold)
     clip = slice(190, 210)
     expected, found = usual(pixels)[clip], encoder(pixels[clip].float())
@@ -173,12 +155,12 @@ def test_labels_are_normalised_with_the_statistics_of_all(fold: int) -> None:
 
 
 def test_labels_without_a_line_are_normalised_as_well() -> None:
-    encoder, labels = Label_Encoder(3, 8).train(), white_labels(2)[1:]
+    encoder, labels = networks.Label_Encoder(3, 8).train(), white_labels(2)[1:]
     encoder.measure(labels)
     assert encoder(labels.permute(0, 3, 1, 2) / 255).isfinite().all()
 
 
-def plain(encoder: Label_Encoder, label: Tensor) -> Tensor:
+def plain(encoder: networks.Label_Encoder, label: Tensor) -> Tensor:
     """As anybody's code computes it: layer by layer."""
     return nn.Sequential.forward(encoder, label)
 
@@ -187,7 +169,7 @@ def test_white_labels_keep_their_lines_in_bfloat16() -> None:
     """The control is the plain way, whose first outputs are rounded with their mean."""
     torch.manual_seed(0)
     labels = white_labels(64)
-    encoder = Label_Encoder(3, 8)
+    encoder = networks.Label_Encoder(3, 8)
     with torch.no_grad():  # lines are weak, as thin pale ones are
         encoder[1].weight.abs_()
     encoder.measure(labels)
@@ -203,7 +185,7 @@ def test_white_labels_keep_their_lines_in_bfloat16() -> None:
 
 
 def test_batch_norm_uses_running_statistics_outside_training() -> None:
-    encoder, label = Label_Encoder(3, 4), torch.rand(2, 3, 8, 12)
+    encoder, label = networks.Label_Encoder(3, 4), torch.rand(2, 3, 8, 12)
     for training in (False, True):  # in training, without measure(), the batch decides
         encoder.train(training)
         before = encoder.norm.running_mean.clone()

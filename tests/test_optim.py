@@ -12,20 +12,6 @@ from torch import Tensor, nn
 from modules import losses, optim, training
 from modules.checkpoint import LAST, load_checkpoint
 from modules.cvae import CVAE, ModelConfig
-from modules.optim import (
-    LARGEST,
-    SIZES,
-    SMALLEST,
-    START,
-    GuardedUpdate,
-    LossScale,
-    Matrices,
-    Muon,
-    WeightAverage,
-    make_optimizer,
-    set_learning_rate,
-    shared_sizes,
-)
 from modules.runtime.errors import UserError
 from tests.support.small_run import new_run, options_of, part_of, run_epochs
 
@@ -50,14 +36,14 @@ def test_all_matrices_at_once_are_each_by_itself() -> None:
     in any memory layout of kernels and gradients: Newton-Schulz does not see columns' order."""
     torch.manual_seed(0)
     shapes = [(4 + i, 5 + 3 * j) for i in range(6) for j in range(4)]
-    filled = shared_sizes([(min(s), max(s)) for s in shapes], SIZES)
-    assert len(set(filled.values())) <= SIZES < len({(min(s), max(s)) for s in shapes})
+    filled = optim.shared_sizes([(min(s), max(s)) for s in shapes], optim.SIZES)
+    assert len(set(filled.values())) <= optim.SIZES < len({(min(s), max(s)) for s in shapes})
     assert all(a <= c and b <= d for (a, b), (c, d) in filled.items())
     kernels = [torch.randn(*s, 1, 1) for s in shapes]
     kernels += [torch.randn(8, 4, 3, 3), torch.randn(4, 8, 3, 3)]
     expected = [by_singular_values(k.flatten(1)).view_as(k) for k in kernels]
     for memory in (torch.contiguous_format, torch.channels_last):
-        together = Matrices([k.clone(memory_format=memory) for k in kernels])
+        together = optim.Matrices([k.clone(memory_format=memory) for k in kernels])
         joined = together.joined([k.clone(memory_format=torch.contiguous_format) for k in kernels])
         assert all(map(torch.equal, together.split(joined), kernels))
         found = together.split(together.orthogonalised(joined))
@@ -68,7 +54,7 @@ def test_what_muon_takes() -> None:
     """Kernels that mix channels, but for those that make pixels."""
     for more in ({}, {"fold": 2, "reference": "first"}):
         model = CVAE(dataclasses.replace(CONFIG, **more))
-        muon = make_optimizer(model, options_of("--optim Muon"))
+        muon = optim.make_optimizer(model, options_of("--optim Muon"))
         taken = {id(p) for p in muon.param_groups[1]["params"]}
         mixing = {
             name
@@ -86,11 +72,11 @@ def test_muon_s_steps_by_hand() -> None:
     shapes = ((8, 4, 3, 3), (8,), (8, 1, 3, 3), (3, 8, 1, 1), (4, 8, 1, 1))
     before = [torch.randn(shape) for shape in shapes]
     parameters, others = ([nn.Parameter(p.clone()) for p in before] for _ in "ab")
-    optimizers = Muon(parameters, lr=0.02), torch.optim.Adam(others, lr=0.02)
+    optimizers = optim.Muon(parameters, lr=0.02), torch.optim.Adam(others, lr=0.02)
     expected = {0: before[0], 4: before[4]}
     momenta = {i: torch.zeros_like(p) for i, p in expected.items()}
     for optimizer in optimizers:
-        set_learning_rate(optimizer, 0.01)
+        optim.set_learning_rate(optimizer, 0.01)
     for _ in range(3):
         for p, other in zip(parameters, others, strict=True):
             p.grad = other.grad = torch.randn(p.shape)
@@ -109,7 +95,7 @@ def test_muon_s_steps_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "kind", "decay"),
-    [("Adam", torch.optim.Adam, 0), ("AdamW", torch.optim.AdamW, 0.01), ("Muon", Muon, 0)],
+    [("Adam", torch.optim.Adam, 0), ("AdamW", torch.optim.AdamW, 0.01), ("Muon", optim.Muon, 0)],
 )
 def test_the_optimiser_is_the_one_that_was_asked_for(typed: str, kind: type, decay: float) -> None:
     state, _ = new_run(f"--optim {typed} --ema 0.7 --lr 0.02")
@@ -126,7 +112,8 @@ def moved(gradient: tuple[float, ...], max_norm: float, scaled: bool = False) ->
     """By a step of plain gradient descent at a rate of 1, of weights in two tensors."""
     model = nn.ParameterList([torch.zeros(2), torch.zeros(1)])
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
-    update = GuardedUpdate(model, optimizer, None, max_norm, LossScale(CPU) if scaled else None)
+    scale = optim.LossScale(CPU) if scaled else None
+    update = optim.GuardedUpdate(model, optimizer, None, max_norm, scale)
     loss = (torch.cat([*model]) * torch.tensor(gradient)).sum()
     outcome = update(loss, loss.detach())
     assert (outcome.overflowed is None) == (not scaled)
@@ -185,7 +172,7 @@ def test_a_step_that_is_not_to_be_changes_nothing(optimiser: str, precision: str
 
 def test_average_of_the_weights() -> None:
     model = CVAE(CONFIG)
-    average, bias = WeightAverage(model, 0.26), model.Generator[7].bias
+    average, bias = optim.WeightAverage(model, 0.26), model.Generator[7].bias
     expected = bias.detach().clone()
     # The first ones remember less: (1 + n) / (10 + n).
     for n, decay in enumerate((2 / 11, None, 3 / 12, 0.26)):
@@ -205,8 +192,8 @@ ONE, INF, NAN = torch.ones(()), torch.tensor(math.inf), torch.tensor(math.nan)
 def test_the_factor_moves_as_pytorch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch._amp_update_scale_ with a backoff of ½ and a growth of 2, on the same outcomes."""
     monkeypatch.setattr(optim, "SOUND_STEPS", 5)
-    ours, sound = LossScale(CPU), torch.zeros((), dtype=torch.int32)
-    theirs = torch.full((), START)
+    ours, sound = optim.LossScale(CPU), torch.zeros((), dtype=torch.int32)
+    theirs = torch.full((), optim.START)
     g, values = torch.Generator().manual_seed(0), set()
     for _ in range(200):
         wrong = torch.rand((), generator=g) < 0.1
@@ -220,17 +207,17 @@ def test_the_factor_moves_as_pytorch_s_own(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("loss", "norm", "enabled", "value", "overflowed"),
     [
-        (NAN, NAN, YES, START, False),  # no smaller factor would help
-        (ONE, INF, NO, START, True),  # a graph that is warmed up
-        (ONE, INF, YES, SMALLEST, False),  # from the smallest on
-        (ONE, ONE, YES, LARGEST, False),  # from the largest on, after many sound steps
+        (NAN, NAN, YES, optim.START, False),  # no smaller factor would help
+        (ONE, INF, NO, optim.START, True),  # a graph that is warmed up
+        (ONE, INF, YES, optim.SMALLEST, False),  # from the smallest on
+        (ONE, ONE, YES, optim.LARGEST, False),  # from the largest on, after many sound steps
     ],
 )
 def test_what_moves_the_factor(
     loss: Tensor, norm: Tensor, enabled: Tensor, value: float, overflowed: bool
 ) -> None:
-    scale = LossScale(CPU)
-    if value in (SMALLEST, LARGEST):
+    scale = optim.LossScale(CPU)
+    if value in (optim.SMALLEST, optim.LARGEST):
         scale.load_state_dict({"value": value, "sound": optim.SOUND_STEPS - 1})
     assert scale.update(loss, norm, enabled).item() == overflowed
     assert scale.value.item() == value
@@ -243,7 +230,7 @@ def weights(state: Any) -> Tensor:
 @pytest.mark.parametrize("optimiser", ["Adam", "Muon"])
 def test_float16_trains_nearly_as_float32(optimiser: str) -> None:
     found = {}
-    for factor in (None, 2.0**10, SMALLEST):
+    for factor in (None, 2.0**10, optim.SMALLEST):
         precision = "float16" if factor else "float32"
         state, step = new_run(f"--optim {optimiser} --precision {precision}")
         assert (state.scale is None) == (factor is None)
@@ -254,10 +241,10 @@ def test_float16_trains_nearly_as_float32(optimiser: str) -> None:
         assert (averages.skipped, averages.frames) == (0, 15)
         found[factor] = weights(state) - before
     exact = found[None]
-    errors = {f: (found[f] - exact).norm() / exact.norm() for f in (2.0**10, SMALLEST)}
+    errors = {f: (found[f] - exact).norm() / exact.norm() for f in (2.0**10, optim.SMALLEST)}
     assert errors[2.0**10] < 0.25
     # The control: a factor that makes small gradients 0, of which Adam makes steps as of others.
-    assert errors[SMALLEST] > 2 * errors[2.0**10]
+    assert errors[optim.SMALLEST] > 2 * errors[2.0**10]
 
 
 def test_a_step_that_overflows_is_left_out_and_is_no_failure() -> None:
@@ -280,7 +267,7 @@ def test_a_run_that_diverges_is_refused_whatever_the_factor(
     nn.init.constant_(state.model.Generator[7].bias, math.nan)
     with pytest.raises(UserError, match=r"epoch 1: 4 training steps in a row .* diverged"):
         run_epochs(state, step)
-    assert state.scale.value.item() == START
+    assert state.scale.value.item() == optim.START
 
 
 def test_the_factor_is_saved_and_resumed(tmp_path: Path) -> None:
@@ -289,7 +276,7 @@ def test_the_factor_is_saved_and_resumed(tmp_path: Path) -> None:
     state.scale.load_state_dict(own)
     state.save()
     saved = load_checkpoint(tmp_path / LAST)
-    for expected in (own, {"value": START, "sound": 0.0}):
+    for expected in (own, {"value": optim.START, "sound": 0.0}):
         state, _ = new_run("--precision float16", tmp_path)
         state.resume_from(saved)
         assert state.scale.state_dict() == expected

@@ -52,9 +52,6 @@ def resumed(path: Path, last_epoch: int, *unwritten: dict[str, Any]) -> MetricsT
     return table
 
 
-# ---------------------------------------------------------------- metrics.csv
-
-
 def test_rows_are_appended_and_read_back_exactly(table: MetricsTable) -> None:
     path = table.path
     before, inode = path.read_text(), path.stat().st_ino
@@ -108,9 +105,6 @@ def test_another_table_is_left_alone(table: MetricsTable, header: tuple[str, ...
     assert (table.path.read_text(), len(table.unwritten)) == (text, 1)
 
 
-# ---------------------------------------------------------------- saved again by a spreadsheet
-
-
 @pytest.mark.parametrize(
     ("form", "decimal", "more"),
     [
@@ -135,9 +129,6 @@ def test_the_numbers_are_read_and_the_file_restored(
     path.write_bytes(text)
     assert put(table, row(3))  # the next row of a run fits the others
     assert path.read_text().startswith(plain) and epochs(path.parent) == [0, 1, 2, 3]
-
-
-# ---------------------------------------------------------------- a file that cannot be written
 
 
 @pytest.mark.parametrize("part", [20, None])
@@ -182,9 +173,6 @@ def test_killed_at_any_moment(tmp_path: Path, killed: int, saved: bool) -> None:
         # Rows after the kill are those of the run that went on.
         first = killed + saved
         assert read_metrics(path)["seconds"].tolist() == [0.0] * first + [1.0] * (3 - first)
-
-
-# ---------------------------------------------------------------- other files
 
 
 def test_psnr_per_frame_counts_from_1(tmp_path: Path) -> None:

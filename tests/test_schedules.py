@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from modules.options import TrainerOptions, parse_trainer
 from modules.schedules import (
     TF_detector,
     epoch_plan,
@@ -14,8 +13,7 @@ from modules.schedules import (
     teacher_forcing_drawn,
     teacher_forcing_ratio,
 )
-
-# ---------------------------------------------------------------- β
+from tests.support.small_run import options_of
 
 
 def test_figure_of_fu_et_al() -> None:
@@ -49,9 +47,6 @@ def test_cycles_are_counted_and_of_any_length() -> None:
 def test_plateau_and_constant() -> None:
     assert kl_weight(7, num_epoch=10, anneal_type="Monotonic", ratio=0.5, beta=0.02) == 0.02
     assert [kl_weight(0, num_epoch=10, anneal_type="None", beta=b) for b in (0.3, 0.0)] == [0.3, 0]
-
-
-# ---------------------------------------------------------------- teacher forcing
 
 
 def test_ratio_falls_a_step_an_epoch() -> None:
@@ -104,9 +99,6 @@ def test_detector_goes_on_from_its_saved_state() -> None:
     assert other.update(5, 0.01, 20.0) and other.raised_at == 6
 
 
-# ---------------------------------------------------------------- learning rate
-
-
 def test_learning_rates_by_hand() -> None:
     def rates(epochs: int, **kind: object) -> list[float]:
         return [learning_rate(e, lr=2.0, **kind) for e in range(epochs)]
@@ -116,13 +108,6 @@ def test_learning_rates_by_hand() -> None:
     assert rates(6, num_epoch=6, **kind) == [2.0, 2.0, 1.0, 1.0, 0.5, 0.5]
     found = rates(5, num_epoch=4, scheduler="cosine")
     assert found == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5), 0.0])
-
-
-# ---------------------------------------------------------------- of a run
-
-
-def options_of(typed: str) -> TrainerOptions:
-    return parse_trainer("", ["--DR", "d", *typed.split()])[0]
 
 
 def test_plan_follows_the_schedules() -> None:

@@ -2,28 +2,20 @@
 
 import csv
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from modules import plots
-from modules.figures.compare import (
-    COMPARISONS,
-    common_baselines,
-    comparison_figure,
-    differing_settings,
-    named_runs,
-    summary_latex,
-    summary_notes,
-    summary_rows,
-)
+from modules.figures import compare
 from modules.figures.curves import draw_curves
 from modules.figures.style import COLUMN, PAGE
 from modules.runlog import METRIC_COLUMNS, Run, best_frames, lineage, load_run
 from modules.runtime.errors import UserError
 from tests.support.drawn import BASELINES, check_layout, colours, line, make_run, set_parent
+from tests.support.scripts import done
+
+COMPARE = ("modules/plots.py", "compare")
 
 # ---------------------------------------------------------------- a run's folder
 
@@ -86,12 +78,12 @@ def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
     """Whatever it is compared with; but for one of the same name."""
     a, other, b, c = (make_run(tmp_path / name) for name in ("x/a", "y/a", "b", "x/c"))
     for folders, names in (((c, a, b), ["c", "a", "b"]), ((a, b, other), ["x/a", "b", "y/a"])):
-        assert [*named_runs([*map(load_run, folders)])] == names
+        assert [*compare.named_runs([*map(load_run, folders)])] == names
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
     def differing(*folders: Path) -> dict[str, list[str | None]]:
-        return differing_settings([load_run(folder) for folder in folders])
+        return compare.differing_settings([load_run(folder) for folder in folders])
 
     a = make_run(tmp_path / "a")
     assert differing(a, make_run(tmp_path / "b", options={"tfr": 0.0})) == {"tfr": ["1", "0"]}
@@ -128,21 +120,12 @@ def three(tmp_path: Path) -> list[Path]:
     ]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    """The command line, as a user types it."""
-    monkeypatch.setattr(sys, "argv", ["plots.py", *map(str, arguments)])
-    plots.main()
-
-
 def test_summary_is_best_first(
-    three: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    three: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "new/out"
-    monkeypatch.setattr("modules.figures.compare.COMPARISONS", {"ssim": COMPARISONS["ssim"]})
-    call(monkeypatch, "compare", *three, "--out", out)
+    monkeypatch.setattr(compare, "COMPARISONS", {"ssim": compare.COMPARISONS["ssim"]})
+    printed = done(*COMPARE, *three, "--out", out)
     with (out / "summary.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["run"] for row in table] == ["best", "middling", "worst"]
@@ -160,7 +143,6 @@ def test_summary_is_best_first(
     rows = [row.split(" | ")[:2] for row in text.splitlines() if row.startswith("|")]
     assert [row[0] for row in rows] == ["| run", "| ---", "| best", "| middling", "| worst"]
     assert rows[2][1] == f"{metrics.max():.2f}"
-    printed = capsys.readouterr().out
     assert all("worst has 4 of its 10 epochs" in said for said in (text, printed))
     assert f"wrote {out / 'ssim.png'}" in printed and f"wrote {out / 'summary.md'}" in printed
 
@@ -169,20 +151,21 @@ def test_table_curves_and_frames_show_the_same_epoch(tmp_path: Path) -> None:
     """Of a run whose last epoch is worse than its best."""
     falling = {e: {"val_psnr": 26.0 - abs(e - 3)} for e in range(10)}
     named = {"best": load_run(make_run(tmp_path / "best", rows=falling))}
-    (row,) = summary_rows(named)
+    (row,) = compare.summary_rows(named)
     assert (row["average PSNR (dB)"], row["best epoch"], row["last PSNR (dB)"]) == (26, 3, 20)
-    star = line(comparison_figure("psnr", named), "best")
+    star = line(compare.comparison_figure("psnr", named), "best")
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (3, 26)
     # The control: one whose table is of the last epoch.
     named["last"] = load_run(make_run(tmp_path / "last", rows=falling, frames=20.0))
-    curves = comparison_figure("psnr_per_frame", named).axes[0].lines
+    curves = compare.comparison_figure("psnr_per_frame", named).axes[0].lines
     assert [curve.get_ydata().mean() for curve in curves] == [pytest.approx(26)]
 
 
 def test_the_table_of_latex() -> None:
     row = {"run": "a_b & 50%", "average PSNR (dB)": 31.236, "KL annealing": "none, β = 0"}
     row |= {"teacher forcing": "1, −0.1", "train_vi_len": 16, "epochs": 9, "best epoch": None}
-    header, rule, head, _, first, _, end = summary_latex([{**row, "minutes": 3.0}]).splitlines()
+    table = compare.summary_latex([{**row, "minutes": 3.0}])
+    header, rule, head, _, first, _, end = table.splitlines()
     assert (header, rule, end) == (r"\begin{tabular}{lrllrrr}", r"\hline", r"\end{tabular}")
     assert head.endswith(r"& train\_vi\_len & epochs & best epoch \\")
     assert first == r"a\_b \& 50\% & 31.24 & none, $\beta$ = 0 & 1, $-$0.1 & 16 & 9 & -- \\"
@@ -190,9 +173,9 @@ def test_the_table_of_latex() -> None:
 
 def test_overlaid_figures(three: list[Path]) -> None:
     """What they show in words and numbers: tests/programs/test_document_figures.py."""
-    named = named_runs([load_run(folder) for folder in three])
+    named = compare.named_runs([load_run(folder) for folder in three])
     for name in ("overview", "psnr_per_frame", "psnr_by_time"):
-        figure, columns = comparison_figure(name, named), COMPARISONS[name]
+        figure, columns = compare.comparison_figure(name, named), compare.COMPARISONS[name]
         check_layout(figure, PAGE if len(columns) > 1 else COLUMN)
         limits: dict[str, set[tuple[float, float]]] = {}
         for axes, column in zip(figure.axes, columns, strict=True):
@@ -207,7 +190,7 @@ def test_overlaid_figures(three: list[Path]) -> None:
 def test_many_runs(tmp_path: Path) -> None:
     one = load_run(make_run(tmp_path / "one", 3))
     runs = {f"a rather long name of run {i}": Run(tmp_path, {}, one.metrics) for i in range(28)}
-    figure = comparison_figure("overview", runs)
+    figure = compare.comparison_figure("overview", runs)
     check_layout(figure, PAGE)
     shown = [each for each in figure.axes[0].lines if each.get_gid() == "val_psnr"]
     looks = {(each.get_color(), str(each._dash_pattern)) for each in shown}
@@ -223,24 +206,21 @@ def test_baselines_that_the_runs_share(tmp_path: Path) -> None:
     tables = {"new": BASELINES, "old": earlier, "other": {**BASELINES, "first_frame": 9.0}}
     runs = {n: load_run(make_run(tmp_path / n, baselines=v)) for n, v in tables.items()}
     named = {n: runs[n] for n in ("new", "old")}
-    assert common_baselines([*named.values()]) == earlier
-    assert "copy-first-frame 20.26 dB, mean-frame 22.73 dB." in summary_notes(named)[-1]
-    drawn = {each.get_gid() for each in comparison_figure("psnr", named).axes[0].lines}
+    assert compare.common_baselines([*named.values()]) == earlier
+    assert "copy-first-frame 20.26 dB, mean-frame 22.73 dB." in compare.summary_notes(named)[-1]
+    drawn = {each.get_gid() for each in compare.comparison_figure("psnr", named).axes[0].lines}
     assert drawn & BASELINES.keys() == {"mean_train_frame"}  # the highest
-    assert common_baselines([*runs.values()]) == {}  # other data
+    assert compare.common_baselines([*runs.values()]) == {}  # other data
 
 
-def test_compare_runs_that_lack_something(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_runs_that_lack_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, bare = make_run(tmp_path / "whole"), make_run(tmp_path / "bare")
     (bare / "config.json").unlink()
     (bare / "psnr_per_frame.csv").unlink()
     never = dict.fromkeys(("val_psnr", "val_loss"), math.nan)
     nan = make_run(tmp_path / "nan", 3, rows=dict.fromkeys(range(3), never), broken=(1,))
     elsewhere = make_run(tmp_path / "other", options={"DR": "/data/other"})
-    call(monkeypatch, "compare", nan, bare, whole, elsewhere, "--out", tmp_path / "out")
-    printed = capsys.readouterr().out
+    printed = done(*COMPARE, nan, bare, whole, elsewhere, "--out", tmp_path / "out")
     for said in (
         "bare has no config.json",
         "nan: no validation gave a number",
@@ -252,19 +232,16 @@ def test_compare_runs_that_lack_something(
     rows = (tmp_path / "out" / "summary.csv").read_text().splitlines()
     assert rows[-1].startswith("nan,,")  # without a number it is last, whatever its place
     tables = {f"summary.{ending}" for ending in ("md", "csv", "tex")}
-    names = {f"{name}.png" for name in COMPARISONS} | tables
+    names = {f"{name}.png" for name in compare.COMPARISONS} | tables
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
-    only = {"psnr_per_frame": COMPARISONS["psnr_per_frame"]}
-    monkeypatch.setattr("modules.figures.compare.COMPARISONS", only)
-    call(monkeypatch, "compare", bare, "--out", tmp_path / "one")
+    only = {"psnr_per_frame": compare.COMPARISONS["psnr_per_frame"]}
+    monkeypatch.setattr(compare, "COMPARISONS", only)
+    done(*COMPARE, bare, "--out", tmp_path / "one")
     assert {path.name for path in (tmp_path / "one").iterdir()} == tables
 
 
-def test_schedules_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "new" / "s.png"
-    call(monkeypatch, "schedules", "--lr_gamma", 0.5, "--detector_patience", 3, "--out", out)
-    printed = capsys.readouterr().out
+def test_schedules_command(tmp_path: Path) -> None:
+    out, options = tmp_path / "new/s.png", ("--lr_gamma", "0.5", "--detector_patience", "3")
+    printed = done("modules/plots.py", "schedules", *options, "--out", out)
     assert printed.endswith(f"wrote {out}\n") and colours(out) > 20
     assert "--lr_gamma has no effect" in printed and "detector" in printed

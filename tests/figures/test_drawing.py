@@ -3,8 +3,6 @@
 import itertools
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from modules.diagnosis import diagnose
-from modules.figures import style
+from modules.figures import curves, style
 from modules.figures.compare import forcing_text, kl_text, value_text
-from modules.figures.curves import (
-    curves_figure,
-    draw_curves,
-    lowest_stretches,
-    psnr_per_frame_figure,
-    regions_figure,
-)
 from modules.options import TrainerOptions
 from modules.plots import planned_run, schedules_figure
 from modules.runlog import load_run
@@ -35,11 +26,11 @@ from tests.support.drawn import (
     texts,
     video,
 )
-from tests.support.scripts import REPOSITORY
+from tests.support.scripts import python
 
 
 def figure_of(folder: Path) -> Figure:
-    return curves_figure(load_run(folder))
+    return curves.curves_figure(load_run(folder))
 
 
 def test_an_axis_is_logarithmic_where_values_span_a_factor_of_30() -> None:
@@ -91,14 +82,12 @@ assert "matplotlib.pyplot" not in sys.modules, "pyplot"
 """
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     env["MPLBACKEND"] = "module://a_notebook.that_is_not_here"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=env, capture_output=True, text=True
-    )
+    done = python("-c", code, env=env)
     assert (done.returncode, done.stderr) == (0, "")  # nor a warning
     # Drawn again, here, from the same files it is the same, byte for byte.
     names = ("curves.png", "latent.png", "regions.png")
     first = [(folder / name).read_bytes() for name in names]
-    draw_curves(folder)
+    curves.draw_curves(folder)
     assert [(folder / name).read_bytes() for name in names] == first
     assert all(colours(folder / name) > 20 for name in names)
 
@@ -110,7 +99,7 @@ def test_curves_show_the_columns_of_metrics_csv(tmp_path: Path) -> None:
     """What it shows in words and numbers: tests/programs/test_document_figures.py."""
     falling = {e: {"val_psnr": 26.0 - e, "train_psnr": 22.0 + e} for e in range(10)}
     run = load_run(make_run(tmp_path / "run", rows=falling))
-    figure = curves_figure(run)
+    figure = curves.curves_figure(run)
     psnr, loss, forcing, rate, _ = figure.axes
     assert all(axes.get_xlim() == psnr.get_xlim() for axes in figure.axes)
     check_layout(figure, style.PAGE)
@@ -124,7 +113,7 @@ def test_curves_show_the_columns_of_metrics_csv(tmp_path: Path) -> None:
         assert len({colour for colour, _ in looks}) == len({dash for _, dash in looks}) == count
     # The first finding stands below.
     assert figure.get_supxlabel().replace("\n", " ") == next(iter(diagnose(run).values()))
-    check_layout(regions_figure(run))
+    check_layout(curves.regions_figure(run))
 
 
 def bands(figure: Figure) -> list[tuple[float, float, float]]:
@@ -162,7 +151,7 @@ def test_epochs_without_numbers(tmp_path: Path) -> None:
     rows = dict.fromkeys(range(3), nothing)
     folder = make_run(tmp_path / "all", 3, broken=(0, 1, 2), rows=rows)
     assert not lines(figure_of(folder), "best")
-    assert colours(draw_curves(folder)) > 5
+    assert colours(curves.draw_curves(folder)) > 5
 
 
 def test_fine_tuned_run_follows_its_parents(tmp_path: Path) -> None:
@@ -201,25 +190,25 @@ def dips(n: int, *places: tuple[int, float]) -> np.ndarray:
 
 def test_lowest_stretches_of_a_hand_made_curve() -> None:
     curve = dips(600, (100, 4.0), (250, 8.0), (400, 2.0), (550, 6.0))
-    stretches = lowest_stretches(curve)
+    stretches = curves.lowest_stretches(curve)
     assert [stretch.lowest for stretch in stretches] == [250, 550, 100]  # lowest first, 400 not
     assert stretches[0] == (243, 258, 250)  # 15 frames around it
     curve[200:300] = math.nan  # missing: the fourth one is marked
-    assert [stretch.lowest for stretch in lowest_stretches(curve)] == [550, 100, 400]
+    assert [stretch.lowest for stretch in curves.lowest_stretches(curve)] == [550, 100, 400]
     # A short, deep dip among long, shallow ones.
     curve = dips(629, (80, 3.0), (250, 2.0), (440, 2.0), (590, 2.5))
     curve[495:503] -= 5.0
-    assert {stretch.lowest for stretch in lowest_stretches(curve)} & set(range(496, 504))
+    assert {stretch.lowest for stretch in curves.lowest_stretches(curve)} & set(range(496, 504))
 
 
 @pytest.mark.parametrize(("n", "fewest"), [(1, 1), (20, 1), (5000, 3)])
 def test_lowest_stretches_do_not_overlap(n: int, fewest: int) -> None:
-    stretches = sorted(lowest_stretches(28 + np.random.default_rng(0).normal(size=n)))
+    stretches = sorted(curves.lowest_stretches(28 + np.random.default_rng(0).normal(size=n)))
     assert fewest <= len(stretches) <= 3
     assert all(a.stop < b.start for a, b in itertools.pairwise(stretches))
-    assert len(lowest_stretches(np.full(n, 25.0))) <= 1
-    assert lowest_stretches(np.full(n, math.nan)) == []
-    assert lowest_stretches(-np.arange(60.0)) == [(58, 61, 60)]  # ends with the curve
+    assert len(curves.lowest_stretches(np.full(n, 25.0))) <= 1
+    assert curves.lowest_stretches(np.full(n, math.nan)) == []
+    assert curves.lowest_stretches(-np.arange(60.0)) == [(58, 61, 60)]  # ends with the curve
 
 
 @pytest.mark.parametrize("frames", [2, 3001])
@@ -228,7 +217,7 @@ def test_psnr_per_frame_of_any_length(frames: int) -> None:
     inside = curve - 1
     inside[:5] = math.nan  # no skeleton there: a gap
     tall = {name: video(frames, 16, 8) for name in ("label", "prediction")}
-    figure = psnr_per_frame_figure(curve, inside=inside, outside=curve + 9, pictures=tall)
+    figure = curves.psnr_per_frame_figure(curve, inside=inside, outside=curve + 9, pictures=tall)
     check_layout(figure)
     # Above the axis of the whole frame, only its dips would show, at the edge.
     assert not lines(figure, "outside") and "elsewhere" not in texts(figure)
@@ -238,12 +227,12 @@ def test_psnr_per_frame_of_any_length(frames: int) -> None:
 def test_psnr_per_frame_with_missing_values_claims_no_average() -> None:
     curve = dips(100, (50, 5.0))
     curve[10:13] = math.nan
-    figure = psnr_per_frame_figure(curve, title="Validation")
+    figure = curves.psnr_per_frame_figure(curve, title="Validation")
     missing = "no average: 3 of 100 frames have no value (×)"
     assert f"PSNR per frame, {missing}\nValidation" in texts(figure)
     assert line(figure, "missing").get_xdata().tolist() == [11, 12, 13]
     assert not lines(figure, "average")
-    psnr_per_frame_figure(np.full(5, math.nan))
+    curves.psnr_per_frame_figure(np.full(5, math.nan))
 
 
 # ---------------------------------------------------------------- schedules

@@ -116,9 +116,6 @@ def test_sheet_shows_exact_pixels(tmp_path: Path, written: list[str]) -> None:
         assert image.width < sheet.shape[1]
 
 
-# ---------------------------------------------------------------- films
-
-
 def test_a_film_has_every_frame_at_its_rate(tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="no mp4 without PyAV")
     made = moving_square(24)
@@ -156,9 +153,6 @@ def test_films_without_a_truth_of_odd_sides_and_without_pyav(
     write_film(tmp_path / "b", odd, None, odd, fps=15)
     assert gif_frames(tmp_path / "b.gif")[0].shape[2] == 2 * 513 + 4
     assert not (tmp_path / "b.mp4").exists()
-
-
-# ---------------------------------------------------------------- the contact sheet of a data set
 
 
 def test_overlay_by_hand() -> None:

@@ -12,7 +12,7 @@
 // library, which says that there is no driver. A function leaves out arguments at its end that it
 // has no use for.
 //
-// Environment: NULLCUDA_COUNT devices (1), NULLCUDA_MEM MiB each (81920).
+// Environment: NULLCUDA_COUNT devices (1), of 80 GiB each.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -41,6 +41,8 @@ static std::recursive_mutex mutex;
   }
 // One that makes something opaque, and stores it through its first argument.
 #define CREATE(name) STORE(name, (void **to), calloc(1, 4096))
+// Another name of one.
+#define ALIAS(name, arguments, of) API int name arguments __attribute__((alias(#of)));
 // One that launches a kernel on its argument `stream`, or on the stream of its argument `handle`.
 #define LAUNCH(name, arguments)                                                                    \
   API int name arguments { return work(stream, #name); }
@@ -129,12 +131,9 @@ static int work(cudaStream_t stream, const char *what) {
 
 // ---------------------------------------------------------------- device
 
-static long environment(const char *name, long otherwise) {
-  const char *text = getenv(name);
-  return text ? atol(text) : otherwise;
-}
-static const int devices = environment("NULLCUDA_COUNT", 1);
-static const long memory = environment("NULLCUDA_MEM", 81920) << 20;
+static const char *count = getenv("NULLCUDA_COUNT");
+static const int devices = count ? atoi(count) : 1;
+static const long memory = 80l << 30;
 static thread_local int device = 0;
 
 STORE(cudaGetDeviceCount, (int *to), devices)
@@ -155,13 +154,8 @@ API int cudaGetDeviceProperties(cudaDeviceProp *to) {
   to->maxThreadsPerMultiProcessor = 2048;
   to->sharedMemPerBlock = 49152;
   to->sharedMemPerBlockOptin = 232448;
-  to->sharedMemPerMultiprocessor = 233472;
-  to->regsPerBlock = to->regsPerMultiprocessor = 65536;
   to->maxGridSize[0] = INT32_MAX;
   to->maxGridSize[1] = to->maxGridSize[2] = 65535;
-  to->maxThreadsDim[0] = to->maxThreadsDim[1] = 1024;
-  to->maxThreadsDim[2] = 64;
-  to->l2CacheSize = 50 << 20;
   return 0;
 }
 API int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
@@ -274,9 +268,7 @@ API int cudaEventRecord(Event *event, cudaStream_t stream) {
   event->after = event->stream->work;
   return 0;
 }
-API int cudaEventRecordWithFlags(Event *event, cudaStream_t stream) {
-  return cudaEventRecord(event, stream);
-}
+ALIAS(cudaEventRecordWithFlags, (Event *, cudaStream_t), cudaEventRecord)
 static bool in_capture(const Event *event) {
   return capture.active && event->stream && event->capture == capture.number;
 }
@@ -413,9 +405,7 @@ LAUNCH_BY_HANDLE(cublasSgemmStridedBatched)
 LAUNCH_BY_HANDLE(cublasSgemv_v2)
 
 CREATE(cudnnCreate)
-API int cudnnSetStream(void *handle, cudaStream_t stream) {
-  return cublasSetStream_v2(handle, stream);
-}
+ALIAS(cudnnSetStream, (void *, cudaStream_t), cublasSetStream_v2)
 STORE(cudnnBackendCreateDescriptor, (int, void **to), calloc(1, 8))
 SUCCEED(cudnnBackendDestroyDescriptor)
 SUCCEED(cudnnBackendFinalize)

@@ -9,7 +9,6 @@ layer over all training labels. Prints a line for each epoch, draws a panel for 
 writes a table beside the figure.
 """
 
-import argparse
 import copy
 import csv
 import sys
@@ -26,36 +25,25 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
-from modules.checkpoint import Position, RunState
+from modules.checkpoint import Position
 from modules.cvae import CVAE
 from modules.evaluation import validate
-from modules.figures.style import (
-    DASHED,
-    ORANGE,
-    VERMILLION,
-    add_line,
-    legend_above,
-    new_figure,
-    number_axis,
-    save,
-    whole_number_axis,
-)
+from modules.figures import style
 from modules.networks import Label_Encoder
-from modules.options import model_config, parse_trainer
-from modules.runtime.device import set_up
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 from modules.runtime.signals import Watch
-from modules.training import TrainingStep, train_epoch
+from modules.training import train_epoch
+from tests.programs.kernels import new_run
 
-USUAL = (
-    "--F_dim 16 --L_dim 16 --N_dim 4 --D_out_dim 32 --train_vi_len 8 --batch_size 2 --tfr 0.5 "
-    "--kl_anneal_type None --kl_beta 0.001 --ema 0.99 --precision float32 --partial 0.5"
-)
+USUAL = {
+    **{"F_dim": 16, "L_dim": 16, "N_dim": 4, "D_out_dim": 32, "train_vi_len": 8, "batch_size": 2},
+    **{"tfr": 0.5, "kl_anneal_type": "None", "kl_beta": 0.001, "ema": 0.99},
+}
 WAYS: dict[str, dict[str, Any]] = {
-    "trained, running": {"color": VERMILLION, "marker": "o"},
-    "trained, exact": {"color": VERMILLION, "marker": "^", "ls": DASHED},
-    "averaged, running": {"color": ORANGE, "marker": "s"},
-    "averaged, exact": {"color": ORANGE, "marker": "v", "ls": DASHED},
+    "trained, running": {"color": style.VERMILLION, "marker": "o"},
+    "trained, exact": {"color": style.VERMILLION, "marker": "^", "ls": style.DASHED},
+    "averaged, running": {"color": style.ORANGE, "marker": "s"},
+    "averaged, exact": {"color": style.ORANGE, "marker": "v", "ls": style.DASHED},
 }
 
 
@@ -75,16 +63,11 @@ def settled(model: CVAE, source: CVAE, *, exact: bool) -> CVAE:
 
 def psnr_by_epoch(root: Path, epochs: int) -> Iterator[list[Any]]:
     """Of each epoch of a run on a data set: its name, the epoch, and the PSNR of WAYS."""
-    o, _ = parse_trainer("", [*USUAL.split(), "--DR", str(root), "--num_epoch", str(epochs)])
-    size = {"height": o.frame_H, "width": o.frame_W, "partial": o.partial}
-    lengths = {"train_vi_len": o.train_vi_len, "val_vi_len": o.val_vi_len}
-    train, video = dataloader.load_train_val(root, **size, **lengths)
+    size = {"height": 32, "width": 64, "partial": 0.5, "train_vi_len": 8, "val_vi_len": 630}
+    train, video = dataloader.load_train_val(root, **size)
     assert train is not None
-    torch.manual_seed(o.seed)
-    model = CVAE(model_config(o)).to(memory_format=torch.channels_last)
-    kind = {"seed": o.seed, "device": torch.device("cpu"), "precision": torch.float32}
-    state = RunState(o, Path("unused"), model, train, data_root="", data_fingerprint="")
-    step = TrainingStep(state, train)
+    state, step, _ = new_run(train, precision="float32", num_epoch=epochs, **USUAL)
+    kind = {"seed": 0, "device": torch.device("cpu"), "precision": torch.float32}
     for epoch in range(epochs):
         state.position = Position(epoch)
         state.begin_epoch()
@@ -92,8 +75,8 @@ def psnr_by_epoch(root: Path, epochs: int) -> Iterator[list[Any]]:
             train_epoch(state, train, step, Watch())
         assert state.average is not None
         psnr = [
-            validate(settled(weights, model, exact=exact), video, **kind)[0].mean_psnr
-            for weights in (model, state.average.model)
+            validate(settled(weights, state.model, exact=exact), video, **kind)[0].mean_psnr
+            for weights in (state.model, state.average.model)
             for exact in (False, True)
         ]
         state.finish_epoch(loss=0.0, psnr=psnr[0])
@@ -107,38 +90,35 @@ def statistics_figure(path: Path) -> Figure:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = dict.fromkeys(row["data"] for row in rows)
-    figure = new_figure(1.5 + 4.0 * len(names))
+    figure = style.new_figure(1.5 + 4.0 * len(names))
     panels = figure.subplots(len(names), sharex=True, squeeze=False).ravel()
     for axes, name in zip(panels, names, strict=True):
         axes.set(title=name, ylabel="validation PSNR (dB)")
         for way, look in WAYS.items():
             values = np.array([row[way] for row in rows if row["data"] == name], float)
-            add_line(axes, np.arange(len(values)), values, way, f"{way} statistics", **look)
-        number_axis(axes)
-    whole_number_axis(panels[0], 0, max(int(row["epoch"]) for row in rows))
+            style.add_line(axes, np.arange(len(values)), values, way, f"{way} statistics", **look)
+        style.number_axis(axes)
+    style.whole_number_axis(panels[0], 0, max(int(row["epoch"]) for row in rows))
     panels[-1].set_xlabel("epoch")
-    legend_above(figure, panels[0])
+    style.legend_above(figure, panels[0])
     return figure
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("roots", nargs="+", type=path_argument, metavar="ROOT", help="data sets")
     parser.add_argument("--epochs", type=int, default=8, help="of each run (8)")
     parser.add_argument(
         "--out", type=path_argument, default=Path("norm.png"), help="figure; its table too"
     )
     given = parser.parse_args()
-    set_up(torch.device("cpu"), "float32")
     path = given.out.with_suffix(".csv")
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("data", "epoch", *WAYS))
         for root in given.roots:
             table.writerows(psnr_by_epoch(root, given.epochs))
-    save(statistics_figure(path), given.out)
+    style.save(statistics_figure(path), given.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast training and validation are, against the usual loop on the same machine.
 
-    python tests/programs/benchmark.py            # every size, and what --recompute costs and saves
+    python tests/programs/benchmark.py            # every size
     python tests/programs/benchmark.py --quick    # one size
 
 Both sides alternate in one process, on the device that there is; each figure is the median over
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -28,19 +29,9 @@ from modules.cvae import CVAE
 from modules.data import TestSequence, to_unit
 from modules.datasets.synthetic import make_demo
 from modules.evaluation import generate
-from modules.runtime.device import (
-    MALLOC_MMAP_MAX,
-    MALLOC_TOP_PAD,
-    MALLOC_TRIM_THRESHOLD,
-    choose_device,
-    choose_precision,
-    describe,
-    keep_freed_memory,
-    set_up,
-)
-from modules.training import TrainingStep
+from modules.runtime import device as runtime
 from tests.programs.kernels import Run, new_run, take
-from tests.support.reference import usual_loader, usual_rollout, usual_step
+from tests.support.reference import ClipFolder, usual_rollout, usual_step
 
 MALLOC_MMAP_THRESHOLD = -3  # of mallopt(), from glibc's malloc.h
 SIZE = {"height": 32, "width": 64}
@@ -55,10 +46,10 @@ def usual_memory() -> None:
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        libc.mallopt(MALLOC_MMAP_MAX, 65536)
+        libc.mallopt(runtime.MALLOC_MMAP_MAX, 65536)
         libc.mallopt(MALLOC_MMAP_THRESHOLD, 2**25)
-        libc.mallopt(MALLOC_TRIM_THRESHOLD, 2**26)
-        libc.mallopt(MALLOC_TOP_PAD, 2**17)
+        libc.mallopt(runtime.MALLOC_TRIM_THRESHOLD, 2**26)
+        libc.mallopt(runtime.MALLOC_TOP_PAD, 2**17)
         libc.malloc_trim(0)
 
 
@@ -78,7 +69,7 @@ def alternate(
     midst of training, not at its start.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    sides = ((usual, usual_memory, times[0]), (ours, keep_freed_memory, times[1]))
+    sides = ((usual, usual_memory, times[0]), (ours, runtime.keep_freed_memory, times[1]))
     for _ in range(rounds):
         for work, set_memory, taken in sides:
             set_memory()
@@ -93,39 +84,15 @@ def usual_side(root: Path, run: Run, forced: bool) -> tuple[CVAE, Callable[[], o
     torch.manual_seed(0)
     model = CVAE(run.state.model.config).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = usual_loader(root, o.train_vi_len, (32, 64), o.batch_size, workers=2)
+    clips = ClipFolder(root, o.train_vi_len, (32, 64))
+    loader = DataLoader(clips, o.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
 
     def step() -> None:
         frames, labels = (x.to(device) for x in next(batches))
-        usual_step(model, optimizer, frames, labels, teacher_forcing=forced, beta=0.001)
+        usual_step(model, optimizer, frames, labels, forced=forced, beta=0.001)
 
     return model, step
-
-
-def frames_per_step(run: Run) -> int:
-    return run.state.o.batch_size * (run.state.o.train_vi_len - 1)
-
-
-def kept_per_frame(run: Run, forced: bool) -> float:
-    """MiB that the forward pass keeps for the backward pass, per predicted frame; any device."""
-    storages: dict[int, torch.UntypedStorage] = {}
-    weights = {p.untyped_storage().data_ptr() for p in run.state.model.parameters()}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    # Eagerly: the replay of a graph calls no hooks. In this thread: the one that PyTorch starts for
-    # a GPU may let go of the hooks while the process ends, which then is killed (status -6).
-    with (
-        torch.autograd.set_multithreading_enabled(False),
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-    ):
-        take(run._replace(step=TrainingStep(run.state, run.data)), forced, 1)
-    return sum(s.nbytes() for s in storages.values()) / 2**20 / frames_per_step(run)
 
 
 def validation_speed(run: Run, usual_model: CVAE, frames: int, rounds: int) -> tuple[float, float]:
@@ -133,7 +100,7 @@ def validation_speed(run: Run, usual_model: CVAE, frames: int, rounds: int) -> t
     device = run.data.frames.device
     video = run.data.frames[:frames], run.data.labels[:frames]
     sequence = TestSequence("0", video[0][0].cpu(), video[1].cpu())
-    precision = choose_precision("auto", device)
+    precision = runtime.choose_precision("auto", device)
     given = [to_unit(x).permute(0, 3, 1, 2).contiguous() for x in video]
     usual_model.eval()
     return alternate(
@@ -144,10 +111,10 @@ def validation_speed(run: Run, usual_model: CVAE, frames: int, rounds: int) -> t
     )
 
 
-def compare(root: Path, device: torch.device, sizes: list[tuple[int, int]], rounds: int) -> None:
-    """Print frames/s of training at these (train_vi_len, batch), and of a validation."""
+def compare(root: Path, device: torch.device, sizes: list[str], rounds: int) -> None:
+    """Print frames/s of training at these sizes, and of a validation."""
     print("training, frames/s             usual    ours   ratio")
-    for length, batch in sizes:
+    for length, batch in (map(int, size.split(",")) for size in sizes):
         data, _ = dataloader.load_train_val(root, **SIZE, train_vi_len=length, val_vi_len=630)
         assert data is not None
         for name, forced in MODES.items():
@@ -158,7 +125,7 @@ def compare(root: Path, device: torch.device, sizes: list[tuple[int, int]], roun
                 step,
                 lambda r=run, f=forced, n=numbers: take(r, f, 1, first=next(n)),
                 rounds,
-                frames_per_step(run),
+                batch * (length - 1),
             )
             size = f"T {length:>2} B {batch}  {name:<22}"
             print(f"{size} {usual:>6.1f} {ours:>7.1f} {ours / usual:>6.2f}×", flush=True)
@@ -166,44 +133,22 @@ def compare(root: Path, device: torch.device, sizes: list[tuple[int, int]], roun
     print(f"validation rollout             {usual:>6.1f} {ours:>7.1f} {ours / usual:>6.2f}×")
 
 
-def recomputed(root: Path, device: torch.device, rounds: int) -> None:
-    """Print what --recompute costs and saves."""
-    print("\n--recompute (T 32, B 1)      frames/s without, with   MiB/frame without, with")
-    data, _ = dataloader.load_train_val(root, **SIZE, train_vi_len=32, val_vi_len=630)
-    assert data is not None
-    for name, forced in MODES.items():
-        speeds, kept = [], []
-        for recompute in (False, True):
-            run = new_run(data.to(device), train_vi_len=32, batch_size=1, recompute=recompute)
-            take(run, forced, 1)
-            seconds = [timed(lambda r=run, f=forced: take(r, f, 1)) for _ in range(rounds)]
-            speeds.append(frames_per_step(run) / statistics.median(seconds))
-            kept.append(kept_per_frame(run, forced))
-        print(f"{name:<22}" + "".join(f"{v:>12.2f}" for v in (*speeds, *kept)), flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="steps of each side per case (3)")
     parser.add_argument("--quick", action="store_true", help="train_vi_len 16 and batch 1 only")
-    parser.add_argument(
-        "--sizes", nargs="+", metavar="T,B", help="train_vi_len and batch of the cases (all six)"
-    )
+    sizes = [f"{length},{batch}" for length in (16, 32) for batch in (1, 2, 8)]
+    help_ = "train_vi_len and batch of the cases (all six)"
+    parser.add_argument("--sizes", nargs="+", metavar="T,B", default=sizes, help=help_)
     a = parser.parse_args()
-    device = choose_device("auto")
-    set_up(device, "auto")
-    print(f"{describe(device, choose_precision('auto', device))}, PyTorch {torch.__version__}")
-    sizes = [(16, 1)] if a.quick else [(t, b) for t in (16, 32) for b in (1, 2, 8)]
-    if a.sizes:
-        sizes = [(int(t), int(b)) for t, b in (size.split(",") for size in a.sizes)]
+    device = runtime.choose_device("auto")
+    runtime.set_up(device, "auto")
+    described = runtime.describe(device, runtime.choose_precision("auto", device))
+    print(f"{described}, PyTorch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
         make_demo(root, train=400, val=64, test=1, seed=0, **SIZE)
-        compare(root, device, sizes, a.rounds)
-        if not a.quick:
-            recomputed(root, device, a.rounds)
+        compare(root, device, ["16,1"] if a.quick else a.sizes, a.rounds)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ is enough; it lies in docs/recorded/ablation_DATA/ROW_SEED/.
 What matplotlib draws carries in the PNG what it shows, so a test sees whether it is up to date.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -31,24 +30,10 @@ from PIL.PngImagePlugin import PngInfo
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dataloader
+from modules.figures import curves, style
 from modules.figures.compare import comparison_figure, named_runs
-from modules.figures.curves import (
-    curves_figure,
-    latent_figure,
-    lowest_stretches,
-    psnr_per_frame_figure,
-)
 from modules.figures.media import write_comparison_gif, write_sheet
 from modules.figures.records import validation_title
-from modules.figures.style import (
-    BLUE,
-    DOTTED,
-    GREY,
-    PAGE,
-    add_line,
-    legend_above,
-    new_figure,
-)
 from modules.runlog import FrameTable, Run, load_run, read_metrics, read_psnr_per_frame
 from modules.runtime.scripts import ArgumentParser, path_argument, run_as_script
 from tests.programs.ablation import ROWS
@@ -60,13 +45,10 @@ RECORDED = DOCS / "recorded"
 FRAMES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "start": lambda psnr: np.arange(60),
     "sheet": lambda psnr: np.unique(np.linspace(0, len(psnr), 8).round().astype(int)),
-    "lowest": lambda psnr: np.array([stretch.lowest for stretch in lowest_stretches(psnr)]),
+    "lowest": lambda psnr: np.array([stretch.lowest for stretch in curves.lowest_stretches(psnr)]),
 }
 SHEETS = ("moving_best", "moving_video", "fold_128", "fold_256")
 KEPT = {"demo": ("start",), "finetuned": ("sheet", "lowest"), **dict.fromkeys(SHEETS, ("sheet",))}
-
-
-# ---------------------------------------------------------------- what is recorded
 
 
 def frame_table(folder: Path) -> FrameTable:
@@ -118,9 +100,6 @@ def recorded(name: str) -> Run:
     return load_run(RECORDED / name)
 
 
-# ---------------------------------------------------------------- figures
-
-
 def report(name: str) -> Figure:
     """A figure of `compare` with the runs of the report."""
     runs = ("cyclical", "monotonic", "no_kl", "no_forcing", "finetuned")
@@ -136,7 +115,7 @@ def drift() -> Figure:
 def lowest_frames(name: str) -> Figure:
     """A run's psnr_per_frame.png."""
     table, run = frame_table(RECORDED / name), recorded(name)
-    return psnr_per_frame_figure(
+    return curves.psnr_per_frame_figure(
         table.psnr,
         inside=table.inside,
         outside=table.outside,
@@ -149,7 +128,7 @@ def ablation() -> Figure:
     """Validation PSNR of each row of the ablation, one line for each seed, by data set."""
     data = sorted(RECORDED.glob("ablation_*"))
     rows = [row for row in ROWS if any((data[0]).glob(f"{row}_[0-9]*"))]
-    figure = new_figure(1.6 + 0.75 * len(rows), width=PAGE)
+    figure = style.new_figure(1.6 + 0.75 * len(rows), width=style.PAGE)
     panels = figure.subplots(1, len(data), sharey=True, squeeze=False).ravel()
     for axes, folder in zip(panels, data, strict=True):
         for place, row in enumerate(rows):
@@ -159,11 +138,13 @@ def ablation() -> Figure:
                 psnr = read_metrics(run / "metrics.csv")["val_psnr"]
                 at = np.full(len(psnr), place + aside)
                 label = None if place or aside > 0 else "after each epoch, the last one filled"
-                look = {"color": BLUE, "lw": 0.8, "mfc": "white", "mew": 0.8, "ms": 4}
-                add_line(axes, psnr, at, run.name, label, **look)
-                add_line(axes, psnr[-1:], at[-1:], "last", color=BLUE, ms=5)
+                look = {"color": style.BLUE, "lw": 0.8, "mfc": "white", "mew": 0.8, "ms": 4}
+                style.add_line(axes, psnr, at, run.name, label, **look)
+                style.add_line(axes, psnr[-1:], at[-1:], "last", color=style.BLUE, ms=5)
                 if row == "best":
-                    axes.axvline(psnr[-1], gid="best", color=GREY, ls=DOTTED, lw=0.8, zorder=0)
+                    axes.axvline(
+                        psnr[-1], gid="best", color=style.GREY, ls=style.DOTTED, lw=0.8, zorder=0
+                    )
         axes.set(title=folder.name.replace("ablation", "mocap"), xlabel="validation PSNR (dB)")
         axes.margins(x=0.08)
     words = [ROWS[row].text.replace("`", "") for row in rows]
@@ -171,17 +152,17 @@ def ablation() -> Figure:
     for axes in panels:
         axes.tick_params(axis="y", length=0)
     panels[0].invert_yaxis()
-    legend_above(figure, panels[0])
+    style.legend_above(figure, panels[0])
     return figure
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "curves.png": lambda: curves_figure(recorded("demo")),
-    "latent.png": lambda: latent_figure(recorded("demo")),
+    "curves.png": lambda: curves.curves_figure(recorded("demo")),
+    "latent.png": lambda: curves.latent_figure(recorded("demo")),
     "report_overview.png": partial(report, "overview"),
     "report_frames_all.png": partial(report, "psnr_per_frame"),
-    "report_curves.png": lambda: curves_figure(recorded("cyclical")),
-    "report_finetuned.png": lambda: curves_figure(recorded("finetuned")),
+    "report_curves.png": lambda: curves.curves_figure(recorded("cyclical")),
+    "report_finetuned.png": lambda: curves.curves_figure(recorded("finetuned")),
     "report_frames.png": partial(lowest_frames, "finetuned"),
     "theory_drift.png": drift,
     # Measured with an earlier version.
@@ -229,9 +210,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     names = [*FIGURES, *PICTURES]
     parser.add_argument("names", nargs="*", metavar="FIGURE", help=", ".join(names))
     parser.add_argument("--record", type=path_argument, metavar="RUN", help="folder of a run")

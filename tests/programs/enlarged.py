@@ -6,7 +6,6 @@ Says what a model of small frames is worth where larger ones are wanted. Frame 0
 left out; frames are enlarged by a bicubic filter, the truth made smaller by Lanczos'.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -41,9 +40,7 @@ def psnr_enlarged(made: Path, truth: Path, size: tuple[int, int]) -> float:
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("made", type=path_argument, metavar="MADE", help="folder of made frames")
     parser.add_argument("truth", type=path_argument, metavar="TRUTH", help="folder of true frames")
     parser.add_argument("size", type=parse_size, metavar="WxH", help="width x height, pixels")

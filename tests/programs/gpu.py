@@ -32,6 +32,7 @@ from tests.programs.benchmark import timed
 from tests.programs.kernels import BEST, FULL, TINY, new_run, take
 
 RECIPE = {**BEST, "lr": rate_for(FULL["D_out_dim"], BEST["lr"])}
+VIDEO = {**RECIPE, "reference": "first", "augment": ("shift", "colour")}
 DEVICE = torch.device("cuda", 0)
 
 
@@ -84,11 +85,7 @@ def epochs(dims: dict[str, int], frames: int, size: tuple[int, int]) -> None:
         ("free running", False, clips),
         ("teacher forcing", True, clips),
         ("as --preset best", True, RECIPE),
-        (
-            "as --preset video",
-            True,
-            {**RECIPE, "reference": "first", "augment": ("shift", "colour")},
-        ),
+        ("as --preset video", True, VIDEO),
     ):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -120,13 +117,9 @@ def validation(dims: dict[str, int], frames: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="small dimensions and few frames")
     given = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("there is no CUDA device")
     dims, size = (TINY, (4, 2)) if given.tiny else (FULL, (16, 16))
     print(f"{describe(DEVICE, choose_precision('auto', DEVICE))}, PyTorch {torch.__version__}")
     agreement(dims)

@@ -9,7 +9,6 @@ with what the import found, as found and as smoothed. `sizes` does so for some o
 at other sizes, and counts in how many of them a person is found.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -94,9 +93,7 @@ def by_size(path: Path, sizes: list[tuple[int, int]], every: int) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     clip = commands.add_parser("clip")
     clip.add_argument("out", type=path_argument, metavar="OUT.mp4")

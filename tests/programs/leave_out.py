@@ -10,7 +10,6 @@ used, whose frames are all known. For data sets of some hundred frames in severa
 one validation video of half a second says little.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -53,9 +52,7 @@ def leave_out(data: VideoData, out: Path, frames: int, alone: bool) -> int:
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("root", type=path_argument, metavar="ROOT", help="data set")
     parser.add_argument("out", type=path_argument, metavar="OUT", help="folder to write")
     parser.add_argument("--frames", type=int, default=30, help="frames that are held back (30)")

@@ -3,13 +3,12 @@
     python tests/programs/moving_camera.py ROOT     # 2,400 + 630 frames, 2 test sequences of 300
     python tests/programs/moving_camera.py ROOT --train 300 --val 60 --test_length 20
 
-What the demo lacks: a camera that pans, zooms and trembles; exposure and white balance that drift;
-sensor noise; grass, trees and sky that are fixed in the world; loose white clothes that lag behind
-the joints and move in a wind, so that the skeleton of the same frame does not determine them.
-Three training recordings and the validation video show the same person in the same place; each has
-its own dance, camera path and light. Labels are seen by the same camera and drawn like those of a
-user's own video. Amplitudes are such that copy-first-frame and copy-previous-true-frame score about
-as on real footage of one dancing person outdoors (18 to 21 dB, and 29 to 32 dB).
+What the demo lacks: a camera that pans, zooms and trembles; light that drifts; sensor noise; a
+background that is fixed in the world; loose white clothes that lag behind the joints and move in a
+wind, so that the skeleton of the same frame does not determine them. All recordings show the same
+person in the same place; each has its own dance, camera path and light. Amplitudes are such that
+copy-first-frame and copy-previous-true-frame score about as on real footage of one dancing person
+outdoors (18 to 21 dB, and 29 to 32 dB).
 
 Units: lengths in statures; angles in degrees; periods in frames, of 30 per second. The camera
 turns the world into a plane (column to the right, row downwards, nearness; statures, the ground at
@@ -20,7 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ REACH = 1.0  # how far from the middle the person dances
 LEAD_IN = 45  # frames before the first one, in which the clothes begin to swing
 MEAN_ZOOM = 0.62 * HEIGHT  # pixels per stature
 HORIZON = -0.74  # row; the camera is held at the height of the chest
-LEFT, TOP, RIGHT, BOTTOM = PLACE = (-3.4, -1.9, 3.4, 0.75)  # of the background
+LEFT, TOP, RIGHT, BOTTOM = (-3.4, -1.9, 3.4, 0.75)  # of the background
 SAMPLES = 4 * MEAN_ZOOM  # of the background, per stature
 
 PALETTE = {
@@ -185,19 +184,17 @@ def dance(rng: np.random.Generator, frames: int) -> Pose:
 
 
 def hang(
-    anchors: Array, rest: Array, gust: Array, hertz: float, damping: float, legs: Array | None
+    anchors: Array, rest: Array, hertz: float, damping: float, gust: Array, legs: Any = None
 ) -> Array:
     """Chains of cloth that swing: each node is drawn by a spring to its place below the one above.
 
-    Args:
-        anchors: (T, N, 3), where the chains are sewn on, in the world.
-        rest: (T, N, S, 3), from each node to the next where nothing moves.
-        gust: (T, 3), the same for all, in lengths of a segment.
-        hertz, damping: natural frequency of a spring; 1 is critical damping.
-        legs: (T, L, 2, 3), ends of the bones that the cloth lies around.
+    anchors: (T, N, 3), where the chains are sewn on, in the world
+    rest: (T, N, S, 3), from each node to the next where nothing moves
+    gust: (T, 3), the same for all, in lengths of a segment
+    hertz, damping: of a spring; 1 is critical damping
+    legs: (T, L, 2, 3), ends of the bones that the cloth lies around
 
-    Returns:
-        (T, N, S + 1, 3), the anchors first.
+    Returns (T, N, S + 1, 3), the anchors first.
     """
     omega, pieces = 2 * np.pi * hertz, 2
     step = 1 / (30 * pieces)
@@ -265,17 +262,11 @@ def dress(rng: np.random.Generator, pose: Pose) -> tuple[list[Rod], list[Ball]]:
     legs = pose.joints[:, bones]  # (T, 4, 2, 3)
 
     def sew(
-        anchors: Array,
-        rest: Array,
-        radii: tuple[float, ...],
-        paints: tuple[str, ...],
-        *swing: float,
-        legs: Array | None = None,
-        wind: float = 1,
+        anchors: Array, rest: Array, radii: tuple, paints: tuple, *swing: float, **around: Array
     ) -> None:
         """Hang chains of rods on anchors (T, N, 3); rest as of hang(), or one for all."""
         rest = np.broadcast_to(rest, (frames, anchors.shape[1], len(radii) - 1, 3))
-        chains = hang(anchors, rest, wind * gust, *swing, legs)
+        chains = hang(anchors, rest, *swing, **{"gust": gust, **around})
         for strip in range(anchors.shape[1]):
             for s in range(len(radii) - 1):
                 start, end = chains[:, strip, s], chains[:, strip, s + 1]
@@ -299,7 +290,7 @@ def dress(rng: np.random.Generator, pose: Pose) -> tuple[list[Rod], list[Ball]]:
     nape, knot = at("neck", 0, 0.1, -0.06)[:, None], at("waist", 0.1, 0.02, 0.05)[:, None]
     sew(nape, 0.055 * down, (0.04, 0.036, 0.032, 0.026, 0.02), ("hair",), 1.8, 0.15)
     radii = (0.025, 0.026, 0.026, 0.026, 0.026)
-    sew(knot, 0.085 * down, radii, ("sash",), 1.5, 0.15, legs=legs, wind=1.3)
+    sew(knot, 0.085 * down, radii, ("sash",), 1.5, 0.15, legs=legs, gust=1.3 * gust)
 
     balls = [
         (
@@ -318,10 +309,8 @@ def dress(rng: np.random.Generator, pose: Pose) -> tuple[list[Rod], list[Ball]]:
 def film(rng: np.random.Generator, points: Array) -> tuple[Array, Array]:
     """Follow the person by hand: late, not quite, with a zoom and a slight tremble.
 
-    points: (T, J, 2), the joints in the plane; all of them stay in view.
-
-    Returns:
-        (T, 2) column and row of each frame's upper left corner, statures; (T,) pixels per stature.
+    points: (T, J, 2), the joints in the plane; all of them stay in view. Returns (T, 2) column and
+    row of each frame's upper left corner, in statures, and (T,) pixels per stature.
     """
     frames = len(points)
     zoom = MEAN_ZOOM * np.exp(0.04 * np.tanh(drift(rng, frames, 260)[:, 0]))
@@ -342,13 +331,6 @@ def film(rng: np.random.Generator, points: Array) -> tuple[Array, Array]:
     return np.clip(corner, (LEFT, TOP), np.array((RIGHT, BOTTOM)) - sight), zoom
 
 
-def light(rng: np.random.Generator, frames: int) -> Array:
-    """Gains of the three channels (T, 3): exposure and white balance, which drift over seconds."""
-    exposure = 0.03 * rng.standard_normal() + 0.016 * drift(rng, frames, 110)
-    balance = 0.01 * rng.standard_normal(3) + 0.01 * drift(rng, frames, 160, 3)
-    return np.asarray(np.exp(exposure + balance))
-
-
 # ---------------------------------------------------------------- take
 
 
@@ -360,7 +342,7 @@ class Take(NamedTuple):
     balls: list[Ball]
     corner: Array  # (T, 2), as film() gives it
     zoom: Array  # (T,)
-    gains: Array  # (T, 3)
+    gains: Array  # (T, 3) of the channels: exposure and white balance, which drift over seconds
     seed: list[int]
 
 
@@ -371,7 +353,9 @@ def record(seed: list[int], frames: int) -> Take:
     rods, balls = dress(rng, pose)
     joints = pose.joints[LEAD_IN:] @ VIEW.T
     corner, zoom = film(rng, joints[..., :2])
-    return Take(joints, rods, balls, corner, zoom, light(rng, frames), seed)
+    exposure = 0.03 * rng.standard_normal() + 0.016 * drift(rng, frames, 110)
+    balance = 0.01 * rng.standard_normal(3) + 0.01 * drift(rng, frames, 160, 3)
+    return Take(joints, rods, balls, corner, zoom, np.exp(exposure + balance), seed)
 
 
 def person_canvas(take: Take, t: int) -> Canvas:
@@ -474,12 +458,9 @@ def write(root: Path, train: int, val: int, test_length: int) -> None:
 def main() -> None:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("root", type=path_argument, metavar="ROOT", help="the new folder")
-    for name, default, text in (
-        ("train", 2400, "training frames, in three recordings of equal length"),
-        ("val", 630, "frames of the validation video"),
-        ("test_length", 300, "labels of each test sequence"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default:,})")
+    parser.add_argument("--train", type=int, default=2400, help="frames, in 3 recordings (2,400)")
+    parser.add_argument("--val", type=int, default=630, help="frames of the video (630)")
+    parser.add_argument("--test_length", type=int, default=300, help="labels of a sequence (300)")
     given = parser.parse_args()
     write(given.root, given.train, given.val, given.test_length)
 

@@ -8,7 +8,7 @@ import pytest
 
 from modules.options import parse_trainer
 from tests.programs import ablation
-from tests.support.scripts import run_script
+from tests.support.scripts import done
 
 # Options at the end of a line win.
 TINY = "--num_epoch 1 --F_dim 24 --L_dim 4 --N_dim 4 --D_out_dim 24 --frame_H 16 --frame_W 16"
@@ -31,11 +31,9 @@ def test_rows_parse_and_differ_from_the_preset_in_what_they_say(row: str) -> Non
 def test_a_row_by_the_program(dataset: Path, tmp_path: Path) -> None:
     line = ("tests/programs/ablation.py", "--DR", dataset, "--save_root", tmp_path)
     line += ("--rows", "usual_free", "--seeds", "0", "1", "--", *EXTRA)
-    result = run_script(*line)
-    assert result.returncode == 0, result.stderr
-    commands = [line for line in result.stdout.splitlines() if line.startswith("python ")]
-    assert len(commands) == 2
-    table = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    printed = done(*line).splitlines()
+    assert len([line for line in printed if line.startswith("python ")]) == 2
+    table = [line for line in printed if line.startswith("|")]
     assert len(table) == 3
     values = []
     for seed in (0, 1):
@@ -47,9 +45,7 @@ def test_a_row_by_the_program(dataset: Path, tmp_path: Path) -> None:
     half = abs(max(values[0]) - max(values[1])) / 2
     assert f"| {middle:.2f} ± {half:.2f} |" in table[2]
     # What is complete is not run again.
-    again = run_script(*line)
-    assert "python " not in again.stdout
-    assert again.stdout.strip().splitlines() == table
+    assert done(*line).strip().splitlines() == table
 
 
 def test_epochs_are_scaled_for_data_of_another_size() -> None:

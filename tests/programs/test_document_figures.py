@@ -10,7 +10,7 @@ from PIL import Image, ImageSequence
 
 from tests.programs import document_figures as figures
 from tests.support.documents import FIGURE, PAGES, text_of
-from tests.support.scripts import run_script, train
+from tests.support.scripts import done, train
 
 
 def kept(path: Path) -> dict[str, Any]:
@@ -68,8 +68,7 @@ def test_what_is_recorded_of_a_run(
 ) -> None:
     run = tmp_path / "moving_best"
     train(dataset, run, "--num_epoch", "1", "--kl_anneal_cycle", "1")
-    tested = run_script("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", "val")
-    assert tested.returncode == 0, tested.stderr
+    done("Tester.py", "--ckpt_path", run / "best.ckpt", "--split", "val")
     monkeypatch.setattr(figures, "RECORDED", tmp_path / "recorded")
     figures.record(run)
     assert str(tmp_path) not in (tmp_path / "recorded/moving_best/config.json").read_text()
@@ -77,7 +76,7 @@ def test_what_is_recorded_of_a_run(
     with Image.open(run / f"val/frames/0/{len(made) - 1}.png") as last:
         np.testing.assert_array_equal(made[-1], np.asarray(last))
     figures.PICTURES["moving_best.png"](tmp_path / "sheet.png")
-    curves = figures.curves_figure(figures.recorded("moving_best"))
+    curves = figures.curves.curves_figure(figures.recorded("moving_best"))
     assert "moving_best" in figures.shown_in(curves)["words"]
 
 

@@ -3,10 +3,7 @@
 By torchrun, and by distributed.launch(), which --gpu N uses.
 """
 
-import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from modules import runlog
 from modules.runtime import distributed
 from modules.runtime.errors import UserError
 from tests.support.data import make_dataset
-from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
+from tests.support.scripts import REPOSITORY, TINY_RUN, done, python, train
 
 slow = pytest.mark.slow
 # 20 frames in clips of 4, two a step: the last step has one clip, so the second rank has none.
@@ -35,8 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     run = tmp_path_factory.mktemp("parallel") / "alone"
-    result = run_script("Trainer.py", "--DR", data, "--save_root", run, *TINY_RUN, *RUN)
-    assert result.returncode == 0, result.stderr
+    train(data, run, *RUN)
     return run
 
 
@@ -62,22 +58,10 @@ def hooked(path: Path, body: str = "pass", more: str = "") -> Path:
     return path
 
 
-def python(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own. Its pipes close when the last rank has ended."""
-    return subprocess.run(
-        [sys.executable, *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def assert_same_run(a: Path, b: Path) -> None:
     """Weights, batch-norm statistics and metrics equal to rounding."""
     one, two = (torch.load(r / "last.ckpt", weights_only=True)["state_dict"] for r in (a, b))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=name)
+    torch.testing.assert_close(two, one, rtol=1e-3, atol=2e-5)
     rows, others = (runlog.read_metrics(run / "metrics.csv") for run in (a, b))
     for name in set(rows) - {"frames_per_second", "seconds"}:
         assert rows[name].tolist() == pytest.approx(others[name].tolist(), rel=1e-3), name
@@ -130,8 +114,7 @@ def test_one_signal_stops_all_ranks_saved(
     assert saves.read_text() == "00"  # at the start, and once when it was stopped; by rank 0
     position = torch.load(run / "last.ckpt", weights_only=True)["training"]["position"]
     assert (position["epoch"], position["step"]) == (0, 2)
-    resumed = run_script("Trainer.py", "--save_root", run, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    done("Trainer.py", "--save_root", run, "--resume")
     assert_same_run(alone, run)
 
 
@@ -187,9 +170,6 @@ def test_a_mistake_is_one_line(data: Path, tmp_path: Path) -> None:
         assert result.returncode == status
         assert result.stderr.count("error: ") == 1 and words in result.stderr
         assert start or result.stderr.count("\n") == 1
-
-
-# ---------------------------------------------------------------- connecting
 
 
 @pytest.fixture

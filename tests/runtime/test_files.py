@@ -11,13 +11,6 @@ import pytest
 
 from modules.runtime import files
 from modules.runtime.errors import UserError
-from modules.runtime.files import (
-    LOCK,
-    lock_folder,
-    retried,
-    unlock_folders,
-    write_atomically,
-)
 from tests.support.disks import is_folder, refusing
 
 
@@ -25,15 +18,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# ---------------------------------------------------------------- atomic writing
-
-
 def test_a_reader_finds_the_old_content_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Synced before the rename, and the folder after it, where one can be (not on CIFS)."""
     path, calls = tmp_path / "a.bin", list[object]()
-    write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
     fsync, rename = os.fsync, Path.replace
 
     def sync(file: int) -> None:
@@ -48,7 +38,7 @@ def test_a_reader_finds_the_old_content_or_the_new(
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("rename"), rename(a, b)))
-    write_atomically(path, b"new", before=before)
+    files.write_atomically(path, b"new", before=before)
     assert calls == ["file", (b"old", b"new"), "rename", "folder"]
     assert (path.read_bytes(), names(tmp_path)) == (b"new", ["a.bin"])
 
@@ -66,14 +56,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, call: str, number: int, advice: str
 ) -> None:
     path = tmp_path / "last.ckpt"
-    write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
     with refusing(call, number), pytest.raises(UserError) as caught:
-        write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     why = f"{path}: cannot be written ({os.strerror(number)}){advice}"
     assert str(caught.value) == f"{why}; what was there before is intact"
     assert (path.read_bytes(), names(tmp_path)) == (b"old", ["last.ckpt"])
     with pytest.raises(UserError, match=r"none/a: cannot be written \([^()]+\)$"):
-        write_atomically(tmp_path / "none/a", b"x")
+        files.write_atomically(tmp_path / "none/a", b"x")
 
 
 def test_what_stops_a_write_is_not_swallowed(tmp_path: Path) -> None:
@@ -81,49 +71,45 @@ def test_what_stops_a_write_is_not_swallowed(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(tmp_path / "a", b"new", before=stop)
+        files.write_atomically(tmp_path / "a", b"new", before=stop)
     assert names(tmp_path) == []
 
 
-# ---------------------------------------------------------------- one retry
+def caused_by(cause: Exception) -> UserError:
+    error = UserError("cannot be written")
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
-    ("number", "wrapped", "attempts"),
+    ("error", "attempts"),
     [
-        (errno.EACCES, False, 5),
-        (errno.EIO, True, 5),
-        (errno.ENOSPC, False, 1),
-        (errno.ENOSPC, True, 1),
-        (0, True, 1),  # a mistake
+        (OSError(errno.EACCES, ""), 5),
+        (caused_by(OSError(errno.EIO, "")), 5),
+        (OSError(errno.ENOSPC, ""), 1),
+        (caused_by(OSError(errno.ENOSPC, "")), 1),
+        (caused_by(ValueError()), 1),  # a mistake
     ],
 )
 def test_what_may_soon_work_is_tried_again(
-    number: int, wrapped: bool, attempts: int, monkeypatch: pytest.MonkeyPatch
+    error: Exception, attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For 6 s, and no longer."""
     slept: list[float] = []
     monkeypatch.setattr(files.time, "sleep", slept.append)
-    error: Exception = OSError(number, "refused") if number else ValueError()
-    if wrapped:
-        cause, error = error, UserError("cannot be written")
-        error.__cause__ = cause
 
     def refused(times: int) -> int:
         if len(slept) < times:
             raise error
         return 7
 
-    with pytest.raises((UserError, OSError)):
-        retried(lambda: refused(9))
+    with pytest.raises(type(error)):
+        files.retried(lambda: refused(9))
     assert len(slept) == attempts - 1
     if slept:
         assert sum(slept) == pytest.approx(6.0)
         slept.clear()
-        assert retried(lambda: refused(4)) == 7
-
-
-# ---------------------------------------------------------------- one run in a folder
+        assert files.retried(lambda: refused(4)) == 7
 
 
 def lock_of(process: int, **other: object) -> str:
@@ -135,7 +121,7 @@ def lock_of(process: int, **other: object) -> str:
 
 
 def test_the_lock_of_a_run_that_may_be_at_work_is_left(tmp_path: Path) -> None:
-    path, parent = tmp_path / LOCK, os.getppid()
+    path, parent = tmp_path / files.LOCK, os.getppid()
     for text, words in (
         (lock_of(parent), f"process {parent} on {socket.gethostname()} is a run in this folder"),
         (lock_of(1, host="elsewhere", started="5"), "process 1 on elsewhere is a run"),
@@ -144,9 +130,9 @@ def test_the_lock_of_a_run_that_may_be_at_work_is_left(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=words) as caught:
-            lock_folder(tmp_path)
+            files.lock_folder(tmp_path)
         assert "remove" in str(caught.value) and str(path) in str(caught.value)
-        unlock_folders()  # which is not ours
+        files.unlock_folders()  # which is not ours
         assert path.read_text() == text
 
 
@@ -164,9 +150,9 @@ def test_the_lock_of_a_process_that_has_ended_is_taken_over(tmp_path: Path) -> N
         lock_of(os.getppid(), started="1"),  # a number that is another program's by now
         lock_of(os.getpid()),
     ):
-        (tmp_path / LOCK).write_text(lock)
-        lock_folder(tmp_path)
-        assert (tmp_path / LOCK).read_text() == lock_of(os.getpid())
-        unlock_folders()
+        (tmp_path / files.LOCK).write_text(lock)
+        files.lock_folder(tmp_path)
+        assert (tmp_path / files.LOCK).read_text() == lock_of(os.getpid())
+        files.unlock_folders()
         assert names(tmp_path) == []
     killed[1].wait()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from modules.runtime.errors import (
 )
 from modules.runtime.scripts import ArgumentParser, Output, path_argument, run_as_script
 from tests.support.drawn import make_run
-from tests.support.scripts import REPOSITORY, TINY_RUN, run_script
+from tests.support.scripts import REPOSITORY, TINY_RUN, python, run_script
 
 # ---------------------------------------------------------------- the command line
 
@@ -220,7 +221,6 @@ def test_it_goes_on_and_says_so_once(
 
 PROGRAM = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from modules.runtime.scripts import run_as_script
 
 def main():
@@ -228,28 +228,29 @@ def main():
         print("epoch", number, "x" * 9999, flush=True)
     return 7
 
-sys.exit(main()) if sys.argv[2] == "plain" else run_as_script(main)
+sys.exit(main()) if sys.argv[1] == "plain" else run_as_script(main)
 """
 
 
-@pytest.mark.parametrize(("mode", "status"), [("read", 141), ("plain", 1)])
-def test_a_reader_that_has_gone(mode: str, status: int) -> None:
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """The end of a pipe whose reader has gone."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-c", PROGRAM, str(REPOSITORY), mode]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    yield writer
     os.close(writer)
+
+
+@pytest.mark.parametrize(("mode", "status"), [("read", 141), ("plain", 1)])
+def test_a_reader_that_has_gone(mode: str, status: int, unread: int) -> None:
+    done = python("-c", PROGRAM, mode, stdout=unread)
     assert done.returncode == status
     assert ("Traceback" in done.stderr) == (mode == "plain")  # the control
 
 
-def test_the_trainer_does_not_need_its_reader(dataset: Path, tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
+def test_the_trainer_does_not_need_its_reader(dataset: Path, tmp_path: Path, unread: int) -> None:
     words = ["--DR", dataset, "--save_root", tmp_path / "run", *TINY_RUN, "--dry_run"]
-    command = [sys.executable, REPOSITORY / "Trainer.py", *words]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
-    os.close(writer)
+    done = python("Trainer.py", *words, stdout=unread)
     assert done.returncode == 0, done.stderr
     assert "warning: standard output cannot be written (Broken pipe); going on" in done.stderr
 

@@ -1,8 +1,8 @@
 """Signals, lost terminals and closed pipes: a run is saved, ends as documented, resumes exactly."""
 
-import importlib.util
 import os
 import pty
+import runpy
 import signal
 import subprocess
 import sys
@@ -19,81 +19,63 @@ from modules.runtime import signals
 from modules.runtime.signals import Watch
 from tests.support.comparing import contents_of_run, same
 from tests.support.scripts import REPOSITORY, TINY_RUN, resume, run_script
-from tests.support.stepping import at_step
+from tests.support.small_run import at_step, signal_at
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 # ---------------------------------------------------------------- through the real Trainer
 
-USUAL = ("--tfr", "0.5", "--tfr_sde", "1", "--kl_anneal_cycle", "2", "--frame_noise", "0.1")
+# All that has a state; test_resume_if_any.py has the defaults, campaign.py other sets.
 EVERYTHING = (
-    *("--tfr", "0.6", "--tfr_sde", "2", "--rollout_every", "1"),
-    *("--augment", "shift", "colour", "--ema", "0.9"),
-    *("--optim", "Muon", "--lr_scheduler", "cosine"),
-    *("--prior", "learned", "--output", "sigmoid"),
-    *("--jump", "0.4", "--reference", "first"),
+    *("--tfr", "0.6", "--tfr_sde", "2", "--kl_anneal_cycle", "2", "--rollout_every", "1"),
+    *("--augment", "shift", "colour", "--ema", "0.9", "--frame_noise", "0.1"),
+    *("--optim", "Muon", "--lr_scheduler", "cosine", "--prior", "learned", "--output", "sigmoid"),
+    *("--jump", "0.4", "--reference", "first", "--num_epoch", "3", "--auto_save"),
 )
-OPTIONS = {"usual": USUAL, "everything": EVERYTHING}
 
 
-def train(dataset: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def train(dataset: Path, run: Path) -> subprocess.CompletedProcess[str]:
     """Three epochs of three steps: 24 frames, clips of 4, batches of 2."""
-    arguments = ("--DR", dataset, "--save_root", run, *TINY_RUN, "--num_epoch", "3", "--auto_save")
-    return run_script("Trainer.py", *arguments, *more)
+    where = ("--DR", dataset, "--save_root", run)
+    return run_script("Trainer.py", *where, *TINY_RUN, *EVERYTHING)
 
 
 @pytest.fixture(scope="module")
-def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Of runs without an interruption, by the name of their options."""
-    found = {}
-    for name, options in OPTIONS.items():
-        run = tmp_path_factory.mktemp("whole") / name
-        assert train(dataset, run, *options).returncode == 0
-        found[name] = contents_of_run(run)
-    return found
+def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a run without an interruption."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(dataset, run).returncode == 0
+    return contents_of_run(run)
 
 
-def asked(number: signal.Signals) -> Any:
-    return lambda: os.kill(os.getpid(), number)
-
-
-def saved_in(run: Path) -> dict[str, Any]:
-    return torch.load(run / "last.ckpt", weights_only=True)
+def position_of(run: Path) -> tuple[int, int]:
+    """Epoch and step in which a run goes on."""
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    position = content["training"]["position"]
+    assert content["last_epoch"] == position["epoch"] - 1
+    return position["epoch"], position["step"]
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "step", "options"),
-    [
-        (signal.SIGTERM, 143, 5, "everything"),  # the end of an epoch, after a stored rollout
-        (signal.SIGINT, 130, 0, "usual"),
-    ],
+    ("number", "step"),
+    [(signal.SIGTERM, 5), (signal.SIGINT, 0)],  # 5: the end of an epoch, after a stored rollout
 )
 def test_a_signal_saves_and_the_resumed_run_is_the_same(
-    dataset: Path,
-    tmp_path: Path,
-    whole: dict[str, Any],
-    number: signal.Signals,
-    status: int,
-    step: int,
-    options: str,
+    dataset: Path, tmp_path: Path, whole: dict[str, Any], number: signal.Signals, step: int
 ) -> None:
     run = tmp_path / "parts"
-    with at_step(step, asked(number)):
-        stopped = train(dataset, run, *OPTIONS[options])
-    assert stopped.returncode == status, stopped.stderr
+    with signal_at(step, number):
+        stopped = train(dataset, run)
+    assert stopped.returncode == 128 + number, stopped.stderr
     assert f"stopped by {number.name}" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    saved = saved_in(run)
-    position = saved["training"]["position"]
     # The step in which the signal came is finished, and no further one is started.
-    assert position["epoch"] * 3 + position["step"] == step + 1
-    assert saved["last_epoch"] == position["epoch"] - 1
-    assert ("rollouts" in saved["training"]) == (options == "everything")
-    with at_step(1, asked(signal.SIGTERM)):  # and once more
+    assert position_of(run) == (step // 3, step % 3 + 1)
+    with signal_at(1):  # and once more
         assert resume(run).returncode == 143
     done = resume(run)
     assert done.returncode == 0, done.stderr
-    assert same(contents_of_run(run), whole[options])
+    assert same(contents_of_run(run), whole)
 
 
 def test_a_stop_in_validation_and_then_in_a_stored_rollout(
@@ -110,50 +92,36 @@ def test_a_stop_in_validation_and_then_in_a_stored_rollout(
             return whole_step(self, *inputs)
 
         with mock.patch.object(CVAE, "_rollout_step", step):
-            stopped = resume(run) if run.exists() else train(dataset, run, *EVERYTHING)
+            stopped = resume(run) if run.exists() else train(dataset, run)
         assert stopped.returncode == 143, stopped.stderr
-        saved = saved_in(run)["training"]["position"]
-        assert (saved["epoch"], saved["step"]) == position  # no finished step is run again
+        assert position_of(run) == position  # no finished step is run again
     assert resume(run).returncode == 0
-    assert same(contents_of_run(run), whole["everything"])
+    assert same(contents_of_run(run), whole)
 
 
-@pytest.mark.parametrize(("step", "minutes", "position"), [(0, 10.0, (0, 0)), (5, 1e-9, (1, 2))])
+def killed(*_: Any) -> None:
+    """As by SIGKILL: nothing is saved."""
+    sys.exit(99)
+
+
+@pytest.mark.parametrize(
+    ("kill", "position"),
+    [
+        (at_step(0, killed), (0, 0)),  # from its first moment on
+        (at_step(5, killed), (1, 2)),  # from the last SAVE_MINUTES
+        # The checkpoint comes after the epoch's row: it can drop a row, but not make one up.
+        (mock.patch.object(MetricsTable, "write", killed), (0, 3)),
+    ],
+)
 def test_killed_without_warning(
-    dataset: Path,
-    tmp_path: Path,
-    whole: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    step: int,
-    minutes: float,
-    position: tuple[int, int],
+    dataset: Path, tmp_path: Path, whole: dict[str, Any], kill: Any, position: tuple[int, int]
 ) -> None:
-    """A run can be resumed from its first moment on, and from the last SAVE_MINUTES."""
     run = tmp_path / "parts"
-    monkeypatch.setattr(signals, "SAVE_MINUTES", minutes)
-    with at_step(step, lambda: sys.exit(99)):  # as SIGKILL: nothing is saved
-        assert train(dataset, run, *USUAL).returncode == 99
-    saved = saved_in(run)["training"]["position"]
-    assert (saved["epoch"], saved["step"]) == position
+    with kill, mock.patch.object(signals, "SAVE_MINUTES", 1e-9):
+        assert train(dataset, run).returncode == 99
+    assert position_of(run) == position
     assert resume(run).returncode == 0
-    assert contents_of_run(run)["metrics"] == whole["usual"]["metrics"]
-
-
-def test_killed_before_an_epoch_s_row_is_written(
-    dataset: Path, tmp_path: Path, whole: dict[str, Any]
-) -> None:
-    """Its checkpoint comes after it: what is saved can drop a row, but not make one up."""
-    run, add = tmp_path / "parts", MetricsTable.add
-
-    def killed(self: MetricsTable, row: dict[str, Any]) -> None:
-        if row["epoch"] == 1:
-            sys.exit(99)
-        add(self, row)
-
-    with mock.patch.object(MetricsTable, "add", killed):
-        assert train(dataset, run, *USUAL).returncode == 99
-    assert resume(run).returncode == 0
-    assert contents_of_run(run)["metrics"] == whole["usual"]["metrics"]
+    assert contents_of_run(run)["metrics"] == whole["metrics"]
 
 
 # ---------------------------------------------------------------- which signals
@@ -165,12 +133,8 @@ def test_what_stops_a_run_here_and_on_windows(monkeypatch: pytest.MonkeyPatch) -
     for name in ("SIGHUP", "SIGUSR1"):
         monkeypatch.delattr(signal, name)
     monkeypatch.setattr(signal, "SIGBREAK", 21, raising=False)
-    assert signals.__file__ is not None
-    spec = importlib.util.spec_from_file_location("elsewhere", signals.__file__)
-    assert spec is not None and spec.loader is not None
-    windows = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(windows)
-    assert [int(number) for number in windows.handled()] == [15, 2, 21]
+    windows = runpy.run_path(str(signals.__file__))
+    assert [int(number) for number in windows["handled"]()] == [15, 2, 21]
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
@@ -205,18 +169,6 @@ def test_signals_within_half_a_second_are_one_request(monkeypatch: pytest.Monkey
             os.kill(os.getpid(), number)
             assert ended == expected
     assert watch.requests()[0] == signal.SIGTERM
-
-
-def test_a_save_is_due_so_long_after_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, due = [100.0], []
-    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
-    watch = Watch()
-    for seconds in (0, 599, 601, 602, 1200, 1202):
-        now[0] = 100.0 + seconds
-        due.append(watch.requests()[1])
-        if seconds == 601:
-            watch.saved()
-    assert due == [0, 0, 1, 0, 0, 1]
 
 
 # ---------------------------------------------------------------- terminals and pipes

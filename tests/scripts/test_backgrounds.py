@@ -14,7 +14,7 @@ from modules.evaluation import score
 from modules.ink import Ink
 from tests.support.data import make_dataset
 from tests.support.redrawn import redraw
-from tests.support.scripts import assert_refused, run_script, train
+from tests.support.scripts import assert_refused, done, run_script, train
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -23,8 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo whose training labels come two frames late; not to be changed."""
     root = tmp_path_factory.mktemp("demo") / "demo"
-    made = run_script("dataloader.py", "demo", root, "--train", "60", "--val", "30", "--test", "1")
-    assert made.returncode == 0
+    done("dataloader.py", "demo", root, "--train", "60", "--val", "30", "--test", "1")
     for t in reversed(range(58)):
         shutil.copy(root / f"train/train_label/{t}.png", root / f"train/train_label/{t + 2}.png")
     return root
@@ -45,9 +44,8 @@ def findings(root: Path, ink: Ink | None = None) -> tuple[list[float], list[str]
     made[:, :, :, :32] *= 0.9  # so that it matters where the person is
     result = score(made, val.frames, val.labels, ink)
     scores = [result.mean_inside, result.mean_outside, result.drift, result.mean_flicker]
-    checked = run_script("dataloader.py", "check", root)
-    assert checked.returncode == 0, checked.stderr
-    lines = [line for line in checked.stdout.splitlines() if line.startswith("warning: ")]
+    checked = done("dataloader.py", "check", root)
+    lines = [line for line in checked.splitlines() if line.startswith("warning: ")]
     return scores, [re.sub(r"[-0-9.]+", "#", line) for line in lines]
 
 
@@ -92,13 +90,12 @@ def test_a_checkpoint_keeps_the_ink_of_its_training_labels(tmp_path: Path) -> No
     words = ("data: labels are drawn on black (0, 0, 0)", "labels on white (255, 255, 255)")
     test = ("Tester.py", "--split", "test")
     for command in (test, ("Trainer.py", "--test"), ("Tester.py", "--split", "val")):
-        tested = run_script(*command, *given, white)
-        assert tested.returncode == 0
+        tested = done(*command, *given, white)
         assert_refused(run_script(*command, *given, root), *words, "train on these first")
     inside = runlog.read_metrics(tmp_path / "run/metrics.csv")["val_psnr_inside"][0]
-    assert f"near the skeleton {inside:.2f} dB" in tested.stdout
-    tuned = run_script("Trainer.py", *given, root, "--dry_run", "--train_vi_len", "4")
-    assert tuned.returncode == 0 and f"note: {root}: labels are drawn on black" in tuned.stdout
+    assert f"near the skeleton {inside:.2f} dB" in tested
+    tuned = done("Trainer.py", *given, root, "--dry_run", "--train_vi_len", "4")
+    assert f"note: {root}: labels are drawn on black" in tuned
     del saved["labels"]  # an older checkpoint does not say
     torch.save(saved, path)
-    assert run_script(*test, *given, root).returncode == 0
+    done(*test, *given, root)

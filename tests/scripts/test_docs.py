@@ -17,7 +17,6 @@ from tests.support.documents import (
     PAGES,
     TRANSLATED,
     UNTRANSLATED,
-    Reference,
     arguments_of,
     broken_links,
     formulas,
@@ -33,9 +32,6 @@ TRANSLATIONS = [translation_of(page) for page in TRANSLATED]
 BOTH = [*PAGES, *TRANSLATIONS]
 every_text = pytest.mark.parametrize("page", BOTH)
 THEORY = [name for name in BOTH if "theory" in name]
-
-
-# ---------------------------------------------------------------- both languages
 
 
 def test_the_pages_that_are_translated() -> None:
@@ -65,9 +61,6 @@ def test_a_difference_is_noticed() -> None:
     ):
         text = text_of(page)
         assert shared_facts(text)[fact] != shared_facts(text.replace(old, new, 1))[fact]
-
-
-# ---------------------------------------------------------------- links, files, options
 
 
 @every_text
@@ -125,28 +118,22 @@ def test_there_are_commands_to_parse() -> None:
     assert arguments_of("Trainer.py", "… `python Trainer.py --lr 1` …") == [["--lr", "1"]]
 
 
-# ---------------------------------------------------------------- form
-
-
 @pytest.mark.parametrize("page", ["README.md", "README.zh-TW.md"])
 def test_readme_is_short(page: str) -> None:
     assert len(text_of(page).splitlines()) <= 150
 
 
-# ---------------------------------------------------------------- theory
-
-
-def is_there(found: Reference) -> bool:
+def is_there(name: str, shown: str, link: str) -> bool:
     """Whether the file that the link shows has the name."""
-    path = found.shown.removesuffix(".py").replace("/", ".")
-    *classes, last = found.name.split(".")
+    path = shown.removesuffix(".py").replace("/", ".")
+    *classes, last = name.split(".")
     try:
         place = reduce(getattr, classes, importlib.import_module(path))
     except (AttributeError, ImportError):
         return False
     # A dataclass's field without a default is no attribute.
     known = hasattr(place, last) or last in getattr(place, "__annotations__", {})
-    return known and found.link == f"../{found.shown}"
+    return known and link == f"../{shown}"
 
 
 @pytest.mark.parametrize("page", THEORY)
@@ -154,17 +141,13 @@ def test_named_code_exists(page: str) -> None:
     text = text_of(page)
     found = references(text)
     assert len(found) > 15
-    assert [each for each in found if not is_there(each)] == []
+    assert [each for each in found if not is_there(*each)] == []
     # One with a slip in its form would be passed over.
     assert text.count("](../modules/") == len(found)
     # The control: a renamed function, a wrong file, a link that shows another file.
-    first, other = found[0], "modules/runlog.py"
-    for wrong in (
-        first._replace(name=f"{first.name}_"),
-        first._replace(shown=other, link=f"../{other}"),
-        first._replace(shown=other),
-    ):
-        assert not is_there(wrong)
+    (name, shown, link), other = found[0], "modules/runlog.py"
+    for wrong in ((f"{name}_", shown, link), (name, other, f"../{other}"), (name, other, link)):
+        assert not is_there(*wrong)
 
 
 @pytest.mark.parametrize("page", THEORY)

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from tests.datasets.test_video import draw, make_folder, write_openpose
 from tests.support.data import make_dataset
 from tests.support.documents import PAGES, command_lines, text_of
 from tests.support.kinds import constant, encode
-from tests.support.scripts import REPOSITORY, run_script
+from tests.support.scripts import REPOSITORY, python, run_script
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 # As small as a copying start allows.
@@ -33,16 +32,16 @@ NOT_RUN = {
     "pip install -r ": "the environment is there",
     "python Trainer.py --DR ROOT --save_root runs/gpus --batch_size 8 --gpu 4": "needs four GPUs",
     "python tests/programs/ablation.py --DR ": "test_ablation.py",
-    "python tests/programs/batch_norm.py ": "test_batch_norm.py",
-    "python tests/programs/moving_camera.py ": "test_moving_camera.py",
-    "python tests/programs/leave_out.py ": "test_leave_out.py",
+    "python tests/programs/batch_norm.py ": "test_programs.py",
+    "python tests/programs/moving_camera.py ": "test_programs.py",
+    "python tests/programs/leave_out.py ": "test_programs.py",
     "python -m modules.plots compare runs/ablation": "test_compare.py",
     "python tests/programs/benchmark.py ": "minutes",
-    "python tests/programs/joint_error.py ": "test_joint_error.py",
-    "python tests/programs/enlarged.py ": "test_enlarged.py",
+    "python tests/programs/joint_error.py ": "test_programs.py",
+    "python tests/programs/enlarged.py ": "test_programs.py",
     "python tests/programs/kernels.py": "test_cuda_path.py",
     "python tests/programs/gpu.py": "test_cuda_path.py",
-    "python tests/programs/campaign.py --kills": "test_campaign.py",
+    "python tests/programs/campaign.py --kills": "test_programs.py",
 }
 # How many commands of a page run at least, and files that they leave.
 RUN = {
@@ -89,14 +88,8 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     else:
         words = words[1:]
     command = [str(REPOSITORY / w) if w == "Trainer.py" else w for w in words]
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env={"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    env = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PATH": ""}
+    return python(*command, cwd=folder, env=env)
 
 
 def write_joints(root: Path) -> None:

@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import shlex
-import signal
 import subprocess
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from modules import runlog
 from tests.support.comparing import contents_of_run, same
 from tests.support.disks import is_folder, named, refusing
 from tests.support.documents import text_of
-from tests.support.scripts import TINY_RUN, assert_refused, run_script
-from tests.support.stepping import at_step
+from tests.support.scripts import TINY_RUN, assert_refused, done, run_script
+from tests.support.small_run import signal_at
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -33,10 +32,6 @@ def job(dataset: Path, run: Path, *more: str | Path) -> subprocess.CompletedProc
     return run_script("Trainer.py", *typed, "--resume", "if_any", *more)
 
 
-def terminated_at(step: int) -> object:
-    return at_step(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-
-
 def test_the_same_command_starts_resumes_and_ends(dataset: Path, tmp_path: Path) -> None:
     """The cells of docs/training.md, on a drive without hard links that does not sync folders."""
     (tmp_path / "ROOT").symlink_to(dataset)
@@ -48,20 +43,18 @@ def test_the_same_command_starts_resumes_and_ends(dataset: Path, tmp_path: Path)
         refusing("fsync", errno.EINVAL, when=is_folder) as folders,
     ):
         for step in (1, 2):
-            with terminated_at(step):
+            with signal_at(step):
                 assert run_script(*typed).returncode == 143
         resumed = run_script(*typed)
         assert (resumed.returncode, resumed.stderr) == (0, "")
         assert "resuming in epoch 1 after 2 steps" in resumed.stdout
     assert links and folders
     typed[typed.index(str(run))] = str(whole)
-    assert run_script(*typed).returncode == 0
+    done(*typed)
     assert same(contents_of_run(run), contents_of_run(whole))
     assert_refused(run_script(*typed, "--lr", "0.5"), "--lr 0.001 → 0.5")
-    done = run_script(*typed)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing to do: all 2 epochs are done" in done.stdout
-    assert run_script(*generate).returncode == 0
+    assert "nothing to do: all 2 epochs are done" in done(*typed)
+    done(*generate)
     assert (run / "test/submission.csv").exists()
     # What a run without a checkpoint left is not written over.
     before = (run / "metrics.csv").read_bytes()
@@ -76,7 +69,7 @@ def test_fine_tuning_starts_from_the_weights_once(
 ) -> None:
     run, weights = tmp_path / "run", tmp_path / "best.ckpt"
     weights.write_bytes((trained / "best.ckpt").read_bytes())
-    with terminated_at(1):
+    with signal_at(1):
         started = job(dataset, run, "--ckpt_path", weights)
     assert started.returncode == 143, started.stderr
     assert runlog.read_config(run)["parent"]["run"] == str(tmp_path)

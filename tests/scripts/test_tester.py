@@ -13,7 +13,7 @@ from PIL import Image
 from modules import runlog
 from Tester import submitted_psnr
 from tests.support.data import make_dataset
-from tests.support.scripts import assert_refused, run_script, train
+from tests.support.scripts import assert_refused, done, run_script, train
 from tests.test_st_lpips import install
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -21,9 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 def generate(ckpt: Path, out: Path, *more: str | Path) -> str:
     """Run the Tester; what it printed."""
-    result = run_script("Tester.py", "--ckpt_path", ckpt, "--save_root", out, *more)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return done("Tester.py", "--ckpt_path", ckpt, "--save_root", out, *more)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -190,20 +188,21 @@ def test_fine_tuning_may_add_a_reference(trained: Path, tmp_path: Path) -> None:
     short = ("--train_vi_len", "4", "--device", "cpu", "--num_epoch", "1")
     folded = run_script(*start, *short, "--fold", "2")
     assert_refused(folded, "--fold 2: the weights of", "are for --fold 1")
-    result = run_script(*start, *short, "--reference", "first")
-    assert result.returncode == 0, result.stderr
+    done(*start, *short, "--reference", "first")
     more = torch.load(tmp_path / "more/last.ckpt", weights_only=True)
     assert more["config"]["reference"] == "first"
 
 
-def test_export_needs_no_data_and_gives_the_same_frames(
+def test_an_export_needs_no_data_and_both_scripts_take_it(
     tested: Path, trained: Path, tmp_path: Path
 ) -> None:
     ckpt, exported = trained / "best.ckpt", tmp_path / "best.pth"
-    export = ("Tester.py", "--ckpt_path", ckpt, "--export", exported, "--DR", "/nothing")
-    done = run_script(*export)
-    assert done.returncode == 0, done.stderr
-    assert f"wrote {exported}" in done.stdout
+    said = done("Tester.py", "--ckpt_path", ckpt, "--export", exported, "--DR", "/nothing")
+    assert f"wrote {exported}" in said
     data = torch.load(ckpt, weights_only=True)["data_root"]
-    generate(exported, tmp_path / "b", "--DR", data, "--frame_H", "16", "--frame_W", "16")
+    given = ("--DR", data, "--frame_H", "16", "--frame_W", "16")
+    generate(exported, tmp_path / "b", *given)
     assert contents(tmp_path / "b") == contents(tested)
+    run = ("--save_root", tmp_path / "c", "--train_vi_len", "4", "--num_epoch", "1")
+    done("Trainer.py", "--ckpt_path", exported, *given, *run, "--device", "cpu")
+    assert torch.load(tmp_path / "c/last.ckpt", weights_only=True)["config"]["D_out_dim"] == 8

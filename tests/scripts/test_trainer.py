@@ -9,14 +9,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from modules import evaluation, runlog
-from modules.cvae import CVAE, ModelConfig
 from modules.schedules import teacher_forcing_drawn
 from tests.support.comparing import same
-from tests.support.scripts import resume, run_script, train
-from tests.support.stepping import at_step
+from tests.support.scripts import done, resume, train
+from tests.support.small_run import at_step
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -77,21 +75,10 @@ def test_lines_checkpoints_and_draws_of_each_epoch(dataset: Path, tmp_path: Path
         time.sleep(0.6)
         return whole(*arguments, **options)
 
-    typed = [
-        "--num_epoch",
-        "3",
-        "--per_save",
-        "2",
-        "--partial",
-        "0.5",
-        "--seed",
-        "1",
-        "--tfr",
-        "0.5",
-    ]
+    typed = ("--num_epoch", "3", "--per_save", "2", "--partial", "0.5", "--seed", "1")
     slow_step = at_step(1, lambda: time.sleep(0.4))
     with mock.patch.object(evaluation, "validate", slow), slow_step:
-        text = train(dataset, tmp_path, *typed)
+        text = train(dataset, tmp_path, *typed, "--tfr", "0.5")
     assert sum(line.startswith("epoch ") for line in text.splitlines()) == 3
     assert "\r" not in text  # no progress bars outside a terminal
     named = {"epoch=0.ckpt", "epoch=2.ckpt", "best.ckpt", "last.ckpt", "last.prev.ckpt"}
@@ -120,13 +107,11 @@ def test_fine_tuning_takes_what_is_not_typed(dataset: Path, tmp_path: Path) -> N
         ("c", ("--preset", "demo", "--DR", dataset, "--dry_run"), preset),
     ):
         place = ("--ckpt_path", parent / "best.ckpt", "--save_root", tmp_path / name)
-        made = run_script("Trainer.py", *place, *more, "--device", "cpu")
-        assert made.returncode == 0, made.stderr
-        lines = made.stdout.splitlines()
-        (line,) = [line for line in lines if line.startswith("inherited from its run")]
+        said = done("Trainer.py", *place, *more, "--device", "cpu")
+        (line,) = [s for s in said.splitlines() if s.startswith("inherited from its run")]
         assert "val_vi_len=7" in line and ("lr=" in line) == (name == "b"), line
         for option, value in {**taken, **others}.items():
-            assert re.search(rf"\b{option}={value}\b", made.stdout), (name, option)
+            assert re.search(rf"\b{option}={value}\b", said), (name, option)
     content, before = state(run / "last.ckpt"), state(parent / "best.ckpt")
     assert content["last_epoch"] == 0  # a new run
     name = "Generator.7.weight"
@@ -135,21 +120,6 @@ def test_fine_tuning_takes_what_is_not_typed(dataset: Path, tmp_path: Path) -> N
     assert (Path(origin["run"]), origin["epoch"]) == (parent.resolve(), before["last_epoch"])
     assert resume(run, "--num_epoch", "2").returncode == 0  # a fine-tuned run resumes too
     assert runlog.read_config(run)["parent"] == origin
-
-
-def test_older_checkpoints_in_both_scripts(dataset: Path, tmp_path: Path) -> None:
-    weights, path = CVAE(ModelConfig(16, 6, 8, 24)).state_dict(), tmp_path / "old.ckpt"
-    old = {"state_dict": weights, "optimizer": weights, "lr": 1e-3, "tfr": 0.1, "last_epoch": 9}
-    torch.save(old, path)
-    given = ["--ckpt_path", path, "--DR", dataset, "--device", "cpu", "--save_root"]
-    size = ("--frame_H", "16", "--frame_W", "16")
-    short = ("--num_epoch", "1", "--train_vi_len", "12", *size)
-    tuned = run_script("Trainer.py", *given, tmp_path / "tuned", *short)
-    assert tuned.returncode == 0, tuned.stderr
-    assert state(tmp_path / "tuned" / "last.ckpt")["config"]["D_out_dim"] == 24
-    small = run_script("Tester.py", *given, tmp_path / "small", *size)
-    assert small.returncode == 0, small.stderr
-    assert Image.open(tmp_path / "small/frames/0/3.png").size == (16, 16)
 
 
 def test_validating_gives_one_number_in_both_scripts(dataset: Path, tmp_path: Path) -> None:
@@ -165,9 +135,7 @@ def test_validating_gives_one_number_in_both_scripts(dataset: Path, tmp_path: Pa
         ):
             out = tmp_path / f"{name}{frames}"
             where = ("--ckpt_path", run / "last.ckpt", "--save_root", out, "--device", "cpu")
-            result = run_script(*how, *where, *more)
-            assert result.returncode == 0, result.stderr
-            found += re.findall(r"PSNR ([\d.]+) dB, SSIM", result.stdout)
+            found += re.findall(r"PSNR ([\d.]+) dB, SSIM", done(*how, *where, *more))
             table = runlog.read_psnr_per_frame(out / "psnr_per_frame.csv")
             assert table.frame.tolist() == list(range(1, frames))
     assert found[0] == found[1] == f"{own:.4f}" != found[2] == found[3]

@@ -1,6 +1,7 @@
 """Whether two runs are the same, bit for bit, but for what may differ."""
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +11,29 @@ import torch
 MAY_DIFFER = ("seconds", "frames_per_second", "save_root", "resume", "DR")
 
 
+def plain(value: Any, without: Collection[str] = ()) -> Any:
+    """Nested values and tensors as what == compares bit for bit; a NaN equals itself.
+
+    without: keys of dictionaries, at any depth, that are left out
+    """
+    if isinstance(value, torch.Tensor):  # as bytes: -0.0 is not 0.0
+        content = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return value.dtype, tuple(value.shape), content
+    if isinstance(value, dict):
+        return {key: plain(item, without) for key, item in value.items() if key not in without}
+    if isinstance(value, list | tuple):
+        return [plain(item, without) for item in value]
+    return repr(value) if isinstance(value, float) else value
+
+
 def same(a: Any, b: Any) -> bool:
-    """Whether nested plain values and tensors are equal, bit for bit; a NaN equals itself."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        if a.dtype != b.dtype or a.shape != b.shape:
-            return False
-        # As bytes: -0.0 is not 0.0, and NaN is NaN.
-        one, two = (x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
-        return torch.equal(one, two)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and repr(a) == repr(b)
+    """Whether nested plain values and tensors are equal, bit for bit."""
+    return bool(plain(a) == plain(b))
 
 
 def comparable(path: Path) -> dict[str, Any]:
     """A checkpoint's content without what may differ."""
-
-    def stripped(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: stripped(v) for k, v in value.items() if k not in MAY_DIFFER}
-        return value
-
-    return dict(stripped(torch.load(path, weights_only=True)))
-
-
-def metrics_without_time(path: Path) -> list[list[str]]:
-    """The cells of metrics.csv as text, without the two columns of time."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    keep = [i for i, name in enumerate(rows[0]) if name not in MAY_DIFFER]
-    return [[row[i] if i < len(row) else "(missing)" for i in keep] for row in rows]
+    return dict(plain(torch.load(path, weights_only=True), MAY_DIFFER))
 
 
 def contents_of_run(run: Path) -> dict[str, Any]:
@@ -51,6 +43,7 @@ def contents_of_run(run: Path) -> dict[str, Any]:
     """
     named = [path for path in run.glob("*.ckpt") if path.name != "last.prev.ckpt"]
     found: dict[str, Any] = {path.name: comparable(path) for path in named}
-    found["metrics"] = metrics_without_time(run / "metrics.csv")
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        found["metrics"] = plain([*csv.DictReader(file)], MAY_DIFFER)
     found["psnr"] = (run / "psnr_per_frame.csv").read_text(encoding="utf-8")
     return found

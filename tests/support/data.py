@@ -1,8 +1,9 @@
-"""Tiny data sets."""
+"""Tiny data sets, and ways to damage the files of a folder: `remove("train/train_img")(root)`."""
 
+import shutil
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,54 @@ def png_claiming(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress(b""))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+# ---------------------------------------------------------------- damage
+
+Damage = Callable[[Path], object]  # takes the folder that all paths are relative to
+
+
+def remove(*paths: str) -> Damage:
+    def apply(root: Path) -> None:
+        for path in paths:
+            target = root / path
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+    return apply
+
+
+def write(path: str, content: bytes | str) -> Damage:
+    """A file with this content, in the place of whatever there is."""
+    data = content.encode() if isinstance(content, str) else content
+
+    def apply(root: Path) -> None:
+        target = root / path
+        if target.is_dir():
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+    return apply
+
+
+def folder(path: str) -> Damage:
+    """An empty folder, in the place of whatever there is."""
+
+    def apply(root: Path) -> None:
+        if (root / path).exists():
+            remove(path)(root)
+        (root / path).mkdir(parents=True)
+
+    return apply
+
+
+def copy(source: str, target: str) -> Damage:
+    return lambda root: shutil.copy(root / source, root / target)
+
+
+def move(source: str, target: str) -> Damage:
+    return lambda root: (root / source).rename(root / target)
+
+
+def every(*steps: Damage) -> Damage:
+    return lambda root: [step(root) for step in steps]

@@ -15,37 +15,46 @@ from unittest import mock
 
 @contextlib.contextmanager
 def refusing(
-    call: str,
-    number: int,
-    *,
-    times: float = math.inf,
-    when: Callable[[Path], bool] = lambda _: True,
+    call: str, number: int, *, times: float = math.inf, when: Callable = lambda _: True
 ) -> Iterator[list[Path]]:
     """While inside, a call of the system raises OSError(number); yields the paths refused so far.
 
-    call: its name in os, or "open" for opening files
+    call: its name in os; "open" for opening files, "write" for opening them to write and for
+        renaming others to them
     times: how often it is refused; afterwards it works
-    when: of the first path that the call is given, whether it may be refused
+    when: of the path (of two the first, but for "write"), whether it may be refused
     """
     refused: list[Path] = []
-    module, name = (io, "open") if call == "open" else (os, call)
-    original = getattr(module, name)
+    functions = {
+        "open": [(io, "open"), (builtins, "open")],
+        "write": [(io, "open"), (os, "replace")],
+    }
 
-    def maybe(argument: Any, *rest: Any, **options: Any) -> Any:
-        if isinstance(argument, int):  # a descriptor, which Linux has the path of
-            path = Path(f"/proc/self/fd/{argument}").readlink()
-        else:
-            path = Path(os.fsdecode(argument))
-        if len(refused) < times and when(path):
-            refused.append(path)
-            raise OSError(number, os.strerror(number), str(path))
-        return original(argument, *rest, **options)
+    def patched(module: Any, name: str) -> Any:
+        original, renames = getattr(module, name), call == "write" and name == "replace"
+
+        def maybe(*given: Any, **options: Any) -> Any:
+            if isinstance(given[0], int):  # a descriptor, which Linux has the path of
+                path = Path(f"/proc/self/fd/{given[0]}").readlink()
+            else:
+                path = Path(os.fsdecode(given[renames]))
+            reads = call == "write" and not renames and given[1:2] in [(), ("r",), ("rb",)]
+            if len(refused) < times and not reads and when(path):
+                refused.append(path)
+                raise OSError(number, os.strerror(number), str(path))
+            return original(*given, **options)
+
+        return mock.patch.object(module, name, maybe)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(module, name, maybe))
-        if call == "open":
-            stack.enter_context(mock.patch.object(builtins, name, maybe))
+        for function in functions.get(call, [(os, call)]):
+            stack.enter_context(patched(*function))
         yield refused
+
+
+def held(*names: str, code: int = errno.EACCES, times: float = math.inf) -> Any:
+    """While inside, files that cannot be written, as where a spreadsheet or a viewer holds them."""
+    return refusing("write", code, times=times, when=named(*names))
 
 
 def is_folder(path: Path) -> bool:
@@ -58,32 +67,3 @@ def is_folder(path: Path) -> bool:
 def named(*ends: str) -> Callable[[Path], bool]:
     """Whether a path's name ends so."""
     return lambda path: path.name.endswith(ends)
-
-
-@contextlib.contextmanager
-def held(*names: str, code: int = errno.EACCES, times: float = math.inf) -> Iterator[list[str]]:
-    """Files that cannot be written for a while, as where a spreadsheet or a viewer holds them.
-
-    Opening them for writing, and renaming to them, fails so many times; yields the names that were
-    refused so far.
-    """
-    really_open, really_replace = Path.open, os.replace
-    refused: list[str] = []
-
-    def refuse(path: Any) -> None:
-        name = Path(path).name
-        if name in names and len(refused) < times:
-            refused.append(name)
-            raise OSError(code, os.strerror(code), str(path))
-
-    def opening(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if mode[0] in "wax" or "+" in mode:
-            refuse(path)
-        return really_open(path, mode, *arguments, **options)
-
-    def replacing(source: Any, target: Any) -> None:
-        refuse(target)
-        really_replace(source, target)
-
-    with mock.patch.object(Path, "open", opening), mock.patch.object(os, "replace", replacing):
-        yield refused

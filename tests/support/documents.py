@@ -2,34 +2,21 @@
 
 import re
 import shlex
-from typing import NamedTuple
 
 from tests.support.scripts import REPOSITORY
 
 # What one reads first, or for a report, is translated. The others are looked up, and change with
 # the code: a translation would go stale.
 TRANSLATED = (
-    "README.md",
-    *("docs/training.md", "docs/own_video.md", "docs/theory.md", "docs/report.md"),
+    *("README.md", "docs/training.md", "docs/own_video.md", "docs/theory.md", "docs/report.md"),
 )
-UNTRANSLATED = (
-    *("docs/inputs.md", "docs/results.md", "docs/gpu.md"),
-    "docs/reliability.md",
-)
+UNTRANSLATED = ("docs/inputs.md", "docs/results.md", "docs/gpu.md", "docs/reliability.md")
 PAGES = (*TRANSLATED, *UNTRANSLATED)
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", flags=re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"!\[[^\]]+\]\(([^)\s]+)\)")
 # `name` ([file](link)): a function, class or method, and where it is.
 REFERENCE = re.compile(r"`([A-Za-z_][\w.]*)`\s+\(\[([^\]\s]+)\]\(([^)\s]+)\)\)")
-
-
-class Reference(NamedTuple):
-    """A name of the code that a page mentions with its file."""
-
-    name: str
-    shown: str
-    link: str
 
 
 def translation_of(page: str) -> str:
@@ -62,9 +49,9 @@ def arguments_of(script: str, text: str) -> list[list[str]]:
     return [shlex.split(line)[2:] for line in found if line.startswith(starts)]
 
 
-def references(text: str) -> list[Reference]:
-    """The names of the code that a page mentions with their files, in order."""
-    return [Reference(*found) for found in REFERENCE.findall(text)]
+def references(text: str) -> list[tuple[str, str, str]]:
+    """The names of the code that a page mentions, each with the file as shown and as linked."""
+    return REFERENCE.findall(text)
 
 
 def formulas(text: str) -> tuple[list[str], list[str]]:
@@ -79,14 +66,10 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"\d+(?:[.,]\d+)+|\d{3,}", text)
 
 
-def table_lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("|")]
-
-
 def shared_facts(text: str) -> dict[str, list[str]]:
     """What a page and its translation must have in common; sentences are not among it."""
     prose = without_blocks(text)
-    tables = table_lines(text)
+    tables = [line for line in text.splitlines() if line.startswith("|")]
     diagrams = [block for kind, block in BLOCK.findall(text) if kind == "mermaid"]
     links = [link.split("#")[0].replace(".zh-TW.md", ".md") for link in LINK.findall(text)]
     return {
@@ -102,7 +85,7 @@ def shared_facts(text: str) -> dict[str, list[str]]:
         "numbers in tables": sorted(numbers("\n".join(tables))),
         "numbers": sorted(set(numbers(re.sub(r"\]\([^)]*\)", "]", prose)))),
         "displayed formulas": formulas(text)[0],
-        "code": [f"{found.link}: {found.name}" for found in references(text)],
+        "code": [f"{link}: {name}" for name, _, link in references(text)],
     }
 
 

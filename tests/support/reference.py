@@ -7,12 +7,13 @@ the device at each step, where it reads the loss for its progress bar.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from modules.cvae import CVAE
 from modules.losses import kl_to_standard_normal
@@ -38,31 +39,12 @@ class ClipFolder(Dataset):
         return clip
 
 
-def usual_loader(
-    root: Path, length: int, size: tuple[int, int], batch_size: int, workers: int
-) -> DataLoader:
-    """Batches of clips, (B, T, 3, H, W) twice."""
-    return DataLoader(
-        ClipFolder(root, length, size),
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+def usual_step(
+    model: CVAE, optimizer: Any, frames: Tensor, labels: Tensor, *, forced: bool, beta: float
+) -> float:
+    """One step of training on clips (B, T, 3, H, W), frame by frame; the loss as a number.
 
-
-def usual_loss(
-    model: CVAE,
-    frames: Tensor,
-    labels: Tensor,
-    *,
-    teacher_forcing: bool,
-    beta: float,
-    noise: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, mse, kl) of clips (B, T, 3, H, W), frame by frame.
-
-    noise: ε, (T-1, B, N, H, W); drawn where None.
+    forced: teacher forcing, or free running
     """
     mse = kl = torch.zeros((), device=frames.device)
     previous, steps = frames[:, 0], frames.shape[1] - 1
@@ -71,26 +53,12 @@ def usual_loss(
         true_feature = model.frame_transformation(frames[:, t])
         label_feature = model.label_transformation(labels[:, t])
         mu, logvar = model.Gaussian_Predictor.moments(true_feature, label_feature)
-        epsilon = torch.randn_like(mu) if noise is None else noise[t - 1]
-        z = mu + torch.exp(0.5 * logvar) * epsilon
+        z = mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)
         made = model.Generator(model.Decoder_Fusion(previous_feature, label_feature, z))
         mse = mse + torch.nn.functional.mse_loss(made, frames[:, t]) / steps
         kl = kl + kl_to_standard_normal(mu, logvar).mean() / steps
-        previous = frames[:, t] if teacher_forcing else made.clamp(0.0, 1.0)
-    return mse + beta * kl, mse, kl
-
-
-def usual_step(
-    model: CVAE,
-    optimizer: torch.optim.Optimizer,
-    frames: Tensor,
-    labels: Tensor,
-    *,
-    teacher_forcing: bool,
-    beta: float,
-) -> float:
-    """One step of training; the loss as a number."""
-    loss, _, _ = usual_loss(model, frames, labels, teacher_forcing=teacher_forcing, beta=beta)
+        previous = frames[:, t] if forced else made.clamp(0.0, 1.0)
+    loss = mse + beta * kl
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -20,49 +20,44 @@ TINY = ["--F_dim", "8", "--L_dim", "4", "--N_dim", "4", "--D_out_dim", "8"]
 TINY_RUN = [*TINY, "--train_vi_len", "4", "--frame_H", "16", "--frame_W", "16", "--device", "cpu"]
 
 
-def run_script(
-    *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_script(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a script of the repository as a user would: `run_script("Trainer.py", "--DR", …)`.
 
     In this process, since importing torch again for each run would take most of the tests' time,
-    but through the script's own command line; in a process of its own when `env` is given.
+    but through the script's own command line.
     """
     script, *rest = map(str, arguments)
     path = str(REPOSITORY / script)
-    if env is not None:
-        return subprocess.run(
-            [sys.executable, path, *rest],
-            cwd=cwd,
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    out, err = io.StringIO(), io.StringIO()
+    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _inside(cwd or Path.cwd()),
         mock.patch.object(sys, "argv", [path, *rest]),
     ):
         try:
+            os.chdir(cwd or before)
             runpy.run_path(path, run_name="__main__")
             status = 0
         except SystemExit as exit_:
             status = exit_.code if isinstance(exit_.code, int) else 1
+        finally:
+            os.chdir(before)
     return subprocess.CompletedProcess([path, *rest], status, out.getvalue(), err.getvalue())
 
 
-@contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Work in a folder for a while."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+def done(*arguments: str | Path, cwd: Path | None = None) -> str:
+    """Run a script that must succeed; what it printed."""
+    result = run_script(*arguments, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout
+
+
+def python(*words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, in the repository unless told otherwise."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    kind = {"cwd": REPOSITORY, "timeout": 300, **pipes, **more}
+    return subprocess.run([sys.executable, *map(str, words)], **kind)
 
 
 @contextlib.contextmanager
@@ -94,10 +89,7 @@ def figures_left_empty() -> Iterator[list[tuple[str, Any]]]:
 
 def train(dataset: Path, run: Path, *more: str) -> str:
     """A tiny run of the Trainer that must succeed; what it printed."""
-    result = run_script("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, *more)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout
+    return done("Trainer.py", "--DR", dataset, "--save_root", run, *TINY_RUN, *more)
 
 
 def resume(run: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:

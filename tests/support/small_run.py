@@ -1,6 +1,11 @@
-"""A run of a few steps on random frames, without files."""
+"""A run of a few steps on random frames, without files; and what comes in between two steps."""
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 
@@ -64,3 +69,20 @@ def run_epochs(state: RunState, step: Step, epochs: int = 3) -> list[EpochAverag
         found.append(train_epoch(state, random_data(), step, Watch()))
         state.finish_epoch(loss=1.0, psnr=0.0)
     return found
+
+
+def at_step(number: int, act: Callable[[], Any]) -> Any:
+    """A patch that acts before the number-th training step (from 0) of this process."""
+    whole_step, calls = TrainingStep.__call__, iter(range(10**6))
+
+    def step(self: TrainingStep, *arguments: Any, **options: Any) -> None:
+        if next(calls) == number:
+            act()
+        whole_step(self, *arguments, **options)
+
+    return mock.patch.object(TrainingStep, "__call__", step)
+
+
+def signal_at(step: int, number: signal.Signals = signal.SIGTERM) -> Any:
+    """A patch that sends this process a signal there."""
+    return at_step(step, lambda: os.kill(os.getpid(), number))
