@@ -22,11 +22,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+# fmt: off
 @dataclass
 class DemoOptions:
     """make a small synthetic data set"""
 
-    # fmt: off
     root: Path = option(REQUIRED, DATA_SET, "folder of the new data set", positional=True, metavar="ROOT")
     train: int = option(1200, DATA_SET, "training frames", at_least=2, at_most=1_000_000)
     val: int = option(300, DATA_SET, "validation frames", at_least=2, at_most=1_000_000)
@@ -35,33 +35,27 @@ class DemoOptions:
     seed: int = option(0, DATA_SET, "seed of the motion", at_least=0)
     frame_H: int = option(32, DATA_SET, "height of the images, pixels", at_least=8, at_most=8192)
     frame_W: int = option(64, DATA_SET, "width of the images, pixels", at_least=8, at_most=8192)
-    # fmt: on
 
 
 @dataclass
 class CheckOptions:
     """print what a data set holds, or list its problems"""
 
-    # fmt: off
     root: Path = option(REQUIRED, DATA_SET, "folder with train/ and val/", positional=True, metavar="ROOT")
     picture: Path | None = option(None, DATA_SET, "draw a contact sheet: labels over frames, differences between frames, cuts", metavar="FILE.png", shown="none")
-    # fmt: on
 
 
 @dataclass
 class RenumberOptions:
     """rename images to 0.png, 1.png, … in the order of their numbers"""
 
-    # fmt: off
     folders: tuple[Path, ...] = option(REQUIRED, DATA_SET, "folder of images; give images and their labels together, so that they stay together", positional=True, metavar="FOLDER")
-    # fmt: on
 
 
 @dataclass(frozen=True)
 class VideoOptions:
     """make a data set from your own video: finds the person's joints and draws the labels"""
 
-    # fmt: off
     clips: tuple[Path, ...] = option(REQUIRED, DATA_SET, "video, GIF, or folder of images", positional=True, metavar="CLIP")
     out: Path = option(None, DATA_SET, "folder of the new data set; it must be given", metavar="ROOT", shown="with --labels_only, ROOT_CLIP beside --like")
     labels_only: bool = option(False, DATA_SET, "make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
@@ -79,7 +73,7 @@ class VideoOptions:
     pose_model: Path | None = option(None, JOINTS, "blazepose: model file (pose_landmarker_full.task) for mediapipe after 0.10.14", metavar="FILE.task", shown="the one inside mediapipe 0.10.14")
     weights: Path | None = option(None, JOINTS, "rcnn: weights of torchvision's keypointrcnn_resnet50_fpn", metavar="FILE", shown="downloaded by torchvision, 226 MB, once")
     device: str = option("auto", JOINTS, "rcnn: where the detector runs", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
-    # fmt: on
+# fmt: on
 
 
 COMMANDS = {

@@ -167,5 +167,3 @@ def test_a_model_file_finds_what_the_package_s_own_model_finds(tmp_path: Path) -
     model.write_bytes(b"PK")
     with pytest.raises(UserError, match="is no model of the Pose Landmarker"):
         blazepose.load_blazepose(model)
-    with pytest.raises(UserError, match="--pose_model nowhere: cannot be read"):
-        blazepose.load_blazepose(Path("nowhere"))

@@ -16,7 +16,6 @@ from modules.datasets.pose import (
     plausible_spans,
     roughness,
     switches,
-    unbroken_spans,
 )
 
 # The joints' names in the order in which COCO lists them, from its documentation.
@@ -67,33 +66,6 @@ def test_the_main_person_is_kept_while_a_larger_one_passes() -> None:
     other = [person(200, size=14) for _ in range(20)]
     both = [[a, b] for a, b in zip(main, other, strict=True)]
     assert all(a is b for a, b in zip(follow_main_person(both), other, strict=True))
-
-
-def test_small_people_in_the_background_are_nobody() -> None:
-    large = person(0, size=30)
-    chosen = follow_main_person([[large]] * 9 + [[person(5, size=8)], []])
-    assert chosen[8] is large and chosen[9] is chosen[10] is None
-    assert follow_main_person([[], []]) == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("missing", "cuts", "moved", "expected"),
-    [
-        ([], [], None, [(0, 10)]),
-        ([3, 4], [], None, [(0, 10)]),  # a gap of two is within the span
-        ([3, 4, 5], [], None, [(0, 3), (6, 10)]),  # of three it is not
-        ([0, 9], [], None, [(1, 9)]),
-        ([], [4], None, [(0, 4), (4, 10)]),
-        ([4], [4], None, [(0, 4), (5, 10)]),  # a cut within a gap
-        ([], [], 6, [(0, 6), (6, 10)]),  # somebody else
-        (list(range(10)), [], None, []),
-    ],
-)
-def test_spans(missing: list[int], cuts: list[int], moved: int | None, expected: list) -> None:
-    main = [
-        None if t in missing else person(0 if moved is None or t < moved else 90) for t in range(10)
-    ]
-    assert unbroken_spans(main, cuts, max_gap=2) == expected
 
 
 def test_short_gaps_are_filled_in_a_straight_line() -> None:

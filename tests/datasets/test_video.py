@@ -79,16 +79,12 @@ def test_crop_by_hand() -> None:
 
 
 def test_split_by_hand() -> None:
-    one = split_by_time([Piece(0, 0, 100)], val_frames=20, test=[10, 5])
-    assert one.val == Piece(0, 80, 100)
-    assert one.test == [Piece(0, 70, 80), Piece(0, 65, 70)]
-    assert one.train == [Piece(0, 0, 65)]
     # The longest piece is cut first, and of a piece that is used up nothing stays.
     pieces = [Piece(0, 5, 35), Piece(1, 0, 50), Piece(1, 60, 80)]
-    two = split_by_time(pieces, val_frames=30, test=[29])
-    assert two.val == Piece(1, 20, 50)
-    assert two.test == [Piece(0, 6, 35)]
-    assert two.train == [Piece(1, 0, 20), Piece(1, 60, 80)]
+    split = split_by_time(pieces, val_frames=30, test=[29])
+    assert split.val == Piece(1, 20, 50)
+    assert split.test == [Piece(0, 6, 35)]
+    assert split.train == [Piece(1, 0, 20), Piece(1, 60, 80)]
 
 
 def test_by_default_nothing_is_lost_and_the_film_is_the_whole_clip() -> None:
@@ -311,6 +307,20 @@ def test_interrupted_import_resumes_and_ends_the_same(
     assert contents(root) == before
 
 
+def test_joints_of_a_clip_that_was_replaced_are_found_again(
+    tmp_path: Path, stub: Callable[..., KnownJoints]
+) -> None:
+    """By another of the same names and sizes, while its import is unfinished."""
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for offset, stop in ((0, 10), (3, 10), (3, None)):
+        for t in range(20):
+            Image.fromarray(draw(t + offset)).save(clip / f"{t}.bmp")
+        known = stub(stop)
+        import_(clip, "--out", tmp_path / "data", *SMALL)
+        assert known.seen[0] == (8 + 3 if stop is None else offset)
+
+
 def test_another_command_into_the_same_folder_is_refused(
     clip: Path, openpose: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
 ) -> None:
@@ -349,7 +359,7 @@ def test_another_command_into_the_same_folder_is_refused(
         (["--labels", "a", "b"], "2 for 1 clips"),
         (["--labels", "a", "--detector", "rcnn"], "are mutually exclusive"),
         (["--labels", "nowhere"], "--labels nowhere: there is no such"),
-        (["--weights", "nowhere"], "--weights nowhere: cannot be read"),
+        (["--weights", "nowhere"], "nowhere: cannot be read (No such file"),
     ],
 )
 def test_options_are_checked(clip: Path, tmp_path: Path, options: list[str], words: str) -> None:
@@ -401,6 +411,10 @@ def test_several_people_jitter_and_gaps_are_said(changed: Callable) -> None:
         joints[:, [*range(5), *range(9, 17)], 2] = -9.0  # arms alone are seen, and so the neck
         return found._replace(joints=joints)
 
+    def upwards(found: Detections, _: int) -> Detections:
+        return found._replace(joints=found.joints * [1, -1, 1] + [0, HEIGHT, 0])
+
+    assert "the neck is below the hips in 60 frames" in changed(upwards).stdout
     said = changed(calm).stdout
     of_the_clip, _, of_the_result = said.partition("sizes are")
     assert of_the_clip.count("warning") == 1 and "only 52 training frames" in of_the_clip
