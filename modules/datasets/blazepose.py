@@ -110,10 +110,7 @@ def _from_file(path: Path) -> Callable[[Pixels], Any]:
 
 
 def parts(width: int, height: int, near: Array | None) -> list[tuple[int, int, int, int]]:
-    """The parts (left, top, width, height) in which a person is looked for, one after another.
-
-    near: (4,) the person's last box, pixels
-    """
+    """The parts (left, top, width, height) to search, in order. near: the last box (4,), pixels"""
     found, side = [(0, 0, width, height)], min(width, height)
     for share in (0.5, 0.0, 1.0):
         found.append((round(share * (width - side)), round(share * (height - side)), side, side))

@@ -239,10 +239,7 @@ def _probe(path: Path, container: Any) -> Film:
 
 
 def _promised(stream: Any, tag: str) -> float:
-    """Seconds at which the file says that the track ends, or less; 0: it says nothing.
-
-    tag: Matroska's, such as 00:00:02.033000000
-    """
+    """Seconds at which the file says that the track ends, 0: nothing. tag: as 00:00:02.033"""
     try:
         hours, minutes, seconds = tag.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)

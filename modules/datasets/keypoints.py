@@ -22,9 +22,9 @@ LEAST_SCORE = 0.5  # of a person, 0-1; lower ones are ignored
 
 
 def build_network(short_side: int) -> KeypointRCNN:
-    """The network with random weights, in evaluation mode, as torchvision builds it for trained.
+    """The network in evaluation mode, as torchvision builds it for its trained weights; its own
+    function, called without weights, uses another batch normalisation: they would not load.
 
-    Its own function without weights uses another batch normalisation: they would not load.
     short_side: pixels to which the shorter side of a frame is scaled (the longer is at most 5/3)
     """
     network = KeypointRCNN(

@@ -62,10 +62,7 @@ class Labels:
 
 
 def open_labels(path: Path, clip: Clip) -> Labels:
-    """Read one --labels argument and match it to the clip's frames; images are only listed.
-
-    Raises UserError that names the file.
-    """
+    """Read one --labels argument and match it to the clip's frames. Raises UserError."""
     where = f"--labels {path}"
     if not path.exists():
         raise UserError(f"{where}: there is no such folder or file")
@@ -115,10 +112,7 @@ def _check_shape(where: str, size: Size, picture: tuple[int, int]) -> None:
 
 
 def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | int, list[Person]]:
-    """The people of each frame of a table, in the clip's pixels.
-
-    Raises UserError: nobody in any frame, joints of a picture of another shape or size.
-    """
+    """The people of each frame of a table, in the clip's pixels. Raises UserError."""
     empty = np.zeros((0, len(JOINTS), 3))
     values = np.concatenate([empty, *(row.joints[None] for row in table.rows)])  # (N, J, 3)
     if np.isnan(values[..., 2]).all():

@@ -131,8 +131,7 @@ def renumber(folders: Sequence[Path]) -> list[int]:
     """Rename the images of folders to 0.png, 1.png, … in the order of their numbers.
 
     Returns the new numbers before which the old numbering had a gap. Raises UserError before
-    anything is renamed: a folder cannot be read, it is not clear which number counts, the folders
-    have other numbers than the first, so that labels would move to other frames.
+    anything is renamed: numbers are not clear, or others than those of the first folder.
     """
     every = [frames_in(folder) for folder in folders]
     for folder, frames in zip(folders, every, strict=True):

@@ -184,17 +184,15 @@ def about_the_person(
 def frames_per_second(root: Path) -> float | None:
     """The frames/s of a data set that `video` made; None: unknown."""
     try:
-        state = json.loads((root / MARKER).read_text(encoding="utf-8"))
-        rate = float(state["frames_per_second"])
+        return float(json.loads((root / MARKER).read_bytes())["frames_per_second"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return rate if 0 < rate < 1e4 else None
 
 
 def read_like(root: Path) -> Like:
     """The person of a data set. Raises UserError: it says nothing of one."""
     try:
-        state = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        state = json.loads((root / MARKER).read_bytes())
         fps, (width, height) = float(state["frames_per_second"]), state["size"]
         left, top, right, bottom = state["person"]["box"]
         build = Build(**state["person"]["build"])

@@ -128,10 +128,7 @@ def _open_folder(path: Path, source_fps: float | None) -> Clip:
 
 
 def identity_of(files: Sequence[Path]) -> str:
-    """What tells files apart: SHA-256 of their sizes and both ends, and of the names of several.
-
-    Raises UserError that names a file.
-    """
+    """SHA-256 of files' sizes and both ends, and of the names of several. Raises UserError."""
     digest = hashlib.sha256()
     for path in files:
         try:

@@ -257,8 +257,7 @@ def make_demo(
 def demo_data(root: Path, *, height: int, width: int, keep: bool) -> Iterator[Path]:
     """A folder with the data set of --preset demo: `root`, where it is made if it is not there yet.
 
-    keep: False makes it for the time of the block alone, elsewhere. Raises UserError: another is
-    there.
+    keep: False makes it for the time of the block alone. Raises UserError: another is there.
     """
     size = {"height": height, "width": width}
     wanted = {"format": FORMAT_VERSION, "arguments": {**(make_demo.__kwdefaults__ or {}), **size}}

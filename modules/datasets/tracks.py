@@ -136,15 +136,15 @@ class JointFinder:
         if not self.queue:
             return
         # Where the largest person of the last frame with one was; of long ago it says nothing.
-        last = next((people for people in reversed(self.people[-NEAR_FRAMES:]) if people), [])
+        last = next((found for found in reversed(self.people[-NEAR_FRAMES:]) if found), [])
         near = max(last, key=lambda person: person.size).box if last else None
         found = self.detector.load()(self.queue, near)
         self.queue = []
-        names, digits, lines = ("box", "score", "joints"), (2, 4, 2), []
+        lines = []
         for each in found:
-            values = zip(each, digits, strict=True)
-            rounded = [np.round(value.astype(np.float64), n).tolist() for value, n in values]
-            rows = [dict(zip(names, row, strict=True)) for row in zip(*rounded, strict=True)]
+            rounded = (np.round(value.astype(np.float64), 3).tolist() for value in each)
+            people = zip(*rounded, strict=True)
+            rows = [{"box": box, "score": score, "joints": joints} for box, score, joints in people]
             lines.append(json.dumps(rows))
             # Through the text, so that a resumed import has the digits of an uninterrupted one.
             self.people.append(self._people(lines[-1]))
@@ -156,10 +156,7 @@ class JointFinder:
 def read_track(
     clip: Clip, o: VideoOptions, labels: Labels | None, finder: JointFinder | None
 ) -> Track:
-    """Read a clip once and follow its main person, by labels or by what the finder finds.
-
-    Raises UserError: the clip cannot be read, or labels and frames do not move together.
-    """
+    """Follow a clip's main person by labels or by what the finder finds. Raises UserError."""
     indices = sampled_indices(clip, o.fps)
     if len(indices) < 2:
         raise UserError(
@@ -210,10 +207,7 @@ def drawn_labels(
 
 
 def _check_movement(track: Track, labels: Labels, o: VideoOptions, small: Pixels) -> None:
-    """Raise UserError if labels and frames do not move together; a picture shows it.
-
-    small: the clip's first frames at the data set's rate, of the size SMALL
-    """
+    """Raise UserError, and write a picture, if labels and frames do not move together."""
     ink = labels.ink if labels.images else ON_BLACK
     whole = (0, 0, *track.clip.size)
     drawn = np.stack(list(drawn_labels(track, range(len(small)), whole, SMALL)))
@@ -245,10 +239,7 @@ def _longest_gap(seen: Mask) -> int:
 def _follow_joints(
     track: Track, people: Sequence[Sequence[Person]], small: Pixels, o: VideoOptions
 ) -> None:
-    """Fill in a track of joints, and what hurts the result.
-
-    small: (T, H, W, 3) the frames, of any size
-    """
+    """Fill in a track of joints, and what hurts the result. small: the frames (T, H, W, 3)"""
     longest, size = round(o.max_gap * o.fps), np.array(track.clip.size)
     main = pose.follow_main_person(people)
     points, known = pose.joints_over_time(main)

@@ -75,8 +75,7 @@ def split_by_time(
 ) -> Split:
     """Cut the validation video, then held-out test sequences, off the ends of the longest pieces.
 
-    pieces: at least 2 frames each; val_frames, test: of VideoOptions. Raises UserError: too few
-    frames.
+    pieces: of 2 frames or more; val_frames, test: of VideoOptions. Raises UserError: too few frames
     """
     left = list(pieces)
     total = sum(piece.frames for piece in left)
@@ -196,10 +195,7 @@ def _command(
 
 
 def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
-    """The warnings of this very import if ROOT holds it finished; None: it can be made there.
-
-    Raises UserError: ROOT holds anything else.
-    """
+    """The warnings of this very import if ROOT holds it; None: ROOT is free. Raises UserError."""
     try:
         names = {path.name for path in o.out.iterdir()} if o.out.exists() else set()
         if MARKER not in names:
@@ -267,11 +263,7 @@ def choose_detector(o: VideoOptions) -> Detector | None:
 
 
 def import_video(o: VideoOptions) -> bool:
-    """Make the data set, or resume making it; prints what was done. False: after a warning.
-
-    Raises UserError: a source cannot be read or does not fit, ROOT holds something else, the disk
-    is full.
-    """
+    """Make the data set, or resume making it. False: after a warning. Raises UserError."""
     clips = [open_clip(path, o.source_fps) for path in o.clips]
     labels: list[Labels | None] = [None] * len(clips)
     if o.labels:  # one for each clip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.options import REQUIRED, option
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, named
 
 DATA_SET, LABELS, JOINTS = "data set", "labels", "finding joints"
 
@@ -89,33 +89,26 @@ WITHOUT_LABELS_ONLY = ("fps", "size", "fit", "val_frames", "test")
 
 def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
     """The options with --out filled in. typed: names of those that were. Raises UserError."""
-    if o.labels_only:
-        if o.like is None:
-            raise UserError("--labels_only needs --like ROOT: the data set of the trained person")
-        if idle := [name for name in WITHOUT_LABELS_ONLY if name in typed]:
-            raise UserError(f"--{idle[0]} has no effect with --labels_only; leave it out")
-        if o.out is None:
-            name = f"{o.like.resolve().name}_{o.clips[0].stem}"
-            o = dataclasses.replace(o, out=o.like.with_name(name))
-    elif o.like is not None:
-        raise UserError(f"--like {o.like} needs --labels_only")
-    elif o.out is None:
-        raise UserError("--out is missing: name the folder of the new data set")
-    if o.test is not None and o.test != (0,) and min(o.test) < 2:
-        raise UserError(f"--test {min(o.test)} is too small; a sequence needs at least 2 labels")
-    if o.labels and len(o.labels) != len(o.clips):
-        raise UserError(
-            f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the"
-            " same order"
-        )
-    if o.like and o.out.resolve() == o.like.resolve():
-        raise UserError(f"--out {o.out} is the data set of --like; give another folder")
-    for name in ("detector", "weights", "pose_model"):
-        if o.labels and name in typed:
-            raise UserError(f"--labels and --{name} are mutually exclusive: labels skip detection")
-    for source in (*o.clips, *o.labels):
-        if source.is_dir() and o.out.resolve().is_relative_to(source.resolve()):
-            raise UserError(
-                f"--out {o.out} is inside {source}; nothing is written into a source folder"
-            )
+    if o.labels_only and o.like and o.out is None:
+        name = f"{o.like.resolve().name}_{o.clips[0].stem}"
+        o = dataclasses.replace(o, out=o.like.with_name(name))
+    out, clips, labels = o.out and o.out.resolve(), len(o.clips), len(o.labels)
+    idle = [name for name in WITHOUT_LABELS_ONLY if o.labels_only and name in typed]
+    both = [name for name in ("detector", "weights", "pose_model") if o.labels and name in typed]
+    sources = [path for path in (*o.clips, *o.labels) if path.is_dir()]
+    around = [path for path in sources if out and out.is_relative_to(path.resolve())]
+    short = min(o.test) if o.test and o.test != (0,) else 2
+    for wrong, what in (
+        (o.labels_only and not o.like, "--labels_only needs --like ROOT, the person's data set"),
+        (o.like and not o.labels_only, f"--like {o.like} needs --labels_only"),
+        (idle, f"--{named(idle)} has no effect with --labels_only; leave it out"),
+        (out is None, "--out is missing: name the folder of the new data set"),
+        (short < 2, f"--test {short} is too small; a sequence needs at least 2 labels"),
+        (labels not in (0, clips), f"--labels: {labels} for {clips} clips; give one for each"),
+        (o.like and out == o.like.resolve(), f"--out {o.out} is that of --like; give another"),
+        (both, f"--labels and --{named(both)} are mutually exclusive: labels skip detection"),
+        (around, f"--out {o.out} is inside {named(around)}; nothing is written into a source"),
+    ):
+        if wrong:
+            raise UserError(what)
     return o
