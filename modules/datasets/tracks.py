@@ -19,7 +19,7 @@ from tqdm import tqdm
 from modules.datasets import pose
 from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, read_image
-from modules.datasets.inspection import MOST, SMALL, differences, find_cuts, label_offset
+from modules.datasets.inspection import SMALL, differences, find_cuts, label_offset
 from modules.datasets.label_files import Labels, shrink_label, stroke_gain
 from modules.datasets.pose import Box, Joints, KeypointModel, Mask, Person, Span
 from modules.datasets.source import Clip, frames_at, sampled, sampled_indices
@@ -29,6 +29,7 @@ from modules.runtime.errors import UserError, named
 
 DETECTIONS = "detections"  # folder of ROOT
 JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
+LOOKED_AT = 1500  # frames that tell whether labels move with them: the first ones
 FEW_JOINTS = 0.6  # a part: labels with fewer than this show no whole person
 ON_BLACK = Ink((0, 0, 0), 255)  # what joints are drawn on
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
@@ -139,8 +140,7 @@ class JointFinder:
         last = next((found for found in reversed(self.people[-NEAR_FRAMES:]) if found), [])
         near = max(last, key=lambda person: person.size).box if last else None
         found = self.detector.load()(self.queue, near)
-        self.queue = []
-        lines = []
+        self.queue, lines = [], []
         for each in found:
             rounded = (np.round(value.astype(np.float64), 3).tolist() for value in each)
             people = zip(*rounded, strict=True)
@@ -183,7 +183,7 @@ def read_track(
     elif finder:
         _follow_joints(track, finder.people[: len(indices)], np.stack(small), o)
     if labels:
-        _check_movement(track, labels, o, np.stack(small[:MOST]))
+        _check_movement(track, labels, o, np.stack(small[:LOOKED_AT]))
     return track
 
 
