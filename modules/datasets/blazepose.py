@@ -50,8 +50,7 @@ def _quiet() -> Iterator[None]:
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere, warnings.catch_warnings():
-            # Its own call of protobuf's deprecated GetPrototype; a user can do nothing about it.
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of its call of protobuf's GetPrototype
             os.dup2(nowhere.fileno(), 2)
             yield
     finally:

@@ -72,8 +72,7 @@ def load_keypoint_model(
     network.to(device)
 
     @torch.inference_mode()
-    def find(frames: Sequence[Pixels], near: Array | None = None) -> list[Detections]:
-        del near  # it finds small people without help
+    def find(frames: Sequence[Pixels], _: Array | None = None) -> list[Detections]:
         images = [to_tensor(frame).to(device) for frame in frames]
         results = []
         for found in network(images):

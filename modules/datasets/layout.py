@@ -203,7 +203,10 @@ def _list_sequences(faults: Faults, where: str) -> set[str]:
         faults.add(where, f"folders whose name is not a number: {named(odd)}; rename them 0, 1, …")
     elif not names:
         faults.add(where, "has no folders of sequences (0, 1, …)")
-    return names - set(odd)
+    names -= set(odd)
+    if twice := sorted(n for n in names if [int(m) for m in names].count(int(n)) > 1):
+        faults.add(where, f"folders of the same number: {named(twice)}; keep one of each")
+    return names
 
 
 def check_tests(faults: Faults) -> list[SplitFiles]:

@@ -222,6 +222,7 @@ OF_TEST: list[tuple[Damage, str]] = [
     ),
     (remove("test/test_label/10/1.png"), "test/test_label/10: has 1 label; a sequence needs"),
     (move("test/test_label/2", "test/test_label/two"), "is not a number: two; rename them 0, 1"),
+    (move("test/test_label/10", "test/test_label/02"), "of the same number: 02, 2; keep one"),
 ]
 
 
