@@ -32,9 +32,9 @@ REACH = 4  # frames by which labels are tried to be early or late
 MOST = 4000  # frames that are looked at: the first ones
 # Another offset must fit better than none by this much, in correlation, and fit at all.
 BETTER, LEAST_FIT = 0.03, 0.25
-# So must another place by this much: in windows of 30 frames of sound data sets it does by 0.24 at
-# most, in longer ones by 0.14; labels a tenth of the width aside do by 0.35 and more.
-BESIDE = 0.25
+# So must another place, by this much and BESIDE_FEW / √frames. In sound data sets one fits better
+# by 0.24 at most in windows of 30 frames, by 0.14 of 60, 0.07 of 120, 0.01 of 300.
+BESIDE, BESIDE_FEW = 0.15, 1.5
 # Correlation: with much noise or a shaking hand 0.2; of other, mirrored or smaller labels 0.09.
 UNRELATED = 0.1
 LEAST_MOVE = 0.3  # of 255: median change of a frame, below which labels cannot be told unrelated
@@ -108,7 +108,7 @@ class Offset(NamedTuple):
                 f"labels are {count} frame(s) {when}: label t {sign} {count} fits frame t best"
                 f" (correlation {self.best:.2f}; {self.at_zero:.2f} with label t); move them"
             )
-        if self.in_place > max(self.at_zero + BESIDE, LEAST_FIT):
+        if any(self.place) and self.in_place > LEAST_FIT:
             x, y = self.place
             return (
                 f"labels lie beside what moves ({as_they_are}; {self.in_place:.2f} if moved by"
@@ -167,6 +167,8 @@ def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink
         for y in range(-rows, rows + 1)
     }
     place = max(places, key=places.__getitem__)
+    if places[place] < fits[0] + max(BESIDE, BESIDE_FEW / math.sqrt(count)):
+        place = (0.0, 0.0)
     return Offset(best, fits[best], fits[0], place, places[place], moved)
 
 
