@@ -126,8 +126,7 @@ class Offset(NamedTuple):
 def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink) -> Offset | None:
     """The offsets in time and place at which changes of labels fit changes of frames best.
 
-    Where the person moves, both change in the same places at the same time. Steps from one
-    recording to the next do not count. None: there are too few frames to tell.
+    Steps from one recording to the next do not count. None: there are too few frames to tell.
 
     frames, labels: of the size SMALL; starts: indices at which recordings start; ink: of the labels
     """

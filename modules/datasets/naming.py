@@ -80,8 +80,7 @@ def deeper(paths: Sequence[Path]) -> str:
 def sort_frames(paths: Sequence[Path]) -> tuple[dict[int, Path], list[str]]:
     """The images of a folder by frame number, in order, and what is wrong with them, in words.
 
-    Every image is a frame, or a fault. Where names have several forms, those of the commonest
-    count, of equally common ones the layout's own.
+    Every image is a frame, or a fault. Of several forms of names the commonest counts.
     """
     kinds = Counter(path.suffix.lower() for path in paths)
     if unread := [f"{n} {kind}" for kind, n in kinds.items() if kind in PICTURE_SUFFIXES]:

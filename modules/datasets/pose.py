@@ -279,8 +279,7 @@ def switches(
 ) -> list[int]:
     """The first frames of those spans that seem to show another person than the one before.
 
-    jumps: starts of `unbroken_spans`: without a cut or gap, the box jumps there; else clothes tell
-    colours: of `colours_of_clothes`
+    jumps, colours: starts of `unbroken_spans`, and `colours_of_clothes`, which tell after a gap
     """
     found = []
     for (start, stop), (following, end) in pairwise(spans):
