@@ -46,12 +46,10 @@ class Timing:
 
     @staticmethod
     def constant(frames: int, fps: float) -> "Timing":
-        """Evenly spaced frames."""
         return Timing(np.arange(frames) / fps, frames / fps)
 
     @cached_property
-    def interval(self) -> float:
-        """Usual time between two frames (median)."""
+    def interval(self) -> float:  # between two frames, the median
         if len(self.starts) < 2:
             return max(self.end, 1e-3)
         return max(float(np.median(np.diff(self.starts))), 1e-4)

@@ -232,7 +232,6 @@ def _check_movement(track: Track, labels: Labels, o: VideoOptions, small: Pixels
 
 
 def _longest_gap(seen: Mask) -> int:
-    """The longest run of frames without the person."""
     return int(np.diff(np.flatnonzero(np.pad(seen, 1, constant_values=True))).max()) - 1
 
 
@@ -263,11 +262,12 @@ def _follow_joints(
             f"another person of similar size is in {beside} frames; look whether it is always the"
             " same person"
         )
-    below = (known[:, [1, 8]].all(axis=1) & (points[:, 1, 1] > points[:, 8, 1])).sum()
-    if below > len(pairs) / 2:
+    spine = points[:, 8] - points[:, 1]  # of who stands it runs down the picture
+    turned = (known[:, [1, 8]].all(axis=1) & (spine[:, 1] < np.abs(spine[:, 0]))).sum()
+    if turned > len(pairs) / 2:
         track.warnings.append(
-            f"the neck is below the hips in {below} frames: is the clip upside down, or does y of"
-            " the labels run upwards?"
+            f"the neck is not above the hips in {turned} frames: is the clip upside down or on its"
+            " side, or does y of the labels run upwards?"
         )
     most = known.shape[1]
     if pairs and (usual := int(np.median([a.known.sum() for a, _ in pairs]))) < FEW_JOINTS * most:

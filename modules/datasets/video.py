@@ -44,6 +44,7 @@ PARTIAL = "partial"  # the splits while they are written
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 RCNN_SIDE, RCNN_BATCH = 800, 4  # pixels of the frame's shorter side, frames
 SIZES = ((256, 128), (128, 64), (64, 32))  # width, height where --size is not given
+LEAST = 6  # frames with a person that can be split
 VAL_FRAMES = 630  # of the validation video, where the clip is long enough
 FILM_FRAMES = 900  # of the test sequences by default: a minute
 FEW = 300  # training frames; fewer show too few poses
@@ -79,8 +80,8 @@ def split_by_time(
     """
     left = list(pieces)
     total = sum(piece.frames for piece in left)
-    if total < 6:
-        raise UserError(f"{total} frames with a person are too few to split; at least 6 are needed")
+    if total < LEAST:
+        raise UserError(f"{total} frames with a person are too few to split; {LEAST} are needed")
     longest = max(piece.frames for piece in left)
 
     def take(frames: int, option: str) -> Piece:
@@ -339,9 +340,10 @@ def _read_tracks(
         finder = JointFinder(o, clip, detector) if detector else None
         tracks.append(read_track(clip, o, label, finder))
         print(tracks[-1].describe())
-    if any(track.spans for track in tracks):
+    if (kept := sum(len(track.visible) for track in tracks)) < LEAST:
+        shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
+    if kept:
         return tracks
-    shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
     total = sum(len(track.extents) for track in tracks)
     if jumping := sum(track.implausible for track in tracks):
         raise UserError(
