@@ -55,6 +55,7 @@ def _list_folder(faults: Faults, where: str) -> list[Path] | None:
     except UserError as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
         state = "is missing" if missing else f"cannot be read ({why(error)})"
+        state += "; unpack an archive first" * isinstance(error.__cause__, NotADirectoryError)
         faults.add(where, f"the folder {state}")
     return None
 
@@ -92,7 +93,7 @@ def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
     try:
         rows = read_table(path)
     except (OSError, ValueError, csv.Error) as error:
-        faults.add(where, f"cannot be read as a CSV file ({why(error)})")
+        faults.add(where, f"cannot be read as a CSV file ({why(error)}); save it as UTF-8")
         return []
     if len(rows) < 2 or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
         faults.add(where, "must be the header start,stop and rows of two numbers")
@@ -197,7 +198,6 @@ def _list_sequences(faults: Faults, where: str) -> set[str]:
     """Names of the folders of test sequences, which are numbers. Files are ignored."""
     if (entries := _list_folder(faults, where)) is None:
         return set()
-    # Not Path.is_dir(): see open_root.
     names = {path.name for path in entries if os.path.isdir(path)}  # noqa: PTH112
     if odd := sorted(name for name in names if not re.fullmatch("[0-9]+", name)):
         faults.add(where, f"folders whose name is not a number: {named(odd)}; rename them 0, 1, …")

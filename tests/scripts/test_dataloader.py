@@ -182,7 +182,10 @@ WITH_VAL: list[tuple[Damage, str]] = [
         every(remove(IMG, LABEL), write("train/clips.csv", "start,stop\n0,5\n")),
         "train/train_img: the folder is missing",
     ),
-    (write(LABEL, "text"), "train/train_label: the folder cannot be read (Not a directory)"),
+    (
+        write(LABEL, "text"),
+        "train_label: the folder cannot be read (Not a directory); unpack an archive first",
+    ),
     (folder("val/val_img"), "val/val_img: the folder has no images"),
     (deeper("data"), "its train/, val/ and test/ are in {root}/data; give that folder"),
     # numbers
