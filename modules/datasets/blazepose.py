@@ -1,9 +1,8 @@
 """BlazePose of the package mediapipe: finds one person and its joints, fast.
 
-Bazarevsky et al. 2020, "BlazePose: On-device Real-time Body Pose tracking". Release 0.10.14 of the
-package carries the weights; later ones take them from a file. Every frame is searched by itself:
-the package's own smoothing would lag behind the movement. The detector sees a picture shrunk to
-224 × 224 pixels, in which a small person drowns, so parts of the picture are searched too.
+Bazarevsky et al. 2020, "BlazePose: On-device Real-time Body Pose tracking". Every frame is searched
+by itself: the package's own smoothing would lag behind the movement. The detector sees a picture
+shrunk to 224 × 224 pixels, in which a small person drowns, so parts of it are searched too.
 """
 
 import atexit
@@ -31,10 +30,7 @@ LANDMARKS = [0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 
 
 def why_missing(pose_model: Path | None = None) -> str | None:
-    """Why BlazePose cannot be used here, and what to do; None: it can.
-
-    pose_model: a file of weights for releases that carry none
-    """
+    """Why BlazePose cannot be used here, and what to do; None: it can."""
     spec = importlib.util.find_spec("mediapipe")
     if spec is None or spec.origin is None:
         return "the package mediapipe is missing; run: pip install -r requirements-video.txt"
@@ -54,8 +50,7 @@ def _quiet() -> Iterator[None]:
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere, warnings.catch_warnings():
-            # Its own call of protobuf's deprecated GetPrototype; a user can do nothing about it.
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", UserWarning)  # of its call of protobuf's GetPrototype
             os.dup2(nowhere.fileno(), 2)
             yield
     finally:
@@ -63,15 +58,8 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-# Pixels (H, W, 3) → (33, 3) x, y in parts of the picture, visibility; None: nobody.
-Landmarks = Callable[[Pixels], Array | None]
-
-
 def load_blazepose(pose_model: Path | None = None) -> KeypointModel:
-    """A function from frames (H, W, 3) uint8 RGB to what is found in each.
-
-    Raises UserError: the file cannot be read or is no model.
-    """
+    """A function from frames (H, W, 3) uint8 RGB to what is found in each. Raises UserError."""
     with _quiet():
         look = _from_file(pose_model) if pose_model else _from_package()
         look(np.zeros((64, 64, 3), np.uint8))  # prints its notices
@@ -106,8 +94,6 @@ def _from_file(path: Path) -> Callable[[Pixels], Any]:
     try:
         options = vision.PoseLandmarkerOptions(BaseOptions(model_asset_buffer=path.read_bytes()))
         model = vision.PoseLandmarker.create_from_options(options)
-    except OSError as error:
-        raise UserError(f"--pose_model {path}: cannot be read ({error.strerror})") from error
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"--pose_model {path}: is no model of the Pose Landmarker, such as"
@@ -123,43 +109,36 @@ def _from_file(path: Path) -> Callable[[Pixels], Any]:
 
 
 def parts(width: int, height: int, near: Array | None) -> list[tuple[int, int, int, int]]:
-    """The parts (left, top, width, height) in which a person is looked for, one after another.
-
-    near: (4,) the person's last box, pixels
-    """
-    found = []
-    side = min(width, height)
-    if near is not None:
-        larger = max(near[2:] - near[:2])
-        size = min(max(round(NEAR_SIDE * float(larger)), NEAR_LEAST), side)
-        left, top = (round(float(m) - size / 2) for m in (near[:2] + near[2:]) / 2)
-        found.append((min(max(left, 0), width - size), min(max(top, 0), height - size), size, size))
-    found.append((0, 0, width, height))
+    """The parts (left, top, width, height) to search, in order. near: the last box (4,), pixels"""
+    found, side = [(0, 0, width, height)], min(width, height)
     for share in (0.5, 0.0, 1.0):
         found.append((round(share * (width - side)), round(share * (height - side)), side, side))
+    if near is not None:
+        size = min(max(round(NEAR_SIDE * float(max(near[2:] - near[:2]))), NEAR_LEAST), side)
+        left, top = (round(float(m) - size / 2) for m in (near[:2] + near[2:]) / 2)
+        place = min(max(left, 0), width - size), min(max(top, 0), height - size)
+        found.insert(0, (*place, size, size))
     return list(dict.fromkeys(found))
 
 
-def search(find: Landmarks, frame: Pixels, near: Array | None) -> Detections:
+def search(find: Callable[[Pixels], Array | None], frame: Pixels, near: Array | None) -> Detections:
     """The person of a frame: around its last place, else in the picture, else in squares of it.
 
-    Looking around the last place first keeps to one person while others are in the picture.
+    find: pixels (H, W, 3) → (33, 3) x, y in parts of the picture, visibility; None: nobody
     """
     height, width = frame.shape[:2]
-    best: Array | None = None
+    seen = []
     for index, (left, top, wide, high) in enumerate(parts(width, height, near)):
         found = find(frame[top : top + high, left : left + wide])
         if found is not None:
-            found = found * [wide, high, 1] + [left, top, 0]
-            if best is None or found[:, 2].mean() > best[:, 2].mean():
-                best = found
+            seen.append(found * [wide, high, 1] + [left, top, 0])
             if index <= (near is not None):  # in the squares the best one counts
                 break
-    if best is None:
+    if not seen:
         return Detections(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 17, 3)))
-    joints = best[LANDMARKS]
+    joints = max(seen, key=lambda found: found[:, 2].mean())[LANDMARKS]
     inside = ((joints[:, :2] >= 0) & (joints[:, :2] <= [width, height])).all(axis=1)
     joints[:, 2] *= inside  # joints beyond the picture's edge are guesses
-    seen = joints[joints[:, 2] > VISIBLE] if (joints[:, 2] > VISIBLE).any() else joints
-    box = np.concatenate([seen[:, :2].min(axis=0), seen[:, :2].max(axis=0)])
+    sure = joints[joints[:, 2] > VISIBLE] if (joints[:, 2] > VISIBLE).any() else joints
+    box = np.concatenate([sure[:, :2].min(axis=0), sure[:, :2].max(axis=0)])
     return Detections(box[None], np.clip(joints[:, 2].mean(), 0, 1)[None], joints[None])

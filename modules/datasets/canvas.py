@@ -52,7 +52,7 @@ class Camera:
 
 
 class Canvas:
-    """A depth buffer over part of a frame, finer than the frame; the nearest surface is seen."""
+    """A depth buffer over part of a frame, finer than it; the nearest surface is seen."""
 
     def __init__(self, points: Array, margin: float, camera: Camera) -> None:
         """Cover the whole pixels within `margin` of camera points (N, 2 or 3)."""

@@ -6,6 +6,7 @@ in their pixels, and of 8 bits; transparent pixels become white.
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,23 +39,17 @@ CLEAR = "transparent pixels were made white"
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """The time stamps of a clip's stored frames, in seconds; N frames.
-
-    Frames are taken by their time stamps, so that a variable clip (phones in low light, screen
-    recorders, GIFs with a long-held frame) keeps its true speed.
-    """
+    """The time stamps of a clip's N stored frames, in seconds, by which frames are taken."""
 
     starts: Array  # (N,), from 0, increasing
     end: float  # when the last frame ends
 
     @staticmethod
     def constant(frames: int, fps: float) -> "Timing":
-        """Evenly spaced frames."""
         return Timing(np.arange(frames) / fps, frames / fps)
 
     @cached_property
-    def interval(self) -> float:
-        """Usual time between two frames (median)."""
+    def interval(self) -> float:  # between two frames, the median
         if len(self.starts) < 2:
             return max(self.end, 1e-3)
         return max(float(np.median(np.diff(self.starts))), 1e-4)
@@ -83,8 +78,7 @@ class Timing:
     def indices(self, fps: float) -> list[int]:
         """Source index of each frame at `fps`; a slower clip keeps its own rate.
 
-        Of each instant k/fps the frame that is nearest in time; of a frame that is held longer than
-        usual, the time for which it is shown counts.
+        It is the frame nearest to k/fps; one that is held longer than usual counts while shown.
         """
         # Of a constant clip the rounding of its time stamps is left out.
         even = Timing.constant(len(self.starts), self.rate) if self.is_constant else self
@@ -110,11 +104,20 @@ class Film:
     notes: tuple[str, ...]  # what a user should know of it, in words
 
 
-def _open(path: Path) -> Any:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """PyAV's container of a file. Raises UserError that names it."""
     import av
 
-    # "file:" keeps a name with a colon from being taken for a protocol.
-    return av.open(f"file:{path}", metadata_errors="replace")
+    try:
+        # "file:" keeps a name with a colon from being taken for a protocol.
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            yield container
+    except av.error.FFmpegError as error:
+        raise UserError(
+            f"{path}: is not a video that can be read, or is cut off or corrupted"
+            f" ({error.strerror})"
+        ) from error
 
 
 def _choose(container: Any, path: Path) -> tuple[Any, list[str]]:
@@ -135,7 +138,7 @@ def _choose(container: Any, path: Path) -> tuple[Any, list[str]]:
 
 
 def _decoded(container: Any, stream: Any, decoder: str, damaged: list[int]) -> Iterator[Any]:
-    """Every frame of a stream. damaged: gets a 1 or 0 for each packet."""
+    """Every frame of a stream; damaged gets a 1 or 0 for each packet."""
     import av
 
     context: Any = av.CodecContext.create(decoder, "r") if decoder else stream.codec_context
@@ -158,16 +161,8 @@ def _decoded(container: Any, stream: Any, decoder: str, damaged: list[int]) -> I
 
 def probe(path: Path) -> Film:
     """Read a file's time stamps and properties. Raises UserError that names it."""
-    import av
-
-    try:
-        with _open(path) as container:
-            return _probe(path, container)
-    except av.error.FFmpegError as error:
-        raise UserError(
-            f"{path}: is not a video that can be read, or is cut off or corrupted"
-            f" ({error.strerror})"
-        ) from error
+    with _open(path) as container:
+        return _probe(path, container)
 
 
 def _probe(path: Path, container: Any) -> Film:
@@ -242,10 +237,7 @@ def _probe(path: Path, container: Any) -> Film:
 
 
 def _promised(stream: Any, tag: str) -> float:
-    """Seconds at which the file says that the track ends, or less; 0: it says nothing.
-
-    tag: Matroska's, such as 00:00:02.033000000
-    """
+    """Seconds at which the file says that the track ends, 0: nothing. tag: as 00:00:02.033"""
     try:
         hours, minutes, seconds = tag.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
@@ -271,22 +263,16 @@ def _timing(stamps: list[int | None], held: int, stream: Any) -> tuple[Timing, f
 
 
 def decode(path: Path, film: Film, wanted: Sequence[int]) -> Iterator[Pixels]:
-    """Yield these stored frames, (H, W, 3) uint8 RGB; indices ascend and may repeat.
-
-    Raises UserError that names the file.
-    """
+    """Yield these stored frames (H, W, 3); indices ascend and may repeat. Raises UserError."""
     with _open(path) as container:
         frames = _decoded(container, container.streams[film.track], film.decoder, [])
-        index, queue = -1, list(wanted)
+        left = Counter(wanted)
         for index, frame in enumerate(_filtered(frames, film)):
-            if queue and queue[0] == index:
-                pixels = _rgb(frame, film)
-                while queue and queue[0] == index:
-                    yield pixels
-                    queue.pop(0)
-            if not queue:
+            if count := left.pop(index, 0):
+                yield from [_rgb(frame, film)] * count
+            if not left:
                 return
-    raise UserError(f"{path}: cannot be read to its end (frame {index + 1} is missing)")
+    raise UserError(f"{path}: cannot be read to its end (frame {min(left)} is missing)")
 
 
 def _filtered(frames: Iterator[Any], film: Film) -> Iterator[Any]:

@@ -14,8 +14,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from modules.runtime.errors import UserError
 
-# Pillow prints this for a damaged note on orientation, which upright() passes over. Set once, since
-# images are decoded in threads.
+# Of a damaged note on orientation, which upright() passes over; once, as threads decode images.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 IMAGE_SUFFIXES = (
@@ -25,17 +24,11 @@ IMAGE_SUFFIXES = (
 # Only these decoders: a file's name need not match its content.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "AVIF", "TIFF", "PPM")
 READ = "PNG, JPEG, BMP, WebP, AVIF, TIFF and PPM"
-# What else cameras and programs write for pictures …
+# What else cameras and programs write for pictures.
 PICTURE_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".jp2", ".tga", ".exr", ".hdr", ".psd", ".svg"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
 )
-# … and in place of them: what to do.
-OTHER_SUFFIXES = {
-    ".gif .npy .npz .mat .pt .pkl": "convert them to PNG",
-    ".zip .tar .gz .7z .rar": "unpack them",
-    ".mp4 .avi .mov .mkv .webm": "the command video takes a film by its own name",
-}
 # What a file is that no decoder here knows, by its first bytes, and what to do.
 OTHER_KINDS = {
     rb"version https://git-lfs": "a pointer of Git LFS; fetch the file with: git lfs pull",
@@ -88,10 +81,7 @@ def to_rgb(image: Image.Image, ground: int = WHITE) -> Image.Image:
 
 
 def upright(image: Image.Image, exif: Image.Exif | None = None) -> Image.Image:
-    """The image turned as its EXIF orientation says, or as `exif` says if that is given.
-
-    Cameras store pixels as the sensor lay, and note how to turn them.
-    """
+    """The image turned as its EXIF orientation, or `exif`, says."""
     try:
         orientation = (image.getexif() if exif is None else exif).get(ORIENTATION, 1)
     except Exception:  # a damaged note, of which Pillow raises many kinds, is no note
@@ -110,8 +100,8 @@ def is_clear(image: Image.Image) -> bool:
 
 def other_kind(head: bytes) -> str:
     """What a file is that no decoder here knows, by its first bytes, and what to do; or ""."""
-    found = (kind for start, kind in OTHER_KINDS.items() if re.match(start, head, re.DOTALL))
-    return f"it is {kind}" if (kind := next(found, "")) else ""
+    found = (f"it is {k}" for start, k in OTHER_KINDS.items() if re.match(start, head, re.DOTALL))
+    return next(found, "")
 
 
 def decode_image(path: Path) -> Image.Image | str:

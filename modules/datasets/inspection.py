@@ -1,11 +1,12 @@
 """What may be wrong with a data set without faults, from its pixels alone.
 
-Nothing here is an error: a data set may have been made so on purpose, but a user should know.
 Legend: N frames of a split, H, W height and width; frames and labels are (N, H, W, 3) uint8.
 """
 
+import math
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,10 @@ REACH = 4  # frames by which labels are tried to be early or late
 MOST = 4000  # frames that are looked at: the first ones
 # Another offset must fit better than none by this much, in correlation, and fit at all.
 BETTER, LEAST_FIT = 0.03, 0.25
-# Correlation. Of data sets that fit it is 0.6 and more, with much noise or a shaking hand 0.2; of
-# labels of other frames, mirrored ones, or of half the size, 0.09 and less.
+# So must another place, by this much and BESIDE_FEW / √frames. In sound data sets one fits better
+# by 0.24 at most in windows of 30 frames, by 0.14 of 60, 0.07 of 120, 0.01 of 300.
+BESIDE, BESIDE_FEW = 0.15, 1.5
+# Correlation: with much noise or a shaking hand 0.2; of other, mirrored or smaller labels 0.09.
 UNRELATED = 0.1
 LEAST_MOVE = 0.3  # of 255: median change of a frame, below which labels cannot be told unrelated
 LEAST_MOVED = 30  # frames
@@ -40,18 +43,15 @@ LEAST_MOVED = 30  # frames
 
 def differences(frames: Pixels) -> Array:
     """Mean absolute difference of each frame to the one before, (N - 1,), in 0-255."""
-    steps = np.zeros(max(len(frames) - 1, 0))
-    for t in range(len(steps)):  # one by one: a signed copy of all frames would need much memory
-        steps[t] = np.abs(frames[t + 1].astype(np.int16) - frames[t]).mean()
-    return steps
+    # One by one: a signed copy of all frames would need much memory.
+    return np.array([np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)])
 
 
 def find_cuts(steps: Array) -> list[int]:
     """Frames before which the picture jumps, given the steps of `differences`.
 
     A jump stands out against the median of up to 15 steps on either side, and against its
-    neighbours: the peak of a fast movement rises and falls over several frames. A frame that is
-    held for up to 15 steps counts once: what comes after it is no jump.
+    neighbours. A frame that is held for up to 15 steps counts once: what comes after is no jump.
     """
     shown = np.flatnonzero(~_held(steps))
     steps = steps[shown]
@@ -88,42 +88,47 @@ def find_copies(frames: Pixels, others: Pixels) -> list[tuple[int, int]]:
 
 
 class Offset(NamedTuple):
-    """How labels lie in time, by the correlation of what changes in them and in the frames."""
+    """How labels lie in time and place, by the correlation of their changes with the frames'."""
 
     frames: int  # label t + frames fits frame t best: above 0 labels are late, below early
     best: float  # correlation there, -1 to 1
     at_zero: float  # correlation of label t with frame t
+    place: tuple[float, float]  # parts of width and height by which labels moved fit best, and …
+    in_place: float  # … the correlation there
     moved: float  # change of a frame, of 255, mean over pixels, median over frames
-
-    @property
-    def is_certain(self) -> bool:
-        return self.frames != 0 and self.best > max(self.at_zero + BETTER, LEAST_FIT)
 
     @property
     def fault(self) -> str:
         """Why labels and frames do not move together, in words; empty: they do."""
-        if self.is_certain:
+        as_they_are = f"correlation {self.at_zero:.2f}"
+        if self.frames and self.best > max(self.at_zero + BETTER, LEAST_FIT):
             count = abs(self.frames)
             when, sign = ("late", "+") if self.frames > 0 else ("early", "-")
             return (
                 f"labels are {count} frame(s) {when}: label t {sign} {count} fits frame t best"
                 f" (correlation {self.best:.2f}; {self.at_zero:.2f} with label t); move them"
             )
+        if any(self.place) and self.in_place > LEAST_FIT:
+            x, y = self.place
+            return (
+                f"labels lie beside what moves ({as_they_are}; {self.in_place:.2f} if moved by"
+                f" {x:+.0%} of the width and {y:+.0%} of the height); are they of a copy that was"
+                " cut, padded or made smaller?"
+            )
         if max(self.best, self.at_zero) < UNRELATED and self.moved > LEAST_MOVE:
             return (
-                "labels and frames do not change in the same places (correlation"
-                f" {self.at_zero:.2f}); are they labels of another clip?"
+                f"labels and frames do not change in the same places ({as_they_are}); are they"
+                " labels of another clip, or of a copy of another size?"
             )
         return ""
 
 
 def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink) -> Offset | None:
-    """The offset in time at which changes of the labels fit changes of the frames best.
+    """The offsets in time and place at which changes of labels fit changes of frames best.
 
-    Where the person moves, both change in the same places at the same time. Steps from one
-    recording to the next do not count. None: there are too few frames to tell.
+    Steps from one recording to the next do not count. None: there are too few frames to tell.
 
-    starts: indices at which recordings start; ink: of the labels
+    frames, labels: of the size SMALL; starts: indices at which recordings start; ink: of the labels
     """
     count = min(len(frames), MOST)
     if count < LEAST_MOVED:
@@ -141,16 +146,29 @@ def label_offset(frames: Pixels, labels: Pixels, starts: Sequence[int], ink: Ink
     for change in changes:
         change -= change[within].mean(axis=0)  # what always changes there says nothing of when
         np.minimum(change, 4 * change[within].std() + 1e-6, out=change)
+
+    def fit(a: Array, b: Array) -> float:
+        scale = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
+        return float((a * b).sum()) / scale if scale > 0 else 0.0
+
     fits: dict[int, float] = {}
     for offset in range(-REACH, REACH + 1):
         here = np.arange(max(0, -offset), min(count - 1, count - 1 - offset))
         there = here + offset
         good = within[here] & within[there] & (recording[here] == recording[there])
-        a, b = changes[0][here[good]].ravel(), changes[1][there[good]].ravel()
-        scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-        fits[offset] = float((a * b).sum()) / scale if scale > 0 else 0.0
+        fits[offset] = fit(changes[0][here[good]], changes[1][there[good]])
     best = max(fits, key=lambda offset: (fits[offset], -abs(offset)))
-    return Offset(best, fits[best], fits[0], moved)
+    a, b = (change[within] for change in changes)
+    rows, columns = (size // 4 for size in a.shape[1:])  # up to a quarter of the picture
+    places = {
+        (x / a.shape[2], y / a.shape[1]): fit(a, np.roll(b, (y, x), axis=(1, 2)))
+        for x in range(-columns, columns + 1)
+        for y in range(-rows, rows + 1)
+    }
+    place = max(places, key=places.__getitem__)
+    if places[place] < fits[0] + max(BESIDE, BESIDE_FEW / math.sqrt(count)):
+        place = (0.0, 0.0)
+    return Offset(best, fits[best], fits[0], place, places[place], moved)
 
 
 class Inspected:
@@ -176,7 +194,7 @@ class Inspected:
         if len(self.steps):
             text += f"; a frame changes by {np.median(self.steps):.2f} of 255"
         text += " (medians)"
-        if self.offset and not self.offset.is_certain:
+        if self.offset and not self.offset.fault:
             text += f"; labels fit frames in time (correlation {self.offset.at_zero:.2f})"
         return text
 

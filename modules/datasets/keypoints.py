@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
+from torchvision.transforms.functional import to_tensor
 
 from modules.datasets.canvas import Array, Pixels
 from modules.datasets.pose import Detections, KeypointModel
@@ -22,11 +22,8 @@ LEAST_SCORE = 0.5  # of a person, 0-1; lower ones are ignored
 
 
 def build_network(short_side: int) -> KeypointRCNN:
-    """The network with random weights, in evaluation mode.
-
-    Assembled as torchvision does for its trained weights. Its own function, called without weights,
-    uses another kind of batch normalisation and another epsilon: the trained weights then do not
-    load, or find other joints.
+    """The network in evaluation mode, as torchvision builds it for its trained weights; its own
+    function, called without weights, uses another batch normalisation: they would not load.
 
     short_side: pixels to which the shorter side of a frame is scaled (the longer is at most 5/3)
     """
@@ -49,8 +46,7 @@ def load_keypoint_model(
 ) -> KeypointModel:
     """A function from frames (H, W, 3) uint8 RGB, of any sizes, to what is found in each.
 
-    weights: file of a state dict, such as the one that torchvision downloads; None: downloaded by
-             torchvision into its own cache, once
+    weights: file of a state dict; None: downloaded by torchvision into its own cache, once
 
     Raises UserError: the file is missing, corrupted or of another network, or the download fails.
     """
@@ -62,8 +58,7 @@ def load_keypoint_model(
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"the weights of Keypoint R-CNN cannot be downloaded ({error}); download"
-                f" {published.url} on another machine and give the file with --weights (or give"
-                " joints found by another tool with --labels)"
+                f" {published.url} elsewhere for --weights, or give joints by --labels"
             ) from error
     else:
         state = read_weight_file(weights)
@@ -77,12 +72,8 @@ def load_keypoint_model(
     network.to(device)
 
     @torch.inference_mode()
-    def find(frames: Sequence[Pixels], near: Array | None = None) -> list[Detections]:
-        del near  # it finds small people without help
-        images = [
-            torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1).float() / 255
-            for frame in frames
-        ]
+    def find(frames: Sequence[Pixels], _: Array | None = None) -> list[Detections]:
+        images = [to_tensor(frame).to(device) for frame in frames]
         results = []
         for found in network(images):
             points, logits = found["keypoints"][..., :2], found["keypoints_scores"][..., None]

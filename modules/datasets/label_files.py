@@ -1,8 +1,5 @@
-"""Labels of a clip from another tool: skeleton images, or joints.
-
-    a folder of images             one skeleton image for each frame, of the frame's view
-    a folder of JSON files         a file for each frame
-    a JSON file                    all frames in one; the formats: label_formats.py
+"""Labels of a clip from another tool: a folder of skeleton images, or of JSON files, one for each
+frame, or a JSON file of all; the formats: label_formats.py.
 
 Frames are matched by file name first, by number second. Of a clip whose frames are not evenly
 spaced, labels may also count frames as a player shows them.
@@ -23,9 +20,9 @@ from PIL import Image
 from modules.datasets.canvas import Array, Pixels
 from modules.datasets.images import BLACK, IMAGE_SUFFIXES, read_image
 from modules.datasets.label_formats import KNOWN, Size, Table, read_table, refuse_other_kind
-from modules.datasets.naming import frame_numbers, frames_in, list_folder
+from modules.datasets.naming import deeper, frame_numbers, frames_in, list_folder
 from modules.datasets.pose import JOINTS, Person, person_from
-from modules.datasets.source import Clip
+from modules.datasets.source import Clip, identity_of
 from modules.ink import Ink, find_ink
 from modules.runtime.errors import UserError, named
 
@@ -49,6 +46,7 @@ class Labels:
     matched: str  # by what they were matched to the frames, in words
     images: list[Path] = field(default_factory=list)  # one per stored frame
     people: dict[int, list[Person]] = field(default_factory=dict)  # by stored frame
+    identity: str = ""  # of `identity_of`
 
     @cached_property
     def ink(self) -> Ink:
@@ -64,10 +62,7 @@ class Labels:
 
 
 def open_labels(path: Path, clip: Clip) -> Labels:
-    """Read one --labels argument and match it to the clip's frames; images are only listed.
-
-    Raises UserError that names the file: missing, malformed, of an unknown kind, of another clip.
-    """
+    """Read one --labels argument and match it to the clip's frames. Raises UserError."""
     where = f"--labels {path}"
     if not path.exists():
         raise UserError(f"{where}: there is no such folder or file")
@@ -86,18 +81,19 @@ def open_labels(path: Path, clip: Clip) -> Labels:
             ordered = [by_frame[frame] for frame in sorted(by_frame)]
             for image in _some(ordered):
                 _check_shape(where, read_image(image, BLACK).size, clip.size)
-            return Labels(path, "skeleton images", matched, ordered)
+            return Labels(path, "skeleton images", matched, ordered, identity=identity_of(images))
         if not files:
             for entry in inside:
                 refuse_other_kind(f"{where}: {entry.name}", [entry.suffix.lower()])
             there = named(entry.name for entry in inside) or "nothing"
-            raise UserError(f"{where}: holds {there}, neither images nor .json files ({KNOWN})")
+            what = f"{where}: holds {there}, neither images nor .json files ({KNOWN})"
+            raise UserError(what + deeper(inside))
     table = read_table(files)
     people = _people(where, table, clip.size)
     keys, what = list(table.frames), f"{where}: {table.kind}"
     places, matched = match(keys, clip, what, rows_missing=table.numbered)
     placed = {frame: people[key] for key, at in zip(keys, places, strict=True) for frame in at}
-    return Labels(path, table.kind, matched, people=placed)
+    return Labels(path, table.kind, matched, people=placed, identity=identity_of(files))
 
 
 def _some(paths: list[Path]) -> list[Path]:
@@ -116,11 +112,7 @@ def _check_shape(where: str, size: Size, picture: tuple[int, int]) -> None:
 
 
 def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | int, list[Person]]:
-    """The people of each frame of a table, in the clip's pixels.
-
-    Joints at (0, 0) and with a negative coordinate were not found, whatever their confidence.
-    Raises UserError: nobody in any frame, joints of a picture of another shape or size.
-    """
+    """The people of each frame of a table, in the clip's pixels. Raises UserError."""
     empty = np.zeros((0, len(JOINTS), 3))
     values = np.concatenate([empty, *(row.joints[None] for row in table.rows)])  # (N, J, 3)
     if np.isnan(values[..., 2]).all():
@@ -158,11 +150,10 @@ def _people(where: str, table: Table, picture: tuple[int, int]) -> dict[str | in
                 worth[row.track] += side * person.score
     # Where the file says who is who, the main person is the same throughout.
     main = max(worth, key=worth.__getitem__) if worth else ""
-    chosen = {}
-    for key, seen in people.items():
-        of_main = [person for track, person in seen if track == main]
-        chosen[key] = of_main[:1] or [person for _, person in seen]
-    return chosen
+    return {
+        key: [person for track, person in seen if track == main][:1] or [p for _, p in seen]
+        for key, seen in people.items()
+    }
 
 
 def bare(name: str) -> str:
@@ -183,8 +174,7 @@ def match(
 ) -> tuple[list[list[int]], str]:
     """For each label, named by a file or by a number, its stored frames; and how it was found.
 
-    every:        whether every frame must have a label
-    rows_missing: whether frames without a person may have no label
+    every: each frame must have a label; rows_missing: frames without a person may have none
 
     Raises UserError, starting with `what`: they do not fit, or it is not clear how.
     """
@@ -194,6 +184,8 @@ def match(
     written = any(not str(key).isdecimal() for key in keys)
     numbers = [at[name] for name in names if name in at]
     by_name = written and bool(numbers) and len(at) == len(stems)
+    if by_name and len(numbers) < len(keys) == len(at) and all(map(str.isdecimal, (*names, *at))):
+        by_name = False  # one counts from 0, the other from 1
     if by_name and len(numbers) < len(keys):
         alone = named(str(key) for key, name in zip(keys, names, strict=True) if name not in at)
         raise UserError(f"{counts}; no frame has the name of {alone}")
@@ -208,10 +200,9 @@ def match(
             )
     if len(set(numbers)) < len(numbers):
         raise UserError(f"{what}: several labels are of the same frame or have the same number")
+    if by_name and every and (missing := sorted(set(range(len(stems))) - set(numbers))):
+        raise UserError(f"{counts}; without a label: {named(clip.files[i].name for i in missing)}")
     if by_name:
-        if every and (missing := sorted(set(range(len(stems))) - set(numbers))):
-            without = named(clip.files[frame].name for frame in missing)
-            raise UserError(f"{counts}; without a label: {without}")
         return [[frame] for frame in numbers], "matched to the frames by file name"
     low, high = min(numbers), max(numbers)
     of_frames = frame_numbers(stems) or []
@@ -273,9 +264,8 @@ def stroke_gain(
 ) -> float:
     """Factor on the strokes' coverage so that most of their pixels are covered whole, 1-6.
 
-    Lines drawn for a large image are a fraction of a pixel wide in a small one, and plain averaging
-    would blend them into the background. One value serves all labels of a clip, so that they do not
-    flicker.
+    Lines of a large image are a fraction of a pixel wide in a small one: averaging would blend them
+    into the background. One value serves all labels of a clip, so that they do not flicker.
     """
     covers = [_shrink_strokes(image, part, size, ink)[1] for image in images]
     values = np.concatenate([np.zeros(0), *(cover[cover > 0] for cover in covers)])
@@ -288,7 +278,6 @@ def shrink_label(
     """A skeleton image cropped and resized so that its limbs keep their colours, (H, W, 3) uint8.
 
     part: box (4,) as parts of the image's width and height; size: (width, height)
-    gain: see `stroke_gain`; ink: of the clip's labels
     """
     if image.size == size and np.allclose(part, (0, 0, 1, 1)):
         return np.asarray(image)  # unchanged, bit for bit

@@ -1,8 +1,7 @@
 """Joints as other tools write them → one table of people with the frames that they are in.
 
-What a file states is taken as stated: the names of its joints (`categories`), the size of the
-picture that they were found in (`width` and `height`, `canvas_width`, …), the number or name of
-each frame, who is who (`track_id`). J joints of a skeleton.
+What a file states is taken as stated: the names of its joints, the size of the picture that they
+were found in, the number or name of each frame, who is who. J joints of a skeleton.
 """
 
 import contextlib
@@ -24,8 +23,7 @@ CONVERT = (
     'convert it to COCO results, a JSON list of {"image_id": frame number from 0, "keypoints":'
     " [x, y, confidence of COCO's 17 joints, in pixels]}; docs/inputs.md shows how"
 )
-# By a file's suffix or by a key of its JSON: what it is, and the next step where that is not to
-# convert it.
+# By a file's suffix or a key of its JSON: what it is, and the next step if not to convert it.
 OTHER_KINDS = {
     ".txt": "a text file, as YOLO writes it",
     ".csv .tsv .xlsx .parquet .h5 .hdf5 .slp": "a table or HDF5, as DeepLabCut and SLEAP write it",
@@ -42,6 +40,7 @@ OTHER_KINDS = {
         " skeletons/%d.png"
     ),
     "instance_info instances keypoint_scores": "a file of MMPose's own predictions",
+    "joint_positions": "Kinect's JSON, in space",
     "bodies people": "a form of AlphaPose's --format; leave that out, so that it writes a list",
     "pose_landmarks poseLandmarks landmarks landmark pose_world_landmarks z": (
         "a file of MediaPipe's landmarks; leave --labels out, since --detector blazepose finds the"
@@ -103,12 +102,16 @@ def read_table(files: Sequence[Path]) -> Table:
         try:
             content = json.loads(file.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
+            if str(error).startswith("Extra data"):
+                refuse_other_kind(where, [".jsonl"])
             raise UserError(f"{where}: cannot be read as JSON ({error}); {KNOWN}") from error
         try:
             _add(table, file, content, alone=len(files) == 1)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            kind = type(error).__name__
-            raise UserError(f"{where}: is malformed ({kind}: {error}); {KNOWN}") from error
+            raise UserError(
+                f"{where}: is not as OpenPose, COCO or AlphaPose write it"
+                f" ({type(error).__name__}: {error}); export it again, or {CONVERT}"
+            ) from error
     return table
 
 
@@ -119,7 +122,9 @@ def _add(table: Table, file: Path, content: Any, alone: bool) -> None:
     openpose = any(isinstance(entry, dict) and "people" in entry for entry in entries[:1])
     table.kind = "OpenPose JSON" if openpose else "COCO JSON"
     of_one_frame = openpose and isinstance(content, dict)
-    frames: list[Frame] = [(_key(entry), entry["people"], entry) for entry in entries if openpose]
+    frames: list[Frame] = [
+        (_key(entry), entry["people"] or [], entry) for entry in entries if openpose
+    ]
     frames = frames or _coco_frames(where, content)
     if not alone and not of_one_frame:
         raise UserError(f"{where}: holds all frames, as others beside it may; give one of them")
@@ -158,10 +163,7 @@ def _keys(content: Any) -> list[str]:
 
 
 def _coco_frames(where: str, content: Any) -> list[Frame]:
-    """COCO's annotations or results, and AlphaPose's list, by frame.
-
-    Raises UserError: of a kind that is not read.
-    """
+    """COCO's annotations or results, and AlphaPose's list, by frame. Raises UserError."""
     first = content[0] if isinstance(content, list) and content else None
     if content == [] or (isinstance(first, dict) and "keypoints" in first):
         content = {"annotations": content}
@@ -181,18 +183,19 @@ def _coco_frames(where: str, content: Any) -> list[Frame]:
     for index, entry in enumerate(annotations):
         if (key := _key(entry)) is None:
             refuse_other_kind(where, entry)
-            raise UserError(f"{where}: annotation {index} has no image_id")
-        _, people, _ = frames[key] if images else frames.setdefault(key, (key, [], {}))
+            raise UserError(f"{where}: annotation {index} has no image_id; {CONVERT}")
+        if images and key not in frames:
+            raise UserError(
+                f"{where}: annotation {index} is of image {key}, which is not in images"
+            )
+        _, people, _ = frames.setdefault(key, (key, [], {}))
         if "keypoints" in entry or not content.get("categories"):
             people.append(entry)
     return list(frames.values())
 
 
 def _stated_size(about: Any) -> Size | None:
-    """Width and height that a dictionary states, itself or in one inside it; None: neither.
-
-    width, canvas_width, imageWidth, …; image_size, resolution; shape is height first, as in numpy.
-    """
+    """Width and height that a dictionary states, itself or in one inside it; None: neither."""
     for level in (about, *about.values()) if isinstance(about, dict) else ():
         stated = {str(k).lower(): v for k, v in level.items()} if isinstance(level, dict) else {}
         for name, value in stated.items():
@@ -200,6 +203,7 @@ def _stated_size(about: Any) -> Size | None:
             if name.endswith("width"):
                 pair = [value, stated.get(f"{name.removesuffix('width')}height")]
             elif isinstance(value, list) and name.endswith(("size", "shape", "resolution")):
+                # image_size and the like; a shape is height first, as in numpy.
                 pair = value[1::-1] if name.endswith("shape") else value[:2]
             with contextlib.suppress(TypeError, ValueError):
                 width, height = map(float, pair)
@@ -209,10 +213,7 @@ def _stated_size(about: Any) -> Size | None:
 
 
 def joint_named(name: str) -> int | None:
-    """The place in JOINTS of a joint's name in the usual spellings; None: not one of them.
-
-    left_elbow, LeftElbow, lElbow, L_Elbow, elbow.L, LElb, body_left_elbow, …
-    """
+    """The place in JOINTS of a joint's name: left_elbow, LeftElbow, lElbow, elbow.L, …; or None."""
     found = JOINT_NAME.fullmatch(re.sub("[^a-z]+", "_", name.lower()).strip("_"))
     if not found:
         return None
@@ -223,17 +224,27 @@ def joint_named(name: str) -> int | None:
 
 
 def _layouts(where: str, content: Any) -> dict[Any, Sequence[int | None]]:
-    """Where joints lie in JOINTS, by category, as their names say; empty: none are named.
-
-    None stands for people without a category.
-    """
+    """Where joints lie in JOINTS as their names say, by category or None; empty: none are named."""
     categories = content.get("categories") if isinstance(content, dict) else None
     layouts: dict[Any, Sequence[int | None]] = {
         entry.get("id"): _layout(where, entry["keypoints"])
         for entry in categories or []
         if isinstance(entry, dict) and entry.get("keypoints")
     }
-    return {None: next(iter(layouts.values())), **layouts} if layouts else {}
+    first = next(iter(layouts.values()), _stated_layout(content))
+    return {None: first, **layouts} if first else {}
+
+
+def _stated_layout(about: Any) -> list[int | None] | None:
+    """Where joints lie as a list of names in a dictionary says, or in one inside it; None: none."""
+    for level in (about, *about.values()) if isinstance(about, dict) else ():
+        for value in level.values() if isinstance(level, dict) else ():
+            names = list(value.values()) if isinstance(value, dict) else value
+            if isinstance(names, list) and all(isinstance(name, str) for name in names):
+                places = [joint_named(name) for name in names]
+                if len(set(places) - {None}) >= LEAST_JOINTS:
+                    return places
+    return None
 
 
 def _layout(where: str, names: Iterable[Any]) -> Sequence[int | None]:
@@ -255,7 +266,7 @@ def _row(
         raise UserError(f"{where} has no {POINTS[0]} or keypoints")
     if not (values := about[name]):
         return None
-    layout = layouts.get(about.get("category_id"), layouts.get(None))
+    layout = layouts.get(about.get("category_id"), layouts.get(None)) or _stated_layout(about)
     if isinstance(values, dict):
         layout, values = _layout(where, values), list(values.values())
     known = {len(layout): layout} if layout else LAYOUTS if name == POINTS[-1] else OPENPOSE_LAYOUTS
@@ -265,7 +276,7 @@ def _row(
     except (TypeError, ValueError, StopIteration) as error:
         raise UserError(
             f"{where}: {name} are not x, y, confidence of {' or '.join(map(str, known))} joints"
-            f"{'' if layout else '; other joints need names (categories)'}"
+            f"{'' if layout else '; other joints need names (categories)'}, or {CONVERT}"
         ) from error
     drawn = {place: index for index, place in enumerate(known[count]) if place is not None}
     joints = np.full((len(JOINTS), 3), np.nan)

@@ -1,7 +1,4 @@
-"""Which files a data set in the folder layout has, and every fault that shows before they are read.
-
-The layout: dataloader.py.
-"""
+"""The files of a data set in dataloader.py's layout, and faults that show before they are read."""
 
 import csv
 import os
@@ -58,15 +55,13 @@ def _list_folder(faults: Faults, where: str) -> list[Path] | None:
     except UserError as error:
         missing = isinstance(error.__cause__, FileNotFoundError)
         state = "is missing" if missing else f"cannot be read ({why(error)})"
+        state += "; unpack an archive first" * isinstance(error.__cause__, NotADirectoryError)
         faults.add(where, f"the folder {state}")
     return None
 
 
 def _list_images(faults: Faults, where: str, numbered: bool = True) -> dict[int, Path]:
-    """The images of a folder by frame number, in numeric order; empty if there are none.
-
-    numbered: whether the numbering must start at 0 or 1 and have no gaps
-    """
+    """The images of a folder by frame number, in order; numbered: from 0 or 1, without gaps."""
     if (paths := _list_folder(faults, where)) is None:
         return {}
     files, found = sort_frames(paths)
@@ -89,9 +84,8 @@ def _list_images(faults: Faults, where: str, numbered: bool = True) -> dict[int,
 
 
 def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
-    """The recordings as ranges of frame numbers, in order: the rows start,stop of train/clips.csv.
-
-    numbers: of all frames. Empty without the file: then the whole folder is one recording.
+    """The recordings as ranges of frame numbers, in order: the rows start,stop of train/clips.csv;
+    empty without the file. numbers: of all frames.
     """
     where, frames = "train/clips.csv", range(min(numbers, default=0), max(numbers, default=-1) + 1)
     if not os.path.lexists(path := faults.root / where):
@@ -99,7 +93,7 @@ def _read_clips(faults: Faults, numbers: Sequence[int]) -> list[range]:
     try:
         rows = read_table(path)
     except (OSError, ValueError, csv.Error) as error:
-        faults.add(where, f"cannot be read as a CSV file ({why(error)})")
+        faults.add(where, f"cannot be read as a CSV file ({why(error)}); save it as UTF-8")
         return []
     if len(rows) < 2 or [cell.lower() for cell in rows[0][1]] != ["start", "stop"]:
         faults.add(where, "must be the header start,stop and rows of two numbers")
@@ -135,7 +129,7 @@ class ImageFolder:
 
 @dataclass
 class SplitFiles:
-    """The files of train or val, or of the test sequence `name`, that are to be read."""
+    """The files of train, val or the test sequence `name` that are to be read."""
 
     images: ImageFolder
     labels: ImageFolder
@@ -170,9 +164,8 @@ def open_root(root: Path) -> Faults:
 def check_video(
     faults: Faults, split: str, *, partial: float = 1.0, limit: int | None = None
 ) -> SplitFiles:
-    """Check the structure of train or val and choose the frames to read.
-
-    They are the first round(partial · N) of the N frames within recordings, or the first `limit`.
+    """Check train or val, and choose what to read: the first round(partial · N) of the N frames
+    within recordings, or the first `limit`.
     """
     image_folder, label_folder = f"{split}/{split}_img", f"{split}/{split}_label"
     folders = (image_folder, label_folder) if _list_folder(faults, split) is not None else ()
@@ -205,13 +198,15 @@ def _list_sequences(faults: Faults, where: str) -> set[str]:
     """Names of the folders of test sequences, which are numbers. Files are ignored."""
     if (entries := _list_folder(faults, where)) is None:
         return set()
-    # Not Path.is_dir(): it raises at a link into a folder that may not be read.
     names = {path.name for path in entries if os.path.isdir(path)}  # noqa: PTH112
     if odd := sorted(name for name in names if not re.fullmatch("[0-9]+", name)):
         faults.add(where, f"folders whose name is not a number: {named(odd)}; rename them 0, 1, …")
     elif not names:
         faults.add(where, "has no folders of sequences (0, 1, …)")
-    return names - set(odd)
+    names -= set(odd)
+    if twice := sorted(n for n in names if [int(m) for m in names].count(int(n)) > 1):
+        faults.add(where, f"folders of the same number: {named(twice)}; keep one of each")
+    return names
 
 
 def check_tests(faults: Faults) -> list[SplitFiles]:

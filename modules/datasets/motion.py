@@ -47,8 +47,6 @@ REST = {"raise": 9.0, "elbow": 14.0, "splay": 3.0}  # relaxed arms hang a little
 
 
 class Pose(NamedTuple):
-    """A moving skeleton."""
-
     joints: Array  # (T, J, 3), where each joint is in the world, in statures
     axes: Array  # (T, J, 3, 3), columns: the axes that turn with each joint
 
@@ -66,7 +64,7 @@ def _rotation(axis: int, degrees: Array) -> Array:
 
 
 def forward_kinematics(angles: dict[str, Array]) -> Pose:
-    """All joints, the pelvis at the origin. angles: for each of ANGLES an array (T,) in degrees"""
+    """All joints, the pelvis at the origin. angles: of each of ANGLES an array (T,) in degrees"""
     x, y, z = 0, 1, 2
     turn = {"waist": _rotation(y, angles["twist"]) @ _rotation(z, -angles["lean"])}
     turn["waist"] = turn["waist"] @ _rotation(x, angles["bow"])
@@ -92,10 +90,8 @@ def forward_kinematics(angles: dict[str, Array]) -> Pose:
 
 
 def stand_on_floor(pose: Pose) -> Array:
-    """Where the pelvis is, (T, 3) in statures, so that the feet carry the person.
-
-    The lowest heel or toe touches the floor (y = 0), and the foot that carries the weight does not
-    slide: the pelvis moves instead.
+    """Where the pelvis is, (T, 3), if the lowest heel or toe touches the floor (y = 0), and the
+    foot that carries the weight does not slide.
     """
     soles = [[JOINTS[f"{side}_heel"], JOINTS[f"{side}_toe"]] for side in SIDES]
     lowest = pose.joints[:, soles, 1].min(axis=2)  # (T, 2 feet)
@@ -204,7 +200,6 @@ def choreograph(
 ) -> dict[str, Array]:
     """Draw exercises in random order, speed, width and number: (T,) degrees for each of ANGLES.
 
-    frames: T, at about 20 frames/s
     spot, reach: x where the person starts, and how far from the middle side steps lead, statures
     """
     keys: dict[str, Keys] = {name: [(-1.0, 0.0)] for name in ANGLES}

@@ -1,6 +1,5 @@
-"""Which frame a file belongs to: frame numbers in names, and the files of a folder.
+"""Which frame a file belongs to: the one number in the names of a folder's files that changes.
 
-A number counts only where it is the one part of the names that changes from file to file:
 `dance2_0001` and `1_of_100` are clear, `take1_4` beside `take2_4` is not.
 """
 
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from modules.datasets.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, PICTURE_SUFFIXES
+from modules.datasets.images import IMAGE_SUFFIXES, PICTURE_SUFFIXES
 from modules.runtime.errors import UserError, named, why
 
 PREFIX = re.compile("frame(?=-?[0-9])", re.IGNORECASE)  # the layout's own, which may be left out
@@ -32,8 +31,7 @@ def _split(stem: str) -> tuple[tuple[str, ...], list[str]]:
 def _whole(numbers: Sequence[str]) -> list[int] | None:
     """Numbers from one place of all names as integers of the same order; None: it is not clear.
 
-    A minus before all of them is a hyphen. Of 0.04 and 0.1 all are multiplied by a power of ten;
-    but 2.9 and 2.10 are counted, since nobody writes the last zero of a fraction.
+    A minus before all of them is a hyphen; 2.9 and 2.10 are counted, 0.04 and 0.1 are fractions.
     """
     if all(number.startswith("-") for number in numbers):
         numbers = [number[1:] for number in numbers]
@@ -65,10 +63,7 @@ def frame_numbers(stems: Sequence[str]) -> list[int] | None:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without hidden files and what systems leave.
-
-    Raises UserError that names the folder.
-    """
+    """What is in a folder, by name, without hidden and system files. Raises UserError."""
     try:
         every = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
@@ -76,11 +71,16 @@ def list_folder(folder: Path) -> list[Path]:
     return [path for path in every if path.name[0] != "." and path.name not in SYSTEM]
 
 
+def deeper(paths: Sequence[Path]) -> str:
+    """What to do where files are looked for beside folders in which they may lie; or ""."""
+    folders = named(path.name for path in paths if os.path.isdir(path))  # noqa: PTH112
+    return f"; do they lie deeper, in {folders}? Give that folder, or move them up" * bool(folders)
+
+
 def sort_frames(paths: Sequence[Path]) -> tuple[dict[int, Path], list[str]]:
     """The images of a folder by frame number, in order, and what is wrong with them, in words.
 
-    Every image is a frame, or a fault. Other files are ignored, unless there is no image. Where
-    names have several forms, those of the commonest count, of equally common ones the layout's own.
+    Every image is a frame, or a fault. Of several forms of names the commonest counts.
     """
     kinds = Counter(path.suffix.lower() for path in paths)
     if unread := [f"{n} {kind}" for kind, n in kinds.items() if kind in PICTURE_SUFFIXES]:
@@ -88,14 +88,10 @@ def sort_frames(paths: Sequence[Path]) -> tuple[dict[int, Path], list[str]]:
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         fault = "the folder has no images (0.png, 1.png, …)"
-        for kind, count in kinds.items():
-            for suffixes, what in OTHER_SUFFIXES.items():
-                if kind in suffixes.split():
-                    fault += f"; it has {count} {kind} file(s): {what}"
-        if folders := [path.name for path in paths if os.path.isdir(path)]:  # noqa: PTH112
-            where = named(folders)
-            fault += f"; do they lie deeper, in {where}? Give that folder, or move them up"
-        return {}, [fault]
+        if others := [f"{n} {kind}" for kind, n in kinds.items() if kind]:
+            fault += f", but {named(others)}: unpack archives, convert other pictures to PNG, and"
+            fault += " give a film by its own name to the command video"
+        return {}, [fault + deeper(paths)]
     forms = [_split(path.stem)[0] for path in images]
     counts = Counter(form for form in forms if len(form) > 1)
     best = max(counts, key=lambda form: (counts[form], form == ("", "")), default=None)
@@ -133,12 +129,8 @@ def gaps(numbers: Iterable[int]) -> list[int]:
 def renumber(folders: Sequence[Path]) -> list[int]:
     """Rename the images of folders to 0.png, 1.png, … in the order of their numbers.
 
-    Folders that belong together (images and their labels) are given together: they must have the
-    same numbers, so that no label moves to another frame.
-
     Returns the new numbers before which the old numbering had a gap. Raises UserError before
-    anything is renamed: a folder cannot be read, it is not clear which number counts, the folders
-    differ.
+    anything is renamed: numbers are not clear, or others than those of the first folder.
     """
     every = [frames_in(folder) for folder in folders]
     for folder, frames in zip(folders, every, strict=True):

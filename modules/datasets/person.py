@@ -2,19 +2,15 @@
 
 After Chan et al. 2019, "Everybody Dance Now", section 4.4 (global pose normalisation): the line on
 which a person stands, and its size there, are mapped from the source's range between far and near
-to the target's. Limbs then get the target's proportions, one by one from the neck outwards, so that
-the labels show a body that the model has seen.
+to the target's. Limbs then get the target's proportions, one by one from the neck outwards.
 
 Legend: T frames, J = 18 joints; points (T, J, 2) in pixels of the clip, y down; known (T, J).
 """
 
 import contextlib
-import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +31,6 @@ from modules.runtime.errors import UserError
 MARKER = "import.json"  # tells what made the folder, and whether it is finished
 MOST = 2000  # labels among which the nearest pose is looked for
 WHOLE = 0.97  # of the contrast: a line covers the pixel whole
-THICKER = 4 / 3  # lines of one thickness in other poses differ by less
 SHOWN = 200  # training frames from which the background is taken
 REACH = 1 / 10  # of the height: a body reaches so far beyond its skeleton
 NECK = pose.JOINTS.index("neck")
@@ -168,12 +163,6 @@ class Like:
     build: Build  # in pixels of its clip
     root: Path
 
-    @property
-    def identity(self) -> str:
-        """SHA-256 of what a driven sequence depends on."""
-        values = [self.fps, self.size, self.box, asdict(self.build)]
-        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
-
 
 def about_the_person(
     shown: Sequence[tuple[Track, pose.Box]], size: tuple[int, int]
@@ -181,9 +170,7 @@ def about_the_person(
     """What ROOT/import.json keeps: the frames/s, and the person of the longest clip.
 
     shown: each clip that is used, and the part of its picture that the frames show
-    size: (width, height) of the frames
-
-    The person is missing where labels are images, or legs are never seen.
+    size: (width, height) of the frames. The person is None if labels are images or lack legs.
     """
     track, box = max(shown, key=lambda pair: len(pair[0].visible))
     about: dict[str, Any] = {"frames_per_second": track.fps, "size": size, "person": None}
@@ -197,17 +184,15 @@ def about_the_person(
 def frames_per_second(root: Path) -> float | None:
     """The frames/s of a data set that `video` made; None: unknown."""
     try:
-        state = json.loads((root / MARKER).read_text(encoding="utf-8"))
-        rate = float(state["frames_per_second"])
+        return float(json.loads((root / MARKER).read_bytes())["frames_per_second"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return rate if 0 < rate < 1e4 else None
 
 
 def read_like(root: Path) -> Like:
     """The person of a data set. Raises UserError: it says nothing of one."""
     try:
-        state = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        state = json.loads((root / MARKER).read_bytes())
         fps, (width, height) = float(state["frames_per_second"]), state["size"]
         left, top, right, bottom = state["person"]["box"]
         build = Build(**state["person"]["build"])
@@ -219,21 +204,11 @@ def read_like(root: Path) -> Like:
     return Like(fps, (width, height), (left, top, right, bottom), build, root)
 
 
-def style_of(labels: Pixels, ink: Ink, standard: Pixels) -> pose.Style:
-    """How labels (N, H, W, 3) are drawn, seen beside some of such a body in the usual style."""
+def style_of(labels: Pixels, ink: Ink) -> pose.Style:
+    """In which colours labels (N, H, W, 3) are drawn."""
     lines = np.concatenate([label[ink.cover(label) > WHOLE] for label in labels])
-    if not len(lines):
-        return pose.Style(ink.background)  # nothing is drawn
     low, high = (float(np.median(values(lines, axis=1))) for values in (np.min, np.max))
-    ratio = _thickness(labels, ink) / _thickness(standard, find_ink(standard))
-    return pose.Style(ink.background, low, high, ratio if max(ratio, 1 / ratio) > THICKER else 1.0)
-
-
-def _thickness(labels: Pixels, ink: Ink) -> float:
-    """Proportional to the thickness of lines in any pose: area by outline; NaN without a line."""
-    covers = [ink.cover(label) for label in labels]
-    outline = sum(np.abs(np.diff(c, axis=axis)).sum() for c in covers for axis in (0, 1))
-    return float(sum(c.sum() for c in covers) / outline) if outline else math.nan
+    return pose.Style(ink.background, low, high)
 
 
 def without_the_person(
@@ -261,9 +236,7 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
 
     A sequence starts with the training frame whose pose is nearest to the first one made, and with
     that frame's own label: another one would leave there what it does not cover. Its background,
-    without the person, is written too. All are drawn as the training labels are. Pieces under a
-    second are left out. Raises UserError that names the clip: nobody in it, legs or feet never
-    seen, skeleton images as labels.
+    without the person, is written too. Raises UserError that names the clip.
     """
     width, height = like.size
     left, top, right, bottom = like.box
@@ -274,9 +247,7 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
     usual = np.stack([np.asarray(read_image(path, BLACK)) for path in train])
     some, ink = slice(None, None, max(1, len(train) // SHOWN)), find_ink(usual)
     rooms = np.stack([np.asarray(read_image(folder / "train_img" / p.name)) for p in train[some]])
-    draw = partial(pose.draw_labels, height=height, width=width)
-    style: pose.Style | None = None
-    number = short = 0
+    style, number, short = style_of(usual, ink), 0, 0
     for track in tracks:
         clip, fps = track.clip, track.fps
         try:
@@ -289,9 +260,9 @@ def write_driven(root: Path, tracks: Sequence[Track], like: Like) -> None:
                     continue
                 joints = track.joints.at(slice(start, stop))
                 points, known = retarget(*joints, own, like.build, fps)
-                places = (points - np.array([left, top])) * scale
-                style = style or style_of(usual, ink, np.stack(list(draw(places, known))))
-                made = list(draw(places, known, style=style))
+                points = (points - np.array([left, top])) * scale
+                labels = pose.draw_labels(points, known, height=height, width=width, style=style)
+                made = list(labels)
                 apart = [np.abs(label.astype(np.int16) - made[0]).mean() for label in usual]
                 best = int(np.argmin(apart))  # the nearest pose
                 made[0] = usual[best]

@@ -84,7 +84,6 @@ class Joints(NamedTuple):
     known: Mask  # (T, J) whether a joint is known
 
     def at(self, frames: Sequence[int] | slice) -> "Joints":
-        """The same in some of the frames."""
         return Joints(self.points[frames], self.known[frames])
 
 
@@ -101,9 +100,6 @@ class Detections(NamedTuple):
 KeypointModel = Callable[[Sequence[Pixels], Array | None], list[Detections]]
 
 
-# ---------------------------------------------------------------- one frame
-
-
 def person_from(
     values: NDArray[np.floating],
     layout: Sequence[int | None],
@@ -115,11 +111,11 @@ def person_from(
     """A person from rows (x, y, confidence), of shape (joints of the layout or more, 3).
 
     layout: the place in JOINTS of each row, None for one that is not drawn
-    threshold: confidence above which a joint counts as found, in the rows' own measure
+    threshold: confidence above which a joint counts as found
     score, box: 0-1, (4,) pixels; None: the mean confidence of the joints found, and around them
 
-    The neck is the middle of the shoulders where the layout has none. None where fewer than four
-    joints or no limb were found: nothing of such a person would be drawn.
+    The neck is the middle of the shoulders where the layout has none. None: fewer than four joints,
+    or no limb, were found.
     """
     points, confidence = np.zeros((len(JOINTS), 2)), np.full(len(JOINTS), -np.inf)
     for (x, y, certainty), place in zip(values, layout, strict=False):
@@ -153,16 +149,12 @@ def overlap(a: Array, b: Array) -> float:
     return common / float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - common)
 
 
-# ---------------------------------------------------------------- one person over time
-
-
 def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None]:
     """The main person of each of T frames: large, certain, and overlapping from frame to frame.
 
-    Of all ways to choose one person per frame, the one with the highest sum of size × score (size
-    relative to the largest of all) and overlaps of neighbouring boxes, by dynamic programming:
-    neither a large passer-by nor a bad first frame decides alone. None where nobody was found, or
-    only people smaller than a third of the main person.
+    Of all ways to choose one person per frame, that with the highest sum of size × score (size
+    relative to the largest of all) and overlaps of neighbouring boxes, by dynamic programming. None
+    where nobody was found, or only people smaller than a third of the main person.
     """
     frames = [t for t, found in enumerate(people) if found]
     chosen: list[Person | None] = [None] * len(people)
@@ -188,9 +180,8 @@ def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None
 def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: int) -> list[Span]:
     """Spans of frames in which one person is followed, in order.
 
-    A span ends where the person is missing for more than `max_gap` frames (shorter gaps are in the
-    span), where the box no longer overlaps the one before or has another size (another person), and
-    before each frame of `cuts`.
+    A span ends where the person is missing for more than `max_gap` frames, where the box no longer
+    overlaps the one before or has another size (another person), and before each frame of `cuts`.
     """
     seen = [(t, person) for t, person in enumerate(main) if person]
     edges = [0]
@@ -210,7 +201,7 @@ def limb_lengths(points: Array, known: Mask) -> Array:
 
 @contextlib.contextmanager
 def nothing_known() -> Iterator[None]:
-    """Without numpy's warnings that the mean or median of nothing is NaN, as it should be here."""
+    """Without numpy's warnings that the median of nothing is NaN, as it should be here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
@@ -221,8 +212,6 @@ def roughness(points: Array, known: Mask, spans: Sequence[Span]) -> Array:
 
     The path is the parabola through five frames by least squares (Savitzky and Golay 1964), which
     follows a fast movement; the distances are scaled to what independent noise of each joint is.
-
-    points: (T, J, 2); known: (T, J)
     """
     rough = np.full(known.shape, np.nan)
     points = np.where(known[..., None], points, np.nan)
@@ -238,8 +227,7 @@ def plausible_spans(points: Array, known: Mask, spans: Sequence[Span]) -> list[S
     """The parts of the spans in which joints and limbs move as those of a body do.
 
     On a thing, or on a person too small or too blurred, a detector puts joints elsewhere in every
-    frame. Less than five frames in a row cannot be judged and are left out; so is everything where
-    that is most of it.
+    frame. Less than five frames in a row cannot be judged; where most is left out, all is.
     """
     kept = np.zeros(len(points), bool)
     with nothing_known():
@@ -291,8 +279,7 @@ def switches(
 ) -> list[int]:
     """The first frames of those spans that seem to show another person than the one before.
 
-    jumps: starts of `unbroken_spans`; without a cut or a gap before it the box jumps there, or
-    changes its size. After a gap the clothes tell. colours: of `colours_of_clothes`
+    jumps, colours: starts of `unbroken_spans`, and `colours_of_clothes`, which tell after a gap
     """
     found = []
     for (start, stop), (following, end) in pairwise(spans):
@@ -322,11 +309,10 @@ def joints_over_time(main: Sequence[Person | None]) -> Joints:
 def fill_and_smooth(
     points: Array, known: Mask, spans: Sequence[Span], *, max_gap: int, sigma: float
 ) -> Joints:
-    """Joints without short gaps and jitter.
+    """Joints without short gaps and jitter; outside of the spans they are unknown.
 
-    A joint that is missing for up to `max_gap` frames moves in a straight line; longer gaps stay.
-    Then each joint is averaged over its known neighbours in time with Gaussian weights of `sigma`
-    frames (0: not at all). Nothing crosses a span; what is outside of all spans is unknown.
+    A joint that is missing for up to `max_gap` frames moves in a straight line. Then each joint is
+    averaged over its known neighbours in time with Gaussian weights of `sigma` frames.
     """
     made, have = np.zeros_like(points), np.zeros_like(known)
     reach = math.ceil(3 * sigma)
@@ -340,18 +326,13 @@ def fill_and_smooth(
             before = times[(np.searchsorted(times, every, "right") - 1).clip(0)]
             after = times[np.searchsorted(times, every).clip(max=len(times) - 1)]
             there = (before <= every) & (every <= after) & (after - before <= max_gap + 1)
-            x, y = points[start + times, joint].T
-            rows = np.interp(every, times, x), np.interp(every, times, y), np.ones(len(every))
-            sums = [np.convolve(row * there, kernel)[reach : reach + len(every)] for row in rows]
+            lines = [np.interp(every, times, line) for line in points[start + times, joint].T]
+            rows = (*lines, np.ones(len(every)))
+            x, y, weight = (np.convolve(r * there, kernel)[reach:][: len(every)] for r in rows)
             # A missing joint stays missing, although its neighbours in time would give a position.
-            made[start:stop, joint][there] = (
-                np.stack(sums[:2], axis=1)[there] / sums[2][there, None]
-            )
+            made[start:stop, joint][there] = (np.stack([x, y])[:, there] / weight[there]).T
             have[start:stop, joint] = there
     return Joints(made, have)
-
-
-# ---------------------------------------------------------------- labels
 
 
 class Style(NamedTuple):
@@ -360,22 +341,15 @@ class Style(NamedTuple):
     background: tuple[int, int, int] = (0, 0, 0)
     low: float = 0  # of 255: the value for channels at 0 of the limb's full colour
     high: float = 255  # and for those at 255
-    thickness: float = 1  # of lines, against the usual one
-
-
-STANDARD = Style()
 
 
 def draw_labels(
-    points: Array, known: Mask, *, height: int, width: int, style: Style = STANDARD
+    points: Array, known: Mask, *, height: int, width: int, style: Style | None = None
 ) -> Iterator[Pixels]:
-    """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's own pixels.
-
-    Limbs are painted at their final size; one with an unknown end is left out.
-    """
+    """Yield the skeleton images (H, W, 3) of points (T, J, 2), which are in the label's pixels."""
+    style = style or Style()
     camera = Camera(height, width)
-    # A thinner line would cover no pixel completely.
-    radius = style.thickness * max(0.9, 0.022 * min(height, width))
+    radius = max(0.9, 0.022 * min(height, width))  # a thinner line would cover no pixel completely
     colours = style.low / 255 + (style.high - style.low) / 255 * LIMB_COLOURS
     for joints, limbs in zip(points, limbs_known(known), strict=True):
         picture = np.tile(np.array(style.background) / 255, (height, width, 1))

@@ -1,7 +1,7 @@
-"""Source videos: their properties, and their frames at a given rate.
+"""Source videos, also folders of images: their properties, and their frames at a given rate.
 
-Pillow reads GIFs and other files of several images, PyAV every other video; a folder of images is a
-video too. Frames are (H, W, 3) uint8 RGB, upright, and taken by their time stamps.
+Pillow reads GIFs and other files of several images, PyAV every other video. Frames are (H, W, 3)
+uint8 RGB, upright, and taken by their time stamps.
 """
 
 import hashlib
@@ -17,9 +17,10 @@ from PIL import Image, UnidentifiedImageError
 from modules.datasets import films, images
 from modules.datasets.canvas import Pixels
 from modules.datasets.films import CLEAR, Timing
-from modules.datasets.naming import frames_in, gaps, list_folder
+from modules.datasets.naming import frames_in, gaps
 from modules.runtime.errors import UserError, named
 
+END = 2**16  # bytes at either end of a file that tell it apart from another of the same size
 NO_DELAY = 100.0  # ms, for which browsers show a frame of a GIF whose delay is 0
 
 
@@ -30,7 +31,7 @@ class Clip:
     path: Path
     size: tuple[int, int]  # width, height
     frames: int  # that it stores
-    identity: str = ""  # of a folder as `identity_of`, of a file of its two ends as well
+    identity: str = ""  # of `identity_of`
     timing: Timing | None = None  # None: unknown, every frame is taken
     files: Sequence[Path] = ()  # of a folder
     film: films.Film | None = None
@@ -57,17 +58,11 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
         raise UserError(f"{path}: there is no such video or folder{meant}")
     if path.is_dir():
         return _open_folder(path, source_fps)
-    try:
-        with path.open("rb") as file:
-            head = file.read(2**20)
-            file.seek(max(0, file.seek(0, 2) - 2**20))
-            end = file.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    identity, count = identity_of([path]), 0
+    with path.open("rb") as file:
+        head = file.read(512)
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
-    length = b"%d " % path.stat().st_size
-    identity, count = hashlib.sha256(length + head + end).hexdigest(), 0
     try:
         with Image.open(path, formats=(*images.FORMATS, "GIF")) as image:
             count = len(_shown(image))
@@ -93,7 +88,7 @@ def open_clip(path: Path, source_fps: float | None) -> Clip:
             ends = np.cumsum([duration or NO_DELAY for duration in durations]) / 1000
             shown = Timing(np.concatenate([[0.0], ends[:-1]]), float(ends[-1]))
         return Clip(path, size, count, identity, shown, notes=(CLEAR,) if clear else ())
-    if (what := images.other_kind(head[:512])) and head[4:8] != b"ftyp":
+    if (what := images.other_kind(head)) and head[4:8] != b"ftyp":
         raise UserError(f"{path}: is not a video; {what}")
     if importlib.util.find_spec("av") is None:
         raise UserError(
@@ -128,15 +123,24 @@ def _open_folder(path: Path, source_fps: float | None) -> Clip:
         if sorted(found) != sorted(first.size):  # some may be turned
             _check_size(file, found, first.size)
     timing = Timing.constant(len(files), source_fps) if source_fps else None
-    identity, count = identity_of(path), len(files)
+    identity, count = identity_of(files), len(files)
     return Clip(path, first.size, count, identity, timing, files, notes=tuple(notes))
 
 
-def identity_of(path: Path) -> str:
-    """What tells a file or folder apart without reading it: SHA-256 of all names and sizes."""
-    files = list_folder(path) if path.is_dir() else [path]
-    lines = [f"{file.name} {file.stat().st_size}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+def identity_of(files: Sequence[Path]) -> str:
+    """SHA-256 of files' sizes and both ends, and of the names of several. Raises UserError."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                size, name = file.seek(0, 2), path.name if len(files) > 1 else ""
+                digest.update(f"{name} {size} ".encode(errors="surrogateescape"))
+                for start in (0, max(0, size - END)):
+                    file.seek(start)
+                    digest.update(file.read(END))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
 
 
 def _check_size(file: Path, found: tuple[int, int], size: tuple[int, int]) -> None:
@@ -152,19 +156,15 @@ def _turning(image: Image.Image) -> Image.Exif:
 
 
 def _shown(image: Image.Image) -> range:
-    """The pictures of a file that players show: not an animated PNG's for old programs, nor the
-    smaller copy of itself that a telephone's photo may hold (MPO).
-    """
-    if image.format == "MPO":
+    """The pictures of a file that players show."""
+    if image.format == "MPO":  # a telephone's photo, which may hold a smaller copy of itself
         return range(1)
+    # An animated PNG's default image is for old programs.
     return range(getattr(image, "default_image", False), getattr(image, "n_frames", 1))
 
 
 def frames_at(clip: Clip, wanted: Sequence[int]) -> Iterator[Pixels]:
-    """Yield these stored frames, (H, W, 3) uint8 RGB, upright; indices ascend and may repeat.
-
-    Raises UserError that names the file.
-    """
+    """Yield these stored frames (H, W, 3); indices ascend and may repeat. Raises UserError."""
     if clip.film is not None:
         yield from films.decode(clip.path, clip.film, wanted)
         return

@@ -1,10 +1,8 @@
 """A procedural data set: a small figure that exercises in a room, and its skeleton labels.
 
-Nothing is downloaded: a 3-D skeleton is moved by key-framed exercises (`motion`), dressed in
-capsules and ellipsoids, lit from the side and painted with a depth buffer (`canvas`). Room, clothes
-and light depend on the seed alone; each sequence draws its own exercises.
-
-Shapes: T frames, N body parts, H × W pixels. Axes and units are those of `canvas`.
+A 3-D skeleton is moved by key-framed exercises (`motion`), dressed in capsules and ellipsoids, lit
+from the side and painted with a depth buffer (`canvas`). Room, clothes and light depend on the seed
+alone. Shapes: T frames, N body parts, H × W pixels. Axes and units are those of `canvas`.
 """
 
 import colorsys
@@ -121,8 +119,7 @@ def make_scene(seed: int, height: int, width: int) -> Scene:
     picture[y < 0.055] *= 0.6  # skirting board
 
     boards = rng.uniform(0.9, 1.06, size=16)[np.floor(z / 0.14).astype(int) % 16]
-    # A carpet along the whole room. Nothing in the room stands in one place only: a small model
-    # that feeds its own frames back would first have to learn to keep it still.
+    # Nothing stands in one place only: a small model would first have to learn to keep it still.
     on_carpet = np.abs(z + 0.03) < 0.42
     ground = np.where(on_carpet[..., None], carpet, floor * boards[..., None])
     ground *= (0.8 + 0.28 * np.exp(-((x + 0.5) ** 2) / 1.2))[..., None]
@@ -222,9 +219,7 @@ def make_demo(
     """Write the data set into a new or empty folder; the same arguments give the same bytes.
 
     train, val: frames; test: number of test sequences, of which only the first frame is written;
-    test_length: labels of each; seed: draws room, clothes and all motion; height, width: pixels
-
-    Raises UserError: the folder is not empty or cannot be written.
+    test_length: labels of each. Raises UserError: the folder is not empty or cannot be written.
     """
     arguments = {"train": train, "val": val, "test": test, "test_length": test_length}
     arguments |= {"seed": seed, "height": height, "width": width}
@@ -262,9 +257,7 @@ def make_demo(
 def demo_data(root: Path, *, height: int, width: int, keep: bool) -> Iterator[Path]:
     """A folder with the data set of --preset demo: `root`, where it is made if it is not there yet.
 
-    keep: False makes it for the time of the block alone, elsewhere (for a dry run)
-
-    Raises UserError if another data set is there.
+    keep: False makes it for the time of the block alone. Raises UserError: another is there.
     """
     size = {"height": height, "width": width}
     wanted = {"format": FORMAT_VERSION, "arguments": {**(make_demo.__kwdefaults__ or {}), **size}}

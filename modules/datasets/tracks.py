@@ -22,15 +22,15 @@ from modules.datasets.images import BLACK, read_image
 from modules.datasets.inspection import SMALL, differences, find_cuts, label_offset
 from modules.datasets.label_files import Labels, shrink_label, stroke_gain
 from modules.datasets.pose import Box, Joints, KeypointModel, Mask, Person, Span
-from modules.datasets.source import Clip, sampled, sampled_indices
+from modules.datasets.source import Clip, frames_at, sampled, sampled_indices
 from modules.datasets.video_options import VideoOptions
 from modules.ink import Ink
 from modules.runtime.errors import UserError, named
 
 DETECTIONS = "detections"  # folder of ROOT
 JITTER = 0.03  # of the person's height; BlazePose on a clean clip: 0.014
-FEW_JOINTS = 0.6  # a part: labels with fewer than this show no whole person
 LOOKED_AT = 1500  # frames that tell whether labels move with them: the first ones
+FEW_JOINTS = 0.6  # a part: labels with fewer than this show no whole person
 ON_BLACK = Ink((0, 0, 0), 255)  # what joints are drawn on
 NEAR_FRAMES = 30  # after which the last place of a person says nothing
 
@@ -54,7 +54,6 @@ class Track:
 
     @property
     def visible(self) -> list[int]:
-        """The frames of all spans."""
         return [t for start, stop in self.spans for t in range(start, stop)]
 
     def describe(self) -> str:
@@ -62,13 +61,15 @@ class Track:
         clip, frames, kept = self.clip, len(self.extents), len(self.visible)
         rate = f" at {clip.timing.rate:.4g} frames/s" if clip.timing else ""
         rate += " (variable; taken by time stamps)" if clip.variable else ""
-        lines = [f"{clip.frames} frames{rate} → {frames} at {self.fps:.4g};"]
-        lines[0] += f" a person in {kept} ({kept / frames:.1%}), {len(self.spans)} recording(s)"
-        lines[0] += f", {len(self.cuts)} cut(s)" if self.cuts else ""
+        cuts = f", {len(self.cuts)} cut(s)" if self.cuts else ""
+        lines = [
+            f"{clip.frames} frames{rate} → {frames} at {self.fps:.4g}; a person in {kept}"
+            f" ({kept / frames:.1%}), {len(self.spans)} recording(s){cuts}",
+            f"{frames / self.fps:.1f} s; longest time without the person"
+            f" {self.gap / self.fps:.1f} s{self.jitter}",
+        ]
         if self.implausible:
             lines.append(f"left out: {self.implausible} frames whose joints jump about")
-        gap = f"longest time without the person {self.gap / self.fps:.1f} s"
-        lines.append(f"{frames / self.fps:.1f} s; {gap}{self.jitter}")
         return "\n".join(f"{clip.path}: {line}" for line in lines)
 
 
@@ -89,10 +90,9 @@ class Detector:
 
 
 class JointFinder:
-    """People in the frames of one clip by a detector, kept in a file of JSON lines.
+    """People in the frames of one clip by a detector, kept in a file of JSON lines, one a frame.
 
-    Line i holds the people of frame i. A file that ends in the middle of a line, as after a kill,
-    is used up to the line before. Raises UserError: the file is corrupted.
+    A line without an end, as after a kill, is left out. Raises UserError: the file is corrupted.
     """
 
     def __init__(self, o: VideoOptions, clip: Clip, detector: Detector) -> None:
@@ -137,15 +137,14 @@ class JointFinder:
         if not self.queue:
             return
         # Where the largest person of the last frame with one was; of long ago it says nothing.
-        last = next((people for people in reversed(self.people[-NEAR_FRAMES:]) if people), [])
+        last = next((found for found in reversed(self.people[-NEAR_FRAMES:]) if found), [])
         near = max(last, key=lambda person: person.size).box if last else None
         found = self.detector.load()(self.queue, near)
-        self.queue = []
-        names, digits, lines = ("box", "score", "joints"), (2, 4, 2), []
+        self.queue, lines = [], []
         for each in found:
-            values = zip(each, digits, strict=True)
-            rounded = [np.round(value.astype(np.float64), n).tolist() for value, n in values]
-            rows = [dict(zip(names, row, strict=True)) for row in zip(*rounded, strict=True)]
+            rounded = (np.round(value.astype(np.float64), 3).tolist() for value in each)
+            people = zip(*rounded, strict=True)
+            rows = [{"box": box, "score": score, "joints": joints} for box, score, joints in people]
             lines.append(json.dumps(rows))
             # Through the text, so that a resumed import has the digits of an uninterrupted one.
             self.people.append(self._people(lines[-1]))
@@ -157,29 +156,20 @@ class JointFinder:
 def read_track(
     clip: Clip, o: VideoOptions, labels: Labels | None, finder: JointFinder | None
 ) -> Track:
-    """Read a clip once and follow its main person.
-
-    labels: from another tool; finder: finds people where there are no labels
-
-    Raises UserError: the clip cannot be read, or labels and frames do not move together.
-    """
+    """Follow a clip's main person by labels or by what the finder finds. Raises UserError."""
     indices = sampled_indices(clip, o.fps)
     if len(indices) < 2:
         raise UserError(
             f"{clip.path}: has {len(indices)} frame at {o.fps:g} frames/s; a video needs at least 2"
         )
     small: list[Pixels] = []
-    looked_at: list[Pixels] = []
     what = f"{clip.path.name}: {'joints' if finder else 'frames'}"
     with progress_bar(what, len(indices)) as bar:
         for _, frame in sampled(clip, o.fps):
             if finder:
                 finder.add(len(small), frame)
-            image = Image.fromarray(frame)
-            small.append(np.asarray(image.resize(SMALL, Image.Resampling.BILINEAR)))
-            if labels and len(looked_at) < LOOKED_AT:
-                image.thumbnail((128, 128), Image.Resampling.BILINEAR)
-                looked_at.append(np.asarray(image))
+            image = Image.fromarray(frame).resize(SMALL, Image.Resampling.BILINEAR)
+            small.append(np.asarray(image))
             bar.update()
         if finder:
             finder.flush()
@@ -193,7 +183,7 @@ def read_track(
     elif finder:
         _follow_joints(track, finder.people[: len(indices)], np.stack(small), o)
     if labels:
-        _check_movement(track, labels, o, np.stack(looked_at))
+        _check_movement(track, labels, o, np.stack(small[:LOOKED_AT]))
     return track
 
 
@@ -216,20 +206,23 @@ def drawn_labels(
             yield shrink_label(read_image(path, BLACK), part, size, gain, labels.ink)
 
 
-def _check_movement(track: Track, labels: Labels, o: VideoOptions, frames: Pixels) -> None:
-    """Raise UserError if labels and frames do not move together; a picture shows it.
-
-    frames: (N, H, W, 3), the clip's first ones at the data set's rate
-    """
-    count, height, width = frames.shape[:3]
+def _check_movement(track: Track, labels: Labels, o: VideoOptions, small: Pixels) -> None:
+    """Raise UserError, and write a picture, if labels and frames do not move together."""
     ink = labels.ink if labels.images else ON_BLACK
-    drawn = list(drawn_labels(track, range(count), (0, 0, *track.clip.size), (width, height)))
-    offset = label_offset(frames, np.stack(drawn), [0, *track.cuts], ink)
-    seen = np.flatnonzero(np.isfinite(track.extents[:count, 0]))
-    if offset is None or not offset.fault or not track.spans or not len(seen):
+    whole = (0, 0, *track.clip.size)
+    drawn = np.stack(list(drawn_labels(track, range(len(small)), whole, SMALL)))
+    offset = label_offset(small, drawn, [0, *track.cuts], ink)
+    if offset is None or not offset.fault or not (seen := track.visible):
         return
-    some = seen[np.linspace(0, len(seen) - 1, 8).astype(int)]
-    cells = [np.where(ink.drawn(drawn[t])[..., None], drawn[t], frames[t] // 2) for t in some]
+    some = [seen[i] for i in np.linspace(0, len(seen) - 1, 8).astype(int)]
+    frames = frames_at(track.clip, [track.indices[t] for t in some])
+    shown = [Image.fromarray(frame) for frame in frames]
+    for image in shown:
+        image.thumbnail((512, 512))
+    cells = [
+        np.where(ink.drawn(label)[..., None], label, np.asarray(image) // 2)
+        for image, label in zip(shown, drawn_labels(track, some, whole, shown[0].size), strict=True)
+    ]
     path = o.out.with_name(f"{o.out.name}_labels.png")
     Image.fromarray(np.vstack([np.hstack(cells[:4]), np.hstack(cells[4:])])).save(path)
     raise UserError(
@@ -239,17 +232,13 @@ def _check_movement(track: Track, labels: Labels, o: VideoOptions, frames: Pixel
 
 
 def _longest_gap(seen: Mask) -> int:
-    """The longest run of frames without the person."""
     return int(np.diff(np.flatnonzero(np.pad(seen, 1, constant_values=True))).max()) - 1
 
 
 def _follow_joints(
     track: Track, people: Sequence[Sequence[Person]], small: Pixels, o: VideoOptions
 ) -> None:
-    """Fill in a track of joints, and what hurts the result.
-
-    small: (T, H, W, 3) the frames, of any size
-    """
+    """Fill in a track of joints, and what hurts the result. small: the frames (T, H, W, 3)"""
     longest, size = round(o.max_gap * o.fps), np.array(track.clip.size)
     main = pose.follow_main_person(people)
     points, known = pose.joints_over_time(main)
@@ -272,6 +261,13 @@ def _follow_joints(
         track.warnings.append(
             f"another person of similar size is in {beside} frames; look whether it is always the"
             " same person"
+        )
+    spine = points[:, 8] - points[:, 1]  # of who stands it runs down the picture
+    turned = (known[:, [1, 8]].all(axis=1) & (spine[:, 1] < np.abs(spine[:, 0]))).sum()
+    if turned > len(pairs) / 2:
+        track.warnings.append(
+            f"the neck is not above the hips in {turned} frames: is the clip upside down or on its"
+            " side, or does y of the labels run upwards?"
         )
     most = known.shape[1]
     if pairs and (usual := int(np.median([a.known.sum() for a, _ in pairs]))) < FEW_JOINTS * most:

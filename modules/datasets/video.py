@@ -1,17 +1,13 @@
 """A person's own video → a data set in the folder layout.
 
-In four steps: every clip is read once at the data set's frame rate and people's joints are found in
-it, or read from another tool's files (`tracks`); one person is followed (`pose`); the frames in
-which this person is seen are split by time; the clips are read again, cropped, resized
-and written together with their labels. An interrupted import resumes where it stopped.
-
-Legend: boxes are (x0, y0, x1, y1) in the clip's pixels.
+Every clip is read once at the data set's frame rate, and people's joints are found in it, or read
+from another tool's files (`tracks`); one person is followed (`pose`); the frames in which this
+person is seen are split by time; the clips are read again, cropped, resized and written together
+with their labels. Boxes are (x0, y0, x1, y1) in the clip's pixels.
 """
 
 import dataclasses
-import hashlib
 import json
-import math
 import shutil
 from collections.abc import Sequence
 from functools import cache
@@ -26,7 +22,7 @@ from modules.datasets import blazepose
 from modules.datasets.canvas import Array
 from modules.datasets.label_files import Labels, open_labels
 from modules.datasets.layout import SPLITS
-from modules.datasets.person import MARKER, Like, about_the_person, read_like, write_driven
+from modules.datasets.person import MARKER, about_the_person, read_like, write_driven
 from modules.datasets.pose import Box, KeypointModel
 from modules.datasets.source import Clip, identity_of, open_clip, sampled
 from modules.datasets.tracks import (
@@ -48,13 +44,11 @@ PARTIAL = "partial"  # the splits while they are written
 RCNN_THRESHOLD = 2.0  # logit of a joint's heat map; Detectron draws joints from this value on
 RCNN_SIDE, RCNN_BATCH = 800, 4  # pixels of the frame's shorter side, frames
 SIZES = ((256, 128), (128, 64), (64, 32))  # width, height where --size is not given
+LEAST = 6  # frames with a person that can be split
 VAL_FRAMES = 630  # of the validation video, where the clip is long enough
 FILM_FRAMES = 900  # of the test sequences by default: a minute
 FEW = 300  # training frames; fewer show too few poses
 MARGIN = 0.15  # around the joints, of the person's height: hair, hands and feet are beyond them
-
-
-# ---------------------------------------------------------------- a split by time
 
 
 class Piece(NamedTuple):
@@ -82,21 +76,16 @@ def split_by_time(
 ) -> Split:
     """Cut the validation video, then held-out test sequences, off the ends of the longest pieces.
 
-    pieces:     at least 2 frames each
-    val_frames: of the validation video; None: 630, but at most a fifth of all frames
-    test:       frames of each held-out sequence; None: none is held out, and the sequences are all
-                pieces whole, up to a minute, to make a film of
-
-    Raises UserError: too few frames.
+    pieces: of 2 frames or more; val_frames, test: of VideoOptions. Raises UserError: too few frames
     """
     left = list(pieces)
     total = sum(piece.frames for piece in left)
-    if total < 6:
-        raise UserError(f"{total} frames with a person are too few to split; at least 6 are needed")
+    if total < LEAST:
+        raise UserError(f"{total} frames with a person are too few to split; {LEAST} are needed")
     longest = max(piece.frames for piece in left)
 
     def take(frames: int, option: str) -> Piece:
-        # Of pieces of the same length the last.
+        # The last of the longest.
         best = max(reversed(left), key=lambda piece: piece.frames, default=Piece(0, 0, 0))
         if best.frames < frames:
             raise UserError(
@@ -123,10 +112,7 @@ def split_by_time(
 
 
 def files_by_clip(split: Split, clips: int) -> list[dict[int, list[str]]]:
-    """For each clip, the files of each of its frames below ROOT, such as train/train_{}/0.png.
-
-    In place of {} stands img or label. Frames that are left out have none.
-    """
+    """For each clip, the files of each of its frames below ROOT, such as train/train_{}/0.png."""
     files: list[dict[int, list[str]]] = [{} for _ in range(clips)]
     folders = [("train/train_{}", split.train), ("val/val_{}", [split.val])]
     folders += [(f"test/test_{{}}/{i}", [piece]) for i, piece in enumerate(split.test)]
@@ -139,15 +125,11 @@ def files_by_clip(split: Split, clips: int) -> list[dict[int, list[str]]]:
     return files
 
 
-# ---------------------------------------------------------------- second reading
-
-
 def crop_box(extents: Array, picture: tuple[int, int], target: tuple[int, int]) -> Box:
     """The part of a clip's picture that becomes the frame, the same for all of its frames.
 
     It covers every place of the person with a margin, has the target's aspect ratio and at least
-    its size in pixels. Where the picture is too narrow or too low for that ratio, the part is as
-    wide or high as the picture and will be stretched.
+    its size. Where the picture is too narrow or too low for that ratio, it will be stretched.
 
     extents: (T, 4) boxes around the person, parts of the picture's width and height, not NaN
     picture, target: (width, height) in pixels
@@ -193,32 +175,28 @@ def write_clip(
     return box
 
 
-# ---------------------------------------------------------------- the whole import
-
-
 def _command(
-    o: VideoOptions, clips: Sequence[Clip], detector: Detector | None, like: Like | None
+    o: VideoOptions,
+    clips: Sequence[Clip],
+    labels: Sequence[Labels | None],
+    detector: Detector | None,
 ) -> dict[str, Any]:
     """Everything that the result depends on, as plain values."""
-    return {
+    names = ("fps", "source_fps", "fit", "val_frames", "max_gap", "smooth", "size", "test")
+    command = {
         "version of this program": FORMAT_VERSION,
         "clips": [clip.identity for clip in clips],
-        "labels": [identity_of(path) for path in o.labels],
+        "labels": [each.identity for each in labels if each],
         "detector": detector.name if detector else None,
         "weights": detector.identity if detector else "none",
-        **{name: getattr(o, name) for name in ("fps", "source_fps", "fit", "val_frames")},
-        **{name: getattr(o, name) for name in ("max_gap", "smooth")},
-        "size": "{}x{}".format(*o.size) if o.size else None,
-        "test": list(o.test) if o.test else None,
-        "like": like.identity if like else None,
+        "like": identity_of([o.like / MARKER]) if o.like else None,
+        **{name: getattr(o, name) for name in names},
     }
+    return dict(json.loads(json.dumps(command)))
 
 
 def _finished(o: VideoOptions, command: dict[str, Any]) -> list[str] | None:
-    """The warnings of this very import if ROOT holds it finished; None: it can be made there.
-
-    Raises UserError: ROOT holds anything else.
-    """
+    """The warnings of this very import if ROOT holds it; None: ROOT is free. Raises UserError."""
     try:
         names = {path.name for path in o.out.iterdir()} if o.out.exists() else set()
         if MARKER not in names:
@@ -266,13 +244,10 @@ def choose_detector(o: VideoOptions) -> Detector | None:
     if name == "rcnn" and o.pose_model:
         why = missing or "--weights and --device cuda are for --detector rcnn"
         raise UserError(f"--pose_model {o.pose_model}: {why}")
-    option, file = ("weights", o.weights) if name == "rcnn" else ("pose_model", o.pose_model)
-    identity = "torchvision" if name == "rcnn" else "blazepose 0.10.14"
-    if file:
-        try:
-            identity = hashlib.sha256(file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"--{option} {file}: cannot be read ({error.strerror})") from error
+    if file := o.weights if name == "rcnn" else o.pose_model:
+        identity = identity_of([file])
+    else:
+        identity = "torchvision" if name == "rcnn" else "blazepose 0.10.14"
     if name == "blazepose":
         load = cache(lambda: blazepose.load_blazepose(o.pose_model))
         return Detector(name, identity, blazepose.VISIBLE, load, 1)
@@ -288,19 +263,8 @@ def choose_detector(o: VideoOptions) -> Detector | None:
     return Detector(name, identity, RCNN_THRESHOLD, load_rcnn, RCNN_BATCH)
 
 
-def usual_size(clips: Sequence[Clip]) -> tuple[int, int]:
-    """(width, height) of the frames where --size is not given: none of the clips is enlarged."""
-    least = [min(clip.size[side] for clip in clips) for side in (0, 1)]
-    fitting = [size for size in SIZES if size[0] <= least[0] and size[1] <= least[1]]
-    return (*fitting, SIZES[-1])[0]
-
-
 def import_video(o: VideoOptions) -> bool:
-    """Make the data set, or resume making it; prints what was done.
-
-    Returns whether all is well: False after a warning. Raises UserError: a source cannot be read or
-    does not fit, ROOT holds something else, the disk is full.
-    """
+    """Make the data set, or resume making it. False: after a warning. Raises UserError."""
     clips = [open_clip(path, o.source_fps) for path in o.clips]
     labels: list[Labels | None] = [None] * len(clips)
     if o.labels:  # one for each clip
@@ -308,7 +272,7 @@ def import_video(o: VideoOptions) -> bool:
     like = read_like(o.like) if o.like else None
     o = dataclasses.replace(o, fps=like.fps if like else o.fps)
     detector = choose_detector(o)
-    command = _command(o, clips, detector, like)
+    command = _command(o, clips, labels, detector)
     if (warnings := _finished(o, command)) is not None:
         print(f"{o.out}: this import is already finished")
         return _tell(warnings)
@@ -376,9 +340,10 @@ def _read_tracks(
         finder = JointFinder(o, clip, detector) if detector else None
         tracks.append(read_track(clip, o, label, finder))
         print(tracks[-1].describe())
-    if any(track.spans for track in tracks):
+    if (kept := sum(len(track.visible) for track in tracks)) < LEAST:
+        shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
+    if kept:
         return tracks
-    shutil.rmtree(o.out / DETECTIONS, ignore_errors=True)
     total = sum(len(track.extents) for track in tracks)
     if jumping := sum(track.implausible for track in tracks):
         raise UserError(
@@ -386,18 +351,17 @@ def _read_tracks(
             " they jump about as nobody's do; a person must be seen whole, some hundred pixels high"
         )
     blaze = detector and detector.name == "blazepose"
+    more = ", and large enough? --detector rcnn finds more" if blaze else "?"
     raise UserError(
-        f"{clips[0].path}: no person in five frames in a row, of {total}; is somebody there"
-        f"{', and large enough? --detector rcnn finds more' if blaze else '?'}"
+        f"{clips[0].path}: no person in five frames in a row, of {total}; is somebody there{more}"
     )
 
 
 def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, Any], list[str]]:
-    """Split the tracks by time and write all images, labels and train/clips.csv.
-
-    Returns what ROOT/import.json keeps of the data set, and warnings.
-    """
-    size = o.size or usual_size([track.clip for track in tracks])
+    """Write all splits; returns what ROOT/import.json keeps of the data set, and warnings."""
+    width, height = (min(track.clip.size[side] for track in tracks) for side in (0, 1))
+    unenlarged = (size for size in SIZES if size[0] <= width and size[1] <= height)
+    size = o.size or next(unenlarged, SIZES[-1])
     pieces = [Piece(i, *span) for i, track in enumerate(tracks) for span in track.spans]
     split = split_by_time(pieces, val_frames=o.val_frames, test=o.test)
     kept, val, held = sum(piece.frames for piece in split.train), split.val, tracks[split.val.clip]
@@ -413,13 +377,12 @@ def _write_splits(tracks: Sequence[Track], o: VideoOptions) -> tuple[dict[str, A
             box = write_clip(o.out / PARTIAL, track, files, size, o)
             shown.append((track, box))
             (left, top, right, bottom), (width, height) = box, track.clip.size
-            text = f"{right - left:.0f} x {bottom - top:.0f} of its {width} x {height} pixels"
-            stretch = (size[0] / (right - left)) / (size[1] / (bottom - top))
-            text += f", from ({left:.0f}, {top:.0f})"
-            if abs(math.log(stretch)) >= 0.02:
-                way = "sideways" if stretch > 1 else "upwards"
-                text += f", stretched {max(stretch, 1 / stretch):.2f} times {way}"
-            print(f"{track.clip.path}: shows {text}")
+            stretch = size[0] * (bottom - top) / (size[1] * (right - left))
+            print(
+                f"{track.clip.path}: shows {right - left:.0f} x {bottom - top:.0f} of its {width} x"
+                f" {height} pixels, from ({left:.0f}, {top:.0f})"
+                f"{f', its width stretched {stretch:.2f} times' if abs(stretch - 1) > 0.02 else ''}"
+            )
     ends = np.cumsum([0, *(piece.frames for piece in split.train)]).tolist()
     rows = "".join(f"{start},{stop}\n" for start, stop in pairwise(ends))
     write_atomically(o.out / PARTIAL / "train/clips.csv", f"start,stop\n{rows}".encode())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.options import REQUIRED, option
-from modules.runtime.errors import UserError
+from modules.runtime.errors import UserError, named
 
 DATA_SET, LABELS, JOINTS = "data set", "labels", "finding joints"
 
@@ -22,11 +22,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+# fmt: off
 @dataclass
 class DemoOptions:
     """make a small synthetic data set"""
 
-    # fmt: off
     root: Path = option(REQUIRED, DATA_SET, "folder of the new data set", positional=True, metavar="ROOT")
     train: int = option(1200, DATA_SET, "training frames", at_least=2, at_most=1_000_000)
     val: int = option(300, DATA_SET, "validation frames", at_least=2, at_most=1_000_000)
@@ -35,33 +35,27 @@ class DemoOptions:
     seed: int = option(0, DATA_SET, "seed of the motion", at_least=0)
     frame_H: int = option(32, DATA_SET, "height of the images, pixels", at_least=8, at_most=8192)
     frame_W: int = option(64, DATA_SET, "width of the images, pixels", at_least=8, at_most=8192)
-    # fmt: on
 
 
 @dataclass
 class CheckOptions:
     """print what a data set holds, or list its problems"""
 
-    # fmt: off
     root: Path = option(REQUIRED, DATA_SET, "folder with train/ and val/", positional=True, metavar="ROOT")
     picture: Path | None = option(None, DATA_SET, "draw a contact sheet: labels over frames, differences between frames, cuts", metavar="FILE.png", shown="none")
-    # fmt: on
 
 
 @dataclass
 class RenumberOptions:
     """rename images to 0.png, 1.png, … in the order of their numbers"""
 
-    # fmt: off
     folders: tuple[Path, ...] = option(REQUIRED, DATA_SET, "folder of images; give images and their labels together, so that they stay together", positional=True, metavar="FOLDER")
-    # fmt: on
 
 
 @dataclass(frozen=True)
 class VideoOptions:
     """make a data set from your own video: finds the person's joints and draws the labels"""
 
-    # fmt: off
     clips: tuple[Path, ...] = option(REQUIRED, DATA_SET, "video, GIF, or folder of images", positional=True, metavar="CLIP")
     out: Path = option(None, DATA_SET, "folder of the new data set; it must be given", metavar="ROOT", shown="with --labels_only, ROOT_CLIP beside --like")
     labels_only: bool = option(False, DATA_SET, "make test sequences only: this clip's motion for the person of --like; Tester.py renders them")
@@ -79,7 +73,7 @@ class VideoOptions:
     pose_model: Path | None = option(None, JOINTS, "blazepose: model file (pose_landmarker_full.task) for mediapipe after 0.10.14", metavar="FILE.task", shown="the one inside mediapipe 0.10.14")
     weights: Path | None = option(None, JOINTS, "rcnn: weights of torchvision's keypointrcnn_resnet50_fpn", metavar="FILE", shown="downloaded by torchvision, 226 MB, once")
     device: str = option("auto", JOINTS, "rcnn: where the detector runs", choices=("auto", "cuda", "cpu"), shown="auto: CUDA if available")
-    # fmt: on
+# fmt: on
 
 
 COMMANDS = {
@@ -95,33 +89,26 @@ WITHOUT_LABELS_ONLY = ("fps", "size", "fit", "val_frames", "test")
 
 def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
     """The options with --out filled in. typed: names of those that were. Raises UserError."""
-    if o.labels_only:
-        if o.like is None:
-            raise UserError("--labels_only needs --like ROOT: the data set of the trained person")
-        if idle := [name for name in WITHOUT_LABELS_ONLY if name in typed]:
-            raise UserError(f"--{idle[0]} has no effect with --labels_only; leave it out")
-        if o.out is None:
-            name = f"{o.like.resolve().name}_{o.clips[0].stem}"
-            o = dataclasses.replace(o, out=o.like.with_name(name))
-    elif o.like is not None:
-        raise UserError(f"--like {o.like} needs --labels_only")
-    elif o.out is None:
-        raise UserError("--out is missing: name the folder of the new data set")
-    if o.test is not None and o.test != (0,) and min(o.test) < 2:
-        raise UserError(f"--test {min(o.test)} is too small; a sequence needs at least 2 labels")
-    if o.labels and len(o.labels) != len(o.clips):
-        raise UserError(
-            f"--labels: {len(o.labels)} for {len(o.clips)} clips; give one for each clip, in the"
-            " same order"
-        )
-    if o.like and o.out.resolve() == o.like.resolve():
-        raise UserError(f"--out {o.out} is the data set of --like; give another folder")
-    for name in ("detector", "weights", "pose_model"):
-        if o.labels and name in typed:
-            raise UserError(f"--labels and --{name} are mutually exclusive: labels skip detection")
-    for source in (*o.clips, *o.labels):
-        if source.is_dir() and o.out.resolve().is_relative_to(source.resolve()):
-            raise UserError(
-                f"--out {o.out} is inside {source}; nothing is written into a source folder"
-            )
+    if o.labels_only and o.like and o.out is None:
+        name = f"{o.like.resolve().name}_{o.clips[0].stem}"
+        o = dataclasses.replace(o, out=o.like.with_name(name))
+    out, clips, labels = o.out and o.out.resolve(), len(o.clips), len(o.labels)
+    idle = [name for name in WITHOUT_LABELS_ONLY if o.labels_only and name in typed]
+    both = [name for name in ("detector", "weights", "pose_model") if o.labels and name in typed]
+    sources = [path for path in (*o.clips, *o.labels) if path.is_dir()]
+    around = [path for path in sources if out and out.is_relative_to(path.resolve())]
+    short = min(o.test) if o.test and o.test != (0,) else 2
+    for wrong, what in (
+        (o.labels_only and not o.like, "--labels_only needs --like ROOT, the person's data set"),
+        (o.like and not o.labels_only, f"--like {o.like} needs --labels_only"),
+        (idle, f"--{named(idle)} has no effect with --labels_only; leave it out"),
+        (out is None, "--out is missing: name the folder of the new data set"),
+        (short < 2, f"--test {short} is too small; a sequence needs at least 2 labels"),
+        (labels not in (0, clips), f"--labels: {labels} for {clips} clips; give one for each"),
+        (o.like and out == o.like.resolve(), f"--out {o.out} is that of --like; give another"),
+        (both, f"--labels and --{named(both)} are mutually exclusive: labels skip detection"),
+        (around, f"--out {o.out} is inside {named(around)}; nothing is written into a source"),
+    ):
+        if wrong:
+            raise UserError(what)
     return o

@@ -13,13 +13,12 @@ from modules.datasets.person import (
     frames_per_second,
     measure,
     retarget,
-    style_of,
     without_the_person,
 )
-from modules.datasets.pose import JOINTS, LIMBS, Style, draw_labels
+from modules.datasets.pose import JOINTS, LIMBS
 from modules.ink import find_ink
 from modules.runtime.errors import UserError
-from tests.support.clips import BODY_POINTS, draw, make_folder, middle, write_openpose
+from tests.support.clips import BODY_POINTS, draw, make_folder, write_openpose
 from tests.support.redrawn import redraw
 from tests.support.scripts import TINY_RUN, assert_refused, run_script
 
@@ -220,23 +219,6 @@ def test_motion_under_a_second_is_left_out(
     result = run_script(*command, more, "--source_fps", "10")
     assert "left out: 1 piece(s) of motion" in result.stdout
     assert len(list((tmp_path / "a/test/test_label/0").iterdir())) == 11
-
-
-@pytest.mark.parametrize("thickness", [1, 1.2, 2])
-def test_the_style_of_labels(thickness: float) -> None:
-    def drawn(style: Style, size: float = 1.0) -> np.ndarray:
-        places = np.stack([size * BODY_POINTS + middle(t) for t in range(20)])
-        known = np.ones(places.shape[:2], bool)
-        return np.stack(list(draw_labels(places, known, height=48, width=96, style=style)))
-
-    standard = drawn(Style(), size=0.8)
-    for style in (Style(), Style((255, 250, 245), 100, 230, thickness)):
-        labels = drawn(style)
-        found = style_of(labels, find_ink(labels), standard)
-        assert found[:3] == style[:3]
-        assert found.thickness == (pytest.approx(2, rel=0.1) if style.thickness == 2 else 1)
-    blank = np.full((2, 8, 8, 3), 200, np.uint8)
-    assert style_of(blank, find_ink(blank), standard) == Style((200, 200, 200))
 
 
 @pytest.mark.parametrize(

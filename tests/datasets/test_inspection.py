@@ -90,7 +90,7 @@ def test_the_offset_of_labels(train: tuple[np.ndarray, np.ndarray], shift: int) 
     moved = np.roll(labels, shift, axis=0)  # label t shows frame t - shift
     for seen in (frames, flicker):
         offset = offset_of(seen[4:-4], moved[4:-4])
-        assert offset and (offset.frames, offset.is_certain) == (shift, shift != 0)
+        assert offset and (offset.frames, "frame(s)" in offset.fault) == (shift, shift != 0)
         assert offset.best > 0.5
     # Steps between recordings do not count, and too few or still frames tell nothing.
     parts = (np.concatenate(np.split(part, 4)[::-1]) for part in train)
@@ -98,6 +98,19 @@ def test_the_offset_of_labels(train: tuple[np.ndarray, np.ndarray], shift: int) 
     assert offset_of(frames[:20], labels[:20]) is None
     still = offset_of(np.repeat(frames[:1], 60, axis=0), labels[:60])
     assert still and not still.fault
+
+
+def test_labels_beside_what_moves(train: tuple[np.ndarray, np.ndarray]) -> None:
+    frames, labels = train
+    for columns, rows, aside in (
+        (8, 0, "-12% of the width and +0%"),
+        (0, -8, "+25% of the height"),
+    ):
+        offset = offset_of(frames, np.roll(labels, (rows, columns), axis=(1, 2)))
+        assert offset and offset.fault.startswith("labels lie beside what moves")
+        assert aside in offset.fault
+    sound = offset_of(frames, labels)
+    assert sound and not sound.fault and sound.place == (0, 0)
 
 
 def test_check_warns_of_everything_at_once(tmp_path: Path) -> None:

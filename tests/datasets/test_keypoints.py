@@ -85,16 +85,3 @@ def test_without_network_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -
         keypoints.load_keypoint_model(None, CPU, short_side=64)
     for words in ("no route", PUBLISHED.url, "--weights", "--labels"):
         assert words in str(caught.value)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_on_a_gpu(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = keypoints.build_network(64)
-    sees_people_everywhere(network)
-    torch.save(network.state_dict(), tmp_path / "weights.pth")
-    find = keypoints.load_keypoint_model(
-        tmp_path / "weights.pth", torch.device("cuda"), short_side=64
-    )
-    found = find([np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)] * 3)
-    assert [each.joints.shape[1:] for each in found] == [(17, 3)] * 3

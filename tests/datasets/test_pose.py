@@ -13,10 +13,8 @@ from modules.datasets.pose import (
     fill_and_smooth,
     follow_main_person,
     person_from,
-    plausible_spans,
     roughness,
     switches,
-    unbroken_spans,
 )
 
 # The joints' names in the order in which COCO lists them, from its documentation.
@@ -69,33 +67,6 @@ def test_the_main_person_is_kept_while_a_larger_one_passes() -> None:
     assert all(a is b for a, b in zip(follow_main_person(both), other, strict=True))
 
 
-def test_small_people_in_the_background_are_nobody() -> None:
-    large = person(0, size=30)
-    chosen = follow_main_person([[large]] * 9 + [[person(5, size=8)], []])
-    assert chosen[8] is large and chosen[9] is chosen[10] is None
-    assert follow_main_person([[], []]) == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("missing", "cuts", "moved", "expected"),
-    [
-        ([], [], None, [(0, 10)]),
-        ([3, 4], [], None, [(0, 10)]),  # a gap of two is within the span
-        ([3, 4, 5], [], None, [(0, 3), (6, 10)]),  # of three it is not
-        ([0, 9], [], None, [(1, 9)]),
-        ([], [4], None, [(0, 4), (4, 10)]),
-        ([4], [4], None, [(0, 4), (5, 10)]),  # a cut within a gap
-        ([], [], 6, [(0, 6), (6, 10)]),  # somebody else
-        (list(range(10)), [], None, []),
-    ],
-)
-def test_spans(missing: list[int], cuts: list[int], moved: int | None, expected: list) -> None:
-    main = [
-        None if t in missing else person(0 if moved is None or t < moved else 90) for t in range(10)
-    ]
-    assert unbroken_spans(main, cuts, max_gap=2) == expected
-
-
 def test_short_gaps_are_filled_in_a_straight_line() -> None:
     points = np.zeros((8, 18, 2))
     known = np.zeros((8, 18), bool)
@@ -141,13 +112,6 @@ def test_limbs_have_openpose_s_colours_and_places() -> None:
         )
 
 
-def walk(frames: int, size: float = 30.0) -> np.ndarray:
-    """A body (T, 18, 2) that swings its arms and legs while it walks."""
-    t = np.arange(frames)[:, None, None]
-    body = np.random.default_rng(1).uniform(-size / 2, size / 2, (1, 18, 2))
-    return body + 40 + 0.1 * size * np.sin(t / 3 + np.arange(18)[:, None]) + 0.5 * t
-
-
 def test_roughness_by_hand() -> None:
     """Noise of a known size on a fast movement; the movement itself is none."""
     t = np.arange(400.0)
@@ -158,19 +122,6 @@ def test_roughness_by_hand() -> None:
     found = np.nanmean(roughness(path + noise, known, [(0, 400)]))
     assert found == pytest.approx(1.5 * np.sqrt(np.pi / 2), rel=0.03)  # mean of a Rayleigh
     assert np.isnan(roughness(path, known, [(0, 4)])).all()
-
-
-def test_only_what_moves_as_a_body_does_is_one() -> None:
-    known = np.ones((60, 18), bool)
-    moving, noise = walk(60), np.random.default_rng(0).normal(0, 1, (60, 18, 2))
-    assert plausible_spans(moving, known, [(0, 40), (40, 60)]) == [(0, 40), (40, 60)]
-    assert plausible_spans(moving + 0.5 * noise, known, [(0, 60)]) == [(0, 60)]
-    assert plausible_spans(moving + 5 * noise, known, [(0, 60)]) == []
-    partly = moving + 5 * noise * (np.arange(60) < 20)[:, None, None]
-    ((start, stop),) = plausible_spans(partly, known, [(0, 60)])
-    assert abs(start - 20) <= 3 and stop == 60
-    assert plausible_spans(moving, known, [(0, 4), (10, 60)]) == [(10, 60)]  # too short to tell
-    assert plausible_spans(moving, known & False, [(0, 60)]) == []
 
 
 @pytest.mark.parametrize(

@@ -79,16 +79,12 @@ def test_crop_by_hand() -> None:
 
 
 def test_split_by_hand() -> None:
-    one = split_by_time([Piece(0, 0, 100)], val_frames=20, test=[10, 5])
-    assert one.val == Piece(0, 80, 100)
-    assert one.test == [Piece(0, 70, 80), Piece(0, 65, 70)]
-    assert one.train == [Piece(0, 0, 65)]
     # The longest piece is cut first, and of a piece that is used up nothing stays.
     pieces = [Piece(0, 5, 35), Piece(1, 0, 50), Piece(1, 60, 80)]
-    two = split_by_time(pieces, val_frames=30, test=[29])
-    assert two.val == Piece(1, 20, 50)
-    assert two.test == [Piece(0, 6, 35)]
-    assert two.train == [Piece(1, 0, 20), Piece(1, 60, 80)]
+    split = split_by_time(pieces, val_frames=30, test=[29])
+    assert split.val == Piece(1, 20, 50)
+    assert split.test == [Piece(0, 6, 35)]
+    assert split.train == [Piece(1, 0, 20), Piece(1, 60, 80)]
 
 
 def test_by_default_nothing_is_lost_and_the_film_is_the_whole_clip() -> None:
@@ -109,8 +105,6 @@ def test_by_default_nothing_is_lost_and_the_film_is_the_whole_clip() -> None:
 
 
 def test_too_few_frames() -> None:
-    with pytest.raises(UserError, match=r"--val_frames 60: the longest .* has 50 frames"):
-        split_by_time([Piece(0, 0, 50)], val_frames=60, test=None)
     with pytest.raises(UserError, match=r"--test 31: the longest unbroken piece .* has 30 frames"):
         split_by_time([Piece(0, 0, 50)], val_frames=20, test=[31])
     with pytest.raises(UserError, match="no frames are left to train on"):
@@ -311,6 +305,20 @@ def test_interrupted_import_resumes_and_ends_the_same(
     assert contents(root) == before
 
 
+def test_joints_of_a_clip_that_was_replaced_are_found_again(
+    tmp_path: Path, stub: Callable[..., KnownJoints]
+) -> None:
+    """By another of the same names and sizes, while its import is unfinished."""
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for offset, stop in ((0, 10), (3, 10), (3, None)):
+        for t in range(20):
+            Image.fromarray(draw(t + offset)).save(clip / f"{t}.bmp")
+        known = stub(stop)
+        import_(clip, "--out", tmp_path / "data", *SMALL)
+        assert known.seen[0] == (8 + 3 if stop is None else offset)
+
+
 def test_another_command_into_the_same_folder_is_refused(
     clip: Path, openpose: Path, tmp_path: Path, stub: Callable[..., KnownJoints]
 ) -> None:
@@ -349,7 +357,7 @@ def test_another_command_into_the_same_folder_is_refused(
         (["--labels", "a", "b"], "2 for 1 clips"),
         (["--labels", "a", "--detector", "rcnn"], "are mutually exclusive"),
         (["--labels", "nowhere"], "--labels nowhere: there is no such"),
-        (["--weights", "nowhere"], "--weights nowhere: cannot be read"),
+        (["--weights", "nowhere"], "nowhere: cannot be read (No such file"),
     ],
 )
 def test_options_are_checked(clip: Path, tmp_path: Path, options: list[str], words: str) -> None:
@@ -401,6 +409,10 @@ def test_several_people_jitter_and_gaps_are_said(changed: Callable) -> None:
         joints[:, [*range(5), *range(9, 17)], 2] = -9.0  # arms alone are seen, and so the neck
         return found._replace(joints=joints)
 
+    def upwards(found: Detections, _: int) -> Detections:
+        return found._replace(joints=found.joints * [1, -1, 1] + [0, HEIGHT, 0])
+
+    assert "the neck is not above the hips in 60 frames" in changed(upwards).stdout
     said = changed(calm).stdout
     of_the_clip, _, of_the_result = said.partition("sizes are")
     assert of_the_clip.count("warning") == 1 and "only 52 training frames" in of_the_clip
@@ -422,12 +434,16 @@ def test_a_thing_is_no_person(changed: Callable, tmp_path: Path) -> None:
         joints[1, :, :2] += rng.normal(0, 5, (17, 2))
         return found._replace(joints=joints)
 
+    def sound(found: Detections, _: int) -> Detections:
+        return found
+
     def at_first(found: Detections, t: int) -> Detections:
         return mug(found, t) if t < 20 else found
 
     refused = changed(mug)
     assert_refused(refused, "no person: joints were found in 60 of 60 frames, but they jump about")
-    assert not (tmp_path / "mug").exists()  # nothing is left behind
+    assert_refused(changed(sound, make_folder(tmp_path / "few", 5)), "too few to split")
+    assert not (tmp_path / "mug").exists() and not (tmp_path / "sound").exists()
     result = changed(at_first)
     assert result.returncode == 0, result.stderr
     assert "frames whose joints jump about" in result.stdout

@@ -182,7 +182,10 @@ WITH_VAL: list[tuple[Damage, str]] = [
         every(remove(IMG, LABEL), write("train/clips.csv", "start,stop\n0,5\n")),
         "train/train_img: the folder is missing",
     ),
-    (write(LABEL, "text"), "train/train_label: the folder cannot be read (Not a directory)"),
+    (
+        write(LABEL, "text"),
+        "train_label: the folder cannot be read (Not a directory); unpack an archive first",
+    ),
     (folder("val/val_img"), "val/val_img: the folder has no images"),
     (deeper("data"), "its train/, val/ and test/ are in {root}/data; give that folder"),
     # numbers
@@ -222,6 +225,7 @@ OF_TEST: list[tuple[Damage, str]] = [
     ),
     (remove("test/test_label/10/1.png"), "test/test_label/10: has 1 label; a sequence needs"),
     (move("test/test_label/2", "test/test_label/two"), "is not a number: two; rename them 0, 1"),
+    (move("test/test_label/10", "test/test_label/02"), "of the same number: 02, 2; keep one"),
 ]
 
 
