@@ -21,7 +21,7 @@ from modules.runtime.errors import named
 
 SMALL = (64, 32)  # width, height in pixels at which cuts and copies are looked for
 CUT = 3.0  # a cut changes the picture this many times as much as the frames around it do …
-CUT_BESIDE = 2.0  # … and this many times as much as the steps just before and after it
+CUT_BESIDE = 3.0  # … and this many times as much as the steps just before and after it
 CUT_FLASH = 4.0  # the two steps of a single foreign frame, against the steps next to them
 CUT_LEAST = 1.0  # of 255, mean over pixels: less is never a cut
 HELD = 0.05  # of 255: less is a frame that is shown again, as clips of a variable rate have them

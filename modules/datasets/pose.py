@@ -177,6 +177,26 @@ def follow_main_person(people: Sequence[Sequence[Person]]) -> list[Person | None
     return [p if p and p.size >= SMALLEST * usual else None for p in chosen]
 
 
+def _another(a: Person, b: Person) -> bool:
+    """Whether two people of neighbouring frames differ in place or size."""
+    return overlap(a.box, b.box) < LOST or max(a.size / b.size, b.size / a.size) > GROWN
+
+
+def without_strays(main: Sequence[Person | None], max_gap: int) -> list[Person | None]:
+    """The people but for those who seem another one for up to `max_gap` frames and are then back:
+    found wrongly, or somebody else."""
+    kept: list[Person | None] = []
+    last: Person | None = None
+    for t, person in enumerate(main):
+        if person and last and _another(last, person):
+            back = main[t + 1 : t + 1 + max_gap]
+            if any(later and not _another(last, later) for later in back):
+                person = None
+        kept.append(person)
+        last = person or last
+    return kept
+
+
 def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: int) -> list[Span]:
     """Spans of frames in which one person is followed, in order.
 
@@ -186,8 +206,7 @@ def unbroken_spans(main: Sequence[Person | None], cuts: Sequence[int], max_gap: 
     seen = [(t, person) for t, person in enumerate(main) if person]
     edges = [0]
     for i, ((last, a), (t, b)) in enumerate(pairwise(seen), 1):
-        another = overlap(a.box, b.box) < LOST or max(a.size / b.size, b.size / a.size) > GROWN
-        if another or t - last - 1 > max_gap or any(last < cut <= t for cut in cuts):
+        if _another(a, b) or t - last - 1 > max_gap or any(last < cut <= t for cut in cuts):
             edges.append(i)
     edges.append(len(seen))
     return [(seen[i][0], seen[j - 1][0] + 1) for i, j in pairwise(edges) if i < j]

@@ -240,7 +240,7 @@ def _follow_joints(
 ) -> None:
     """Fill in a track of joints, and what hurts the result. small: the frames (T, H, W, 3)"""
     longest, size = round(o.max_gap * o.fps), np.array(track.clip.size)
-    main = pose.follow_main_person(people)
+    main = pose.without_strays(pose.follow_main_person(people), longest)
     points, known = pose.joints_over_time(main)
     seen = pose.unbroken_spans(main, track.cuts, longest)
     spans = pose.plausible_spans(

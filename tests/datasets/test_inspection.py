@@ -45,6 +45,12 @@ def test_cuts_are_found_where_they_are(video: np.ndarray, cuts: list[int]) -> No
     assert find_cuts(differences(video)) == cuts
 
 
+def test_a_fast_arm_is_no_cut() -> None:
+    steps = np.array([0.1, 0.5, 0.7, 1.8, 1.2, 2.1, 1.0, 3.0, 1.3, 1.4, 0.4, 0.6, 0.6, 0.1, 0.6])
+    assert find_cuts(steps) == []
+    assert find_cuts(np.where(steps == 3.0, 4.5, steps)) == [8]
+
+
 def test_a_frame_that_is_held_makes_no_cut() -> None:
     """As clips of 10 frames/s at 15, and as a screen recorder writes them."""
     video = moving(60, speed=2)

@@ -15,6 +15,7 @@ from modules.datasets.pose import (
     person_from,
     roughness,
     switches,
+    without_strays,
 )
 
 # The joints' names in the order in which COCO lists them, from its documentation.
@@ -65,6 +66,14 @@ def test_the_main_person_is_kept_while_a_larger_one_passes() -> None:
     other = [person(200, size=14) for _ in range(20)]
     both = [[a, b] for a, b in zip(main, other, strict=True)]
     assert all(a is b for a, b in zip(follow_main_person(both), other, strict=True))
+
+
+def test_who_is_back_at_once_was_not_another_person() -> None:
+    main = [person(20 + t) for t in range(12)]
+    stray = [*main[:5], person(200), person(200, size=30), *main[7:]]
+    assert without_strays(stray, 2) == [*main[:5], None, None, *main[7:]]
+    assert without_strays(stray, 1) == stray  # one who stays longer is another
+    assert without_strays(main, 2) == main
 
 
 def test_short_gaps_are_filled_in_a_straight_line() -> None:
