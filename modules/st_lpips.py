@@ -5,12 +5,7 @@ brings its weights along (AlexNet trunk). It is not LPIPS, and its values cannot
 those of LPIPS. It scores results; nothing is trained on it.
 """
 
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,25 +16,6 @@ from modules.runtime.errors import UserError
 INSTALL = "pip install -r requirements-metrics.txt"
 AT_ONCE = 32  # frames
 SMALLEST = 21  # pixels of a side, below which the network's padding does not fit its features
-# The package imports these for debugging, does not declare them, and uses nothing of them here.
-UNUSED = {"IPython": "embed", "torchsummary": "summary"}
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """While inside, an import of an UNUSED package that is not installed gives an empty one."""
-    added = []
-    for name, attribute in UNUSED.items():
-        if name not in sys.modules:
-            empty: Any = ModuleType(name)
-            setattr(empty, attribute, None)
-            sys.modules[name] = empty
-            added.append(name)
-    try:
-        yield
-    finally:
-        for name in added:
-            del sys.modules[name]
 
 
 def load_st_lpips(height: int, width: int) -> nn.Module:
@@ -53,7 +29,7 @@ def load_st_lpips(height: int, width: int) -> nn.Module:
             f"--st_lpips: frames of {size} are too small for it, below {SMALLEST} pixels"
         )
     try:
-        with _stand_ins(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torchvision, about how the package calls it
             from stlpips_pytorch.stlpips import LPIPS
 

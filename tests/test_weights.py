@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_told_apart(
         load_weights(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: ") and words in text and "\n" not in text
-    with pytest.raises(UserError, match=f"{tmp_path}: cannot be read"):
+    with pytest.raises(UserError, match=f"{tmp_path}: is a folder"):
         load_checkpoint(tmp_path)
 
 
