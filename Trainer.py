@@ -303,8 +303,8 @@ def run() -> int:
         elif checkpoint and (other := checkpoint.other_background(video.ink, o.DR)):
             print(f"note: {other}; the model has to adapt to that first", flush=True)
 
-    known = checkpoint is not None
-    o, choice = auto_sized(o, explicit, train, device, given_weights=known)
+    val, known = len(video.frames), checkpoint is not None
+    o, choice = auto_sized(o, explicit, train, device, val=val, given_weights=known)
     notes = [*without_effect(o, explicit), *idle_annealing(o), *own_size, *choice]
     print("\n".join([*as_lines(resolved(o)), *notes]), flush=True)
 

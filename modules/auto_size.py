@@ -1,6 +1,6 @@
 """Size of frames and model, length of the run and Muon's rate with --preset best and video.
 
-All follows from the number of training frames and their size, the kind of device and the CPU's
+All follows from the numbers of frames and their size, the kind of device and the CPU's
 cores alone, so the same machine chooses the same, with one process or several. The rate follows
 from the size, a typed one too.
 """
@@ -17,6 +17,7 @@ import torch
 from modules.cvae import COLOURS, FOLDS
 from modules.data import VideoData
 from modules.options import AUTO_SIZED, RECIPE, TrainerOptions
+from modules.rollouts import STRETCH
 from modules.runtime import distributed
 
 
@@ -37,12 +38,14 @@ class Size(NamedTuple):
 SMALL, MEDIUM, FULL = Size(32, 28, 4, 64), Size(64, 24, 12, 96), Size(128, 32, 12, 192)
 MEDIUM_CORES = 8
 
-# What a user waits for, in minutes, and predicted frames of 64 × 32 pixels per second, validations
-# and stored rollouts included: `--preset video` on two CPU cores with bfloat16, on an H200. The
-# longest data sets need FEWEST epochs. An epoch of the shortest has a handful of steps: fifty
-# frames gain 0.7 dB between 100 epochs and MOST (docs/results.md).
+# What a user waits for, in minutes, and trained frames of 64 × 32 pixels per second: `--preset
+# video` on two CPU cores with bfloat16, on an H200. ALONE is the part of such a frame's time that
+# one takes which is made from the one before, at validation and in stored rollouts: most of what
+# a short clip takes. The longest data sets need FEWEST epochs. An epoch of the shortest has a
+# handful of steps: fifty frames gain 0.7 dB between 100 epochs and MOST (docs/results.md).
 MINUTES = {"cpu": 10, "gpu": 20}
-SPEED = {"cpu": 36, "gpu": 300}
+SPEED = {"cpu": 42, "gpu": 310}
+ALONE = 0.4
 FEWEST, MOST = 3, 250
 PIXELS = 64 * 32
 # Pixels of the largest frame that a device trains well in these minutes.
@@ -129,7 +132,7 @@ def folded(size: Size, fold: int) -> Size:
 
 
 def epochs_for(device: torch.device, frames: float) -> tuple[int, float]:
-    """Epochs of so many predicted frames, and the minutes that they are expected to take.
+    """Epochs of so many trained frames, and the minutes that they are expected to take.
 
     As many as a user waits for, within FEWEST … MOST. frames: in units of 64 × 32 pixels by a
     model of the device's own size.
@@ -151,11 +154,13 @@ def auto_sized(
     train: VideoData | None,
     device: torch.device,
     *,
+    val: int,
     given_weights: bool = False,
 ) -> tuple[TrainerOptions, list[str]]:
     """The options with what a preset leaves to be chosen, and a line that says what, if anything.
 
     explicit:      names of the typed options, which stay
+    val:           validation frames
     given_weights: the model's size is that of a checkpoint
     A resumed run keeps what was chosen when it started.
     """
@@ -172,6 +177,7 @@ def auto_sized(
         chosen |= folded(usual, fold)._asdict()
     width = o.D_out_dim if "D_out_dim" in explicit else chosen.get("D_out_dim", o.D_out_dim)
     predicted = len(train.frames) * (1 - 1 / o.train_vi_len)
+    predicted += ALONE * (val + min(STRETCH, len(train.frames)))
     seen = pixels / fold**2
     times = seen / PIXELS * max(1.0, width / usual.D_out_dim) ** COST_POWER
     chosen["num_epoch"], minutes = epochs_for(device, predicted * times)

@@ -25,9 +25,7 @@ def load_st_lpips(height: int, width: int) -> nn.Module:
     """
     if min(height, width) < SMALLEST:
         size = f"{height} × {width}"
-        raise UserError(
-            f"--st_lpips: frames of {size} are too small for it, below {SMALLEST} pixels"
-        )
+        raise UserError(f"--st_lpips: frames of {size} are too small, below {SMALLEST} pixels")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torchvision, about how the package calls it
@@ -35,9 +33,7 @@ def load_st_lpips(height: int, width: int) -> nn.Module:
 
             network: nn.Module = LPIPS(net="alex", variant="shift_tolerant", verbose=False)
     except ImportError as error:
-        raise UserError(
-            f"--st_lpips needs the package stlpips-pytorch ({error}): {INSTALL}"
-        ) from error
+        raise UserError(f"--st_lpips needs another package ({error}): {INSTALL}") from error
     except (OSError, RuntimeError) as error:
         first = str(error).partition("\n")[0]
         raise UserError(f"--st_lpips: its weights cannot be read ({first}): {INSTALL}") from error

@@ -49,10 +49,7 @@ def read_weight_file(path: Path) -> Any:
     A .safetensors file is read by the package of that name.
     """
     if path.is_dir():
-        raise UserError(
-            f"{path}: is a folder; give a file, such as RUN/best.ckpt, or merge the parts of a "
-            "sharded checkpoint into one file where they were written"
-        )
+        raise UserError(f"{path}: is a folder; give a file, and merge a sharded one first")
     try:
         data = path.read_bytes()  # at once: a disk's fault is told apart from the content's
     except (FileNotFoundError, NotADirectoryError) as error:

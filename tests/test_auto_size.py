@@ -32,7 +32,8 @@ def fit(
     options, explicit = parse_trainer("", ["--DR", "d", *typed.split()])
     pixels = torch.zeros(frames, 4, 4, 3, dtype=torch.uint8)
     data = VideoData(pixels, pixels, (Recording(0, frames),))
-    return auto_size.auto_sized(options, explicit, data, device, given_weights=given_weights)
+    kind: dict[str, Any] = {"val": min(630, frames // 5), "given_weights": given_weights}
+    return auto_size.auto_sized(options, explicit, data, device, **kind)
 
 
 GPU, WEIGHTS, MANY = {"device": CUDA}, {"given_weights": True}, {"frames": 4000}
@@ -43,13 +44,14 @@ VIDEO = "--preset video --frame_H {} --frame_W {}".format
 @pytest.mark.parametrize(
     ("typed", "kind", "chosen"),
     [
-        # By hand: ten minutes of a CPU are 21,600 predicted frames, twenty of a GPU 360,000; half
-        # of the frames of these presets are predicted.
+        # By hand: ten minutes of a CPU are 25,200 trained frames, twenty of a GPU 372,000; half of
+        # the frames of these presets are trained on, and 0.4 of those of validation and a stretch
+        # of 64 count as well: 2,278 of 4,000, 84 of 100, 12,278 of 24,000.
         ("--preset best", MANY, {**SMALL_ONE, "num_epoch": 11, "lr": 0.0026}),
         ("--preset best", {"frames": 100}, {"num_epoch": 250}),
         ("--preset best", {"frames": 24_000}, {"num_epoch": 3}),
         ("--preset best", GPU | {"frames": 24_000}, {"num_epoch": 30}),
-        ("--preset best --frame_W 128", MANY, {**SMALL_ONE, "num_epoch": 5, "lr": 0.0026}),
+        ("--preset best --frame_W 128", MANY, {**SMALL_ONE, "num_epoch": 6, "lr": 0.0026}),
         # A full-size checkpoint on a CPU: 3^1.75 = 6.8 times the arithmetic.
         ("--preset best", MANY | WEIGHTS, {"num_epoch": 3, "lr": 0.0015}),
         ("--preset best", GPU, {**auto_size.FULL._asdict(), "num_epoch": 250, "lr": 0.0015}),
@@ -82,14 +84,14 @@ def test_what_is_chosen(typed: str, kind: dict[str, Any], chosen: dict[str, Any]
 
 def test_presets_choose_and_say_what_they_chose() -> None:
     (line,) = fit("--preset video")[1]
-    assert "num_epoch=43  lr=0.0026 for 1,000 training frames on 2 CPU cores" in line
-    assert line.endswith("10 minutes or so")  # of 500 predicted frames of 64 x 32
+    assert "num_epoch=42  lr=0.0026 for 1,000 training frames on 2 CPU cores" in line
+    assert line.endswith("10 minutes or so")  # 500 trained frames, and 0.4 of 264 others
     chosen = [auto_size.size_for(*machine) for machine in ((CPU, 2), (CPU, 16), (CUDA, 2))]
     assert chosen == [auto_size.SMALL, auto_size.MEDIUM, auto_size.FULL]
     # The spectral norm of a step's change of twice 48 channels is rate · √channels.
     assert auto_size.rate_for(96, 0.003) * 96**0.5 == pytest.approx(0.003 * 48**0.5)
     options, explicit = parse_trainer("", ["--resume", "--save_root", "r", "--preset", "best"])
-    assert auto_size.auto_sized(options, explicit, None, CPU) == (options, [])
+    assert auto_size.auto_sized(options, explicit, None, CPU, val=0) == (options, [])
 
 
 @pytest.mark.parametrize(
