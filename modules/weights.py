@@ -48,9 +48,9 @@ def read_weight_file(path: Path) -> Any:
 
     A .safetensors file is read by the package of that name.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give a file, and merge a sharded one first")
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give a file, and merge a sharded one first")
         data = path.read_bytes()  # at once: a disk's fault is told apart from the content's
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such checkpoint") from error
