@@ -1,8 +1,8 @@
 """Size of frames and model, length of the run and Muon's rate with --preset best and video.
 
-All follows from the numbers of frames and their size, the kind of device and the CPU's
-cores alone, so the same machine chooses the same, with one process or several. The rate follows
-from the size, a typed one too.
+All follows from the numbers of frames and their size, the kind of device and the CPU's cores alone,
+so the same machine chooses the same, with one process or several. The rate follows from the size, a
+typed one too.
 """
 
 import dataclasses
@@ -176,11 +176,11 @@ def auto_sized(
             chosen |= {"fold": fold} if fold != o.fold else {}
         chosen |= folded(usual, fold)._asdict()
     width = o.D_out_dim if "D_out_dim" in explicit else chosen.get("D_out_dim", o.D_out_dim)
-    predicted = len(train.frames) * (1 - 1 / o.train_vi_len)
-    predicted += ALONE * (val + min(STRETCH, len(train.frames)))
+    frames = len(train.frames) * (1 - 1 / o.train_vi_len)
+    frames += ALONE * (val + min(STRETCH, len(train.frames)))
     seen = pixels / fold**2
     times = seen / PIXELS * max(1.0, width / usual.D_out_dim) ** COST_POWER
-    chosen["num_epoch"], minutes = epochs_for(device, predicted * times)
+    chosen["num_epoch"], minutes = epochs_for(device, frames * times)
     chosen = {name: value for name, value in chosen.items() if name not in explicit}
     if o.optim == "Muon" and o.lr == RECIPE["lr"] and "lr" not in explicit:
         rate = float(f"{rate_for(chosen.get('D_out_dim', o.D_out_dim), o.lr):.2g}")

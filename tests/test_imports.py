@@ -144,7 +144,7 @@ def test_running_needs_what_requirements_say() -> None:
     extras = set().union(*map(packages, REPOSITORY.glob("requirements-*.txt")))
     used -= set(sys.stdlib_module_names) | {"modules", *SCRIPTS}
     assert required <= used <= required | extras
-    assert packages(REPOSITORY / "tests/requirements.txt") == {"pytest", "ruff", "mypy"}
+    assert packages(REPOSITORY / "tests/requirements.txt") == {"pytest", "ruff", "mypy", "av"}
 
 
 def test_scripts_start_without_what_they_may_not_need() -> None:
