@@ -46,10 +46,9 @@ def st_lpips(network: nn.Module, prediction: Tensor, truth: Tensor) -> np.ndarra
 
     prediction, truth: (T, 3, H, W) in [0, 1].
     """
-    distances = []
-    for start in range(0, len(truth), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        # normalize: from [0, 1] to the [-1, 1] that the network expects
-        value = network(prediction[part].float(), truth[part].float(), normalize=True)
-        distances.append(value.flatten())
+    # normalize: from [0, 1] to the [-1, 1] that the network expects
+    distances = [
+        network(made.float(), true.float(), normalize=True).flatten()
+        for made, true in zip(prediction.split(AT_ONCE), truth.split(AT_ONCE), strict=True)
+    ]
     return torch.cat(distances).double().numpy()

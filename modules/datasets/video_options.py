@@ -93,20 +93,21 @@ def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
         name = f"{o.like.resolve().name}_{o.clips[0].stem}"
         o = dataclasses.replace(o, out=o.like.with_name(name))
     out, clips, labels = o.out and o.out.resolve(), len(o.clips), len(o.labels)
-    idle = [name for name in WITHOUT_LABELS_ONLY if o.labels_only and name in typed]
-    both = [name for name in ("detector", "weights", "pose_model") if o.labels and name in typed]
+    idle = [f"--{name}" for name in WITHOUT_LABELS_ONLY if o.labels_only and name in typed]
+    detecting = ("detector", "weights", "pose_model")
+    both = [f"--{name}" for name in detecting if o.labels and name in typed]
     sources = [path for path in (*o.clips, *o.labels) if path.is_dir()]
     around = [path for path in sources if out and out.is_relative_to(path.resolve())]
     short = min(o.test) if o.test and o.test != (0,) else 2
     for wrong, what in (
         (o.labels_only and not o.like, "--labels_only needs --like ROOT, the person's data set"),
         (o.like and not o.labels_only, f"--like {o.like} needs --labels_only"),
-        (idle, f"--{named(idle)} has no effect with --labels_only; leave it out"),
+        (idle, f"{named(idle)} has no effect with --labels_only; leave it out"),
         (out is None, "--out is missing: name the folder of the new data set"),
         (short < 2, f"--test {short} is too small; a sequence needs at least 2 labels"),
         (labels not in (0, clips), f"--labels: {labels} for {clips} clips; give one for each"),
         (o.like and out == o.like.resolve(), f"--out {o.out} is that of --like; give another"),
-        (both, f"--labels and --{named(both)} are mutually exclusive: labels skip detection"),
+        (both, f"--labels and {named(both)} are mutually exclusive: labels skip detection"),
         (around, f"--out {o.out} is inside {named(around)}; nothing is written into a source"),
     ):
         if wrong:
