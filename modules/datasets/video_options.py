@@ -94,8 +94,7 @@ def checked(o: VideoOptions, typed: Collection[str]) -> VideoOptions:
         o = dataclasses.replace(o, out=o.like.with_name(name))
     out, clips, labels = o.out and o.out.resolve(), len(o.clips), len(o.labels)
     idle = [f"--{name}" for name in WITHOUT_LABELS_ONLY if o.labels_only and name in typed]
-    detecting = ("detector", "weights", "pose_model")
-    both = [f"--{name}" for name in detecting if o.labels and name in typed]
+    both = [f"--{n}" for n in ("detector", "weights", "pose_model") if o.labels and n in typed]
     sources = [path for path in (*o.clips, *o.labels) if path.is_dir()]
     around = [path for path in sources if out and out.is_relative_to(path.resolve())]
     short = min(o.test) if o.test and o.test != (0,) else 2
