@@ -9,7 +9,6 @@ import torch
 
 import dataloader
 from modules.cvae import CVAE, ModelConfig
-from modules.datasets import blazepose, synthetic
 from modules.datasets.canvas import shrink
 from tests.programs import moving_camera
 from tests.programs.batch_norm import settled
@@ -127,34 +126,7 @@ def test_psnr_of_enlarged_frames(tmp_path: Path) -> None:
     assert psnr_enlarged(*folders, (8, 8)) == pytest.approx(expected)
 
 
-# ---------------------------------------------------------------- joint_error.py, batch_norm.py
-
-
-@pytest.mark.skipif(
-    blazepose.why_missing() is not None, reason=f"no BlazePose here: {blazepose.why_missing()}"
-)
-def test_distances_of_the_figure(tmp_path: Path) -> None:
-    pytest.importorskip("av", reason="no mp4 without PyAV")
-    clip, root, program = tmp_path / "a.mp4", tmp_path / "root", "tests/programs/joint_error.py"
-    done(program, "clip", clip, "--seconds", "2")
-    assert_refused(run_script(program, "figure", clip, root), "holds no joints", "import it first")
-    found = done(program, "sizes", clip, "16x8", "512x256", "--every", "30")
-    small, large = re.findall(r"a person in (\d) of 2 frames", found)
-    assert small < large == "2" and "205 pixels high; median" in found
-    split = ("--val_frames", "5", "--test", "0")
-    done("dataloader.py", "video", clip, "--out", root, *split)
-
-    def medians() -> list[float]:
-        found = done(program, "figure", clip, root)
-        assert "a person in 30 of 30 frames" in found
-        return [float(value) for value in re.findall(r"median ([\d.]+)%", found)]
-
-    assert len(medians()) == 2 and max(medians()) < 2
-    joints = np.load(clip.with_suffix(".npy"))
-    assert joints.shape == (60, 18, 2)
-    height = synthetic.make_scene(0, 256, 512).camera.scale
-    np.save(clip.with_suffix(".npy"), joints + np.array([0.1 * height, 0]))  # the control
-    assert all(9 < median < 11 for median in medians())
+# ---------------------------------------------------------------- batch_norm.py
 
 
 def test_the_same_weights_with_both_kinds_of_statistics() -> None:
