@@ -1,8 +1,8 @@
 """Size of frames and model, length of the run and Muon's rate with --preset best and video.
 
-All follows from the numbers of frames and their size, the kind of device and the CPU's cores alone,
-so the same machine chooses the same, with one process or several. The rate follows from the size, a
-typed one too.
+All follows from the numbers of frames and their size, the kind of device, its precision and the
+CPU's cores alone, so the same machine chooses the same, with one process or several. The rate
+follows from the size, a typed one too.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from modules.data import VideoData
 from modules.options import AUTO_SIZED, RECIPE, TrainerOptions
 from modules.rollouts import STRETCH
 from modules.runtime import distributed
+from modules.runtime.device import choose_precision
 
 
 class Size(NamedTuple):
@@ -39,12 +40,13 @@ SMALL, MEDIUM, FULL = Size(32, 28, 4, 64), Size(64, 24, 12, 96), Size(128, 32, 1
 MEDIUM_CORES = 8
 
 # What a user waits for, in minutes, and trained frames of 64 × 32 pixels per second: `--preset
-# video` on two CPU cores with bfloat16, on an H200. ALONE is the part of such a frame's time that
-# one takes which is made from the one before, at validation and in stored rollouts: most of what
-# a short clip takes. The longest data sets need FEWEST epochs. An epoch of the shortest has a
-# handful of steps: fifty frames gain 0.7 dB between 100 epochs and MOST (docs/results.md).
-MINUTES = {"cpu": 10, "gpu": 20}
-SPEED = {"cpu": 42, "gpu": 310}
+# video` on two CPU cores of 2 GHz, with AMX and with AVX-512 alone, and on an H200. ALONE is the
+# part of such a frame's time that one takes which is made from the one before, at validation and in
+# stored rollouts: most of what a short clip takes. The longest data sets need FEWEST epochs. An
+# epoch of the shortest has a handful of steps: fifty frames gain 0.7 dB between 100 epochs and MOST
+# (docs/results.md).
+MINUTES = {"cpu": 10, "cpu in float32": 10, "gpu": 20}
+SPEED = {"cpu": 42, "cpu in float32": 12, "gpu": 310}
 ALONE = 0.4
 FEWEST, MOST = 3, 250
 PIXELS = 64 * 32
@@ -131,14 +133,14 @@ def folded(size: Size, fold: int) -> Size:
     return size._replace(F_dim=max(size.F_dim, colours), D_out_dim=max(size.D_out_dim, colours))
 
 
-def epochs_for(device: torch.device, frames: float) -> tuple[int, float]:
+def epochs_for(kind: str, frames: float) -> tuple[int, float]:
     """Epochs of so many trained frames, and the minutes that they are expected to take.
 
-    As many as a user waits for, within FEWEST … MOST. frames: in units of 64 × 32 pixels by a
-    model of the device's own size.
+    As many as a user waits for, within FEWEST … MOST. kind: of SPEED; frames: in units of 64 × 32
+    pixels by a model of the device's own size.
     """
-    kind = "cpu" if device.type == "cpu" else "gpu"
-    minutes = frames / SPEED[kind] / 60  # of an epoch
+    (speed,) = distributed.from_main(SPEED[kind])
+    minutes = frames / speed / 60  # of an epoch
     epochs = min(MOST, max(FEWEST, round(MINUTES[kind] / max(minutes, 1e-9))))
     return epochs, epochs * minutes
 
@@ -166,7 +168,9 @@ def auto_sized(
     """
     if o.preset not in AUTO_SIZED or o.resume or train is None:
         return o, []
-    cores = cpu_cores()
+    cores, kind = cpu_cores(), "cpu" if device.type == "cpu" else "gpu"
+    if kind == "cpu" and choose_precision(o.precision, device) == torch.float32:
+        kind = "cpu in float32"
     usual, pixels, fold = size_for(device, cores), o.frame_H * o.frame_W, o.fold
     chosen: dict[str, Any] = {}
     if not given_weights:
@@ -180,7 +184,7 @@ def auto_sized(
     frames += ALONE * (val + min(STRETCH, len(train.frames)))
     seen = pixels / fold**2
     times = seen / PIXELS * max(1.0, width / usual.D_out_dim) ** COST_POWER
-    chosen["num_epoch"], minutes = epochs_for(device, frames * times)
+    chosen["num_epoch"], minutes = epochs_for(kind, frames * times)
     chosen = {name: value for name, value in chosen.items() if name not in explicit}
     if o.optim == "Muon" and o.lr == RECIPE["lr"] and "lr" not in explicit:
         rate = float(f"{rate_for(chosen.get('D_out_dim', o.D_out_dim), o.lr):.2g}")
@@ -188,7 +192,11 @@ def auto_sized(
     if not chosen:
         return o, []
     shown = "  ".join(f"{name}={value}" for name, value in chosen.items())
-    where = f"{cores} CPU core{'s' * (cores > 1)}" if device.type == "cpu" else "a GPU"
+    where = (
+        "a GPU"
+        if kind == "gpu"
+        else f"{cores} CPU core{'s' * (cores > 1)}{kind.removeprefix('cpu')}"
+    )
     line = f"note: --preset {o.preset} chose {shown} for {len(train.frames):,} training frames"
     line += f" on {where}"
     if "num_epoch" in chosen:

@@ -13,6 +13,7 @@ from modules import auto_size
 from modules.cvae import CVAE
 from modules.data import Recording, VideoData
 from modules.options import TrainerOptions, model_config, parse_trainer
+from modules.runtime import device as device_module
 from modules.runtime import distributed
 from tests.support.data import make_dataset
 from tests.support.scripts import done
@@ -24,6 +25,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_interop_threads", lambda: 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.setattr(device_module, "_has_bfloat16", lambda _: True)
 
 
 def fit(
@@ -50,6 +52,7 @@ VIDEO = "--preset video --frame_H {} --frame_W {}".format
         ("--preset best", MANY, {**SMALL_ONE, "num_epoch": 11, "lr": 0.0026}),
         ("--preset best", {"frames": 100}, {"num_epoch": 250}),
         ("--preset best", {"frames": 24_000}, {"num_epoch": 3}),
+        ("--preset best --precision float32", {}, {"num_epoch": 12}),  # of 606, 7,200 in all
         ("--preset best", GPU | {"frames": 24_000}, {"num_epoch": 30}),
         ("--preset best --frame_W 128", MANY, {**SMALL_ONE, "num_epoch": 6, "lr": 0.0026}),
         # A full-size checkpoint on a CPU: 3^1.75 = 6.8 times the arithmetic.
@@ -134,5 +137,7 @@ def test_the_machine_decides_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert auto_size.cpu_cores() == 2
     monkeypatch.setattr(torch, "get_num_interop_threads", lambda: 16)
     assert auto_size.cpu_cores() == 4  # of a job that was given a part of the machine
-    monkeypatch.setattr(distributed, "from_main", lambda *_: [8.0])  # ranks take those of rank 0
-    assert fit("--preset best")[0].F_dim == auto_size.MEDIUM.F_dim
+    # Ranks take those of rank 0, and its speed: of 8 frames/s, 4,800 in all.
+    monkeypatch.setattr(distributed, "from_main", lambda *_: [8.0])
+    chosen = fit("--preset best")[0]
+    assert (chosen.F_dim, chosen.num_epoch) == (auto_size.MEDIUM.F_dim, 8)
