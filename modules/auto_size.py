@@ -41,10 +41,9 @@ MEDIUM_CORES = 8
 
 # What a user waits for, in minutes, and trained frames of 64 × 32 pixels per second: `--preset
 # video` on two CPU cores of 2 GHz, with AMX and with AVX-512 alone, and on an H200. ALONE is the
-# part of such a frame's time that one takes which is made from the one before, at validation and in
-# stored rollouts: most of what a short clip takes. The longest data sets need FEWEST epochs. An
-# epoch of the shortest has a handful of steps: fifty frames gain 0.7 dB between 100 epochs and MOST
-# (docs/results.md).
+# part of a frame's time that one takes which is made from the one before, at validation and in
+# stored rollouts: most of what a short clip takes. The longest data sets need FEWEST epochs; fifty
+# frames gain 0.7 dB between 100 epochs and MOST (docs/results.md).
 MINUTES = {"cpu": 10, "cpu in float32": 10, "gpu": 20}
 SPEED = {"cpu": 42, "cpu in float32": 12, "gpu": 310}
 ALONE = 0.4

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -82,14 +81,10 @@ def save_gif(path: Path, frames: Iterable[np.ndarray], palette: np.ndarray, fps:
     # one of them, so that the whole lasts as long as it should.
     ends = np.round(np.arange(len(others) + 2) * 100 / fps).astype(int)
     durations = (10 * np.diff(ends)).tolist()  # ms
-    settings: dict[str, Any] = {
-        "save_all": True,
-        "append_images": others,
-        "duration": durations if others else durations[0],
-        "loop": 0,
-        "optimize": True,  # pixels that stay are not written again
-    }
-    return style.write_whole(path, partial(first.save, format="GIF", **settings))
+    save = partial(first.save, format="GIF", save_all=True, append_images=others, loop=0)
+    # Optimised: pixels that stay are not written again.
+    whole = partial(save, duration=durations if others else durations[0], optimize=True)
+    return style.write_whole(path, whole)
 
 
 def write_gif(path: Path, frames: np.ndarray, *, fps: float) -> Path:
@@ -113,8 +108,7 @@ def write_comparison_gif(
 
     def pages() -> Iterator[np.ndarray]:
         for t, pictures in enumerate(zip(labels, truth, prediction, strict=True)):
-            made = f"prediction {psnr[t - 1]:.1f} dB" if t else "prediction"
-            captions = f"frame {t}", "truth", made
+            captions = f"frame {t}", "truth", "prediction" + (f" {psnr[t - 1]:.1f} dB" if t else "")
             yield np.asarray(picture_grid(np.stack(pictures), captions, title, columns=3))
 
     return save_gif(path, pages(), palette_of(labels, truth, prediction), 15)
