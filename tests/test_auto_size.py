@@ -126,6 +126,7 @@ def test_the_video_preset_takes_the_data_set_s_own_frame_size(tmp_path: Path) ->
     assert size("--preset video --frame_H 16 --frame_W 32") == (16, 32, [])
     assert size("--preset best") == (32, 64, [])  # which has the course's size
     assert size("--preset video --DR nowhere") == (32, 64, [])
+    assert size("--preset video --ckpt_path best.ckpt") == (32, 64, [])  # which decides
     command = ("Trainer.py", "--DR", root, "--preset", "video", "--device", "cpu")
     said = done(*command, "--dry_run", "--save_root", tmp_path / "run")
     assert "frame_H=64  frame_W=64" in said and "fold=2" in said

@@ -108,6 +108,9 @@ def test_export_writes_the_older_form(tmp_path: Path) -> None:
     assert same(content["optimizer"], state)
     assert path.stat().st_size < 1.2 * sum(v.nbytes for v in state.values())  # there once
     assert checkpoint.load_checkpoint(path).config == ModelConfig()
+    torch.save(new_content(replace(config, fold=2, reference="first")), tmp_path / "b.ckpt")
+    notes = checkpoint.export(checkpoint.load_checkpoint(tmp_path / "b.ckpt"), tmp_path / "b.pth")
+    assert all(words in "".join(notes) for words in ("fold 2", "reference first"))
     with pytest.raises(UserError, match="cannot be written"):
         checkpoint.export(made, tmp_path / "none/a.pth")
 

@@ -104,6 +104,10 @@ def test_latents_follow_the_sequence_s_number(
         monkeypatch.setattr(model.Generator, "forward", rounding)
     found = generate(model, 4 * [sequence], **KIND, numbers=numbers, batch_size=3)
     assert all(torch.equal(alone[n], video) for n, video in zip(numbers, found, strict=True))
+    monkeypatch.setattr("modules.evaluation._batch_changes_nothing", lambda *_: True)
+    counted: list[int] = []  # of the frames made, for a progress bar
+    generate(model, 4 * [sequence], **KIND, batch_size=3, advance=counted.append)
+    assert sum(counted) == 4 * 4
 
 
 def test_a_generation_that_does_not_fit_is_a_user_s_error(

@@ -28,6 +28,7 @@ def labels_on(
         (labels_on(WHITE, RED, blank=19), WHITE, 255, 24),
         (labels_on(WHITE, RED, blank=20), WHITE, 255, 24),  # nothing is known of lines
         (labels_on(WHITE, (155, 205, 255), columns=7), WHITE, 100, 10),  # nearly half of it
+        (labels_on(WHITE, (155, 205, 255), count=5000, blank=3000), WHITE, 100, 10),  # at last
         (labels_on(WHITE, RED, columns=9), RED, 255, 24),  # the control
     ],
 )

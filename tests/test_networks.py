@@ -29,7 +29,10 @@ def test_networks_are_importable_and_called_as_users_do() -> None:
     label_feature = modules.Label_Encoder(3, 4)(label)
     posterior = modules.Gaussian_Predictor(8 + 4, 4)
     z, mu, logvar = posterior(frame_feature, label_feature)
-    fused = modules.Decoder_Fusion(8 + 4 + 4, 8)(frame_feature, label_feature, z)
+    fusion = modules.Decoder_Fusion(8 + 4 + 4, 8)
+    fused = fusion(frame_feature, label_feature, z)
+    joined = torch.cat((frame_feature, label_feature, z), dim=1)  # in existing checkpoints' order
+    torch.testing.assert_close(fused, nn.Sequential.forward(fusion, joined))
     image = modules.Generator(input_nc=8, output_nc=3)(fused)
     shown = (frame_feature, label_feature, z, mu, logvar, fused, image)
     assert [x.shape[1] for x in shown] == [8, 4, 4, 4, 4, 8, 3]
@@ -152,6 +155,16 @@ def test_labels_are_normalised_with_the_statistics_of_all(fold: int) -> None:
     encoder.eval()
     for out in (encoder(pixels[clip].float()), plain(encoder, pixels[clip].float())):
         torch.testing.assert_close(out, found, rtol=1e-3, atol=1e-3)
+
+
+def test_a_folded_model_measures_labels_of_the_whole_video() -> None:
+    """Every fourth; lines are in the first half alone."""
+    encoder, labels = networks.Label_Encoder(12, 8), white_labels(2400)
+    found = []
+    for some in (labels, labels[::4]):
+        encoder.measure(some, 2)
+        found.append(encoder.window_mean)
+    assert torch.equal(*found)
 
 
 def test_labels_without_a_line_are_normalised_as_well() -> None:

@@ -85,6 +85,12 @@ def test_a_share_is_made_again_and_the_rest_stays() -> None:
     chosen = [bool(again[a + 1 : b].any()) for a, b in stretches]
     assert sum(chosen) == -(-len(stretches) // 2) < len(stretches)
     assert chosen != sorted(chosen, reverse=True)  # drawn, not the first ones
+    drawn = {tuple(chosen)}
+    for epoch in (4, 6, 8):  # and not the same ones each time
+        frames = refresh(StoredRollouts(data()), epoch=epoch, whole=False)
+        again = (frames != data().frames).flatten(1).any(dim=1)
+        drawn.add(tuple(bool(again[a + 1 : b].any()) for a, b in stretches_of(epoch)))
+    assert len({x for x in drawn if len(x) == len(chosen)}) > 1
 
 
 def test_true_frames_are_not_looked_at_but_for_the_first_of_a_stretch() -> None:

@@ -183,6 +183,17 @@ def test_psnr_per_frame_counts_from_1(tmp_path: Path) -> None:
     np.testing.assert_array_equal(runlog.read_psnr_per_frame(path), [[1, 2], *columns])
 
 
+def test_the_line_of_an_epoch_has_each_number_in_its_place() -> None:
+    terms = {"train_loss": 1.0, "train_mse": 2.0, "train_kl": 3.0, "train_psnr": 4.0}
+    more = {"val_loss": 5.0, "val_psnr": 6.0, "val_ssim": 0.7, "beta": 8.0, "tfr": 0.9, "lr": 10.0}
+    line = runlog.epoch_line(row(7, **terms, **more, tf_active=0, skipped=2, seconds=11.0), 9, True)
+    assert line == (
+        "epoch   7/9 | train loss 1.00000 mse 2.00000 kl 3 psnr 4.00 dB | val loss 5.00000 psnr "
+        "6.00 dB * ssim 0.700 | beta 8 tfr 0.90 off lr 1.00e+01 | 0 frames/s 11.0 s"
+        " | 2 sequences skipped"
+    )
+
+
 def test_config(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     assert runlog.read_config(tmp_path) == {}

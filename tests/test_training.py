@@ -182,12 +182,17 @@ def test_the_rate_falls_along_a_cosine_step_by_step() -> None:
     assert step.rates == pytest.approx(expected)
 
 
-def test_a_raise_of_the_detector_s_is_followed() -> None:
-    state, _ = new_run("--tfr 0.5 --tfr_sde 0 --tfr_d_step 0.25")
+def test_a_raise_of_the_detector_s_is_followed_and_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state, _ = new_run("--tfr 0.5 --tfr_sde 0 --tfr_d_step 0.25 --detector_patience 2")
     state.position = Position(2)
     assert state.begin_epoch().tfr == 0
     state.detector.raised_at = 1
     assert state.begin_epoch().tfr == state.plan.tfr == 0.75
+    for _ in range(2):
+        state.finish_epoch(loss=1.0, psnr=0.0)
+    assert "plateaued: teacher-forcing ratio reset to 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("start", "before"), [((0, 0), 0), ((2, 1), 3), ((9, 0), 23)])

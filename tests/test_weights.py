@@ -70,6 +70,7 @@ WRAPPINGS: dict[str, tuple[Callable[[State], Any], str]] = {
     "each network": (by_network, "the networks"),
     "Lightning": (lightning, "state_dict.model"),
     "the average first": (lambda s: {"ema": noise(s), "model": s}, "model"),
+    "the average in capitals": (lambda s: {"EMA": noise(s), "model": s}, "model"),
     "the average last": (lambda s: {**s, **prefixed("ema_model.", noise(s))}, "the networks"),
     "only the average whole": (
         lambda s: {"ema": s, "state_dict": {n: v for n, v in noise(s).items() if n[0] == "G"}},

@@ -185,6 +185,7 @@ def test_driven_labels_are_drawn_as_the_training_labels_are(
         (sequence,) = dataloader.load_test(out, height=32, width=64)
         made.append((out, sequence.labels.numpy()))
     (plain, on_black), (_, on_white) = made
+    assert sequence.reference is not None and (sequence.reference[1] == 255).all()
     # The same as another drawing of the same data set, but for the rounding of its black pixels.
     expected = dataloader.load_test(redraw(plain, tmp_path / "expected"), height=32, width=64)
     difference = np.abs(on_white.astype(int) - expected[0].labels.numpy())

@@ -98,6 +98,7 @@ def test_the_offset_of_labels(train: tuple[np.ndarray, np.ndarray], shift: int) 
         offset = offset_of(seen[4:-4], moved[4:-4])
         assert offset and (offset.frames, "frame(s)" in offset.fault) == (shift, shift != 0)
         assert offset.best > 0.5
+        assert not shift or f"label t {'+' if shift > 0 else '-'} {abs(shift)} fits" in offset.fault
     # Steps between recordings do not count, and too few or still frames tell nothing.
     parts = (np.concatenate(np.split(part, 4)[::-1]) for part in train)
     assert offset_of(*parts, 30, 60, 90).frames == 0  # type: ignore[union-attr]

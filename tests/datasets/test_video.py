@@ -1,5 +1,6 @@
 """A person's own video: cropping, importing with labels and with known joints, resuming."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -420,6 +421,8 @@ def test_several_people_jitter_and_gaps_are_said(changed: Callable) -> None:
     assert "longest time without the person 0.0 s; joints jitter by" in said
     said = changed(busy).stdout
     assert "another person of similar size is in 60 frames" in said
+    ((pixels, share),) = re.findall(r"jitter by ([\d.]+) pixels \(([\d.]+)%", said)
+    assert float(share) == pytest.approx(100 * float(pixels) / 28, abs=0.3)  # the box is 22 x 28
     assert "a larger --smooth may help" in said
     assert "of 18 joints" not in said and "by place, size or" not in said
     assert "half of the frames have no more than 5 of 18 joints" in changed(blurred).stdout
@@ -473,6 +476,7 @@ def test_another_person_ends_a_recording_and_is_said(changed: Callable, tmp_path
     assert "3 recording(s)" in result.stdout
     said = f"warning: {clip}: another person, by place, size or clothes, is followed from"
     assert f"{said} 2.0 s, 3.0 s on" in result.stdout
+    assert "longest time without the person 0.7 s" in result.stdout  # ten frames
     assert "no faults" not in result.stdout
 
 

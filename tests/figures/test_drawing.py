@@ -222,6 +222,9 @@ def test_psnr_per_frame_of_any_length(frames: int) -> None:
     # Above the axis of the whole frame, only its dips would show, at the edge.
     assert not lines(figure, "outside") and "elsewhere" not in texts(figure)
     assert bool(lines(figure, "inside")) == (frames > 2)
+    for shown in (axes for axes in figure.axes if axes.images):
+        name, number = shown.get_gid().split()
+        np.testing.assert_array_equal(shown.images[0].get_array(), tall[name][int(number)])
 
 
 def test_psnr_per_frame_with_missing_values_claims_no_average() -> None:

@@ -74,6 +74,7 @@ def test_sound_data_in_numeric_order(root: Path) -> None:
     assert reds(train.frames) == list(range(TRAIN))  # 2 before 10
     assert reds(train.labels) == list(range(100, 100 + TRAIN))
     assert train.frames[3, 0, 0].tolist() == [3, 100, 200]  # RGB, not BGR
+    assert dataloader.image_size(root) == (HEIGHT, WIDTH)
     assert reds(val.frames) == list(range(50, 50 + VAL))
     assert train.recordings == (Recording(0, TRAIN),)
     assert val.recordings == (Recording(0, VAL),)
@@ -130,6 +131,7 @@ def test_resized_by_pillow_and_any_number_of_workers_gives_the_same(root: Path) 
     ("clips", "partial", "expected", "recordings"),
     [
         (None, 0.29, range(3), [(0, 3)]),
+        (None, 0.3, range(4), [(0, 4)]),  # of 3.6
         ("0,5\n5,12", 0.25, range(3), [(0, 3)]),
         # Frames 0 and 6 … 8 are in no row; rows come in order of their frames.
         ("9,12\n1,6", 0.75, [1, 2, 3, 4, 5, 9], [(0, 5), (5, 6)]),

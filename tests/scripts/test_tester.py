@@ -74,14 +74,18 @@ def test_a_sequence_alone_with_all_of_its_truth(
     for t in range(1, 9):
         truth = np.full((16, 16, 3), 28 * t, np.uint8)
         Image.fromarray(truth).save(data / f"test/test_img/1/{t}.png")
+    (data / "import.json").write_text('{"frames_per_second": 10}')
     generate(trained / "best.ckpt", tmp_path / "out", "--DR", data)
+    for name in ("pred", "film"):
+        with Image.open(tmp_path / f"out/{name}_seq1.gif") as shown:
+            assert shown.info["duration"] % 100 == 0  # ms
     assert contents(tmp_path / "out/frames/1") == contents(tested / "frames/1")
     for folder, width in ((tmp_path / "out", 1544), (tested, 1028)):
         with Image.open(folder / "film_seq1.gif") as film:
             assert film.size == (width, 512)
 
 
-def test_val_split_agrees_with_the_trainer(trained: Path, tmp_path: Path) -> None:
+def test_val_split_agrees_with_the_trainer(trained: Path, dataset: Path, tmp_path: Path) -> None:
     said = generate(trained / "best.ckpt", tmp_path, "--split", "val")
     table = runlog.read_psnr_per_frame(tmp_path / "psnr_per_frame.csv")
     expected = runlog.read_psnr_per_frame(trained / "psnr_per_frame.csv")
@@ -89,9 +93,14 @@ def test_val_split_agrees_with_the_trainer(trained: Path, tmp_path: Path) -> Non
         np.testing.assert_array_equal(found, column)
     run = runlog.load_run(trained)
     drift, flicker = (run.metrics[name][run.best()] for name in ("val_drift", "val_flicker"))
+    made, truth = (
+        np.stack([np.asarray(Image.open(folder / f"{t}.png")) for t in range(10)])
+        for folder in (tmp_path / "frames/0", dataset / "val/val_img")
+    )
+    submitted = submitted_psnr(made, truth).mean()
     for words in (
         f"PSNR {table.psnr.mean():.4f} dB",
-        "rounded to integers",
+        f"PSNR {submitted:.4f} dB, average over frames 1-9 rounded to integers",
         f"near the skeleton {table.inside.mean():.2f} dB",
         f"elsewhere {table.outside.mean():.2f} dB",
         f"drift {drift:+.2f} dB per 100 frames",
@@ -118,6 +127,8 @@ def test_several_futures(trained: Path, tmp_path: Path) -> None:
         f"5 samples, PSNR: best {scores.max():.4f} dB, mean {scores.mean():.4f} dB, "
         f"standard deviation {scores.std(ddof=1):.4f} dB"
     ) in said
+    ssim = [row[2] for row in rows]
+    assert f"5 samples, SSIM: best {max(ssim):.4f}, mean {np.mean(ssim):.4f}, " in said
     still = ("--split", "val", "--n_samples", "2", "--latent_scale", "0")
     generate(trained / "last.ckpt", tmp_path, *still)
     first, second = samples(tmp_path)
