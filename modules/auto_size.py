@@ -181,8 +181,7 @@ def auto_sized(
     width = o.D_out_dim if "D_out_dim" in explicit else chosen.get("D_out_dim", o.D_out_dim)
     frames = len(train.frames) * (1 - 1 / o.train_vi_len)
     frames += ALONE * (val + min(STRETCH, len(train.frames)))
-    seen = pixels / fold**2
-    times = seen / PIXELS * max(1.0, width / usual.D_out_dim) ** COST_POWER
+    times = pixels / fold**2 / PIXELS * max(1.0, width / usual.D_out_dim) ** COST_POWER
     chosen["num_epoch"], minutes = epochs_for(kind, frames * times)
     chosen = {name: value for name, value in chosen.items() if name not in explicit}
     if o.optim == "Muon" and o.lr == RECIPE["lr"] and "lr" not in explicit:
