@@ -45,7 +45,7 @@ MEDIUM_CORES = 8
 # stored rollouts: most of what a short clip takes. The longest data sets need FEWEST epochs; fifty
 # frames gain 0.7 dB between 100 epochs and MOST (docs/results.md).
 MINUTES = {"cpu": 10, "cpu in float32": 10, "gpu": 20}
-SPEED = {"cpu": 42, "cpu in float32": 12, "gpu": 310}
+SPEED = {"cpu": 42, "cpu in float32": 10, "gpu": 310}
 ALONE = 0.4
 FEWEST, MOST = 3, 250
 PIXELS = 64 * 32

@@ -52,7 +52,7 @@ VIDEO = "--preset video --frame_H {} --frame_W {}".format
         ("--preset best", MANY, {**SMALL_ONE, "num_epoch": 11, "lr": 0.0026}),
         ("--preset best", {"frames": 100}, {"num_epoch": 250}),
         ("--preset best", {"frames": 24_000}, {"num_epoch": 3}),
-        ("--preset best --precision float32", {}, {"num_epoch": 12}),  # of 606, 7,200 in all
+        ("--preset best --precision float32", {}, {"num_epoch": 10}),  # of 606, 6,000 in all
         ("--preset best", GPU | {"frames": 24_000}, {"num_epoch": 30}),
         ("--preset best --frame_W 128", MANY, {**SMALL_ONE, "num_epoch": 6, "lr": 0.0026}),
         # A full-size checkpoint on a CPU: 3^1.75 = 6.8 times the arithmetic.
