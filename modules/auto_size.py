@@ -190,11 +190,7 @@ def auto_sized(
     if not chosen:
         return o, []
     shown = "  ".join(f"{name}={value}" for name, value in chosen.items())
-    where = (
-        "a GPU"
-        if kind == "gpu"
-        else f"{cores} CPU core{'s' * (cores > 1)}{kind.removeprefix('cpu')}"
-    )
+    where = kind.replace("gpu", "a GPU").replace("cpu", f"{cores} CPU core{'s' * (cores > 1)}")
     line = f"note: --preset {o.preset} chose {shown} for {len(train.frames):,} training frames"
     line += f" on {where}"
     if "num_epoch" in chosen:

@@ -66,8 +66,11 @@ def test_fingerprint_changes_with_each_pixel_and_recording() -> None:
     pairs = [(train, val), (train, frame), (train, label), (val, train), (train, train)]
     assert len({fingerprint(*pair) for pair in pairs}) == 5
     assert fingerprint(train, same) == fingerprint(train, val)
+
+
+def test_the_size_of_frames_is_said_width_first() -> None:
     wide = VideoData(*torch.zeros(2, 5, 4, 6, 3, dtype=torch.uint8), (Recording(0, 5),))
-    assert describe_data(train, wide).endswith("5 validation frames, 6 x 4 pixels")
+    assert describe_data(random_data(), wide).endswith("5 validation frames, 6 x 4 pixels")
 
 
 def test_nearest_rows_by_blocks() -> None:

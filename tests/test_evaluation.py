@@ -104,9 +104,14 @@ def test_latents_follow_the_sequence_s_number(
         monkeypatch.setattr(model.Generator, "forward", rounding)
     found = generate(model, 4 * [sequence], **KIND, numbers=numbers, batch_size=3)
     assert all(torch.equal(alone[n], video) for n, video in zip(numbers, found, strict=True))
+
+
+def test_progress_counts_the_frames_of_a_whole_batch(
+    model: CVAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("modules.evaluation._batch_changes_nothing", lambda *_: True)
-    counted: list[int] = []  # of the frames made, for a progress bar
-    generate(model, 4 * [sequence], **KIND, batch_size=3, advance=counted.append)
+    counted: list[int] = []
+    generate(model, 4 * sequences(5), **KIND, batch_size=3, advance=counted.append)
     assert sum(counted) == 4 * 4
 
 
