@@ -459,11 +459,11 @@ class RunState:
         if not distributed.is_main():
             return
         content = self._content(posterior)
-        if names:
-            save_checkpoints([self.root / name for name in names], content)
+        paths = [self.root / name for name in names]
         if self.stored is not None:  # as large as the data set: only in the one that is resumed
-            content["training"]["rollouts"] = self.stored.frames
-        save_checkpoints([self.root / LAST], content)
+            save_checkpoints(paths, content)
+            paths, content["training"]["rollouts"] = [], self.stored.frames
+        save_checkpoints([*paths, self.root / LAST], content)
 
     def _content(self, posterior: Tensor | None) -> dict[str, Any]:
         """What a checkpoint holds: the older code's keys, and what a resumed run needs."""
