@@ -461,7 +461,8 @@ class RunState:
         content = self._content(posterior)
         paths = [self.root / name for name in names]
         if self.stored is not None:  # as large as the data set: only in the one that is resumed
-            save_checkpoints(paths, content)
+            if paths:
+                save_checkpoints(paths, content)
             paths, content["training"]["rollouts"] = [], self.stored.frames
         save_checkpoints([*paths, self.root / LAST], content)
 
